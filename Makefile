@@ -1,0 +1,62 @@
+# Everything runs in .venv and local/npm/node_modules, which the first target that needs them makes.
+# Another Python: make PYTHON=python3.12. Arguments for pytest: make test ARGS="-k claim".
+
+PYTHON ?= python3
+ARGS ?=
+PY := .venv/bin/python
+PYTHON_PACKAGES := .venv/.installed
+NODE_PACKAGES := local/npm/node_modules/.installed
+READY := $(PYTHON_PACKAGES) $(NODE_PACKAGES)
+
+# Nothing here may reach a real project or a real key by accident: exported settings are not passed on. Only
+# `make demo REAL_GEMINI=1` is given the key of Gemini.
+FOREIGN := $(filter SUPABASE_% GEMINI_% GOOGLE_% WORKER_% OIDC_%,$(.VARIABLES))
+ifdef REAL_GEMINI
+FOREIGN := $(filter-out GEMINI_API_KEY,$(FOREIGN))
+endif
+ifneq ($(FOREIGN),)
+unexport $(FOREIGN)
+endif
+
+.PHONY: help install demo up test test-system check bench clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+install: $(READY) ## everything the other targets need (they do it themselves)
+
+demo: $(READY) ## generate photos end to end on the local stack
+	@$(PY) -m local demo
+
+up: $(READY) ## keep the local stack running, to work against it
+	@$(PY) -m local up
+
+test: $(READY) ## all tests that need nothing of the system
+	@$(PY) -m pytest -m "not system" $(ARGS)
+
+test-system: $(READY) ## the tests that need system packages; a missing one is a failure that names it
+	@$(PY) -m pytest -m system $(ARGS) || [ $$? -eq 5 ] # 5: there is no such test
+
+check: $(PYTHON_PACKAGES) ## lint, format, types, SQL
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy --strict
+	$(PY) -m sqlfluff lint --disable-progress-bar sql
+
+bench: $(READY) ## the figures
+	@$(PY) -m bench
+
+clean: ## remove the local stack's data and all caches; .venv and node_modules stay
+	rm -rf .local .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(PYTHON_PACKAGES): requirements.txt requirements-dev.txt requirements-photos.txt
+	@PYTHON='$(PYTHON)' sh local/install.sh python
+	@touch $@
+
+$(NODE_PACKAGES): local/npm/package.json local/npm/package-lock.json local/npm/.npmrc \
+		$(wildcard local/npm/postgres/*) | $(PYTHON_PACKAGES)
+	@sh local/install.sh npm
+	@touch $@

@@ -1,0 +1,133 @@
+"""The whole local Supabase: PostgreSQL 18, the API server, and this project's SQL in it."""
+
+import hashlib
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local.errors import StackError
+from local.postgres import Postgres
+from local.supabase import Supabase
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+
+
+def project_sql() -> list[Path]:
+    """The numbered SQL files, in the order they are applied; the others are for other occasions."""
+    return sorted(SQL.glob("[0-9]*.sql"))
+
+
+class Stack:
+    """A Supabase on loopback with this project's SQL applied; a context manager.
+
+    The data stays in `folder`, also when the process using it is killed; one stack at a time may use it.
+    It ends with the thread that started it. `durable=False` gives up surviving a crash of the machine.
+    """
+
+    def __init__(self, folder: Path, durable: bool = True) -> None:
+        self.postgres = Postgres(folder, durable=durable)
+        self.supabase = Supabase(self.postgres)
+
+    @property
+    def url(self) -> str:
+        """What SUPABASE_URL is for it."""
+        return self.supabase.url
+
+    @property
+    def db_url(self) -> str:
+        """Where database clients connect, as the superuser `postgres`."""
+        return self.postgres.db_url
+
+    @property
+    def secret_key(self) -> str:
+        """The service role's API key."""
+        return self.supabase.secret_key
+
+    @property
+    def publishable_key(self) -> str:
+        """The API key of anyone."""
+        return self.supabase.publishable_key
+
+    @property
+    def jwt_secret(self) -> str:
+        """What users' tokens are signed with (HS256)."""
+        return self.supabase.jwt_secret
+
+    @property
+    def pids(self) -> tuple[int, int]:
+        """The process ids of PostgreSQL and of the API server."""
+        return self.postgres.pid, self.supabase.pid
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts everything, applies the project's SQL if it has changed; `StackError` says why it cannot."""
+        self.postgres.start()
+        try:
+            if self._has_auth():
+                self._apply_changed_sql()
+            self.supabase.start()
+            if self._apply_changed_sql():
+                self.supabase.restart()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stops everything; nothing happens if it is not running."""
+        try:
+            self.supabase.stop()
+        finally:
+            self.postgres.stop()
+
+    def psql(self, sql: str) -> str:
+        """What psql prints for the statements, unaligned; `StackError` with the database's own words."""
+        return self.postgres.psql(sql)
+
+    def apply_sql(self) -> None:
+        """Applies the project's SQL once more and lets the API server read the schema again."""
+        self._apply()
+        self.supabase.restart()
+
+    def sign_up(self, email: str | None = None) -> tuple[str, str]:
+        """A new user's id and access token."""
+        body = {
+            "email": email or f"{secrets.token_hex(8)}@example.com",
+            "password": secrets.token_urlsafe(16),
+        }
+        answer = self.supabase.call("/auth/v1/signup", body, self.publishable_key)
+        return answer["user"]["id"], answer["access_token"]
+
+    def _has_auth(self) -> bool:
+        """Whether the API server has been here and left the schemas that our SQL refers to."""
+        return self.psql("select to_regclass('storage.objects') is not null") == "t"
+
+    def _apply_changed_sql(self) -> bool:
+        """Applies the project's SQL unless the database remembers this very text; whether it did."""
+        if self.psql(
+            "select shobj_description(oid, 'pg_database') from pg_database where datname = 'postgres'"
+        ) == (_digest(project_sql())):
+            return False
+        self._apply()
+        return True
+
+    def _apply(self) -> None:
+        files = project_sql()
+        try:
+            self.postgres.apply(files)
+        except StackError as error:
+            mend = "Mend the SQL. If the data was made by older SQL, `make clean` starts afresh."
+            raise StackError("The project's SQL could not be applied:", mend, error.log) from error
+        self.psql(f"comment on database postgres is '{_digest(files)}'")
+
+
+def _digest(files: list[Path]) -> str:
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()

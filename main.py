@@ -1,0 +1,105 @@
+"""The HTTP functions, as functions-framework finds them: process_generation_queue and generate_images.
+
+The server imports this module before it forks its workers, so importing it opens nothing and cannot fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import functions_framework.aio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker import signals
+from worker.auth import Guard
+from worker.enqueue import OrderFunction, take_order
+from worker.http import QueueFunction, process_queue
+from worker.oidc import GoogleTokens
+from worker.request import RequestRefused
+
+if TYPE_CHECKING:
+    from worker.app import Application
+    from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Here a loopback connection comes from a proxy beside us, not from a developer's keyboard.
+HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
+
+
+@functions_framework.aio.http
+async def process_generation_queue(request: Request) -> Response:
+    """Work the queue off for one invocation and answer with the run's summary."""
+    return await process_queue(request, lambda: _open().queue)
+
+
+@functions_framework.aio.http
+async def generate_images(request: Request) -> Response:
+    """Enqueue an order for the person whose Supabase token comes with it."""
+    return await take_order(request, lambda: _orders(_open().application))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What outlives a request: the application, and the guard with its certificates."""
+
+    application: Application
+    queue: QueueFunction
+
+
+_opened: _Opened | None = None
+
+
+def _open() -> _Opened:
+    """Open the application at the first request of this process, and again if it has changed (a new loop)."""
+    global _opened  # the server gives a function no place of its own to keep things in
+    application = _application()
+    if _opened is None or _opened.application is not application:
+        settings = application.settings
+        _opened = _Opened(
+            application,
+            QueueFunction(application.worker, _guard(settings), settings.invocation_timeout_seconds),
+        )
+        signals.chain(application.worker.stop)
+    return _opened
+
+
+def _application() -> Application:
+    from worker.app import application
+    from worker.settings import InvalidSettings
+
+    try:
+        return application()
+    except InvalidSettings as exc:
+        logger.error("settings_invalid", extra={"problems": list(exc.problems)})
+        raise RequestRefused(
+            500,
+            "misconfigured",
+            "the worker's settings are not complete or do not fit together",
+            "the log names each of them",
+        ) from exc
+
+
+def _guard(settings: Settings) -> Guard:
+    verifier = None
+    if settings.oidc_audience and settings.oidc_service_account:
+        verifier = GoogleTokens(settings.oidc_audience, settings.oidc_service_account)
+    return Guard(
+        secret=settings.worker_secret.reveal() if settings.worker_secret else None,
+        verifier=verifier,
+        hosted=any(os.environ.get(name) for name in HOSTED_BY),
+    )
+
+
+def _orders(application: Application) -> OrderFunction:
+    # A person's token travels with the publishable key, never with the secret one: where Supabase's gateway
+    # does not take the token for one, it acts as the role of the key beside it.
+    if not application.settings.supabase_publishable_key:
+        raise RequestRefused(
+            500, "misconfigured", "orders cannot be taken: a setting is missing", "set SUPABASE_ANON_KEY"
+        )
+    return OrderFunction(application.worker, application.settings.cors_allowed_origins)

@@ -1,0 +1,213 @@
+-- What an order must look like, and its place in the queue. Internal helpers of enqueue.
+-- All refusals are PT400; `detail` is the reason, the message names the field, `hint` is the mend.
+
+-- The database's clock. Everything that compares times asks it, so that tests can move it by replacing
+-- this function; nothing in production can.
+create or replace function generation.clock() returns timestamptz
+language sql stable set search_path = ''
+as $$ select now() $$;
+
+-- Refuses a call with HTTP status p_status (PostgREST turns SQLSTATE PTnnn into it). Never returns; declared
+-- as text so that `coalesce(value, generation.refuse(…))` reads as "value, or else".
+create or replace function generation.refuse(p_status text, p_reason text, p_message text, p_hint text)
+returns text
+language plpgsql set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'PT' || p_status, message = p_message, detail = p_reason, hint = p_hint;
+end
+$$;
+
+-- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
+create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
+returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_unknown text;
+begin
+  select string_agg(k, ', ' order by k) into v_unknown
+  from jsonb_object_keys(p_object) as k
+  where k <> all (p_allowed);
+  if v_unknown is not null then
+    perform generation.refuse('400', 'unknown_field', format('%s: unknown field %s', p_where, v_unknown),
+      'Allowed: ' || array_to_string(p_allowed, ', '));
+  end if;
+end
+$$;
+
+-- The text in p_value: null when absent, trimmed otherwise. Refuses other types, blank text, control
+-- characters other than tab and newline, and more than p_max_chars characters.
+create or replace function generation.checked_text(p_value jsonb, p_field text, p_max_chars integer)
+returns text
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_text text := btrim(p_value #>> '{}', E' \t\n\r');
+begin
+  if p_value is null or jsonb_typeof(p_value) = 'null' then
+    return null;
+  elsif jsonb_typeof(p_value) <> 'string' then
+    perform generation.refuse('400', 'wrong_type', format('%s must be text', p_field), 'Send a JSON string.');
+  elsif v_text = '' then
+    perform generation.refuse('400', 'empty', format('%s is empty', p_field), 'Fill it in, or leave it out if it is optional.');
+  elsif length(v_text) > p_max_chars then
+    perform generation.refuse('400', 'too_long',
+      format('%s has %s characters; at most %s are allowed', p_field, length(v_text), p_max_chars), 'Shorten it.');
+  elsif v_text ~ '[\u0001-\u0008\u000b\u000c\u000e-\u001f\u007f]' then
+    perform generation.refuse('400', 'control_characters', format('%s contains control characters', p_field), 'Remove them.');
+  end if;
+  return v_text;
+end
+$$;
+
+-- The whole number in p_value, p_default when absent. Refuses other types and values out of range.
+create or replace function generation.checked_integer(
+  p_value jsonb, p_field text, p_min integer, p_max integer, p_default integer
+) returns integer
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_value is null or jsonb_typeof(p_value) = 'null' then
+    return p_default;
+  elsif jsonb_typeof(p_value) <> 'number' or (p_value #>> '{}')::numeric % 1 <> 0 then
+    perform generation.refuse('400', 'wrong_type', format('%s must be a whole number', p_field),
+      format('Send a number from %s to %s.', p_min, p_max));
+  elsif (p_value #>> '{}')::numeric not between p_min and p_max then
+    perform generation.refuse('400', 'out_of_range',
+      format('%s is %s; allowed is %s to %s', p_field, p_value #>> '{}', p_min, p_max),
+      format('Send a number from %s to %s.', p_min, p_max));
+  end if;
+  return (p_value #>> '{}')::numeric::integer;
+end
+$$;
+
+-- The array in p_value as jsonb, `[]` when absent. Refuses other types and a length out of range.
+create or replace function generation.checked_array(p_value jsonb, p_field text, p_min integer, p_max integer)
+returns jsonb
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_array jsonb := coalesce(nullif(p_value, 'null'), '[]');
+begin
+  if jsonb_typeof(v_array) <> 'array' then
+    perform generation.refuse('400', 'wrong_type', format('%s must be a list', p_field), 'Send a JSON array.');
+  elsif jsonb_array_length(v_array) not between p_min and p_max then
+    perform generation.refuse('400', 'out_of_range',
+      format('%s has %s entries; allowed are %s to %s', p_field, jsonb_array_length(v_array), p_min, p_max),
+      format('Send %s to %s entries.', p_min, p_max));
+  end if;
+  return v_array;
+end
+$$;
+
+-- The list of texts in p_value as jsonb, `[]` when absent; at most 10 entries of 200 characters.
+create or replace function generation.checked_texts(p_value jsonb, p_field text) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select coalesce(
+    jsonb_agg(
+      coalesce(generation.checked_text(e, format('%s[%s]', p_field, i - 1), 200), '') order by i
+    ) filter (where e <> 'null'), '[]')
+  from jsonb_array_elements(generation.checked_array(p_value, p_field, 0, 10)) with ordinality as a (e, i)
+$$;
+
+-- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
+-- but `https://` with a public-looking host name, or `bucket/{user id}/…` in an allowed bucket.
+-- The worker checks again, and checks what the name resolves to.
+create or replace function generation.check_photo(p_reference text, p_user_id text, p_field text) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_host text := lower(substring(p_reference from '^https://([^/?#]*)'));
+  v_bucket text := split_part(p_reference, '/', 1);
+begin
+  if v_host is not null then
+    if v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
+      or v_host ~ '(^|\.)(localhost|local|internal|home\.arpa)(:443)?$' then
+      perform generation.refuse('400', 'forbidden_address',
+        format('%s: photos are not fetched from this address', p_field),
+        'Use https:// with a public host name and no port, user name or IP address (international names as xn--…).');
+    end if;
+  elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
+    perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
+      'Use https://, or bucket/path for a photo in this project''s Storage.');
+  elsif p_reference !~ '^[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+    perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
+      'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
+  elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then
+    perform generation.refuse('400', 'forbidden_bucket', format('%s: bucket "%s" is not one photos may come from', p_field, v_bucket),
+      'Use an allowed bucket, or have the operator add it to generation.photo_buckets.');
+  elsif split_part(p_reference, '/', 2) <> p_user_id then
+    perform generation.refuse('400', 'foreign_photo', format('%s lies in another user''s folder', p_field),
+      'The first folder inside the bucket must be the id of the user who orders.');
+  end if;
+end
+$$;
+
+-- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
+-- head of what is ready; with nothing ready, the highest tag ever given, so that nobody is held to
+-- what he got while the queue was otherwise idle.
+create or replace function generation.virtual_time(p_priority smallint) returns bigint
+language sql stable set search_path = ''
+as $$
+  select coalesce(
+    (select q."startTag" from public.photo_generation_queue as q
+      where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
+      order by q."startTag" limit 1),
+    (select f."lastTag" from generation.flows as f
+      where f.priority = p_priority order by f."lastTag" desc limit 1),
+    0)
+$$;
+
+-- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
+-- stands at that plus k × n. Locks the user's tag row until the end of the transaction.
+create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
+returns bigint
+language sql set search_path = ''
+as $$
+  insert into generation.flows as f ("userId", priority, "lastTag")
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images)
+  on conflict ("userId", priority) do update
+    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images
+  returning "lastTag" - p_images
+$$;
+
+-- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
+-- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
+create or replace function generation.adopt_inserted_job() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  new."batchId" := coalesce(new."batchId", gen_random_uuid()::text);
+  new."aspectRatio" := coalesce(new."aspectRatio", '1:1');
+  new."numImagesPerExample" := coalesce(new."numImagesPerExample", 4);
+  new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
+  new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
+  new.styles := coalesce(nullif(new.styles, 'null'), '[]');
+  new.status := coalesce(new.status, 'pending');
+  new.priority := coalesce(new.priority, 0);
+  new.attempts := coalesce(new.attempts, 0);
+  new."maxAttempts" := coalesce(new."maxAttempts", 5);
+  new.crashes := coalesce(new.crashes, 0);
+  new."createdAt" := coalesce(new."createdAt", generation.clock());
+  if new.status <> 'pending' then
+    perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
+      'Insert it as pending; the functions move it on.');
+  end if;
+  insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
+  values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
+  on conflict (id) do update
+    set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
+      status = 'generating', "completedAt" = null;
+  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
+    + new."numImagesPerExample";
+  return new;
+end
+$$;
+
+drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
+create trigger photo_generation_queue_adopt
+before insert on public.photo_generation_queue
+for each row when (new."startTag" is null)
+execute function generation.adopt_inserted_job();

@@ -1,0 +1,184 @@
+-- Orders come in. Refusals: PT400 (bad request; the message names the field), PT409 (idempotency key
+-- reused with another request). Who the caller is comes from the role and the token, never from the request.
+
+-- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
+-- the service role and for SQL sessions. PT400 when a user sends what only the service role may set.
+create or replace function generation.ordering_user(p_request jsonb) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_field text;
+begin
+  if current_setting('role', true) is distinct from 'authenticated' then
+    return coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
+      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
+  end if;
+  select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
+  if v_field is not null then
+    perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
+      'Leave it out: the user comes from the token, the rest from defaults.');
+  end if;
+  return coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+    generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
+end
+$$;
+
+-- One example image of an order: its reference, its own prompt and its id, checked.
+create or replace function generation.checked_example(p_example jsonb, p_user_id text, p_field text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_url text;
+begin
+  if jsonb_typeof(p_example) <> 'object' then
+    perform generation.refuse('400', 'wrong_type', format('%s must be an object', p_field),
+      'Send {"id": …, "url": …, "prompt": …}; only url is required.');
+  end if;
+  perform generation.refuse_unknown_fields(p_example, array['id', 'url', 'prompt'], p_field);
+  v_url := coalesce(generation.checked_text(p_example -> 'url', p_field || '.url', 2048),
+    generation.refuse('400', 'missing', p_field || '.url is missing', 'Name the example photo.'));
+  perform generation.check_photo(v_url, p_user_id, p_field || '.url');
+  return jsonb_build_object(
+    'id', generation.checked_text(p_example -> 'id', p_field || '.id', 200),
+    'url', v_url,
+    'prompt', generation.checked_text(p_example -> 'prompt', p_field || '.prompt', 4000));
+end
+$$;
+
+-- The person's own photos of an order, each reference checked.
+create or replace function generation.checked_training_photos(p_value jsonb, p_user_id text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  -- 14 photos go into one request at most (the limit of gemini-3.1-flash-image): one of them is the example.
+  v_photos jsonb := generation.checked_array(p_value, 'trainingImageUrls', 1, 13);
+  v_index integer;
+  v_url text;
+begin
+  for v_index in 0 .. jsonb_array_length(v_photos) - 1 loop
+    v_url := coalesce(
+      generation.checked_text(v_photos -> v_index, format('trainingImageUrls[%s]', v_index), 2048),
+      generation.refuse('400', 'missing', format('trainingImageUrls[%s] is null', v_index), 'Name a photo.'));
+    perform generation.check_photo(v_url, p_user_id, format('trainingImageUrls[%s]', v_index));
+    v_photos := jsonb_set(v_photos, array[v_index::text], to_jsonb(v_url));
+  end loop;
+  return v_photos;
+end
+$$;
+
+-- `glasses` may be said as true or false as well as in words.
+create or replace function generation.checked_glasses(p_value jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case when jsonb_typeof(p_value) = 'boolean' then p_value #>> '{}'
+    else generation.checked_text(p_value, 'glasses', 200) end
+$$;
+
+-- The whole order, checked and with its defaults filled in, in the shape of the queue's columns.
+create or replace function generation.checked_order(p_request jsonb, p_user_id text) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_ratios constant text[] := array['1:1', '2:3', '3:2', '3:4', '4:3', '4:5', '5:4', '9:16', '16:9', '21:9'];
+  v_ratio text := coalesce(generation.checked_text(p_request -> 'aspectRatio', 'aspectRatio', 10), '1:1');
+begin
+  perform generation.refuse_unknown_fields(p_request, array['basePrompt', 'aspectRatio', 'numImagesPerExample',
+    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles',
+    'userId', 'priority', 'maxAttempts'], 'request');
+  if v_ratio <> all (v_ratios) then
+    perform generation.refuse('400', 'unsupported_aspect_ratio', format('aspectRatio "%s" is not supported', v_ratio),
+      'Use one of ' || array_to_string(v_ratios, ', ') || '.');
+  end if;
+  return jsonb_build_object(
+    'basePrompt', coalesce(generation.checked_text(p_request -> 'basePrompt', 'basePrompt', 4000),
+      generation.refuse('400', 'missing', 'basePrompt is missing', 'Say what the photos should show.')),
+    'aspectRatio', v_ratio,
+    'numImages', generation.checked_integer(p_request -> 'numImagesPerExample', 'numImagesPerExample', 1, 10, 4),
+    'examples', (
+      select jsonb_agg(generation.checked_example(e, p_user_id, format('exampleImages[%s]', i - 1)) order by i)
+      from jsonb_array_elements(generation.checked_array(p_request -> 'exampleImages', 'exampleImages', 1, 100))
+        with ordinality as a (e, i)),
+    'trainingPhotos', generation.checked_training_photos(p_request -> 'trainingImageUrls', p_user_id),
+    'glasses', generation.checked_glasses(p_request -> 'glasses'),
+    'hairColor', generation.checked_text(p_request -> 'hairColor', 'hairColor', 200),
+    'hairStyle', generation.checked_text(p_request -> 'hairStyle', 'hairStyle', 200),
+    'backgrounds', generation.checked_texts(p_request -> 'backgrounds', 'backgrounds'),
+    'styles', generation.checked_texts(p_request -> 'styles', 'styles'),
+    'priority', generation.checked_integer(p_request -> 'priority', 'priority', -100, 100, 0),
+    'maxAttempts', generation.checked_integer(p_request -> 'maxAttempts', 'maxAttempts', 1, 20, 5));
+end
+$$;
+
+-- Inserts the batch of a checked order and its jobs; returns enqueue's answer.
+create or replace function generation.insert_batch(p_order jsonb, p_user_id text) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_batch_id text;
+  v_jobs integer := jsonb_array_length(p_order -> 'examples');
+  v_images integer := (p_order ->> 'numImages')::integer;
+  v_priority smallint := (p_order ->> 'priority')::smallint;
+  v_first_tag bigint;
+  v_job_ids bigint[];
+begin
+  insert into public.photo_generation_batches ("userId", "jobsTotal", "imagesTotal", "createdAt")
+  values (p_user_id, v_jobs, v_jobs * v_images, generation.clock())
+  returning id into v_batch_id;
+  v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
+  with inserted as (
+    insert into public.photo_generation_queue (
+      "batchId", "userId", "exampleImageId", "exampleImageUrl", "exampleImagePrompt", "trainingImageUrls",
+      "basePrompt", "aspectRatio", "numImagesPerExample", glasses, "hairColor", "hairStyle", backgrounds, styles,
+      priority, "maxAttempts", "startTag", "createdAt")
+    select v_batch_id, p_user_id, e ->> 'id', e ->> 'url', e ->> 'prompt', p_order -> 'trainingPhotos',
+      p_order ->> 'basePrompt', p_order ->> 'aspectRatio', v_images, p_order ->> 'glasses',
+      p_order ->> 'hairColor', p_order ->> 'hairStyle', p_order -> 'backgrounds', p_order -> 'styles',
+      v_priority, (p_order ->> 'maxAttempts')::integer, v_first_tag + i * v_images, generation.clock()
+    from jsonb_array_elements(p_order -> 'examples') with ordinality as a (e, i)
+    order by i
+    returning id
+  )
+  select array_agg(id order by id) into v_job_ids from inserted;
+  return jsonb_build_object('batchId', v_batch_id, 'jobIds', to_jsonb(v_job_ids), 'jobsEnqueued', v_jobs,
+    'imagesEnqueued', v_jobs * v_images);
+end
+$$;
+
+-- Accepts an order: one batch and one job per example image, in one transaction.
+-- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
+-- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
+-- (`idempotency_key_reused`). Locks: the user's tag row; a repeated key waits for its first use.
+-- Safe to repeat with a key; without one every call is a new batch.
+create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_user_id text;
+  v_key text := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
+  v_hash bytea := sha256(convert_to(p_request::text, 'UTF8'));
+  v_known generation.idempotency_keys;
+  v_answer jsonb;
+begin
+  if p_request is null or jsonb_typeof(p_request) <> 'object' then
+    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
+  end if;
+  v_user_id := generation.ordering_user(p_request);
+  if v_key is not null then
+    perform pg_advisory_xact_lock(hashtextextended('generation.key:' || v_user_id || ':' || v_key, 0));
+    select * into v_known from generation.idempotency_keys as k where k."userId" = v_user_id and k.key = v_key;
+    if found and v_known."requestHash" <> v_hash then
+      perform generation.refuse('409', 'idempotency_key_reused', 'this idempotency key was used for another request',
+        'Use a new key for a new order; repeat the same request to get its answer again.');
+    elsif found then
+      return v_known.answer || '{"created": false}';
+    end if;
+  end if;
+  v_answer := generation.insert_batch(generation.checked_order(p_request, v_user_id), v_user_id);
+  if v_key is not null then
+    insert into generation.idempotency_keys ("userId", key, "requestHash", answer)
+    values (v_user_id, v_key, v_hash, v_answer);
+  end if;
+  return v_answer || '{"created": true}';
+end
+$$;

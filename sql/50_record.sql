@@ -1,0 +1,90 @@
+-- Images come in, one at a time, whoever holds the lease: the first writer wins until the job is final.
+-- Refusals: PT400 (an index or a path that the job does not have).
+
+-- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
+-- Null when the job is gone or final, or has no such image.
+create or replace function generation.open_job(p_job_id bigint) returns public.photo_generation_queue
+language sql set search_path = ''
+as $$
+  select q.* from public.photo_generation_queue as q
+  where q.id = p_job_id and q.status not in ('completed', 'failed', 'cancelled')
+  for no key update
+$$;
+
+-- Refuses an image index that the job does not have.
+create or replace function generation.check_image_index(p_index integer, p_images integer) returns void
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_index is null or p_index not between 0 and p_images - 1 then
+    perform generation.refuse('400', 'out_of_range', format('image index %s: the job has images 0 to %s', p_index, p_images - 1),
+      'Record only images that the claim named as missing.');
+  end if;
+end
+$$;
+
+-- Records a stored image. p_photo is {storagePath, mimeType, width, height, bytes, model, promptTokens,
+-- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
+-- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile and
+-- the image is not wanted any more. An image that had been given up and was made after all counts as made.
+-- Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+  v_path text;
+  v_given_up integer;
+begin
+  select p."storagePath" into v_path from public.photo_generation_photos as p
+  where p."jobId" = p_job_id and p."imageIndex" = p_image_index;
+  if found then
+    return jsonb_build_object('result', 'already_recorded', 'storagePath', v_path);
+  elsif v_job.id is null then
+    return jsonb_build_object('result', 'job_final', 'storagePath', null);
+  end if;
+  perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
+  v_path := p_photo ->> 'storagePath';
+  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', v_job."userId", v_job."batchId", v_job.id)) then
+    perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
+  end if;
+
+  delete from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = p_image_index;
+  get diagnostics v_given_up = row_count;
+  insert into public.photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
+    width, height, bytes, model, "promptTokens", "outputTokens", "generationMs", "createdAt")
+  values (v_job.id, v_job."batchId", v_job."userId", p_image_index, v_path, p_photo ->> 'mimeType',
+    (p_photo ->> 'width')::integer, (p_photo ->> 'height')::integer, (p_photo ->> 'bytes')::integer,
+    p_photo ->> 'model', (p_photo ->> 'promptTokens')::integer, (p_photo ->> 'outputTokens')::integer,
+    (p_photo ->> 'generationMs')::integer, generation.clock());
+  update public.photo_generation_batches as b
+  set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
+  where b.id = v_job."batchId";
+  return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
+end
+$$;
+
+-- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
+-- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
+-- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+begin
+  if v_job.id is null then
+    return jsonb_build_object('result', 'job_final');
+  end if;
+  perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
+  if p_image_index <> all (generation.missing_images(v_job.id, v_job."numImagesPerExample")) then
+    return jsonb_build_object('result', 'already_recorded');
+  end if;
+  insert into generation.failed_images ("jobId", "imageIndex", code, message, "createdAt")
+  values (p_job_id, p_image_index, p_code, p_message, generation.clock());
+  update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
+  return jsonb_build_object('result', 'recorded');
+end
+$$;

@@ -1,0 +1,185 @@
+-- Jobs end, or come back. Every result is fenced by its claim. Refusals: PT400 (a malformed result or parameter).
+
+-- Reads the results of a settle into rows; the shape is told at settle_generation_jobs. PT400 for an unknown outcome.
+create or replace function generation.read_results(p_results jsonb)
+returns table (
+  job_id bigint, fence text, outcome text, code text, message text, retry_seconds double precision,
+  until_daily_reset boolean, attempt_spent boolean
+)
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_bad text;
+begin
+  select r ->> 'outcome' into v_bad from jsonb_array_elements(p_results) as r
+  where coalesce(r ->> 'outcome', 'none') not in ('completed', 'failed', 'retry', 'rate_limited', 'released')
+    or (r ->> 'outcome' = 'failed' and r ->> 'message' is null)
+  limit 1;
+  if found then
+    perform generation.refuse('400', 'bad_result', format('a result has outcome %s, or failed without a message', coalesce(v_bad, 'none')),
+      'Use completed, failed (with a message), retry, rate_limited or released.');
+  end if;
+  return query
+  select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
+    coalesce((r ->> 'retryInSeconds')::double precision, 0), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    coalesce((r ->> 'attemptSpent')::boolean, true)
+  from jsonb_array_elements(p_results) as r;
+end
+$$;
+
+-- When Google's daily quotas start anew: the next midnight in California, daylight saving time or not
+-- (Gemini API, "Rate limits").
+create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
+language sql stable set search_path = ''
+as $$
+  select (((p_now at time zone 'America/Los_Angeles')::date + 1)::timestamp) at time zone 'America/Los_Angeles'
+$$;
+
+-- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
+--   every image made or given up       → completed, with a note if some were given up; failed if all were
+--   retry, released with attempts used up → failed; `completed` with images missing is a retry
+create or replace function generation.judge_results(p_results jsonb)
+returns table (
+  id bigint, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer, missing integer
+)
+language sql stable set search_path = ''
+as $$
+  with counted as (
+    select q.id, q."batchId", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+      (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
+      refused.images as refused, refused.code as refused_code, refused.message as refused_message
+    from generation.read_results(p_results) as r
+    join public.photo_generation_queue as q
+      on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
+    cross join lateral (
+      select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
+        (array_agg(f.message order by f."imageIndex"))[1] as message
+      from generation.failed_images as f where f."jobId" = q.id
+    ) as refused
+  ), decided as (
+    select c.*, c.images - c.made - c.refused as missing, case
+      when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
+      when c.outcome = 'failed' then 'failed'
+      when c.outcome = 'rate_limited' then 'rate_limited'
+      when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
+      else 'pending'
+    end as verdict
+    from counted as c
+  )
+  select d.id, d."batchId",
+    case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
+    case d.verdict
+      when 'completed' then case when d.refused > 0 then 'some_images_refused' end
+      when 'refused' then d.refused_code
+      else coalesce(d.code, case when d.outcome = 'completed' then 'incomplete' end)
+    end,
+    case d.verdict
+      when 'completed' then case when d.refused > 0 then
+        format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
+      when 'refused' then d.refused_message
+      when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
+      else d.message
+    end,
+    case
+      when d.verdict = 'rate_limited' and d.until_daily_reset
+        then generation.next_daily_reset(generation.clock()) + make_interval(secs => d.retry_seconds)
+      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
+        then generation.clock() + make_interval(secs => d.retry_seconds)
+    end,
+    case when d.attempt_spent then 0 else 1 end,
+    d.missing
+  from decided as d
+$$;
+
+-- Writes the verdicts and rolls the batches up; returns [{jobId, status}] of the jobs that were still ours.
+create or replace function generation.apply_results(p_results jsonb) returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_settled jsonb;
+  v_changes jsonb;
+begin
+  perform 1 from public.photo_generation_queue as q
+  where q.id in (select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r)
+  order by q.id for no key update;
+
+  with judged as materialized (
+    select * from generation.judge_results(p_results)
+  ), settled as (
+    update public.photo_generation_queue as q
+    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
+      attempts = greatest(q.attempts - j.give_back, 0),
+      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
+    from judged as j
+    where q.id = j.id
+    returning q.id, j.status, j.batch_id, j.missing
+  )
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'status', s.status)),
+    jsonb_agg(jsonb_build_object('batchId', s.batch_id,
+      'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
+      'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
+    filter (where s.status in ('completed', 'failed'))
+  into v_settled, v_changes
+  from settled as s;
+  if v_changes is not null then
+    perform generation.roll_up(v_changes);
+  end if;
+  return coalesce(v_settled, '[]');
+end
+$$;
+
+-- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
+-- retryInSeconds, untilDailyReset, attemptSpent}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
+-- `released`, attemptSpent (default true) false when no request counted. Returns {results: [{jobId, result,
+-- status}]} with result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
+-- touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
+-- Safe to repeat: the second time the lease is lost and nothing changes.
+create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_settled jsonb;
+begin
+  if jsonb_typeof(p_results) is distinct from 'array' then
+    perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
+  end if;
+  v_settled := generation.apply_results(p_results);
+  return jsonb_build_object('results', (
+    select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
+      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status')), '[]')
+    from jsonb_array_elements(p_results) as r
+    left join jsonb_array_elements(v_settled) as s on s -> 'jobId' = r -> 'jobId'
+  ));
+end
+$$;
+
+-- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
+-- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
+-- held jobs for which a request was sent; the others get their attempt back. Returns {released}.
+-- Errors: PT400. Locks: the run, jobs by id, then batches by id. Safe to repeat: the first summary stands.
+create or replace function public.finish_generation_run(
+  p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
+) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_run text := p_worker_id || '/' || p_run_id;
+  v_results jsonb;
+begin
+  perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
+  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
+      'code', 'released', 'message', 'The run ended before this job did.',
+      'attemptSpent', coalesce(p_spent_jobs, '[]') @> to_jsonb(q.id))), '[]') into v_results
+  from public.photo_generation_queue as q
+  where q.status = 'processing'
+    and q."lockedBy" collate "C" >= v_run || '/' and q."lockedBy" collate "C" < v_run || '0';
+  insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
+  values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
+  on conflict (id) do update
+    set "finishedAt" = excluded."finishedAt", summary = excluded.summary
+    where r."finishedAt" is null;
+  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
+end
+$$;

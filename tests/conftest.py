@@ -1,0 +1,187 @@
+"""Fixtures on the real local stack. No test reads this machine's settings or leaves loopback."""
+
+import contextlib
+import ipaddress
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from local.errors import StackError
+from local.stack import Stack
+
+FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+
+for name in list(os.environ):
+    if name.startswith(FOREIGN) or name.lower() in PROXIES:
+        del os.environ[name]
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    return host in ("localhost", "")
+
+
+def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
+    """Makes a connection to another machine an error, and not one that looks like a network failure."""
+    if event != "socket.connect" or not isinstance(arguments[1], tuple):
+        return
+    host = str(arguments[1][0])
+    if not _is_loopback(host):
+        raise AssertionError(f"A test tried to connect to {host}; only loopback is allowed.")
+
+
+sys.addaudithook(_refuse_strangers)
+
+
+class User(NamedTuple):
+    """Someone signed up in the stack, and a client that acts as them."""
+
+    id: str
+    client: AsyncClient
+
+
+class Rows:
+    """The rows this project's tables have in a fresh installation: seeds and settings only."""
+
+    FIND = """
+        select n.nspname as schema, c.relname as name
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p') and not c.relispartition
+          and (n.nspname = 'generation' or n.nspname = 'public' and c.relname like 'photo\\_generation\\_%')
+        order by 1, 2"""
+
+    def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
+        found = connection.execute(self.FIND).fetchall()
+        tables = [sql.Identifier(row["schema"], row["name"]) for row in found]
+        self._seeds = [(table, self._read(connection, table)) for table in tables]
+
+    def restore(self, connection: psycopg.Connection[DictRow]) -> None:
+        """Makes all tables what they were, sequences included, in one transaction that fires no trigger."""
+        if not self._seeds:
+            return
+        tables = sql.SQL(", ").join(table for table, _ in self._seeds)
+        with connection.transaction(), connection.cursor() as cursor:
+            cursor.execute("set local lock_timeout = '10s'; set local session_replication_role = replica")
+            cursor.execute(sql.SQL("truncate {} restart identity").format(tables))
+            for table, seed in self._seeds:
+                if seed:
+                    with cursor.copy(sql.SQL("copy {} from stdin").format(table)) as copy:
+                        copy.write(seed)
+
+    @staticmethod
+    def _read(connection: psycopg.Connection[DictRow], table: sql.Identifier) -> bytes:
+        with connection.cursor() as cursor, cursor.copy(sql.SQL("copy {} to stdout").format(table)) as copy:
+            return b"".join(bytes(part) for part in copy)
+
+
+def connect(db_url: str) -> psycopg.Connection[DictRow]:
+    """A superuser's connection: autocommit, rows as dictionaries."""
+    return psycopg.connect(db_url, autocommit=True, row_factory=dict_row)
+
+
+class Installation(NamedTuple):
+    """A started stack, and what its tables held before any test."""
+
+    stack: Stack
+    rows: Rows
+
+
+@pytest.fixture(scope="session")
+def installation() -> Iterator[Installation]:
+    """The one stack of the session, in a folder that goes with it."""
+    folder = Path(tempfile.mkdtemp(prefix="stack-"))
+    try:
+        with Stack(folder, durable=False) as started, connect(started.db_url) as connection:
+            rows = Rows(connection)
+            connection.close()
+            yield Installation(started, rows)
+    except StackError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack(installation: Installation) -> Stack:
+    """A Supabase with this project's SQL, shared by the whole session; `db` empties it."""
+    return installation.stack
+
+
+@pytest.fixture(scope="session")
+def simulator() -> Iterator[Any]:
+    """A Gemini simulator, shared by the whole session; each test resets what it sets."""
+    from local.gemini import Simulator
+
+    with Simulator() as started:
+        yield started
+
+
+@pytest.fixture
+def db(installation: Installation) -> Iterator[psycopg.Connection[DictRow]]:
+    """A superuser's connection to a database in the state of a fresh installation."""
+    with connect(installation.stack.db_url) as connection:
+        installation.rows.restore(connection)
+        yield connection
+
+
+async def _client(http: httpx.AsyncClient, stack: Stack, key: str, token: str = "") -> AsyncClient:
+    assert _is_loopback(httpx.URL(stack.url).host), f"{stack.url} is not on loopback"
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    options = AsyncClientOptions(headers=headers, httpx_client=http, auto_refresh_token=False)
+    return await acreate_client(stack.url, key, options)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """The connections of this test's Supabase clients."""
+    async with httpx.AsyncClient(timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+async def service(stack: Stack, http: httpx.AsyncClient) -> AsyncClient:
+    """A Supabase client with the service role's key."""
+    return await _client(http, stack, stack.secret_key)
+
+
+@pytest.fixture
+async def anyone(stack: Stack, http: httpx.AsyncClient) -> AsyncClient:
+    """A Supabase client that has not signed in."""
+    return await _client(http, stack, stack.publishable_key)
+
+
+@pytest.fixture
+def user(stack: Stack, http: httpx.AsyncClient) -> Callable[[], Awaitable[User]]:
+    """Signs somebody new up: `someone = await user()`."""
+
+    async def sign_up() -> User:
+        user_id, token = stack.sign_up()
+        return User(user_id, await _client(http, stack, stack.publishable_key, token))
+
+    return sign_up
+
+
+@pytest.fixture
+def program() -> Callable[[str, str], str]:
+    """The path of a system program, or a failure that names the package to install; never a skip."""
+
+    def find(name: str, package: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.fail(f"{name} is missing: apt-get install {package}", pytrace=False)
+        return path
+
+    return find

@@ -1,0 +1,164 @@
+"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it."""
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+
+import httpcore
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from PIL import Image
+
+HOST = "photos.example.com"
+OTHER_HOST = "cdn.example.com"
+UNCERTIFIED_HOST = "stranger.example.com"
+ADDRESS = "93.184.216.34"
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def photo(kind: str = "JPEG", side: int = 64) -> bytes:
+    """A small picture, encoded."""
+    out = BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((side, side)).save(out, kind)
+    return out.getvalue()
+
+
+class Authority:
+    """A certificate authority with the TLS context of a server it certified and of a client that trusts it."""
+
+    def __init__(self, folder: Path) -> None:
+        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+        ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+        is_ca = x509.BasicConstraints(ca=True, path_length=None)
+        ca = self._certificate(ca_name, ca_key, ca_name, ca_key, is_ca)
+        names = x509.SubjectAlternativeName([x509.DNSName(HOST), x509.DNSName(OTHER_HOST)])
+        leaf = self._certificate(x509.Name([]), key, ca_name, ca_key, names)
+        self.ca_file, pem_file = folder / "ca.pem", folder / "host.pem"
+        self.ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+        pem_file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+            + leaf.public_bytes(serialization.Encoding.PEM)
+        )
+        self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self.server.load_cert_chain(pem_file)
+        self.client = ssl.create_default_context(cafile=str(self.ca_file))
+
+    @staticmethod
+    def _certificate(
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        issuer: x509.Name,
+        issuer_key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(extension, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
+            )
+        )
+        return builder.sign(issuer_key, hashes.SHA256())
+
+
+class PhotoHost:
+    """Serves `answers` by path; `requests` are the heads it received, `names` the names asked for by SNI."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[str] = []
+        self.names: list[str | None] = []
+        self.port = 0
+
+    @asynccontextmanager
+    async def serve(self, authority: Authority) -> AsyncIterator[None]:
+        """Listen on a free loopback port until the block ends."""
+        authority.server.sni_callback = lambda _socket, name, _context: self.names.append(name)
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=authority.server)
+        self.port = server.sockets[0].getsockname()[1]
+        async with server:
+            yield
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                self.requests.append(head)
+                await self.answers[head.split()[1].partition("?")[0]](reader, writer)
+                if writer.is_closing():
+                    return
+
+
+class Loopback(httpcore.AnyIOBackend):
+    """The way from any address to the host on loopback; `dialled` are the addresses that were asked for."""
+
+    def __init__(self, host: PhotoHost, dead: Iterable[str] = (), failure: Exception | None = None) -> None:
+        self.dialled: list[str] = []
+        self._host = host
+        self._dead = frozenset(dead)
+        self._failure = failure
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the loopback port instead, unless this address is dead."""
+        assert port == 443
+        self.dialled.append(host)
+        if self._failure is not None:
+            raise self._failure
+        if host in self._dead:
+            raise httpcore.ConnectError("connection refused")
+        return await super().connect_tcp("127.0.0.1", self._host.port, timeout, local_address, socket_options)
+
+
+def reply(body: bytes = b"", status: int = 200, close: bool = False, **headers: str) -> Answer:
+    """A plain answer; header names are written with underscores, `content_length` overrides the true one."""
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        fields = {"content-length": str(len(body))} | {k.replace("_", "-"): v for k, v in headers.items()}
+        lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in fields.items())]
+        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        await writer.drain()
+        if close:
+            writer.close()
+
+    return answer
+
+
+def stream(piece: bytes, pause_seconds: float = 0.0) -> Answer:
+    """A body in chunks that never ends, one piece at a time, until the client hangs up."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+            with suppress(TimeoutError):
+                if await asyncio.wait_for(reader.read(1), pause_seconds or 0.000_1) == b"":
+                    return writer.close()
+
+    return answer

@@ -1,0 +1,309 @@
+"""Fetching from an untrusted host: real TLS to a server on loopback that stands at a public-looking address."""
+
+import asyncio
+import gzip
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import httpcore
+import pytest
+
+from tests.photo_host import (
+    ADDRESS,
+    HOST,
+    OTHER_HOST,
+    UNCERTIFIED_HOST,
+    Answer,
+    Authority,
+    Loopback,
+    PhotoHost,
+)
+from tests.photo_host import photo, reply, stream
+from worker.download import resolve
+from worker.errors import BadInput, GenerationError, Transient
+from worker.job import Photo
+from worker.photos import PhotoFetcher
+
+URL = f"https://{HOST}/album/me.jpg?token=SECRET"
+SECOND_ADDRESS = "93.184.216.35"
+JPEG = photo()
+MAX_BYTES = 100_000
+GZIP_BOMB = gzip.compress(bytes(20_000_000))
+
+
+class NoBucket:
+    """Storage that must not be asked."""
+
+    async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
+        raise AssertionError(f"{bucket}/{path} was asked for")
+
+
+class Names:
+    """A resolver with a table of answers in turn, the last one for ever; `asked` are the names looked up."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, list[Sequence[str]]] = {
+            name: [[ADDRESS]] for name in (HOST, OTHER_HOST, UNCERTIFIED_HOST)
+        }
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str) -> Sequence[str]:
+        self.asked.append(host)
+        answers = self.table[host]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+class World(NamedTuple):
+    """A fetcher, the host it talks to, and what it looks names up in."""
+
+    fetcher: PhotoFetcher
+    host: PhotoHost
+    names: Names
+    network: Loopback
+
+    async def fetch(self, url: str = URL) -> Photo:
+        return await self.fetcher.fetch(url, "user")
+
+    async def failure(self, url: str = URL) -> GenerationError:
+        with pytest.raises((BadInput, Transient)) as caught:
+            await self.fetch(url)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@asynccontextmanager
+async def running(
+    authority: Authority,
+    answer: Answer | None = None,
+    tls: ssl.SSLContext | None = None,
+    network: dict[str, Any] | None = None,
+    **limits: float,
+) -> AsyncIterator[World]:
+    host, names = PhotoHost(), Names()
+    host.answers["/album/me.jpg"] = answer or reply(JPEG)
+    loopback = Loopback(host, **(network or {}))
+    options: dict[str, Any] = {"max_bytes": MAX_BYTES, **limits}
+    fetcher = PhotoFetcher(
+        NoBucket(), (), resolver=names, network=loopback, tls=tls or authority.client, **options
+    )
+    async with host.serve(authority):
+        yield World(fetcher, host, names, loopback)
+        await fetcher.close()
+
+
+@pytest.fixture
+async def world(authority: Authority) -> AsyncIterator[World]:
+    async with running(authority) as world:
+        yield world
+
+
+async def test_photo(world: World) -> None:
+    """A photo is fetched from the checked address, under the host's name in SNI, certificate and Host header."""
+    assert await world.fetch() == Photo(JPEG, "image/jpeg")
+    assert (world.names.asked, world.network.dialled, world.host.names) == ([HOST], [ADDRESS], [HOST])
+    head = world.host.requests[0].lower()
+    assert head.startswith("get /album/me.jpg?token=secret http/1.1\r\n")
+    assert f"\r\nhost: {HOST}\r\n" in head
+    assert "\r\naccept-encoding: identity\r\n" in head
+    assert not {"cookie", "authorization", "referer"} & {
+        line.partition(":")[0] for line in head.split("\r\n")
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "mime_type"),
+    [(photo("PNG"), "text/html", "image/png"), (photo("WEBP"), "image/jpeg", "image/webp")],
+)
+async def test_type_from_bytes(world: World, body: bytes, content_type: str, mime_type: str) -> None:
+    """The type is read from the bytes, whatever the header and the name say."""
+    world.host.answers["/album/me.jpg"] = reply(body, content_type=content_type)
+    assert (await world.fetch()).mime_type == mime_type
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (reply(status=404), "photo_missing"),
+        (reply(status=410), "photo_missing"),
+        (reply(status=401), "photo_forbidden"),
+        (reply(status=403), "photo_forbidden"),
+        (reply(status=400), "photo_refused"),
+        (reply(status=451), "photo_refused"),
+        (reply(JPEG, status=206), "photo_refused"),
+        (reply(status=304), "photo_refused"),
+        (reply(status=302), "photo_refused"),
+        (reply(b""), "photo_empty"),
+        (reply(b"<html>Please log in</html>", content_type="image/jpeg"), "photo_not_an_image"),
+        (reply(JPEG, content_length="10"), "photo_not_an_image"),
+        (reply(GZIP_BOMB, content_encoding="gzip"), "photo_refused"),
+        (reply(JPEG + bytes(MAX_BYTES)), "photo_too_large"),
+        (reply(b"", content_length="9" * 18), "photo_too_large"),
+        (stream(JPEG + bytes(5_000)), "photo_too_large"),
+        (reply(status=302, location="https://10.0.0.1/"), "forbidden_address"),
+        (reply(status=302, location="//169.254.169.254/latest/"), "forbidden_address"),
+        (reply(status=302, location=f"https://{HOST}:8443/"), "forbidden_address"),
+        (reply(status=301, location=f"http://{HOST}/album/me.jpg"), "bad_url"),
+        (reply(status=301, location="https://[broken/"), "bad_url"),
+        (reply(status=307, location="/album/me.jpg"), "photo_refused"),
+    ],
+)
+async def test_bad_input(world: World, answer: Answer, code: str) -> None:
+    """What no further try can mend is BadInput with its own code, in a message without the URL's secrets."""
+    world.host.answers["/album/me.jpg"] = answer
+    failure = await world.failure()
+    assert isinstance(failure, BadInput)
+    assert failure.code == code
+    assert f"{HOST}/…/me.jpg" in failure.message
+    assert "SECRET" not in str(failure)
+    assert set(world.network.dialled) == {ADDRESS}
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after_seconds"),
+    [
+        (reply(status=500), None),
+        (reply(status=503, retry_after="120"), 120),
+        (reply(status=429, retry_after="99999999"), 600),
+        (reply(status=429, retry_after="Wed, 21 Oct 2026 07:28:00 GMT"), None),
+        (reply(status=408), None),
+        (reply(status=425), None),
+        (reply(JPEG, content_length=str(len(JPEG) + 1), close=True), None),
+        (reply(JPEG, content_length="nonsense", close=True), None),
+    ],
+)
+async def test_transient(world: World, answer: Answer, retry_after_seconds: float | None) -> None:
+    """Overload and broken answers are Transient; the host's delay is heard up to ten minutes."""
+    world.host.answers["/album/me.jpg"] = answer
+    failure = await world.failure()
+    assert isinstance(failure, Transient)
+    assert (failure.code, failure.retry_after_seconds) == ("photo_host_unavailable", retry_after_seconds)
+    assert "SECRET" not in str(failure)
+
+
+async def test_slow_drip(authority: Authority) -> None:
+    """A host that keeps every single read short is still cut off at the cap on the whole fetch."""
+    async with running(authority, stream(b"x", pause_seconds=0.02), timeout_seconds=0.3) as world:
+        failure = await world.failure()
+    assert isinstance(failure, Transient)
+    assert failure.code == "photo_host_unavailable"
+
+
+async def test_redirects_are_followed(world: World) -> None:
+    """A redirect to another public host is followed, with that host's name looked up and checked on its own."""
+    world.host.answers["/album/me.jpg"] = reply(status=302, location=f"https://{OTHER_HOST}/a")
+    world.host.answers["/a"] = reply(status=301, location="../b?x=1")
+    world.host.answers["/b"] = reply(JPEG)
+    assert (await world.fetch()).data == JPEG
+    assert world.names.asked[:2] == [HOST, OTHER_HOST]
+    assert "SECRET" not in "".join(world.host.requests[1:])
+
+
+async def test_redirect_to_a_host_inside(world: World) -> None:
+    """A redirect to a name that resolves to a private address is refused before any byte goes there."""
+    world.names.table["inside.example.com"] = [["192.168.0.10"]]
+    world.host.answers["/album/me.jpg"] = reply(status=302, location="https://inside.example.com/")
+    assert (await world.failure()).code == "forbidden_address"
+    assert world.network.dialled == [ADDRESS]
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["127.0.0.1"], [ADDRESS, "10.0.0.1"], ["fd00::1", ADDRESS], ["::ffff:127.0.0.1"], ["fe80::1%eth0"], []],
+)
+async def test_every_address_must_be_public(world: World, addresses: list[str]) -> None:
+    """A host with one address that is not public is refused whole, without a connection."""
+    world.names.table[HOST] = [addresses]
+    assert (await world.failure()).code == "forbidden_address"
+    assert world.network.dialled == []
+
+
+async def test_rebinding(world: World) -> None:
+    """The name is looked up once per connection, and that very answer is connected to or refused."""
+    world.names.table[HOST] = [[ADDRESS], ["127.0.0.1"]]
+    world.host.answers["/album/me.jpg"] = reply(JPEG, connection="close")
+    assert (await world.fetch()).data == JPEG
+    assert (await world.failure()).code == "forbidden_address"
+    assert world.network.dialled == [ADDRESS]
+    assert world.names.asked == [HOST, HOST]
+
+
+async def test_next_address(authority: Authority) -> None:
+    """When one checked address does not answer, the next one is tried."""
+    async with running(authority, network={"dead": [SECOND_ADDRESS]}) as world:
+        world.names.table[HOST] = [[SECOND_ADDRESS, ADDRESS]]
+        assert (await world.fetch()).data == JPEG
+    assert world.network.dialled == [SECOND_ADDRESS, ADDRESS]
+
+
+async def test_certificate_for_another_name(world: World) -> None:
+    """A certificate that does not name the host is refused, and no request is sent."""
+    assert (await world.failure(f"https://{UNCERTIFIED_HOST}/album/me.jpg")).code == "photo_tls_invalid"
+    assert world.host.requests == []
+
+
+async def test_unknown_authority(authority: Authority) -> None:
+    """By default only the public certificate authorities are trusted."""
+    host, names = PhotoHost(), Names()
+    fetcher = PhotoFetcher(NoBucket(), (), resolver=names, network=Loopback(host))
+    async with host.serve(authority):
+        with pytest.raises(BadInput, match="photo_tls_invalid"):
+            await fetcher.fetch(URL, "user")
+    assert host.requests == []
+
+
+VENDOR_ERRORS = [
+    error
+    for error in (getattr(httpcore, name) for name in httpcore.__all__)
+    if isinstance(error, type) and issubclass(error, Exception)
+]
+
+
+@pytest.mark.parametrize("error", [*VENDOR_ERRORS, ssl.SSLError, OSError, TimeoutError, ConnectionResetError])
+async def test_vendor_errors(authority: Authority, error: type[Exception]) -> None:
+    """Every error that httpcore, TLS or a socket can raise becomes Transient."""
+    async with running(authority, network={"failure": error("boom")}) as world:
+        failure = await world.failure()
+    assert isinstance(failure, Transient)
+    assert failure.code == "photo_host_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "code"),
+    [
+        (socket.EAI_NONAME, BadInput, "photo_host_unknown"),
+        (socket.EAI_NODATA, BadInput, "photo_host_unknown"),
+        (socket.EAI_AGAIN, Transient, "photo_host_unavailable"),
+        (socket.EAI_FAIL, Transient, "photo_host_unavailable"),
+    ],
+)
+async def test_lookup_errors(
+    monkeypatch: pytest.MonkeyPatch, number: int, kind: type[GenerationError], code: str
+) -> None:
+    """A name that does not exist is BadInput, a resolver that cannot say is Transient."""
+
+    async def fail(*_args: object, **_options: object) -> None:
+        raise socket.gaierror(number, "whatever the text")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+    with pytest.raises(kind) as caught:
+        await resolve(HOST)
+    assert caught.value.code == code
+
+
+async def test_no_second_lookup(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver answers for production, and connecting to its answer looks nothing up again."""
+    assert await resolve("127.0.0.1") == ["127.0.0.1"]
+    async with running(authority) as world:
+
+        async def fail(*args: object, **_options: object) -> None:
+            raise AssertionError(f"looked up {args}")
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", fail)
+        assert (await world.fetch()).data == JPEG

@@ -1,0 +1,306 @@
+"""Claim: who gets which jobs, in which order, for how long, and what the answer says when there are none."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import pairwise
+from uuid import uuid4
+
+import pytest
+
+from tests.queue_invariants import check_invariants
+from tests.queue_sql import USER, Clock, Queue, blocked, refused
+
+pytest_plugins = ("tests.queue_fixtures",)
+
+
+def serve(queue: Queue, jobs: int) -> list[str]:
+    """The users whose jobs are handed out, one job a claim."""
+    run = queue.run()
+    return [job["userId"] for _ in range(jobs) for job in run.claim(1)]
+
+
+def test_priority_before_age(queue: Queue) -> None:
+    """Jobs are served by priority, then in the order of their tags."""
+    for priority in (0, -5, 7, 0):
+        queue.enqueue(f"user{len(serve(queue, 0))}", priority=priority, basePrompt=str(priority))
+    assert [job["basePrompt"] for job in queue.run().claim()] == ["7", "0", "0", "-5"]
+
+
+def test_fair_between_users(queue: Queue) -> None:
+    """A thousand jobs of one user do not delay the first job of another."""
+    for _ in range(10):
+        queue.enqueue("crowd", examples=100)
+    queue.enqueue("single")
+    assert "single" in serve(queue, 3)
+
+
+def test_fair_by_images(queue: Queue) -> None:
+    """Users take turns by images, not by jobs: four single images go with one job of four."""
+    queue.enqueue("large", examples=4, images=4)
+    queue.enqueue("small", examples=16, images=1)
+    served = [place for place, user in enumerate(serve(queue, 20)) if user == "large"]
+    assert [later - earlier - 1 for earlier, later in pairwise(served[1:])] == [4, 4]
+
+
+def test_late_comers_join_now(queue: Queue) -> None:
+    """A user who comes while another has been served for long gets turns from now on, not those missed."""
+    queue.enqueue("old", examples=40)
+    assert len(serve(queue, 20)) == 20
+    queue.enqueue("new", examples=40)
+    assert abs(serve(queue, 20).count("new") - 10) <= 1
+
+
+def test_busy_past_is_forgiven(queue: Queue) -> None:
+    """Who was served alone while nobody else wanted anything is not held to it afterwards."""
+    queue.enqueue("early", examples=40)
+    assert len(serve(queue, 40)) == 40
+    queue.enqueue("fresh", examples=10)
+    queue.enqueue("early", examples=10)
+    assert abs(serve(queue, 10).count("early") - 5) <= 1
+
+
+def test_bounded(queue: Queue) -> None:
+    """A claim gives no more than asked for; each job given has an attempt spent and its lock on it."""
+    queue.enqueue(examples=5)
+    run = queue.run("w@1")
+    jobs = run.claim(2)
+    assert [job["attempts"] for job in jobs] == [1, 1]
+    row = queue.job(jobs[0]["id"])
+    assert (row["status"], row["lockedBy"]) == ("processing", jobs[0]["fence"])
+    assert jobs[0]["fence"].startswith(f"w@1/{run.id}/")
+    assert queue.one("select count(*) as n from photo_generation_queue where attempts = 0")["n"] == 3
+
+
+@pytest.mark.parametrize(("run_seconds", "lease"), [(1, 16), (60.5, 75.5), (240, 255), (270, 285)])
+def test_lease(queue: Queue, clock: Clock, run_seconds: float, lease: float) -> None:
+    """A lease is the rest of the run plus 15 s, and always shorter than the runbook's five minutes."""
+    queue.enqueue()
+    (job,) = queue.run().answer(p_run_seconds=run_seconds)["jobs"]
+    row = queue.job(job["id"])
+    assert row["leaseExpiresAt"] - row["lockedAt"] == timedelta(seconds=lease)
+    assert lease <= 290
+    assert row["lockedAt"] == row["startedAt"] == clock.now
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"p_worker_id": None}, "p_worker_id"),
+        ({"p_worker_id": "a/b"}, "p_worker_id"),
+        ({"p_worker_id": "x" * 101}, "p_worker_id"),
+        ({"p_claim_id": None}, "p_claim_id"),
+        ({"p_max_jobs": 0}, "p_max_jobs"),
+        ({"p_max_jobs": None}, "p_max_jobs"),
+        ({"p_max_jobs": 1001}, "p_max_jobs"),
+        ({"p_run_seconds": 0.5}, "p_run_seconds"),
+        ({"p_run_seconds": 271}, "p_run_seconds"),
+    ],
+)
+def test_wrong_parameters(queue: Queue, changes: dict[str, object], field: str) -> None:
+    """A claim's parameters are checked; a run cannot be longer than the runbook allows."""
+    reason = {"p_worker_id": "bad_worker_id", "p_claim_id": "missing"}.get(field, "out_of_range")
+    queue.enqueue()
+    with refused("400", reason, field):
+        parameters: dict[str, object] = {
+            "p_run_id": uuid4(),
+            "p_worker_id": "w",
+            "p_claim_id": uuid4(),
+            "p_max_jobs": 1,
+            "p_run_seconds": 60,
+            "p_model": "m",
+        }
+        queue.call("claim_generation_jobs", **(parameters | changes))
+    assert queue.one("select status from photo_generation_queue")["status"] == "pending"
+
+
+def test_repeated_claim(queue: Queue) -> None:
+    """A claim whose answer was lost gives the same jobs again, and spends no second attempt."""
+    queue.enqueue(examples=5)
+    run, claim = queue.run(), uuid4()
+    first = run.answer(2, claim)
+    assert run.answer(2, claim) == first
+    assert len(run.claim(5)) == 3
+
+
+def test_repeated_claim_at_once(queue: Queue, another: Callable[[], Queue]) -> None:
+    """A claim repeated while the first is still running waits for it and gets its jobs."""
+    queue.enqueue(examples=4)
+    run, claim, watcher = queue.run(), uuid4(), another()
+    queue.connection.execute("begin")
+    first = run.answer(2, claim)
+
+    def repeat(other: Queue) -> object:
+        same = other.run()
+        same.id = run.id
+        return same.answer(2, claim)
+
+    with blocked(another(), repeat, watcher) as second:
+        queue.connection.execute("commit")
+        assert second.result() == first
+
+
+def test_racing_claims(queue: Queue, another: Callable[[], Queue]) -> None:
+    """Two claims at once get different jobs, without waiting for each other."""
+    queue.enqueue(examples=6)
+    other = another()
+    queue.connection.execute("begin")
+    first = queue.run().claim(4)
+    second = other.run().claim(4)
+    queue.connection.execute("commit")
+    assert (len(first), len(second)) == (4, 2)
+    assert not {job["id"] for job in first} & {job["id"] for job in second}
+
+
+def test_lost_race(queue: Queue, another: Callable[[], Queue]) -> None:
+    """A claim that finds every ready job just being taken by another is busy, not told to wait for itself."""
+    queue.enqueue()
+    other = another()
+    queue.connection.execute("begin")
+    queue.run().claim()
+    assert other.run().answer()["reason"] == "busy"
+    queue.connection.execute("commit")
+
+
+def test_finished_run(queue: Queue) -> None:
+    """A finished run claims nothing more."""
+    queue.enqueue(examples=2)
+    run = queue.run()
+    run.claim(1)
+    run.finish()
+    with refused("409", "run_finished"):
+        run.claim()
+
+
+def test_finish_beats_claim(queue: Queue, another: Callable[[], Queue]) -> None:
+    """A claim that arrives while its run is being finished is refused, not left with jobs."""
+    queue.enqueue()
+    run, watcher = queue.run(), another()
+    queue.connection.execute("begin")
+    run.finish()
+
+    def late(other: Queue) -> None:
+        same = other.run()
+        same.id = run.id
+        with refused("409", "run_finished"):
+            same.claim()
+
+    with blocked(another(), late, watcher) as claim:
+        queue.connection.execute("commit")
+        claim.result()
+
+
+@pytest.mark.parametrize("outcome", ["retry", "rate_limited"])
+def test_due_jobs(queue: Queue, clock: Clock, outcome: str) -> None:
+    """A job put off is given again when it is due, not before, and the answer says when that is."""
+    job = queue.claimed()
+    queue.settle(job, outcome, retryInSeconds=90)
+    clock.advance(60)
+    answer = queue.run().answer()
+    assert (answer["jobs"], answer["reason"], answer["nextAttemptInSeconds"]) == ([], "queue_empty", 30)
+    clock.advance(30)
+    (again,) = queue.run().claim()
+    assert (again["id"], queue.job(job["id"])["retryAt"]) == (job["id"], None)
+
+
+def test_due_jobs_keep_their_place(queue: Queue, clock: Clock) -> None:
+    """A due retry goes before newer work of its user, but does not overtake what others waited for."""
+    queue.enqueue("first", examples=2)
+    job = queue.run().claim(1)[0]
+    queue.settle(job, "retry", retryInSeconds=10)
+    queue.enqueue("other", examples=3)
+    clock.advance(10)
+    assert serve(queue, 5).index("first") <= 1
+    assert queue.job(job["id"])["status"] == "processing"
+
+
+def test_nothing_there(queue: Queue) -> None:
+    """An empty queue says so, and registers no run."""
+    answer = queue.run().answer()
+    assert answer == {"jobs": [], "reason": "queue_empty", "nextAttemptInSeconds": None}
+    assert queue.one("select count(*) as n from generation.runs")["n"] == 0
+
+
+def test_next_attempt_by_lease(queue: Queue, clock: Clock) -> None:
+    """With everything being worked on, the next attempt is when the first lease would run out."""
+    queue.claimed()
+    clock.advance(5)
+    assert queue.run().answer()["nextAttemptInSeconds"] == 250
+
+
+def test_busy(queue: Queue, another: Callable[[], Queue]) -> None:
+    """A claim that cannot get a lock in time is busy, which is an answer and changes nothing."""
+    queue.enqueue()
+    run, other = queue.run(), another()
+    lock = "select pg_advisory_xact_lock(hashtextextended('generation.run:' || %s, 0))"
+    other.connection.execute("begin")
+    other.connection.execute(lock, [str(run.id)])
+    assert run.answer() == {"jobs": [], "reason": "busy", "nextAttemptInSeconds": 1}
+    other.connection.execute("rollback")
+    assert queue.one("select attempts from photo_generation_queue")["attempts"] == 0
+
+
+def test_missing_images(queue: Queue, clock: Clock) -> None:
+    """A job claimed again names only the images neither made nor given up, and that it was claimed before."""
+    job = queue.claimed(images=4)
+    assert (job["missing"], job["claimedBefore"]) == ([0, 1, 2, 3], False)
+    queue.record(job, 2)
+    queue.refuse(job, 0)
+    queue.settle(job, "retry", retryInSeconds=5)
+    clock.advance(5)
+    (again,) = queue.run().claim()
+    assert (again["missing"], again["claimedBefore"], again["attempts"]) == ([1, 3], True, 2)
+    assert again["fence"] != job["fence"]
+
+
+def test_context(queue: Queue) -> None:
+    """The claim tells the model's latency and successor, and where photos may come from."""
+    queue.enqueue(examples=3, images=10)
+    first = queue.run().answer(1)
+    assert (first["successor"], first["latencySeconds"]) == (None, None)
+    assert sorted(first["photoBuckets"]) == ["generated-photos", "training-photos"]
+    for index in range(10):
+        queue.record(first["jobs"][0], index, generationMs=(index + 1) * 1000)
+    assert queue.run().answer(1)["latencySeconds"] == 9.1
+    queue.call("set_generation_model_successor", p_model="model", p_successor="newer")
+    last = queue.run().answer(1)
+    assert (last["successor"], last["latencySeconds"]) == ("newer", None)
+
+
+def test_latency_is_recent(queue: Queue, clock: Clock) -> None:
+    """Only a model's latest fifty images tell its latency."""
+    queue.enqueue(examples=7, images=10)
+    jobs = queue.run().claim(6)
+    for job in jobs:
+        clock.advance(1)
+        for index in range(10):
+            queue.record(job, index, generationMs=60_000 if job is jobs[0] else 5_000)
+    assert queue.run().answer(1)["latencySeconds"] == 5
+
+
+def test_run_is_registered(queue: Queue, clock: Clock) -> None:
+    """A run that got jobs is a row with its worker and the time it ends by; later claims do not move it."""
+    queue.enqueue(examples=2)
+    run = queue.run("w")
+    run.answer(1, p_run_seconds=200)
+    clock.advance(30)
+    run.answer(1, p_run_seconds=170)
+    row = queue.one("select * from generation.runs")
+    assert (row["id"], row["workerId"], row["finishedAt"]) == (run.id, "w", None)
+    assert row["endsBy"] - row["startedAt"] == timedelta(seconds=200)
+
+
+def test_used_up_attempts_are_claimable(queue: Queue) -> None:
+    """A ready job is always given, even with its attempts used up: only a person can have made it so."""
+    job = queue.claimed(maxAttempts=1)
+    queue.call("release_stale_generation_jobs", p_older_than_seconds=-1)
+    (again,) = queue.run().claim()
+    assert (again["id"], again["attempts"], again["maxAttempts"]) == (job["id"], 2, 1)
+    assert queue.settle(again, "retry")["status"] == "failed"
+    check_invariants(queue.connection)
+
+
+def test_users_of_a_claim(queue: Queue) -> None:
+    """A job tells whose it is and which batch it belongs to."""
+    answer = queue.enqueue()
+    (job,) = queue.run().claim()
+    assert (job["userId"], job["batchId"], job["id"]) == (USER, answer["batchId"], answer["jobIds"][0])

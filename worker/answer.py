@@ -1,0 +1,101 @@
+"""How an HTTP answer looks: JSON, never cached, errors of one shape, and no exception's inside shown.
+
+Every function answers through `guarded`, the one boundary where unexpected exceptions end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from worker.errors import Misconfigured, QueueUnavailable
+from worker.request import RequestRefused
+
+logger = logging.getLogger(__name__)
+
+SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+RETRY_AFTER_SECONDS = 10
+BODY_SECONDS = 15.0
+
+
+def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer; text is escaped to ASCII, so that no string can make it fail."""
+    return Response(
+        json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii"),
+        status_code=status,
+        media_type="application/json",
+        headers={**SECURITY_HEADERS, **(headers or {})},
+    )
+
+
+def error_answer(refused: RequestRefused, extra: Mapping[str, Any]) -> Response:
+    """`{"error": {"code", "message", "hint"?}}`, with a function's own fields before it."""
+    error = {"code": refused.code, "message": refused.message}
+    if refused.hint:
+        error["hint"] = refused.hint
+    return answer(refused.status, {**extra, "error": error}, refused.headers)
+
+
+async def guarded(
+    request: Request, produce: Callable[[], Awaitable[Response]], extra: Mapping[str, Any] | None = None
+) -> Response:
+    """Run a handler and turn whatever it raises into an answer; `extra` goes into every error."""
+    try:
+        return await produce()
+    except RequestRefused as exc:
+        refused = exc
+    except QueueUnavailable as exc:
+        logger.warning("queue_unavailable", extra={"code": exc.code, "reason": exc.message})
+        refused = _unavailable(exc)
+    except Misconfigured as exc:
+        logger.error("misconfigured", extra={"code": exc.code, "reason": exc.message})
+        refused = RequestRefused(500, exc.code, exc.message)
+    except ClientDisconnect:
+        refused = RequestRefused(400, "client_disconnected", "the connection closed within the body")
+    except Exception:
+        logger.exception(
+            "request_failed", extra={"method": request.method, "path": request.scope["path"][:200]}
+        )
+        refused = RequestRefused(500, "internal", "unexpected error; the log has the traceback")
+    return error_answer(refused, extra or {})
+
+
+def _unavailable(exc: QueueUnavailable) -> RequestRefused:
+    return RequestRefused(
+        503,
+        exc.code,
+        exc.message,
+        "Supabase did not answer; nothing is lost, try again",
+        {"Retry-After": str(RETRY_AFTER_SECONDS)},
+    )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body, counting while it arrives: Content-Length is only a claim. 413 beyond `max_bytes`."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+    except TimeoutError as exc:
+        raise RequestRefused(408, "body_timeout", f"no whole body within {BODY_SECONDS:g} s") from exc
+    return bytes(body)
+
+
+def _too_large(max_bytes: int) -> RequestRefused:
+    # The rest is never read: the server closes the connection after such an answer, and so do we.
+    return RequestRefused(
+        413,
+        "body_too_large",
+        f"the body may have {max_bytes} bytes at most",
+        "send less, or in several requests",
+        {"Connection": "close"},
+    )

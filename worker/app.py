@@ -1,0 +1,116 @@
+"""The composition root: settings in, one worker out, with its clients built once and lazily."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from worker import log
+from worker.gemini import Gemini
+from worker.photos import PhotoCache, PhotoFetcher
+from worker.project import Project
+from worker.queue import Queue
+from worker.request import RunRequest
+from worker.runner import Run, Tools
+from worker.settings import Settings
+from worker.storage import PhotoStore
+
+PEEK_JOBS = 10
+
+
+class Worker:
+    """Runs, looks at and fills the queue; belongs to one event loop and may do several runs at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.project = Project(settings.supabase_url, settings.supabase_service_role_key)
+        self.queue = Queue(self.project, settings.worker_id)
+        self.store = PhotoStore(self.project)
+        self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
+        self.stopping = asyncio.Event()
+        self._runs: set[Run] = set()
+
+    async def run(self, request: RunRequest) -> Mapping[str, Any]:
+        """One run; returns its summary. Raises QueueUnavailable when the queue cannot be reached at its start."""
+        tools = Tools(
+            self.queue, self.gemini, self.store, self._photos, time.monotonic, random.SystemRandom().uniform
+        )
+        run = Run(self.settings, tools, request)
+        self._runs.add(run)
+        try:
+            return await run.execute()
+        finally:
+            self._runs.discard(run)
+
+    async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """What a run would claim now: the answer of `peek_generation_jobs`."""
+        return await self.queue.operate("peek_generation_jobs", {"p_max_jobs": max_jobs or PEEK_JOBS})
+
+    async def enqueue(
+        self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
+    ) -> Mapping[str, Any]:
+        """Enqueue an order as the user whom the token names. Raises QueueRefused and QueueUnavailable."""
+        return await self.queue.enqueue(
+            request, idempotency_key, access_token, self.settings.supabase_publishable_key
+        )
+
+    def stop(self) -> None:
+        """End every run soon, and start no other: the process has been told to end."""
+        self.stopping.set()
+        for run in self._runs:
+            run.stop()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self.gemini.close()
+        await self.project.close()
+
+    def _photos(self, buckets: Sequence[str]) -> RunPhotos:
+        return RunPhotos(PhotoFetcher(self.store, buckets))
+
+
+class RunPhotos:
+    """The source photos of one run: a cache over a fetcher, closed together."""
+
+    def __init__(self, fetcher: PhotoFetcher) -> None:
+        self._fetcher = fetcher
+        self._cache = PhotoCache(fetcher)
+        self.fetch = self._cache.fetch
+
+    async def close(self) -> None:
+        """Stop fetching and close the connections."""
+        await self._cache.close()
+        await self._fetcher.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A worker and the settings it was built from."""
+
+    settings: Settings
+    worker: Worker
+
+
+_applications: dict[asyncio.AbstractEventLoop, Application] = {}
+
+
+def application() -> Application:
+    """The application of the running event loop, built at the first call. Raises InvalidSettings."""
+    loop = asyncio.get_running_loop()
+    if loop not in _applications:
+        log.set_up(os.environ)
+        settings = Settings.from_env(os.environ, default_worker_id())
+        _applications.clear()
+        _applications[loop] = Application(settings, Worker(settings))
+    return _applications[loop]
+
+
+def default_worker_id() -> str:
+    """`worker-{timestamp}` plus something unique. The one use of the wall clock: a name, never compared."""
+    return f"worker-{int(time.time())}-{uuid4().hex[:8]}"

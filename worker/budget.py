@@ -1,0 +1,75 @@
+"""The time a run has: four deadlines on the monotonic clock, which a shutdown can draw nearer.
+
+start     nothing new after this that could not finish, judged by the observed latency
+generate  calls to Gemini still under way are cut
+save      what Gemini gave by then is stored and recorded
+answer    the response leaves; what is still stuck is abandoned
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from worker.settings import MAX_RUN_SECONDS
+
+UNKNOWN_LATENCY_SECONDS = 15.0
+"""Assumed until a model has made its first images: 1.5 times what gemini-2.5-flash-image usually takes."""
+
+
+class Budget:
+    """The deadlines of one run, in seconds of `monotonic`.
+
+    Of the margin, 60 % lie between `generate` and `save` for storing and recording, 15 % between `save`
+    and `answer` for the last settle and the run's row, 25 % after `answer` for the response itself.
+    """
+
+    def __init__(self, seconds: float, margin_seconds: float, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._calls: set[asyncio.Timeout] = set()
+        self.latency_seconds: float | None = None
+        self.began = monotonic()
+        self._set(min(seconds, MAX_RUN_SECONDS), margin_seconds)
+
+    def _set(self, seconds: float, margin_seconds: float) -> None:
+        margin = min(margin_seconds, seconds / 3)
+        self.end = self._monotonic() + seconds
+        self.answer = self.end - margin * 0.25
+        self.save = self.end - margin * 0.4
+        self.generate = self.end - margin
+
+    @property
+    def start(self) -> float:
+        """The last moment at which a call that takes the observed latency still finishes in time."""
+        known = self.latency_seconds
+        if known is None:
+            known = min(UNKNOWN_LATENCY_SECONDS, (self.generate - self.began) / 2)
+        return self.generate - known
+
+    def remaining(self, deadline: float) -> float:
+        """Seconds until a deadline, never negative."""
+        return max(deadline - self._monotonic(), 0.0)
+
+    def passed(self, deadline: float) -> bool:
+        """Whether a deadline has passed."""
+        return self._monotonic() >= deadline
+
+    def shorten(self, seconds: float) -> None:
+        """End within `seconds` at the latest, as SIGTERM asks; calls under way are cut accordingly."""
+        if self.remaining(self.end) <= seconds:
+            return
+        self._set(seconds, seconds / 2)
+        now = asyncio.get_running_loop().time()
+        for call in self._calls:
+            call.reschedule(now + self.remaining(self.generate))
+
+    @asynccontextmanager
+    async def until_generate(self) -> AsyncIterator[None]:
+        """Bound a call by the generate deadline; TimeoutError when it is cut."""
+        async with asyncio.timeout(self.remaining(self.generate)) as call:
+            self._calls.add(call)
+            try:
+                yield
+            finally:
+                self._calls.discard(call)

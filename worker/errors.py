@@ -1,0 +1,92 @@
+"""What can go wrong, named by what the caller does about it.
+
+GenerationError             carries a machine-readable `code` and a `message` a person can read
+├── Refused                 this image will never be made: record it as failed, go on with the others
+├── BadInput                this job can never work as it was ordered: fail it at once
+├── Transient               worth another try: once within the call, then later with backoff
+├── RateLimited             the quota is used up: put the job aside, spend no attempt
+├── Misconfigured           nothing will work until the operator acts: stop the run
+│   └── ModelRetired        the model is gone: change over to its successor, or stop the run
+├── QueueUnavailable        Supabase did not answer, or not sensibly: retry, then let the lease expire
+└── QueueRefused            a function of the database refused our call: a bug or a version mismatch
+
+Vendor errors become these at one place each (`gemini.py`, `photos.py`, `queue.py`, `storage.py`);
+nothing outside those files looks at a vendor's exception.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+class GenerationError(Exception):
+    """Base of all expected failures; `code` is snake_case, `message` is safe to show and to log."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Refused(GenerationError):
+    """Gemini declined this image for what it would show; asking again would only be refused again."""
+
+
+class BadInput(GenerationError):
+    """The order itself cannot work: photo missing, too large, not an image, forbidden address."""
+
+
+class Transient(GenerationError):
+    """Overload, timeout or a broken connection; `retry_after_seconds` is the server's lower bound, if any."""
+
+    def __init__(self, code: str, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(code, message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaFacts:
+    """What a 429 said: which period is used up, when to come back (seconds), and the quota's value.
+
+    `period` is `unknown` where the body names no quota. `retry_after_seconds` and `limit` are
+    None where the body leaves them out.
+    """
+
+    period: Literal["minute", "day", "unknown"]
+    retry_after_seconds: float | None = None
+    limit: int | None = None
+    quota_id: str | None = None
+
+
+class RateLimited(GenerationError):
+    """Gemini answered 429 for a quota that comes back by itself."""
+
+    def __init__(self, code: str, message: str, facts: QuotaFacts) -> None:
+        super().__init__(code, message)
+        self.facts = facts
+
+
+class Misconfigured(GenerationError):
+    """Key, permission, billing, a quota of zero, a missing function: a person has to act first."""
+
+
+class ModelRetired(Misconfigured):
+    """The model answered 404: it is unknown or has been shut down."""
+
+    def __init__(self, code: str, message: str, model: str) -> None:
+        super().__init__(code, message)
+        self.model = model
+
+
+class QueueUnavailable(GenerationError):
+    """Supabase could not be reached or answered with something that is not an answer."""
+
+
+class QueueRefused(GenerationError):
+    """A database function refused the call (`PTnnn`); `status` is the HTTP status it chose."""
+
+    def __init__(self, code: str, message: str, status: int, hint: str | None = None) -> None:
+        super().__init__(code, message)
+        self.status = status
+        self.hint = hint

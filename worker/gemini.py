@@ -1,0 +1,236 @@
+"""The Gemini adapter: one request for one image over google-genai; the only file that knows its exceptions.
+
+It never retries, never follows a continuation and never waits: pacing and retries are the caller's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from worker.errors import GenerationError, Misconfigured, Transient
+from worker.finish import blocked, without_image
+from worker.genai_client import Connection, check_key, connect
+from worker.image import inspect
+from worker.job import GeneratedImage, Photo, Usage
+from worker.rejection import rejection
+
+if TYPE_CHECKING:
+    from google.genai import types
+    from google.genai.models import AsyncModels
+
+T = TypeVar("T")
+
+_MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+
+# What the SDK lets through for a 200 whose JSON is not the shape it expects (measured with 3.4.0).
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One image to ask for; the photos are sent in this order, the aspect ratio is Gemini's (`9:16`)."""
+
+    model: str
+    prompt: str = field(repr=False)
+    photos: tuple[Photo, ...]
+    aspect_ratio: str
+
+
+class Gemini:
+    """Asks Gemini for images. The SDK's import (0.4 s) waits for the first call, and is not timed.
+
+    `GOOGLE_GEMINI_BASE_URL` is read by the SDK; no other variable changes key or backend. `monotonic`
+    returns seconds. One instance belongs to one event loop.
+    """
+
+    def __init__(self, api_key: str, monotonic: Callable[[], float]) -> None:
+        self._api_key = api_key.strip()
+        self._monotonic = monotonic
+        self._connection: Connection | None = None
+
+    async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage:
+        """Return the first image of the answer, whatever its finish reason; a draft ("thought") is none.
+
+        Raises Refused, BadInput, Transient, RateLimited, Misconfigured or ModelRetired, all within
+        `timeout_seconds`. Each call is one HTTP request, and is billed if Gemini makes an image.
+        """
+        self._connected()
+        started = self._monotonic()
+        answer = await self._ask(
+            request.model, timeout_seconds, lambda models: _request(models, request, timeout_seconds)
+        )
+        elapsed_ms = round((self._monotonic() - started) * 1000)
+        return _read(answer, request.model, elapsed_ms)
+
+    async def check(self, model: str, timeout_seconds: float = 10.0) -> None:
+        """Ask whether key and model are good, without cost (`models.get`); raises what `generate` raises."""
+        await self._ask(model, timeout_seconds, lambda models: _look_up(models, model, timeout_seconds))
+
+    async def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    async def _ask(
+        self, model: str, timeout_seconds: float, call: Callable[[AsyncModels], Awaitable[T]]
+    ) -> T:
+        """Make one call and translate its failure: the one place where vendor exceptions end."""
+        if not _MODEL_NAME.fullmatch(model):
+            raise Misconfigured("model_name", "The model's name holds characters that no model's name has.")
+        if timeout_seconds <= 0:
+            raise Transient("timeout", "No time was left for a call to Gemini.")
+        models = self._connected().client.aio.models
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await call(models)
+        except vendor_errors() as exc:
+            failure = translate(exc, model)
+        # Raised out here, so that it drags no vendor exception along: those hold the request with its key
+        # and photos, and their texts quote the answer's body.
+        raise failure
+
+    def _connected(self) -> Connection:
+        """Return the connection, built once."""
+        if self._connection is None:
+            check_key(self._api_key)
+            try:
+                self._connection = connect(self._api_key)
+            except (ValueError, ImportError, OSError) as exc:
+                text = f"The Gemini client cannot be built from this environment ({type(exc).__name__})."
+                raise Misconfigured("gemini_client", text) from None
+        return self._connection
+
+
+def translate(exc: Exception, model: str) -> GenerationError:
+    """Return what a vendor's exception means for the caller, told by its class, code and details alone."""
+    from google.genai import errors
+
+    name = type(exc).__name__
+    if isinstance(exc, errors.APIError):
+        return rejection(exc.code, exc.details, _retry_after(exc.response), model)
+    if isinstance(exc, (TimeoutError, *_http_classes("TimeoutException"))):
+        return Transient("timeout", f"Gemini did not answer in time ({name}).")
+    if isinstance(exc, _http_classes("UnsupportedProtocol", "InvalidURL")):
+        return Misconfigured("base_url", "The Gemini address is not a URL: check GOOGLE_GEMINI_BASE_URL.")
+    if isinstance(exc, (*_http_classes("DecodingError"), *_UNREADABLE)):
+        return Transient("malformed_answer", f"Gemini's answer could not be read ({name}).")
+    return Transient("connection", f"The connection to Gemini failed ({name}{_cause(exc)}).")
+
+
+def vendor_errors() -> tuple[type[Exception], ...]:
+    """Return everything a call can raise: the SDK's own, those of httpx and httpx2, the system's."""
+    from google.genai import errors
+
+    http = _http_classes("HTTPError", "InvalidURL", "StreamError", "CookieConflict")
+    return (errors.APIError, OSError, *http, *_UNREADABLE)
+
+
+def _http_classes(*names: str) -> tuple[type[Exception], ...]:
+    """Return these classes of httpx (our client) and of its fork httpx2 (the SDK's default), where loaded."""
+    modules = [sys.modules[module] for module in ("httpx", "httpx2") if module in sys.modules]
+    return tuple(getattr(module, name) for module in modules for name in names)
+
+
+def _retry_after(response: object) -> str | None:
+    value = getattr(response, "headers", {}).get("retry-after")
+    return value if isinstance(value, str) else None
+
+
+def _cause(exc: BaseException | None) -> str:
+    """Name the system's error beneath a transport's, without its text."""
+    while exc is not None:
+        if isinstance(exc, socket.gaierror):
+            return ": host name not found"
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return ": certificate not accepted"
+        if isinstance(exc, OSError) and exc.errno is not None and exc.errno in errno.errorcode:
+            return f": {errno.errorcode[exc.errno]}"
+        exc = exc.__cause__ or exc.__context__
+    return ""
+
+
+async def _request(
+    models: AsyncModels, request: GenerationRequest, timeout_seconds: float
+) -> types.GenerateContentResponse:
+    """Send one `generateContent`. The SDK encodes the photos anew each time: 17 ms of CPU a megabyte here."""
+    from google.genai import types
+
+    blobs = [types.Blob(data=photo.data, mime_type=photo.mime_type) for photo in request.photos]
+    parts = [types.Part(text=request.prompt), *(types.Part(inline_data=blob) for blob in blobs)]
+    config = types.GenerateContentConfig(
+        response_modalities=["IMAGE"],
+        image_config=types.ImageConfig(aspect_ratio=request.aspect_ratio),
+        automatic_continuation=False,  # on by default: more billed requests, without a slot
+        automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        http_options=types.HttpOptions(timeout=_milliseconds(timeout_seconds)),
+    )
+    contents = [types.Content(role="user", parts=parts)]
+    return await models.generate_content(model=request.model, contents=contents, config=config)
+
+
+async def _look_up(models: AsyncModels, model: str, timeout_seconds: float) -> types.Model:
+    from google.genai import types
+
+    options = types.HttpOptions(timeout=_milliseconds(timeout_seconds))
+    return await models.get(model=model, config=types.GetModelConfig(http_options=options))
+
+
+def _milliseconds(seconds: float) -> int:
+    """Convert for `HttpOptions.timeout`, where 0 would mean no timeout at all."""
+    return max(1, math.ceil(seconds * 1000))
+
+
+def _read(answer: types.GenerateContentResponse, model: str, elapsed_ms: int) -> GeneratedImage:
+    data = _first_image(answer)
+    if data is None:
+        raise _no_image(answer)
+    try:
+        info = inspect(data)
+    except ValueError:
+        raise Transient("malformed_answer", "Gemini sent an image that cannot be read.") from None
+    if not _has_end(data, info.mime_type):
+        raise Transient("malformed_answer", "Gemini sent an image that breaks off.")
+    tokens = answer.usage_metadata
+    usage = Usage(
+        model=model,
+        prompt_tokens=tokens.prompt_token_count if tokens else None,
+        output_tokens=tokens.candidates_token_count if tokens else None,
+        generation_ms=elapsed_ms,
+    )
+    return GeneratedImage(data, info.mime_type, info.width, info.height, usage)
+
+
+def _has_end(data: bytes, mime_type: str) -> bool:
+    """Tell whether the file's end mark is there; lenient on what follows it, since the image is paid for."""
+    if mime_type == "image/png":
+        return b"IEND" in data[-65536:]
+    if mime_type == "image/jpeg":
+        return b"\xff\xd9" in data[-65536:]
+    return mime_type != "image/webp" or int.from_bytes(data[4:8], "little") <= len(data) - 8
+
+
+def _first_image(answer: types.GenerateContentResponse) -> bytes | None:
+    for candidate in answer.candidates or ():
+        for part in (candidate.content.parts if candidate.content else None) or ():
+            blob = part.inline_data
+            if blob and blob.data and not part.thought and (blob.mime_type or "image/").startswith("image/"):
+                return blob.data
+    return None
+
+
+def _no_image(answer: types.GenerateContentResponse) -> GenerationError:
+    feedback = answer.prompt_feedback
+    if feedback and feedback.block_reason:
+        return blocked(feedback.block_reason.value)
+    reasons = [candidate.finish_reason for candidate in answer.candidates or () if candidate.finish_reason]
+    return without_image(reasons[0].value if reasons else None)

@@ -1,0 +1,102 @@
+"""The HTTP face of the queue's worker: one function, its paths in a small table, each with its guard.
+
+Refuses everything it does not know (path, method, caller, field) before it touches the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker.answer import answer, guarded, read_body
+from worker.auth import Guard
+from worker.errors import QueueRefused
+from worker.request import RequestRefused, RunRequest, parse_run
+
+VERSION = "0.1.0"
+MAX_BODY_BYTES = 64 * 1024
+
+
+class Worker(Protocol):
+    """What works the queue off: one run, or a look at what a run would claim."""
+
+    async def run(self, request: RunRequest) -> Mapping[str, Any]:
+        """Work, and return the summary; its `stopReason` says why the run ended."""
+        ...
+
+    async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """The jobs that a run would claim now; changes nothing."""
+        ...
+
+
+Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers which methods on a path, and whether a caller must show a credential."""
+
+    handler: Handler
+    methods: tuple[str, ...]
+    guarded: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFunction:
+    """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout."""
+
+    worker: Worker
+    guard: Guard
+    max_budget_seconds: float
+
+    async def respond(self, request: Request) -> Response:
+        """Find the route, check method and caller, and let its handler answer."""
+        route = ROUTES.get(request.scope["path"])
+        if route is None:
+            raise RequestRefused(404, "not_found", "nothing answers here", f"there is {', '.join(ROUTES)}")
+        if request.method not in route.methods:
+            allowed = ", ".join(route.methods)
+            raise RequestRefused(405, "method_not_allowed", f"use {allowed} here", headers={"Allow": allowed})
+        if route.guarded:
+            await self.guard.admit(request.headers, request.client.host if request.client else None)
+        return await route.handler(self, request)
+
+
+async def _run(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    content_type = request.headers.get("content-type", "")
+    ordered = parse_run(body, content_type, function.max_budget_seconds)
+    try:
+        if ordered.dry_run:
+            return answer(200, await function.worker.peek(ordered.max_jobs))
+        summary = await function.worker.run(ordered)
+    except QueueRefused as exc:
+        # Our own call was refused, not the caller's: a 4xx would tell a scheduler that it is to blame.
+        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+    return answer(500 if summary.get("stopReason") == "misconfigured" else 200, summary)
+
+
+async def _health(_function: QueueFunction, _request: Request) -> Response:
+    # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
+    return answer(200, {"ok": True, "version": VERSION})
+
+
+ROUTES: Mapping[str, Route] = {
+    "/": Route(_run, ("POST",)),
+    "/healthz": Route(_health, ("GET", "HEAD"), guarded=False),
+    # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
+    "/health": Route(_health, ("GET", "HEAD"), guarded=False),
+}
+
+
+async def process_queue(request: Request, open_function: Callable[[], QueueFunction]) -> Response:
+    """Answer one request; `open_function` is called inside the boundary, since it may fail too."""
+
+    async def produce() -> Response:
+        return await open_function().respond(request)
+
+    return await guarded(request, produce)

@@ -1,0 +1,111 @@
+"""A job as the claim hands it out, and the photos that go in and come out. Plain values, no behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """The app's style options; an empty value means "leave it as it is"."""
+
+    glasses: str | None = None
+    hair_color: str | None = None
+    hair_style: str | None = None
+    backgrounds: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One example image to be redone `num_images` times; `missing` are the indexes still to make.
+
+    `fence` is the claim's `lockedBy`: every settle carries it. `claimed_before` means that an
+    earlier claim may have stored objects which are not recorded yet.
+    """
+
+    id: int
+    batch_id: str
+    user_id: str
+    fence: str
+    attempt: int
+    max_attempts: int
+    example_image_url: str
+    example_image_prompt: str | None
+    training_image_urls: tuple[str, ...]
+    base_prompt: str
+    aspect_ratio: str
+    num_images: int
+    missing: tuple[int, ...]
+    claimed_before: bool = False
+    crashes: int = 0
+    style: Style = field(default_factory=Style)
+
+    @property
+    def folder(self) -> str:
+        """Where this job's objects lie in the bucket: `{user}/{batch}/{job}`."""
+        return f"{self.user_id}/{self.batch_id}/{self.id}"
+
+    @property
+    def photo_references(self) -> tuple[str, ...]:
+        """Every photo that is sent with each request: the example first, then the person's own."""
+        return (self.example_image_url, *self.training_image_urls)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], fence: str) -> Job:
+        """Read a job from the JSON of `claim_generation_jobs`."""
+        return cls(
+            id=int(row["id"]),
+            batch_id=row["batchId"],
+            user_id=row["userId"],
+            fence=fence,
+            attempt=row["attempts"],
+            max_attempts=row["maxAttempts"],
+            example_image_url=row["exampleImageUrl"],
+            example_image_prompt=row["exampleImagePrompt"],
+            training_image_urls=tuple(row["trainingImageUrls"]),
+            base_prompt=row["basePrompt"],
+            aspect_ratio=row["aspectRatio"],
+            num_images=row["numImagesPerExample"],
+            missing=tuple(row["missing"]),
+            claimed_before=row["claimedBefore"],
+            crashes=row["crashes"],
+            style=Style(
+                glasses=row["glasses"],
+                hair_color=row["hairColor"],
+                hair_style=row["hairStyle"],
+                backgrounds=tuple(row["backgrounds"]),
+                styles=tuple(row["styles"]),
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A source photo in hand: its bytes and the type read from them."""
+
+    data: bytes = field(repr=False)
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one image cost: tokens as Gemini counts them, and the time from request to answer."""
+
+    model: str
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    generation_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """One image out of Gemini; width and height in pixels, read from the bytes."""
+
+    data: bytes = field(repr=False)
+    mime_type: str
+    width: int
+    height: int
+    usage: Usage

@@ -1,0 +1,76 @@
+"""Structured logs: one record per state change, an event name with fields; JSON on Cloud Run, lines on a terminal.
+
+Never carries prompt text, image bytes, keys or personal data: ids, codes, counts and durations only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+logger = logging.getLogger("worker")
+
+_bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed in place
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def event(name: str, /, *, level: str = "info", exc_info: bool = False, **fields: Any) -> None:
+    """Log one event: a snake_case name and its fields, with those bound around it."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logger.log(number, name, exc_info=exc_info, extra={**_bound.get(), **fields})
+
+
+@contextmanager
+def bound(**fields: Any) -> Iterator[None]:
+    """Add fields to every event inside, in this task and those it starts."""
+    token = _bound.set({**_bound.get(), **fields})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record carries beyond what every record has."""
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the names Cloud Logging looks for (`severity`, `message`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        entry = {"severity": record.levelname, "message": record.getMessage(), "logger": record.name}
+        entry.update(fields_of(record))
+        if record.exc_info:
+            entry["stack_trace"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
+
+
+class LineFormatter(logging.Formatter):
+    """`HH:MM:SS event field=value …` for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line, with a traceback below it if there is one."""
+        mark = "" if record.levelno < logging.WARNING else f" {record.levelname.lower()}"
+        pairs = "".join(f" {name}={value}" for name, value in fields_of(record).items())
+        line = f"{self.formatTime(record, '%H:%M:%S')}{mark} {record.getMessage()}{pairs}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
+    """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or when LOG_FORMAT=json."""
+    hosted = bool(env.get("K_SERVICE") or env.get("CLOUD_RUN_JOB"))
+    as_json = env.get("LOG_FORMAT", "json" if hosted else "line") == "json"
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logger.setLevel(env.get("LOG_LEVEL", "INFO").upper())

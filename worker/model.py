@@ -1,0 +1,21 @@
+"""What is known of Gemini's image models: the default, who succeeds whom, and what an image costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+DEFAULT_MODEL = "gemini-2.5-flash-image"
+
+SUCCESSORS: Mapping[str, str] = {"gemini-2.5-flash-image": "gemini-3.1-flash-image"}
+"""Google announced the shutdown of the former for 2026-10-02 (Gemini API, "Deprecations")."""
+
+DOLLARS_PER_IMAGE: Mapping[str, float] = {"gemini-2.5-flash-image": 0.039, "gemini-3.1-flash-image": 0.067}
+"""Standard price of one image of 1024 px (Gemini API price list, 2026)."""
+
+
+def price_note(model: str, successor: str) -> str:
+    """Both prices in words, for whoever has to learn that images cost more from now on."""
+    before, after = DOLLARS_PER_IMAGE.get(model), DOLLARS_PER_IMAGE.get(successor)
+    if before is None or after is None:
+        return "check the price of an image under the new model"
+    return f"an image costs ${after:.3f} instead of ${before:.3f}"

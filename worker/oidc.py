@@ -1,0 +1,138 @@
+"""Google's ID tokens: signature, issuer, audience and account, certificates fetched once per max-age.
+
+Imports google-auth only when the first token comes: an instance that is called by secret never pays for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from worker.auth import CertificatesUnreachable, InvalidToken
+
+CLOCK_SKEW_SECONDS = 10
+FETCH_SECONDS = 5.0
+MAX_CACHE_SECONDS = 24 * 3600.0
+"""Google announces keys longer than this before it signs with them; its max-age is about 6 hours."""
+
+
+class Certificates(Protocol):
+    """An answer of the certificate endpoint, as google-auth reads it."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def data(self) -> bytes: ...
+
+
+Fetch = Callable[..., Certificates]
+
+
+def fetch_now(url: str, **options: Any) -> Certificates:
+    """Fetch over a fresh `requests` session; raises google-auth's TransportError."""
+    from google.auth.transport.requests import Request
+
+    answer: Certificates = Request()(url, **options)
+    return answer
+
+
+class CachedFetch:
+    """A `google.auth.transport.Request` that asks again only after the answer's max-age (seconds, monotonic).
+
+    An unknown key id does not make it ask earlier: whoever sends forged tokens would decide how often.
+    """
+
+    def __init__(self, fetch: Fetch = fetch_now, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, Certificates]] = {}
+
+    def __call__(self, url: str, method: str = "GET", **_options: Any) -> Certificates:
+        """The certificates at `url`; callers at the same time share one fetch.
+
+        Raises CertificatesUnreachable for an answer that holds none, such as a proxy's page.
+        """
+        with self._lock:
+            until, kept = self._kept.get(url, (0.0, None))
+            if kept is not None and self._monotonic() < until:
+                return kept
+            asked_at = self._monotonic()
+            answer = self._fetch(url, method=method, timeout=FETCH_SECONDS)
+            if not _holds_certificates(answer):
+                raise CertificatesUnreachable(f"status {answer.status} without certificates")
+            self._kept[url] = (asked_at + _fresh_seconds(answer.headers), answer)
+            return answer
+
+
+def _holds_certificates(answer: Certificates) -> bool:
+    if answer.status != 200:
+        return False
+    try:
+        found = json.loads(answer.data)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and all(isinstance(pem, str) for pem in found.values())
+
+
+def _fresh_seconds(headers: Mapping[str, str]) -> float:
+    control = headers.get("Cache-Control", "").lower()
+    age = headers.get("Age", "0")
+    found = re.search(r"\bmax-age=(\d{1,9})\b", control)
+    if found is None or "no-store" in control or "no-cache" in control:
+        return 0.0
+    return min(float(found[1]) - (float(age) if age.isdecimal() else 0.0), MAX_CACHE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class GoogleTokens:
+    """Good is a token for exactly `audience`, of exactly `service_account`, and `email_verified`."""
+
+    audience: str
+    service_account: str
+    fetch: Fetch = field(default_factory=CachedFetch)
+
+    def __post_init__(self) -> None:
+        if not self.audience or not self.service_account:
+            raise ValueError(
+                "audience and service account must both be given: google-auth takes None for any"
+            )
+
+    def verify(self, token: str) -> None:
+        """Return if the token is good. Raises InvalidToken and CertificatesUnreachable.
+
+        google-auth raises ValueError (audience, expiry, garbage, signature), GoogleAuthError (issuer) and
+        TransportError; KeyError, TypeError and RecursionError come from claims it does not expect.
+        """
+        from google.auth.exceptions import GoogleAuthError, InvalidValue, TransportError
+        from google.oauth2 import id_token
+
+        verify: Callable[..., Mapping[str, Any]] = id_token.verify_oauth2_token
+        try:
+            claims = verify(
+                token, self.fetch, audience=self.audience, clock_skew_in_seconds=CLOCK_SKEW_SECONDS
+            )
+        except TransportError as exc:
+            raise CertificatesUnreachable(type(exc).__name__) from exc
+        except InvalidValue as exc:
+            raise InvalidToken(self._why(token)) from exc
+        except (ValueError, GoogleAuthError, KeyError, TypeError, RecursionError) as exc:
+            raise InvalidToken("the bearer is no ID token that Google has signed") from exc
+        if claims.get("email") != self.service_account or claims.get("email_verified") is not True:
+            raise InvalidToken("the token is not of the account named by OIDC_SERVICE_ACCOUNT")
+
+    def _why(self, token: str) -> str:
+        """The likeliest mistake of a well-formed token; tells names of settings, no values."""
+        from google.auth import jwt
+
+        decode: Callable[..., Mapping[str, Any]] = jwt.decode
+        if decode(token, verify=False).get("aud") != self.audience:
+            return "the token's audience is not OIDC_AUDIENCE"
+        return "the token has expired, is not valid yet, or is signed in a way that Google does not use"

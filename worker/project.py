@@ -1,0 +1,61 @@
+"""The connection to the Supabase project: one async client, built at its first use, kept between runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from worker.settings import Secret
+
+if TYPE_CHECKING:
+    import httpx
+    from supabase import AsyncClient
+
+CONNECT_SECONDS = 5.0
+REPLY_SECONDS = 20.0
+"""Longest silence of Supabase within one call; each caller's own deadline comes on top of it."""
+
+
+class Project:
+    """Supabase's own client over an HTTP client of ours. One instance belongs to one event loop."""
+
+    def __init__(self, url: str, key: Secret) -> None:
+        self.url = url
+        self._key = key
+        self._http: httpx.AsyncClient | None = None
+        self._client: AsyncClient | None = None
+
+    @property
+    def http(self) -> httpx.AsyncClient:
+        """The HTTP client that everything to this project goes through; it reads no proxy settings."""
+        if self._http is None:
+            import httpx
+
+            self._http = httpx.AsyncClient(
+                timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS),
+                limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
+                trust_env=False,
+            )
+        return self._http
+
+    @property
+    def client(self) -> AsyncClient:
+        """Supabase's client with the service key: no session, no refreshing in the background."""
+        if self._client is None:
+            from supabase import AsyncClient, AsyncClientOptions
+
+            options = AsyncClientOptions(
+                httpx_client=self.http, auto_refresh_token=False, persist_session=False
+            )
+            self._client = AsyncClient(self.url, self._key.reveal(), options)
+        return self._client
+
+    def headers(self) -> dict[str, str]:
+        """What the service key looks like on the wire, for a request made without the client."""
+        key = self._key.reveal()
+        return {"apikey": key, "Authorization": f"Bearer {key}"}
+
+    async def close(self) -> None:
+        """Close the connections; a later use opens new ones."""
+        http, self._http, self._client = self._http, None, None
+        if http is not None:
+            await http.aclose()

@@ -1,0 +1,241 @@
+"""The queue's gateway: the database functions as methods, the only place that knows postgrest's errors.
+
+Each call is safe to repeat and is repeated when Supabase does not answer, within the time it is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import backoff
+
+from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
+from worker.job import Job
+from worker.project import Project
+
+TRIES = 4
+"""Tries of one call; with the waits of `_retrying` they take 3.5 s at most when Supabase refuses at once."""
+
+PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
+"""SQLSTATE classes that pass: connection, rollback, resources, locks, cancelled or shutting down, system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim gave: jobs, or a reason for none and the seconds until it may be different."""
+
+    jobs: tuple[Job, ...] = ()
+    successor: str | None = None
+    latency_seconds: float | None = None
+    photo_buckets: tuple[str, ...] = ()
+    reason: str | None = None
+    next_attempt_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A job's result on its way into the database; times in seconds from now."""
+
+    job_id: int
+    fence: str
+    outcome: str
+    code: str | None = None
+    message: str | None = None
+    retry_seconds: float = 0.0
+    until_daily_reset: bool = False
+    attempt_spent: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape `settle_generation_jobs` takes."""
+        return {
+            "jobId": self.job_id,
+            "fence": self.fence,
+            "outcome": self.outcome,
+            "code": self.code,
+            "message": self.message,
+            "retryInSeconds": round(self.retry_seconds, 3),
+            "untilDailyReset": self.until_daily_reset,
+            "attemptSpent": self.attempt_spent,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to a record: `recorded`, `already_recorded` (with the path that counts) or `job_final`."""
+
+    result: str
+    storage_path: str | None = field(default=None)
+
+
+class Queue:
+    """The database functions of `sql/`, called with the service key. Times in seconds."""
+
+    def __init__(self, project: Project, worker_id: str) -> None:
+        self._project = project
+        self._worker_id = worker_id
+
+    async def claim(
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        timeout_seconds: float,
+    ) -> Claim:
+        """Claim up to `max_jobs` for a run that lasts `run_seconds` more. The same claim id gives the same jobs."""
+        params = {
+            "p_run_id": str(run_id),
+            "p_worker_id": self._worker_id,
+            "p_claim_id": str(claim_id),
+            "p_max_jobs": max_jobs,
+            "p_run_seconds": round(run_seconds, 3),
+            "p_model": model,
+        }
+        answer = await self._call("claim_generation_jobs", params, timeout_seconds)
+        return Claim(
+            jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
+            successor=answer.get("successor"),
+            latency_seconds=answer.get("latencySeconds"),
+            photo_buckets=tuple(answer.get("photoBuckets", ())),
+            reason=answer.get("reason"),
+            next_attempt_seconds=answer.get("nextAttemptInSeconds"),
+        )
+
+    async def record_photo(
+        self, job: Job, index: int, photo: Mapping[str, Any], timeout_seconds: float
+    ) -> Recorded:
+        """Record a stored image; the first writer wins until the job is final."""
+        params = {"p_job_id": job.id, "p_image_index": index, "p_photo": dict(photo)}
+        answer = await self._call("record_generated_photo", params, timeout_seconds)
+        return Recorded(answer["result"], answer["storagePath"])
+
+    async def record_failed_image(
+        self, job: Job, index: int, code: str, message: str, timeout_seconds: float
+    ) -> Recorded:
+        """Record that an image will never be made."""
+        params = {"p_job_id": job.id, "p_image_index": index, "p_code": code, "p_message": message}
+        return Recorded((await self._call("record_failed_image", params, timeout_seconds))["result"])
+
+    async def settle(
+        self, settlements: Sequence[Settlement], timeout_seconds: float
+    ) -> dict[int, str | None]:
+        """Settle jobs; returns each one's new status, None where the lease was lost."""
+        params = {"p_results": [settlement.as_json() for settlement in settlements]}
+        answer = await self._call("settle_generation_jobs", params, timeout_seconds)
+        return {row["jobId"]: row["status"] for row in answer["results"]}
+
+    async def finish(
+        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
+    ) -> None:
+        """End the run; `spent` are the jobs still held for which a request was sent."""
+        params = {
+            "p_run_id": str(run_id),
+            "p_worker_id": self._worker_id,
+            "p_summary": dict(summary),
+            "p_spent_jobs": list(spent),
+        }
+        await self._call("finish_generation_run", params, timeout_seconds)
+
+    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None:
+        """Remember that `model` was shut down and which one takes its place."""
+        params = {"p_model": model, "p_successor": successor}
+        await self._call("set_generation_model_successor", params, timeout_seconds)
+
+    async def operate(
+        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0
+    ) -> dict[str, Any]:
+        """Call one of the operators' functions by name and return its answer."""
+        return await self._call(function, params, timeout_seconds)
+
+    async def enqueue(
+        self,
+        request: Mapping[str, Any],
+        idempotency_key: str | None,
+        access_token: str | None = None,
+        publishable_key: str = "",
+        timeout_seconds: float = 30.0,
+    ) -> dict[str, Any]:
+        """Enqueue an order, as the user of `access_token` or with the service key. Repeated only with a key."""
+        params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
+        tries = TRIES if idempotency_key else 1
+        headers = None
+        if access_token is not None:
+            headers = {"apikey": publishable_key, "Authorization": f"Bearer {access_token}"}
+        return await self._call("enqueue_generation_batch", params, timeout_seconds, tries, headers)
+
+    async def _call(
+        self,
+        function: str,
+        params: Mapping[str, Any],
+        timeout_seconds: float,
+        tries: int = TRIES,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
+
+        @backoff.on_exception(
+            backoff.expo,
+            QueueUnavailable,
+            max_tries=tries,
+            factor=0.5,
+            max_value=2,
+            jitter=backoff.full_jitter,
+            logger=None,
+        )
+        async def attempt() -> dict[str, Any]:
+            request = self._project.client.postgrest.rpc(function, dict(params))
+            for name, value in (headers or {}).items():
+                request.request.headers[name] = value
+            with translated(function):
+                data = (await request.execute()).data
+            if not isinstance(data, dict):
+                raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
+            return data
+
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await attempt()
+        except TimeoutError as exc:
+            raise QueueUnavailable("timeout", f"{function} did not answer in time") from exc
+
+
+@contextmanager
+def translated(function: str) -> Iterator[None]:
+    """Turn what postgrest and its HTTP client raise into our errors; told by class and code alone."""
+    import httpx
+    from postgrest import APIError
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except APIError as exc:
+        raise meaning(exc.code, exc.message, exc.details, exc.hint, function) from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as exc:
+        raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}") from exc
+
+
+def meaning(
+    code: str | int | None, message: str | None, details: object, hint: str | None, function: str
+) -> GenerationError:
+    """What a PostgREST error means. `code` is an SQLSTATE or PGRST code, or an HTTP status if the body was no JSON."""
+    text = str(code)
+    said = message or "no message"
+    if text.startswith("PT") and text[2:].isdigit():
+        return QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
+    if text in ("PGRST202", "42883"):
+        return Misconfigured(
+            "schema_missing", f"the database has no function {function}: apply sql/install.sql"
+        )
+    if text.startswith("PGRST3") or text in ("401", "403", "42501"):
+        return Misconfigured(
+            "key_refused", f"Supabase refused the key or its rights ({text}): check SUPABASE_SERVICE_ROLE_KEY"
+        )
+    if text[:2] in PASSING_SQLSTATES or text.startswith("PGRST0") or not text[:1].isdigit() or len(text) == 3:
+        return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
+    return QueueRefused("database_error", f"{function}: {said}", 500, hint)

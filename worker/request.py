@@ -1,0 +1,140 @@
+"""What a caller may ask for: bodies are read strictly, and each refusal names the field and the mend.
+
+Pure: knows no server and no framework. Values of the caller are never echoed, only names of fields.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+MAX_JOBS = 1000
+"""Most jobs one run may be asked for; far above what 240 s can do, it only stops typing errors."""
+
+JSON_TYPES = ("", "application/json", "application/octet-stream")
+"""Content types read as JSON: none, JSON, and what Cloud Scheduler sends when nobody sets a header."""
+
+
+class RequestRefused(Exception):
+    """The request is answered with an error: `status` is HTTP's, `hint` says what to do about it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """One run as ordered; None leaves the settings' default. `dry_run` only looks and claims nothing."""
+
+    max_jobs: int | None = None
+    budget_seconds: float | None = None
+    dry_run: bool = False
+
+
+def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:
+    """Read the optional body of a run; an empty one asks for the defaults, whatever its content type."""
+    if not body.strip():
+        return RunRequest()
+    fields = parse_object(body, content_type)
+    for name in fields:
+        if name not in ("maxJobs", "budgetSeconds", "dryRun"):
+            raise _invalid(f"unknown field {name[:60]!r}", "allowed are maxJobs, budgetSeconds and dryRun")
+    return RunRequest(
+        max_jobs=_max_jobs(fields),
+        budget_seconds=_budget_seconds(fields, max_budget_seconds),
+        dry_run=_dry_run(fields),
+    )
+
+
+def _max_jobs(fields: Mapping[str, Any]) -> int | None:
+    if "maxJobs" not in fields:
+        return None
+    value = fields["maxJobs"]
+    if type(value) is not int or not 1 <= value <= MAX_JOBS:  # bool is an int to isinstance
+        raise _invalid(f"maxJobs must be a whole number from 1 to {MAX_JOBS}", "or leave the field out")
+    return value
+
+
+def _budget_seconds(fields: Mapping[str, Any], most: float) -> float | None:
+    if "budgetSeconds" not in fields:
+        return None
+    value = fields["budgetSeconds"]
+    if type(value) not in (int, float) or not 1 <= value <= most:
+        raise _invalid(
+            f"budgetSeconds must be a number from 1 to {most:g}",
+            "the upper bound is the invocation timeout; leave the field out for the default",
+        )
+    return float(value)
+
+
+def _dry_run(fields: Mapping[str, Any]) -> bool:
+    value = fields.get("dryRun", False)
+    if type(value) is not bool:
+        raise _invalid("dryRun must be true or false", "or leave the field out")
+    return value
+
+
+def parse_object(body: bytes, content_type: str) -> dict[str, Any]:
+    """Read a JSON object whose every value can be passed on to Postgres as `jsonb`, or refuse it."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in JSON_TYPES and not kind.endswith("+json"):
+        raise RequestRefused(
+            415, "unsupported_media_type", "the body must be JSON", "send Content-Type: application/json"
+        )
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_not_a_number)
+    except UnicodeDecodeError as exc:
+        raise _bad_json("the body is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise _bad_json(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from exc
+    except ValueError as exc:  # a NaN, or an integer of more digits than Python will read
+        raise _bad_json("a number in the body cannot be read") from exc
+    except RecursionError as exc:  # a body of 64 KiB of "[" is enough
+        raise _bad_json("the body is nested too deeply") from exc
+    if not isinstance(value, dict):
+        raise _invalid("the body must be a JSON object", 'for example {"dryRun": true}')
+    _check_storable(value)
+    return value
+
+
+def _check_storable(root: Any) -> None:
+    """Refuse what Python reads but `jsonb` or UTF-8 cannot carry: NUL, lone surrogates, infinity."""
+    waiting = [root]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting.extend(value.keys())
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _bad_json("a number in the body is too large")
+        elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            raise _bad_json("a text in the body contains NUL or half of a surrogate pair")
+
+
+def _not_a_number(_constant: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _bad_json(message: str) -> RequestRefused:
+    return RequestRefused(400, "invalid_json", message, "send one JSON object in UTF-8")
+
+
+def _invalid(message: str, hint: str) -> RequestRefused:
+    return RequestRefused(400, "invalid_request", message, hint)

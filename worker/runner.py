@@ -1,0 +1,330 @@
+"""One run: claims jobs, works on many at once, settles them in groups, finishes, and sums up.
+
+Ends by itself: when the queue is empty, its jobs or its time are used up, or nothing can work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from worker import log
+from worker.budget import Budget
+from worker.errors import GenerationError, Misconfigured, ModelRetired
+from worker.job import Job
+from worker.model import price_note
+from worker.outcome import Abandoned, ImageErred, ImageOutcome, JobOutcome, Retry, decide
+from worker.pacer import Pacer
+from worker.pipeline import Model, Photos, Pipeline, Recorder, RunState, Store
+from worker.queue import Claim, Settlement
+from worker.request import RunRequest
+from worker.retry import Uniform
+from worker.settings import Settings
+from worker.settle import settlement
+from worker.summary import StopReason, Summary
+
+CLAIM_SECONDS = 20.0
+SHUTDOWN_SECONDS = 8.0
+"""Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
+
+CLAIM_REASONS: dict[str | None, StopReason] = {"busy": "busy"}
+
+
+class Queue(Recorder, Protocol):
+    """What a run needs of the queue beyond recording."""
+
+    async def claim(
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        timeout_seconds: float,
+    ) -> Claim: ...
+
+    async def settle(
+        self, settlements: Sequence[Settlement], timeout_seconds: float
+    ) -> dict[int, str | None]: ...
+
+    async def finish(
+        self, run_id: UUID, summary: dict[str, Any], spent: Sequence[int], timeout_seconds: float
+    ) -> None: ...
+
+    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
+
+
+class PhotoLender(Photos, Protocol):
+    """Source photos for one run, to be given back at its end."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets."""
+
+    queue: Queue
+    gemini: Model
+    store: Store
+    photos: Callable[[Sequence[str]], PhotoLender]
+    monotonic: Callable[[], float]
+    uniform: Uniform
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How work on a job ended, before it is settled."""
+
+    job: Job
+    images: Sequence[ImageOutcome]
+    outcome: JobOutcome
+
+
+class Run:
+    """One invocation's run. Make one, `execute` it once; `stop` may come at any time from the same loop."""
+
+    def __init__(self, settings: Settings, tools: Tools, request: RunRequest) -> None:
+        self._settings = settings
+        self._tools = tools
+        self._id = uuid4()
+        self._max_jobs = request.max_jobs or settings.max_jobs
+        seconds = min(
+            request.budget_seconds or settings.invocation_timeout_seconds, settings.invocation_timeout_seconds
+        )
+        self._budget = Budget(seconds, settings.margin_seconds, tools.monotonic)
+        self._state = RunState(
+            budget=self._budget,
+            pacer=Pacer(settings.min_start_interval_seconds, tools.monotonic),
+            images=asyncio.Semaphore(settings.images_at_a_time),
+            model=settings.gemini_model_name,
+            call_timeout_seconds=settings.call_timeout_seconds,
+        )
+        self._summary = Summary(str(self._id), settings.worker_id, self._state.model)
+        self._active: dict[asyncio.Task[JobEnd], Job] = {}
+        self._photos: PhotoLender | None = None
+        self._queue_ran_dry = False
+        self._must_finish = False
+
+    def stop(self) -> None:
+        """Claim and start nothing more, and answer within SHUTDOWN_SECONDS."""
+        self._stop_for("shutdown")
+        self._budget.shorten(SHUTDOWN_SECONDS)
+
+    async def execute(self) -> dict[str, Any]:
+        """Run to the end and return the summary. Raises QueueUnavailable if the first claim fails."""
+        with log.bound(run=str(self._id)):
+            try:
+                await self._claim_and_work()
+                await self._drain()
+            finally:
+                await self._close()
+            summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
+            log.event("run_finished", **{k: v for k, v in summary.items() if k not in ("runId", "images")})
+            return summary
+
+    async def _claim_and_work(self) -> None:
+        while not self._should_stop():
+            try:
+                claim = await self._claim()
+            except GenerationError as error:
+                await self._claim_failed(error)
+                return
+            if claim.jobs:
+                self._start(claim)
+                await self._make_room()
+            elif claim.reason == "isolated" and self._active:
+                await self._settle_next()
+            else:
+                self._summary.next_attempt_seconds = claim.next_attempt_seconds
+                self._stop_for(CLAIM_REASONS.get(claim.reason, "queue_empty"), pause=False)
+
+    def _should_stop(self) -> bool:
+        """Whether to claim no more; notes the reason the first time."""
+        if self._summary.stop_reason is None:
+            if self._summary.claimed >= self._max_jobs:
+                self._stop_for("max_jobs", pause=False)
+            elif self._state.pacer.blocked_until > self._budget.start:
+                self._stop_for("rate_limited", pause=False)
+            elif self._budget.passed(self._budget.start):
+                self._stop_for("budget", pause=False)
+        return self._summary.stop_reason is not None
+
+    def _stop_for(self, reason: StopReason, pause: bool = True) -> None:
+        """End the claiming; with `pause`, also start nothing more of what was claimed."""
+        if self._summary.stop_reason is None or pause:
+            self._summary.stop_reason = reason
+        if pause:
+            self._state.pacer.close()
+
+    async def _claim(self) -> Claim:
+        room = min(self._settings.jobs_at_a_time - len(self._active), self._max_jobs - self._summary.claimed)
+        claim = await self._tools.queue.claim(
+            self._id,
+            uuid4(),
+            room,
+            max(self._budget.remaining(self._budget.end), 1.0),
+            self._state.model,
+            min(CLAIM_SECONDS, max(self._budget.remaining(self._budget.generate), 1.0)),
+        )
+        self._queue_ran_dry = len(claim.jobs) < room
+        return claim
+
+    async def _claim_failed(self, error: GenerationError) -> None:
+        """The answer may have been lost after the database gave jobs out: only finishing frees them."""
+        self._must_finish = True
+        log.event("claim_failed", level="error", code=error.code, reason=error.message)
+        if isinstance(error, Misconfigured):
+            self._summary.problem = error.message
+            self._stop_for("misconfigured", pause=False)
+        elif self._summary.claimed == 0:
+            raise error
+        else:
+            self._stop_for("queue_lost", pause=False)
+
+    def _start(self, claim: Claim) -> None:
+        self._must_finish = True
+        self._budget.latency_seconds = claim.latency_seconds
+        if claim.successor and self._settings.gemini_model_fallback:
+            self._use_model(self._settings.gemini_model_fallback)
+        if self._photos is None:
+            self._photos = self._tools.photos(claim.photo_buckets)
+        tools = self._tools
+        pipeline = Pipeline(self._photos, tools.gemini, tools.store, tools.queue, self._state)
+        for job in claim.jobs:
+            self._summary.claimed += 1
+            log.event(
+                "job_claimed", job=job.id, batch=job.batch_id, attempt=job.attempt, images=len(job.missing)
+            )
+            self._active[asyncio.create_task(_work(pipeline, job))] = job
+
+    def _use_model(self, model: str) -> None:
+        self._state.model = self._summary.model = model
+
+    async def _make_room(self) -> None:
+        """Wait until another claim is worth its round trip: a quarter of the places free, or, when the
+        last claim emptied the queue, all of them."""
+        most = 0 if self._queue_ran_dry else self._settings.jobs_at_a_time * 3 // 4
+        while len(self._active) > most and not self._budget.passed(self._budget.save):
+            await self._settle_next()
+
+    async def _drain(self) -> None:
+        """Settle what ends before the save deadline; abandon the rest, which finishing releases."""
+        while self._active and not self._budget.passed(self._budget.save):
+            await self._settle_next()
+        for task, job in self._active.items():
+            task.cancel()
+            log.event("job_abandoned", level="error", job=job.id, batch=job.batch_id)
+
+    async def _settle_next(self) -> None:
+        """Wait for jobs to end and settle all that have ended by then in one call."""
+        remaining = self._budget.remaining(self._budget.save)
+        # Short waits, so that a shutdown that draws the deadline nearer is noticed.
+        done, _ = await asyncio.wait(
+            self._active, timeout=min(remaining, 0.5), return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            return
+        ends = [task.result() for task in done]
+        for task in done:
+            del self._active[task]
+        await self._settle(ends)
+        for end in ends:
+            await self._heed(end)
+
+    async def _settle(self, ends: Sequence[JobEnd]) -> None:
+        results = {}
+        for end in ends:
+            self._summary.add_images(end.images)
+            if isinstance(end.outcome, Abandoned):
+                self._summary.add_job(None)
+            else:
+                results[end.job.id] = settlement(end.job, end.outcome, self._settings, self._tools.uniform)
+        if not results:
+            return
+        try:
+            statuses = await self._tools.queue.settle(
+                list(results.values()), max(self._budget.remaining(self._budget.answer), 1.0)
+            )
+        except GenerationError as error:
+            # The leases run out, or finishing releases them; what was recorded is not made again.
+            log.event("settle_failed", level="error", code=error.code, jobs=len(results))
+            statuses = dict.fromkeys(results)
+        for end in ends:
+            if end.job.id in results:
+                self._summary.add_job(statuses.get(end.job.id))
+                self._tell(end, results[end.job.id], statuses.get(end.job.id))
+
+    def _tell(self, end: JobEnd, result: Settlement, status: str | None) -> None:
+        log.event(
+            f"job_{status or 'lease_lost'}", job=end.job.id, batch=end.job.batch_id, attempt=end.job.attempt,
+            outcome=result.outcome, code=result.code, level="warning" if status != "completed" else "info",
+        )  # fmt: skip
+
+    async def _heed(self, end: JobEnd) -> None:
+        """Act on an error that concerns more than its job: change the model over, or stop the run."""
+        errors = [o.error for o in end.images if isinstance(o, ImageErred)]
+        for error in errors:
+            if isinstance(error, ModelRetired) and error.model != self._state.model:
+                continue  # asked before the change-over
+            if isinstance(error, ModelRetired) and self._may_change_over(error):
+                await self._change_over(error.model)
+            elif isinstance(error, Misconfigured):
+                self._misconfigured(error)
+
+    def _may_change_over(self, error: ModelRetired) -> bool:
+        settings = self._settings
+        return settings.gemini_model_fallback is not None and error.model == settings.gemini_model_name
+
+    async def _change_over(self, retired: str) -> None:
+        """Go on with the successor: remember it, let the old model's jobs come back, start again."""
+        successor = self._settings.gemini_model_fallback or retired
+        self._use_model(successor)
+        self._summary.changed_over_from = retired
+        note = price_note(retired, successor)
+        log.event("model_changed_over", level="warning", model=retired, successor=successor, note=note)
+        try:
+            await self._tools.queue.set_successor(retired, successor, CLAIM_SECONDS)
+        except GenerationError as error:
+            log.event("successor_not_remembered", level="error", code=error.code, reason=error.message)
+        while self._active and not self._budget.passed(self._budget.save):
+            await self._settle_next()
+        if self._summary.stop_reason is None:
+            self._queue_ran_dry = False
+            self._state.pacer.reopen()
+
+    def _misconfigured(self, error: Misconfigured) -> None:
+        self._summary.problem = error.message
+        if self._summary.stop_reason != "misconfigured":
+            log.event("misconfigured", level="error", code=error.code, reason=error.message)
+        self._stop_for("misconfigured")
+
+    async def _close(self) -> None:
+        if self._photos is not None:
+            await self._photos.close()
+        if not self._must_finish:
+            return
+        summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
+        held = [job.id for job in self._active.values() if job.id in self._state.sent]
+        try:
+            await self._tools.queue.finish(
+                self._id, summary, held, max(self._budget.remaining(self._budget.answer), 1.0)
+            )
+        except (GenerationError, asyncio.CancelledError) as error:
+            log.event("finish_failed", level="error", reason=str(error))
+
+
+async def _work(pipeline: Pipeline, job: Job) -> JobEnd:
+    """The job boundary: whatever is unexpected becomes a retry, bounded by the job's attempts."""
+    with log.bound(job=job.id, batch=job.batch_id):
+        try:
+            images = await pipeline.work(job)
+        except Exception:
+            log.event("job_crashed", level="error", exc_info=True)
+            return JobEnd(
+                job, (), Retry("internal", "An unexpected error; the worker's log has its traceback.")
+            )
+        return JobEnd(job, images, decide(images))

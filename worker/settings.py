@@ -1,0 +1,200 @@
+"""The settings: one frozen object read from environment variables, all problems reported at once.
+
+Checks relations as well as values, so that a run that starts can also end in time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from worker.model import DEFAULT_MODEL, SUCCESSORS
+
+MAX_RUN_SECONDS = 270.0
+"""A run never lasts longer, whatever the platform allows, so that its leases (at most 290 s) end within
+five minutes and "locked for more than 5 minutes" always means a dead worker."""
+
+STORE_SECONDS = 15.0
+"""What storing and recording an image may take once its bytes are here: a 5 MB upload and an RPC, with retries."""
+
+
+class Secret:
+    """A text that shows itself only when asked to; falsy when empty."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+class InvalidSettings(Exception):
+    """Settings that are missing, malformed or contradict each other; `problems` has a line for each."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("settings: " + "; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a worker needs to know; times in seconds. The README's table explains each."""
+
+    supabase_url: str
+    supabase_service_role_key: Secret
+    gemini_api_key: Secret
+    gemini_model_name: str = DEFAULT_MODEL
+    gemini_model_is_default: bool = True
+    gemini_model_fallback: str | None = None
+    worker_id: str
+    worker_secret: Secret = field(default_factory=lambda: Secret(""))
+    oidc_audience: str | None = None
+    oidc_service_account: str | None = None
+    supabase_publishable_key: str = ""
+    cors_allowed_origins: tuple[str, ...] = ("*",)
+    invocation_timeout_seconds: float = 240.0
+    margin_seconds: float = 20.0
+    call_timeout_seconds: float = 60.0
+    jobs_at_a_time: int = 10
+    images_at_a_time: int = 10
+    max_jobs: int = 100
+    min_start_interval_seconds: float = 0.0
+    retry_base_seconds: float = 10.0
+    retry_cap_seconds: float = 600.0
+    max_idle_seconds: float = 30.0
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], default_worker_id: str) -> Settings:
+        """Read the settings from environment variables. Raises InvalidSettings with every problem found."""
+        read = _Reader(env)
+        named = read.text("GEMINI_MODEL_NAME")
+        model = named or DEFAULT_MODEL
+        settings = cls(
+            supabase_url=read.url("SUPABASE_URL"),
+            supabase_service_role_key=Secret(read.required("SUPABASE_SERVICE_ROLE_KEY")),
+            gemini_api_key=Secret(read.required("GEMINI_API_KEY")),
+            gemini_model_name=model,
+            gemini_model_is_default=not named,
+            gemini_model_fallback=None if named else _fallback(read.text("GEMINI_MODEL_FALLBACK"), model),
+            worker_id=read.worker_id(default_worker_id),
+            worker_secret=Secret(read.text("WORKER_SECRET")),
+            oidc_audience=read.text("OIDC_AUDIENCE") or None,
+            oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
+            supabase_publishable_key=read.text("SUPABASE_ANON_KEY"),
+            cors_allowed_origins=read.names("CORS_ALLOWED_ORIGINS") or ("*",),
+            invocation_timeout_seconds=_invocation_timeout(read),
+            margin_seconds=read.number("MARGIN_SECONDS", 20.0, 2.0, 120.0),
+            call_timeout_seconds=read.number("CALL_TIMEOUT_SECONDS", 60.0, 1.0, 200.0),
+            jobs_at_a_time=read.whole("JOBS_AT_A_TIME", 10, 1, 100),
+            images_at_a_time=read.whole("IMAGES_AT_A_TIME", 10, 1, 100),
+            max_jobs=read.whole("MAX_JOBS", 100, 1, 1000),
+            min_start_interval_seconds=read.number("MIN_START_INTERVAL_SECONDS", 0.0, 0.0, 60.0),
+            retry_base_seconds=read.number("RETRY_BASE_SECONDS", 10.0, 0.1, 600.0),
+            retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
+            max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
+        )
+        problems = (*read.problems, *_contradictions(settings))
+        if problems:
+            raise InvalidSettings(problems)
+        return settings
+
+
+def _fallback(value: str, model: str) -> str | None:
+    if value.lower() == "off":
+        return None
+    return value or SUCCESSORS.get(model)
+
+
+def _invocation_timeout(read: _Reader) -> float:
+    """Ours if set, else the platform's, which Cloud Run puts into CLOUD_RUN_TIMEOUT_SECONDS; else 240 s."""
+    for name in ("INVOCATION_TIMEOUT_SECONDS", "CLOUD_RUN_TIMEOUT_SECONDS"):
+        if read.text(name):
+            return read.number(name, 240.0, 10.0, 3600.0)
+    return 240.0
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Relations between settings that would let a run outlive its invocation, or never start anything."""
+    problems = []
+    run = min(settings.invocation_timeout_seconds, MAX_RUN_SECONDS)
+    if settings.call_timeout_seconds + settings.margin_seconds >= run:
+        problems.append(
+            f"CALL_TIMEOUT_SECONDS ({settings.call_timeout_seconds:g}) + MARGIN_SECONDS "
+            f"({settings.margin_seconds:g}) must be less than the run's {run:g} s: raise the invocation timeout or lower them"
+        )
+    if settings.retry_base_seconds > settings.retry_cap_seconds:
+        problems.append("RETRY_BASE_SECONDS must not be above RETRY_CAP_SECONDS")
+    if bool(settings.oidc_audience) != bool(settings.oidc_service_account):
+        problems.append("OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT belong together: set both or neither")
+    if settings.worker_secret and len(settings.worker_secret.reveal()) < 16:
+        problems.append("WORKER_SECRET must have at least 16 characters (try: openssl rand -hex 32)")
+    return problems
+
+
+class _Reader:
+    """Reads variables and collects what is wrong; returns a usable value all the same, so as to read on."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self.problems: list[str] = []
+
+    def text(self, name: str) -> str:
+        return self._env.get(name, "").strip()
+
+    def required(self, name: str) -> str:
+        value = self.text(name)
+        if not value:
+            self.problems.append(f"{name} is not set")
+        return value
+
+    def names(self, name: str) -> tuple[str, ...]:
+        return tuple(part.strip() for part in self.text(name).split(",") if part.strip())
+
+    def url(self, name: str) -> str:
+        value = self.required(name).rstrip("/")
+        if not value:
+            return value
+        parts = urlsplit(value)
+        local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+        if parts.scheme != "https" and not (parts.scheme == "http" and local):
+            self.problems.append(f"{name} must be an https:// address (http:// only on this machine)")
+        elif not parts.hostname or parts.path or parts.query or parts.username:
+            self.problems.append(f"{name} must be the project's bare address, like https://abc.supabase.co")
+        return value
+
+    def worker_id(self, default: str) -> str:
+        value = self.text("WORKER_ID") or default
+        if not re.fullmatch(r"[A-Za-z0-9._:@-]{1,100}", value):
+            self.problems.append("WORKER_ID must be 1 to 100 of the characters A-Z a-z 0-9 . _ : @ -")
+        return value
+
+    def number(self, name: str, default: float, least: float, most: float) -> float:
+        value = self.text(name)
+        try:
+            number = float(value) if value else default
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:
+            self.problems.append(f"{name} must be a number from {least:g} to {most:g}, not {value[:20]!r}")
+            return default
+        return number
+
+    def whole(self, name: str, default: int, least: int, most: int) -> int:
+        number = self.number(name, default, least, most)
+        if number != int(number):
+            self.problems.append(f"{name} must be a whole number, not {number:g}")
+            return default
+        return int(number)

@@ -1,0 +1,219 @@
+"""The Storage adapter: generated images in, source photos and orphaned images out.
+
+Objects are written once and never overwritten; the only place that knows storage3's errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import backoff
+
+from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
+from worker.image import inspect
+from worker.job import GeneratedImage, Job, Usage
+from worker.project import Project
+
+BUCKET = "generated-photos"
+MAX_OBJECT_BYTES = 50 * 1024 * 1024
+"""The bucket's own limit (sql/90_storage.sql)."""
+
+OBJECT_NAME = re.compile(r"(\d{1,3})-[0-9a-f]{16}")
+UNKNOWN_MODEL = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An object that lies in a job's folder, and what its row has to say."""
+
+    path: str
+    photo: Mapping[str, Any]
+
+
+def object_path(job: Job, index: int, data: bytes) -> str:
+    """`{user}/{batch}/{job}/{index}-{first 16 of sha256}`: the same bytes always get the same name."""
+    return f"{job.folder}/{index}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def photo_row(path: str, image: GeneratedImage) -> dict[str, Any]:
+    """What `record_generated_photo` is told of an image; also kept with the object, so that it can be adopted."""
+    return {
+        "storagePath": path,
+        "mimeType": image.mime_type,
+        "width": image.width,
+        "height": image.height,
+        "bytes": len(image.data),
+        "model": image.usage.model,
+        "promptTokens": image.usage.prompt_tokens,
+        "outputTokens": image.usage.output_tokens,
+        "generationMs": image.usage.generation_ms,
+    }
+
+
+class PhotoStore:
+    """The private bucket of generated photos, and any bucket's source photos."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def put(self, path: str, image: GeneratedImage, timeout_seconds: float) -> None:
+        """Store an image under its content's name. Already being there is success: the bytes are the same."""
+
+        @backoff.on_exception(
+            backoff.expo, QueueUnavailable, max_tries=3, factor=0.5, max_value=2,
+            jitter=backoff.full_jitter, logger=None,
+        )  # fmt: skip
+        async def attempt() -> None:
+            with translated("upload"):
+                await self._bucket().upload(
+                    path,
+                    image.data,
+                    {"content-type": image.mime_type, "metadata": photo_row(path, image)},
+                )
+
+        async with _in_time("upload", timeout_seconds):
+            try:
+                await attempt()
+            except _Duplicate:
+                return
+
+    async def remove(self, path: str, timeout_seconds: float) -> None:
+        """Remove an object of our own that the database did not want."""
+        async with _in_time("remove", timeout_seconds):
+            with translated("remove"):
+                await self._bucket().remove([path])
+
+    async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
+        """The images that earlier claims stored in the job's folder, by index; the first of an index counts."""
+        found: dict[int, StoredImage] = {}
+        async with _in_time("list", timeout_seconds):
+            with translated("list"):
+                listing = await self._bucket().list(job.folder, {"limit": 1000})
+            for entry in sorted(listing, key=lambda entry: str(entry["name"])):
+                # Supabase names an object within its folder, other servers by its whole path.
+                name = str(entry["name"]).rsplit("/", 1)[-1]
+                match = OBJECT_NAME.fullmatch(name)
+                if match and int(match[1]) not in found:
+                    path = f"{job.folder}/{name}"
+                    found[int(match[1])] = StoredImage(path, await self._describe(path))
+        return found
+
+    async def _describe(self, path: str) -> dict[str, Any]:
+        """The row of a stored object: from its metadata, or from its bytes where Storage did not keep any."""
+        with translated("info"):
+            info = await self._bucket().info(path)
+        for key in ("user_metadata", "metadata"):
+            kept = info.get(key)
+            if isinstance(kept, str):
+                kept = json.loads(kept)
+            if isinstance(kept, dict) and kept.get("storagePath") == path:
+                return kept
+        data = await self.download(BUCKET, path, MAX_OBJECT_BYTES)
+        info_read = inspect(data)
+        return photo_row(
+            path,
+            GeneratedImage(
+                data, info_read.mime_type, info_read.width, info_read.height, Usage(model=UNKNOWN_MODEL)
+            ),
+        )
+
+    async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
+        """Read an object, at most `max_bytes`. Raises BadInput (missing, too large) or Transient."""
+        import httpx
+
+        url = f"{self._project.url}/storage/v1/object/{quote(bucket)}/{quote(path)}"
+        data = bytearray()
+        try:
+            async with self._project.http.stream("GET", url, headers=self._project.headers()) as response:
+                if response.status_code != 200:
+                    raise _download_error(response.status_code, await response.aread(), path)
+                async for chunk in response.aiter_bytes():
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise BadInput("photo_too_large", f"{_shown(path)}: larger than {max_bytes} bytes")
+        except httpx.HTTPError as exc:
+            raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
+        return bytes(data)
+
+    async def check(self, timeout_seconds: float = 10.0) -> None:
+        """That the bucket is there and private. Raises Misconfigured or QueueUnavailable."""
+        async with _in_time("bucket", timeout_seconds):
+            with translated("bucket"):
+                bucket = await self._project.client.storage.get_bucket(BUCKET)
+        if bucket.public:
+            raise Misconfigured(
+                "bucket_public", f"bucket {BUCKET} is public: anybody can read the photos; make it private"
+            )
+
+    def _bucket(self) -> Any:
+        return self._project.client.storage.from_(BUCKET)
+
+
+class _Duplicate(Exception):
+    """The object is there already."""
+
+
+@asynccontextmanager
+async def _in_time(what: str, timeout_seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as exc:
+        raise QueueUnavailable("timeout", f"Storage: {what} did not end in time") from exc
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn what storage3 and its HTTP client raise into our errors; told by class and status alone."""
+    import httpx
+    from pydantic import ValidationError
+    from storage3.exceptions import StorageApiError
+
+    try:
+        yield
+    except StorageApiError as exc:
+        raise meaning(str(exc.status), what) from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError, KeyError) as exc:
+        raise QueueUnavailable("unreachable", f"Storage: {what}: {type(exc).__name__}") from exc
+
+
+def meaning(status: str, what: str) -> Exception:
+    """What a Storage error means, by the status in its body (its HTTP status is often 400)."""
+    if status == "409":
+        return _Duplicate(what)
+    if status in ("401", "403"):
+        return Misconfigured(
+            "storage_refused", f"Storage refused to {what} ({status}): check SUPABASE_SERVICE_ROLE_KEY"
+        )
+    if status == "404":
+        return Misconfigured(
+            "bucket_missing", f"Storage has no bucket {BUCKET} for {what}: apply sql/install.sql"
+        )
+    return QueueUnavailable("unavailable", f"Storage answered {status} to {what}")
+
+
+def _download_error(http_status: int, body: bytes, path: str) -> GenerationError:
+    """A missing object is 404, or 400 with the real status in the body."""
+    try:
+        status = int(json.loads(body)["statusCode"])
+    except (ValueError, TypeError, KeyError):
+        status = http_status
+    if status in (400, 404):
+        return BadInput("photo_missing", f"{_shown(path)}: the photo is not there (any more)")
+    if status in (401, 403):
+        return Misconfigured(
+            "storage_refused", f"Storage refused to read a photo ({status}): check SUPABASE_SERVICE_ROLE_KEY"
+        )
+    return Transient("photo_host_unavailable", f"{_shown(path)}: Storage answered {status}")
+
+
+def _shown(path: str) -> str:
+    return path.rsplit("/", 1)[-1][:80]

@@ -1,0 +1,90 @@
+"""The run's summary: a fold over the same outcomes that were settled, so that it cannot disagree with them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, assert_never
+
+from worker.errors import Refused
+from worker.outcome import (
+    CUT,
+    ImageDiscarded,
+    ImageErred,
+    ImageMade,
+    ImageNotStarted,
+    ImageOutcome,
+)
+
+StopReason = Literal[
+    "queue_empty", "budget", "max_jobs", "rate_limited", "busy", "misconfigured", "shutdown", "queue_lost"
+]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What one run did. Jobs are counted by the status the database gave them, images by their outcome."""
+
+    run_id: str
+    worker_id: str
+    model: str
+    stop_reason: StopReason | None = None
+    next_attempt_seconds: float | None = None
+    problem: str | None = None
+    changed_over_from: str | None = None
+    claimed: int = 0
+    jobs: Counter[str] = field(default_factory=Counter)
+    images: Counter[str] = field(default_factory=Counter)
+
+    def add_images(self, outcomes: Sequence[ImageOutcome]) -> None:
+        """Count a job's images."""
+        for outcome in outcomes:
+            self.images[_image_count(outcome)] += 1
+
+    def add_job(self, status: str | None) -> None:
+        """Count a settled job by its new status; None means that the lease was lost."""
+        self.jobs[status or "lease_lost"] += 1
+
+    def as_json(self, duration_seconds: float) -> dict[str, Any]:
+        """The answer of an invocation; every count is there, also when zero."""
+        answer: dict[str, Any] = {
+            "runId": self.run_id,
+            "workerId": self.worker_id,
+            "model": self.model,
+            "stopReason": self.stop_reason,
+            "claimed": self.claimed,
+            "completed": self.jobs["completed"],
+            "failed": self.jobs["failed"],
+            "retried": self.jobs["pending"],
+            "rateLimited": self.jobs["rate_limited"],
+            "leaseLost": self.jobs["lease_lost"],
+            "images": {name: self.images[name] for name in IMAGE_COUNTS},
+            "durationSeconds": round(duration_seconds, 3),
+            "nextAttemptInSeconds": self.next_attempt_seconds,
+        }
+        if self.problem:
+            answer["problem"] = self.problem
+        if self.changed_over_from:
+            answer["changedOverFrom"] = self.changed_over_from
+        return answer
+
+
+# `cut`: under way when the time was up; Gemini may bill it all the same.
+IMAGE_COUNTS = ("made", "adopted", "refused", "erred", "notStarted", "discarded", "cut")
+
+
+def _image_count(outcome: ImageOutcome) -> str:
+    match outcome:
+        case ImageMade(adopted=adopted):
+            return "adopted" if adopted else "made"
+        case ImageErred(error=Refused()):
+            return "refused"
+        case ImageErred(error=error):
+            return "cut" if error.code == CUT else "erred"
+        case ImageDiscarded():
+            return "discarded"
+        case ImageNotStarted():
+            return "notStarted"
+        case _:
+            assert_never(outcome)
