@@ -17,9 +17,10 @@ from worker.photos import PhotoCache, PhotoFetcher
 from worker.project import Project
 from worker.queue import Queue
 from worker.request import RunRequest
-from worker.runner import Run, Tools
+from worker.runner import Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
+from worker.tools import Tools
 
 PEEK_JOBS = 10
 
@@ -37,7 +38,7 @@ class Worker:
         self._runs: set[Run] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
-        """One run; returns its summary. Raises QueueUnavailable when the queue cannot be reached at its start."""
+        """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
         tools = Tools(
             self.queue, self.gemini, self.store, self._photos, time.monotonic, random.SystemRandom().uniform
         )

@@ -1,4 +1,4 @@
-"""Structured logs: one record per state change, an event name with fields; JSON on Cloud Run, lines on a terminal.
+"""Structured logs: one record per state change; JSON on Cloud Run, readable lines on a terminal.
 
 Never carries prompt text, image bytes, keys or personal data: ids, codes, counts and durations only.
 """

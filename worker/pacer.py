@@ -37,7 +37,7 @@ class Pacer:
         self.blocked_until = max(self.blocked_until, self._monotonic() + seconds)
 
     async def take(self, latest: Callable[[], float]) -> bool:
-        """Wait for a start; False at once when there is none before `latest()`, asked again after each wait."""
+        """Wait for a start; False at once when there is none before `latest()`, which is asked anew."""
         at = max(self._next, self._monotonic())
         self._next = at + self._interval
         while not self.closed:

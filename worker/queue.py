@@ -88,7 +88,7 @@ class Queue:
         model: str,
         timeout_seconds: float,
     ) -> Claim:
-        """Claim up to `max_jobs` for a run that lasts `run_seconds` more. The same claim id gives the same jobs."""
+        """Claim jobs for a run that lasts `run_seconds` more. The same claim id gives the same jobs."""
         params = {
             "p_run_id": str(run_id),
             "p_worker_id": self._worker_id,
@@ -161,7 +161,7 @@ class Queue:
         publishable_key: str = "",
         timeout_seconds: float = 30.0,
     ) -> dict[str, Any]:
-        """Enqueue an order, as the user of `access_token` or with the service key. Repeated only with a key."""
+        """Enqueue an order, as the token's user or with the service key. Repeated only with a key."""
         params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
         tries = TRIES if idempotency_key else 1
         headers = None
@@ -223,7 +223,7 @@ def translated(function: str) -> Iterator[None]:
 def meaning(
     code: str | int | None, message: str | None, details: object, hint: str | None, function: str
 ) -> GenerationError:
-    """What a PostgREST error means. `code` is an SQLSTATE or PGRST code, or an HTTP status if the body was no JSON."""
+    """What a PostgREST error means. `code` is an SQLSTATE, a PGRST code, or an HTTP status if it was no JSON."""
     text = str(code)
     said = message or "no message"
     if text.startswith("PT") and text[2:].isdigit():

@@ -33,7 +33,7 @@ def retry_delay_seconds(
     uniform: Uniform,
     server_delay_seconds: float | None = None,
 ) -> float:
-    """Seconds to wait after the given attempt: full jitter over the window, never less than the server asked."""
+    """Seconds to wait after the given attempt: full jitter, never less than the server asked."""
     window = window_seconds(attempt, base_seconds, cap_seconds)
     at_least = min(max(server_delay_seconds or 0.0, 0.0), 86_400.0)
     return at_least + uniform(0.0, window)

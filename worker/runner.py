@@ -6,82 +6,31 @@ Ends by itself: when the queue is empty, its jobs or its time are used up, or no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import uuid4
 
 from worker import log
 from worker.budget import Budget
 from worker.errors import GenerationError, Misconfigured, ModelRetired
+from worker.image_task import RunState
 from worker.job import Job
+from worker.keeper import Keeper
 from worker.model import price_note
-from worker.outcome import Abandoned, ImageErred, ImageOutcome, JobOutcome, Retry, decide
+from worker.outcome import ImageErred, Retry, decide
 from worker.pacer import Pacer
-from worker.pipeline import Model, Photos, Pipeline, Recorder, RunState, Store
-from worker.queue import Claim, Settlement
+from worker.pipeline import Pipeline
+from worker.queue import Claim
 from worker.request import RunRequest
-from worker.retry import Uniform
 from worker.settings import Settings
-from worker.settle import settlement
+from worker.settle import JobEnd, Settler
 from worker.summary import StopReason, Summary
+from worker.tools import PhotoLender, Tools
 
 CLAIM_SECONDS = 20.0
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
 CLAIM_REASONS: dict[str | None, StopReason] = {"busy": "busy"}
-
-
-class Queue(Recorder, Protocol):
-    """What a run needs of the queue beyond recording."""
-
-    async def claim(
-        self,
-        run_id: UUID,
-        claim_id: UUID,
-        max_jobs: int,
-        run_seconds: float,
-        model: str,
-        timeout_seconds: float,
-    ) -> Claim: ...
-
-    async def settle(
-        self, settlements: Sequence[Settlement], timeout_seconds: float
-    ) -> dict[int, str | None]: ...
-
-    async def finish(
-        self, run_id: UUID, summary: dict[str, Any], spent: Sequence[int], timeout_seconds: float
-    ) -> None: ...
-
-    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
-
-
-class PhotoLender(Photos, Protocol):
-    """Source photos for one run, to be given back at its end."""
-
-    async def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets."""
-
-    queue: Queue
-    gemini: Model
-    store: Store
-    photos: Callable[[Sequence[str]], PhotoLender]
-    monotonic: Callable[[], float]
-    uniform: Uniform
-
-
-@dataclass(frozen=True, slots=True)
-class JobEnd:
-    """How work on a job ended, before it is settled."""
-
-    job: Job
-    images: Sequence[ImageOutcome]
-    outcome: JobOutcome
 
 
 class Run:
@@ -97,6 +46,8 @@ class Run:
         )
         self._budget = Budget(seconds, settings.margin_seconds, tools.monotonic)
         self._state = RunState(
+            gemini=tools.gemini,
+            keeper=Keeper(tools.store, tools.queue, self._budget),
             budget=self._budget,
             pacer=Pacer(settings.min_start_interval_seconds, tools.monotonic),
             images=asyncio.Semaphore(settings.images_at_a_time),
@@ -104,6 +55,7 @@ class Run:
             call_timeout_seconds=settings.call_timeout_seconds,
         )
         self._summary = Summary(str(self._id), settings.worker_id, self._state.model)
+        self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
         self._active: dict[asyncio.Task[JobEnd], Job] = {}
         self._photos: PhotoLender | None = None
         self._queue_ran_dry = False
@@ -192,8 +144,7 @@ class Run:
             self._use_model(self._settings.gemini_model_fallback)
         if self._photos is None:
             self._photos = self._tools.photos(claim.photo_buckets)
-        tools = self._tools
-        pipeline = Pipeline(self._photos, tools.gemini, tools.store, tools.queue, self._state)
+        pipeline = Pipeline(self._photos, self._state)
         for job in claim.jobs:
             self._summary.claimed += 1
             log.event(
@@ -231,38 +182,9 @@ class Run:
         ends = [task.result() for task in done]
         for task in done:
             del self._active[task]
-        await self._settle(ends)
+        await self._settler.settle(ends)
         for end in ends:
             await self._heed(end)
-
-    async def _settle(self, ends: Sequence[JobEnd]) -> None:
-        results = {}
-        for end in ends:
-            self._summary.add_images(end.images)
-            if isinstance(end.outcome, Abandoned):
-                self._summary.add_job(None)
-            else:
-                results[end.job.id] = settlement(end.job, end.outcome, self._settings, self._tools.uniform)
-        if not results:
-            return
-        try:
-            statuses = await self._tools.queue.settle(
-                list(results.values()), max(self._budget.remaining(self._budget.answer), 1.0)
-            )
-        except GenerationError as error:
-            # The leases run out, or finishing releases them; what was recorded is not made again.
-            log.event("settle_failed", level="error", code=error.code, jobs=len(results))
-            statuses = dict.fromkeys(results)
-        for end in ends:
-            if end.job.id in results:
-                self._summary.add_job(statuses.get(end.job.id))
-                self._tell(end, results[end.job.id], statuses.get(end.job.id))
-
-    def _tell(self, end: JobEnd, result: Settlement, status: str | None) -> None:
-        log.event(
-            f"job_{status or 'lease_lost'}", job=end.job.id, batch=end.job.batch_id, attempt=end.job.attempt,
-            outcome=result.outcome, code=result.code, level="warning" if status != "completed" else "info",
-        )  # fmt: skip
 
     async def _heed(self, end: JobEnd) -> None:
         """Act on an error that concerns more than its job: change the model over, or stop the run."""
@@ -322,7 +244,7 @@ async def _work(pipeline: Pipeline, job: Job) -> JobEnd:
     with log.bound(job=job.id, batch=job.batch_id):
         try:
             images = await pipeline.work(job)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the one boundary where an unknown error ends
             log.event("job_crashed", level="error", exc_info=True)
             return JobEnd(
                 job, (), Retry("internal", "An unexpected error; the worker's log has its traceback.")

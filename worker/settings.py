@@ -17,7 +17,7 @@ MAX_RUN_SECONDS = 270.0
 five minutes and "locked for more than 5 minutes" always means a dead worker."""
 
 STORE_SECONDS = 15.0
-"""What storing and recording an image may take once its bytes are here: a 5 MB upload and an RPC, with retries."""
+"""What storing an image may take once its bytes are here: a 5 MB upload, with retries."""
 
 
 class Secret:
@@ -133,7 +133,8 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.call_timeout_seconds + settings.margin_seconds >= run:
         problems.append(
             f"CALL_TIMEOUT_SECONDS ({settings.call_timeout_seconds:g}) + MARGIN_SECONDS "
-            f"({settings.margin_seconds:g}) must be less than the run's {run:g} s: raise the invocation timeout or lower them"
+            f"({settings.margin_seconds:g}) must be less than the run's {run:g} s: "
+            "raise the invocation timeout or lower them"
         )
     if settings.retry_base_seconds > settings.retry_cap_seconds:
         problems.append("RETRY_BASE_SECONDS must not be above RETRY_CAP_SECONDS")

@@ -1,17 +1,87 @@
-"""How a job's outcome is told to the database: the settlement, with its delays drawn. Pure."""
+"""How jobs' outcomes are told to the database, several in one call, and what it says to them is counted."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
+from worker import log
+from worker.budget import Budget
+from worker.errors import GenerationError
 from worker.job import Job
-from worker.outcome import Abandoned, Completed, Failed, JobOutcome, PutAside, Released, Retry
+from worker.outcome import (
+    Abandoned,
+    Completed,
+    Failed,
+    ImageOutcome,
+    JobOutcome,
+    PutAside,
+    Released,
+    Retry,
+)
 from worker.queue import Settlement
 from worker.retry import Uniform, retry_delay_seconds
 from worker.settings import Settings
+from worker.summary import Summary
+from worker.tools import Queue
 
 UNKNOWN_QUOTA_DELAY_SECONDS = 60.0
 """How long a job waits after a 429 that names no delay: the per-minute quota's window."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How work on a job ended, before it is settled."""
+
+    job: Job
+    images: Sequence[ImageOutcome]
+    outcome: JobOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Settler:
+    """Settles the jobs of one run, by its answer deadline, and adds them to its summary."""
+
+    queue: Queue
+    settings: Settings
+    uniform: Uniform
+    budget: Budget
+    summary: Summary
+
+    async def settle(self, ends: Sequence[JobEnd]) -> None:
+        """Settle jobs that have ended; if that fails, their leases run out or finishing releases them."""
+        settled = [end for end in ends if not isinstance(end.outcome, Abandoned)]
+        results = {
+            end.job.id: settlement(end.job, end.outcome, self.settings, self.uniform) for end in settled
+        }
+        statuses = await self._send(list(results.values()))
+        for end in ends:
+            status = statuses.get(end.job.id)
+            self.summary.add_images(end.images)
+            self.summary.add_job(status)
+            self._tell(end.job, results.get(end.job.id), status)
+
+    async def _send(self, results: Sequence[Settlement]) -> dict[int, str | None]:
+        if not results:
+            return {}
+        try:
+            return await self.queue.settle(results, max(self.budget.remaining(self.budget.answer), 1.0))
+        except GenerationError as error:
+            log.event(
+                "settle_failed", level="error", code=error.code, reason=error.message, jobs=len(results)
+            )
+            return {}
+
+    def _tell(self, job: Job, result: Settlement | None, status: str | None) -> None:
+        log.event(
+            f"job_{status or 'lease_lost'}",
+            level="info" if status == "completed" else "warning",
+            job=job.id,
+            batch=job.batch_id,
+            attempt=job.attempt,
+            code=result.code if result else None,
+        )
 
 
 def settlement(job: Job, outcome: JobOutcome, settings: Settings, uniform: Uniform) -> Settlement:

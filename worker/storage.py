@@ -44,7 +44,7 @@ def object_path(job: Job, index: int, data: bytes) -> str:
 
 
 def photo_row(path: str, image: GeneratedImage) -> dict[str, Any]:
-    """What `record_generated_photo` is told of an image; also kept with the object, so that it can be adopted."""
+    """What `record_generated_photo` is told; also kept with the object, so that it can be adopted."""
     return {
         "storagePath": path,
         "mimeType": image.mime_type,
@@ -92,7 +92,7 @@ class PhotoStore:
                 await self._bucket().remove([path])
 
     async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
-        """The images that earlier claims stored in the job's folder, by index; the first of an index counts."""
+        """What earlier claims stored in the job's folder, by index; the first of an index counts."""
         found: dict[int, StoredImage] = {}
         async with _in_time("list", timeout_seconds):
             with translated("list"):

@@ -1,4 +1,4 @@
-"""The run's summary: a fold over the same outcomes that were settled, so that it cannot disagree with them."""
+"""The run's summary: a fold over the outcomes that were settled, so that the two cannot disagree."""
 
 from __future__ import annotations
 

@@ -1,0 +1,171 @@
+"""One image: a start → generate → store → record; how it ended is a value.
+
+Everything here runs many times at once within a run and shares its `RunState`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import backoff
+
+from worker import log
+from worker.budget import Budget
+from worker.errors import GenerationError, Misconfigured, RateLimited, Refused, Transient
+from worker.gemini import GenerationRequest
+from worker.job import GeneratedImage, Job
+from worker.keeper import Keeper
+from worker.outcome import (
+    CUT,
+    ImageDiscarded,
+    ImageErred,
+    ImageNotStarted,
+    ImageOutcome,
+    NotStartedReason,
+)
+from worker.pacer import Pacer
+
+UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
+"""How long nothing is started after a 429 that names no delay."""
+
+
+class Model(Protocol):
+    """What makes an image; raises the errors of `worker.gemini`."""
+
+    async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage: ...
+
+
+@dataclass(slots=True)
+class RunState:
+    """What the jobs of one run share: its time, its pace, the model in use.
+
+    `sent` are the ids of the jobs for which a request went out.
+    """
+
+    gemini: Model
+    keeper: Keeper
+    budget: Budget
+    pacer: Pacer
+    images: asyncio.Semaphore
+    model: str
+    call_timeout_seconds: float
+    sent: set[int] = field(default_factory=set)
+
+
+class ImageTask:
+    """One image on its way; remembers how far it came, so that its end can be told truly.
+
+    `ended` is shared by the images of a job and set once one of them learns that the job is final.
+    """
+
+    def __init__(
+        self, state: RunState, job: Job, index: int, request: GenerationRequest, ended: asyncio.Event
+    ) -> None:
+        self._state = state
+        self._job = job
+        self._index = index
+        self._request = request
+        self._ended = ended
+        self._sent = False
+        self._paid = False
+        self._first_error: GenerationError | None = None
+
+    async def run(self) -> ImageOutcome:
+        """Make the image; expected failures become its outcome."""
+        async with self._state.images:
+            outcome = await self._outcome()
+        if isinstance(outcome, ImageDiscarded) and outcome.job_final:
+            self._ended.set()
+        return outcome
+
+    async def _outcome(self) -> ImageOutcome:
+        try:
+            return await self._make()
+        except _NotStarted as exc:
+            # A retry that could not start leaves the first try's error standing.
+            if self._first_error is not None:
+                return self._erred(self._first_error)
+            return ImageNotStarted(self._index, exc.reason)
+        except GenerationError as error:
+            return self._erred(error)
+
+    async def _make(self) -> ImageOutcome:
+        try:
+            image = await self._generate_with_retry()()
+        except Refused as refused:
+            return await self._state.keeper.give_up(self._job, self._index, refused)
+        self._paid = True
+        return await self._state.keeper.keep(self._job, self._index, image)
+
+    def _generate_with_retry(self) -> Callable[[], Awaitable[GeneratedImage]]:
+        """The one in-call retry: a second try after 0 to 2 s, unless the server asks for longer than fits."""
+        return backoff.on_exception(
+            backoff.expo,
+            Transient,
+            max_tries=2,
+            factor=2,
+            jitter=backoff.full_jitter,
+            giveup=self._too_late_to_retry,
+            on_backoff=self._tell_retry,
+            logger=None,
+        )(self._generate)
+
+    async def _generate(self) -> GeneratedImage:
+        state = self._state
+        if not await state.pacer.take(self._latest_start):
+            raise _NotStarted(self._why_not())
+        self._sent = True
+        state.sent.add(self._job.id)
+        try:
+            async with state.budget.until_generate():
+                return await state.gemini.generate(self._request, state.call_timeout_seconds)
+        except TimeoutError as exc:
+            raise Transient(CUT, "The run's time was up while the photo was being made.") from exc
+
+    def _latest_start(self) -> float:
+        """The last moment this call may start, moved to the past once nothing may start any more."""
+        nothing_more = self._state.pacer.closed or self._ended.is_set()
+        return self._state.budget.began - 1 if nothing_more else self._state.budget.start
+
+    def _why_not(self) -> NotStartedReason:
+        if self._state.pacer.closed or self._ended.is_set():
+            return "stopped"
+        return "rate_limited" if self._state.pacer.blocked_until > self._state.budget.start else "budget"
+
+    def _too_late_to_retry(self, exc: Exception) -> bool:
+        asked = exc.retry_after_seconds if isinstance(exc, Transient) else None
+        return (
+            bool(asked and asked > 2)
+            or self._state.pacer.closed
+            or self._state.budget.passed(self._state.budget.start)
+        )
+
+    def _tell_retry(self, details: Any) -> None:
+        error = self._first_error = details["exception"]
+        wait_seconds = round(details["wait"], 2)
+        log.event("image_retried", image=self._index, code=error.code, wait_seconds=wait_seconds)
+
+    def _erred(self, error: GenerationError) -> ImageOutcome:
+        match error:
+            case Misconfigured():
+                self._state.pacer.close()
+            case RateLimited(facts=facts):
+                remaining = self._state.budget.remaining(self._state.budget.end)
+                pause = facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS
+                self._state.pacer.block(remaining if facts.period == "day" else pause)
+            case _:
+                pass
+        level = "error" if isinstance(error, Misconfigured) else "warning"
+        log.event("image_erred", level=level, image=self._index, code=error.code, paid=self._paid)
+        return ImageErred(self._index, error, sent=self._sent, paid=self._paid)
+
+
+class _NotStarted(Exception):
+    """No call was made."""
+
+    def __init__(self, reason: NotStartedReason) -> None:
+        super().__init__(reason)
+        self.reason = reason

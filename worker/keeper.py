@@ -1,0 +1,87 @@
+"""Keeping what was made: images are stored, then recorded, and what is not wanted is removed again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from worker import log
+from worker.budget import Budget
+from worker.errors import Refused
+from worker.job import GeneratedImage, Job
+from worker.outcome import ImageDiscarded, ImageErred, ImageMade, ImageOutcome
+from worker.queue import Recorded
+from worker.settings import STORE_SECONDS
+from worker.storage import StoredImage, object_path, photo_row
+
+
+class Store(Protocol):
+    """Where images are kept."""
+
+    async def put(self, path: str, image: GeneratedImage, timeout_seconds: float) -> None: ...
+
+    async def remove(self, path: str, timeout_seconds: float) -> None: ...
+
+    async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]: ...
+
+
+class Recorder(Protocol):
+    """Where images are recorded."""
+
+    async def record_photo(
+        self, job: Job, index: int, photo: Mapping[str, Any], timeout_seconds: float
+    ) -> Recorded: ...
+
+    async def record_failed_image(
+        self, job: Job, index: int, code: str, message: str, timeout_seconds: float
+    ) -> Recorded: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Stores and records the images of one run, by its save deadline."""
+
+    store: Store
+    recorder: Recorder
+    budget: Budget
+
+    async def keep(self, job: Job, index: int, image: GeneratedImage) -> ImageOutcome:
+        """Store an image and record it. Raises QueueUnavailable; what is stored by then is adopted later."""
+        path = object_path(job, index, image.data)
+        await self.store.put(path, image, min(STORE_SECONDS, self._remaining()))
+        return await self.record(job, index, path, photo_row(path, image))
+
+    async def adopt(self, job: Job) -> list[ImageOutcome]:
+        """Record what an earlier claim stored and could not record; nothing is paid for twice."""
+        stored = await self.store.stored(job, self._remaining())
+        return [
+            await self.record(job, index, stored[index].path, stored[index].photo, adopted=True)
+            for index in job.missing
+            if index in stored
+        ]
+
+    async def record(
+        self, job: Job, index: int, path: str, photo: Mapping[str, Any], adopted: bool = False
+    ) -> ImageOutcome:
+        """Record a stored image; if it is refused, remove the object, which is ours alone."""
+        answer = await self.recorder.record_photo(job, index, photo, self._remaining())
+        if answer.result == "recorded" or answer.storage_path == path:
+            log.event("image_made", image=index, adopted=adopted)
+            return ImageMade(index, adopted)
+        await self.store.remove(path, self._remaining())
+        log.event("image_discarded", image=index, reason=answer.result)
+        return ImageDiscarded(index, job_final=answer.result == "job_final")
+
+    async def give_up(self, job: Job, index: int, refused: Refused) -> ImageOutcome:
+        """Record that an image will never be made. Raises QueueUnavailable."""
+        answer = await self.recorder.record_failed_image(
+            job, index, refused.code, refused.message, self._remaining()
+        )
+        log.event("image_refused", image=index, code=refused.code)
+        if answer.result == "job_final":
+            return ImageDiscarded(index, job_final=True)
+        return ImageErred(index, refused, sent=True)
+
+    def _remaining(self) -> float:
+        return self.budget.remaining(self.budget.save)

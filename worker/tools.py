@@ -1,0 +1,56 @@
+"""What every run of a worker works with, as the run sees it: the queue, Gemini, Storage, photos, chance, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from worker.image_task import Model
+from worker.keeper import Recorder, Store
+from worker.pipeline import Photos
+from worker.queue import Claim, Settlement
+from worker.retry import Uniform
+
+
+class Queue(Recorder, Protocol):
+    """What a run needs of the queue beyond recording."""
+
+    async def claim(
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        timeout_seconds: float,
+    ) -> Claim: ...
+
+    async def settle(
+        self, settlements: Sequence[Settlement], timeout_seconds: float
+    ) -> dict[int, str | None]: ...
+
+    async def finish(
+        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
+    ) -> None: ...
+
+    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
+
+
+class PhotoLender(Photos, Protocol):
+    """Source photos for one run, to be given back at its end."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets."""
+
+    queue: Queue
+    gemini: Model
+    store: Store
+    photos: Callable[[Sequence[str]], PhotoLender]
+    monotonic: Callable[[], float]
+    uniform: Uniform
