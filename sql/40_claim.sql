@@ -86,9 +86,20 @@ as $$
       select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
 $$;
 
+-- Why a job whose lease has run out is given up, null if it is not: its third crash, or attempts used up
+-- though this one is given back. With nothing left to make it is not: the next claim only settles it.
+create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
+language sql stable set search_path = ''
+as $$
+  select case
+    when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
+    when p_job.crashes >= 2 then 'crashed'
+    when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
+  end
+$$;
+
 -- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. Each counts as a crash, and the attempt is given back: a job fails for crashes of its own
--- (the third), or when its attempts are used up all the same. Skips rows that are locked right now.
+-- leases do. Each counts as a crash, and the attempt is given back. Skips rows that are locked right now.
 create or replace function generation.rescue_expired_leases(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -106,12 +117,7 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, case
-      -- Nothing is left to make: the next claim only settles it.
-      when generation.missing_images(q.id, q."numImagesPerExample") = '{}' then null
-      when q.crashes >= 2 then 'crashed'
-      when q.attempts - 1 >= q."maxAttempts" then 'attempts_exhausted'
-    end as code
+    select q.id, generation.crash_code(q) as code
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q

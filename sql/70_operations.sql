@@ -123,6 +123,10 @@ begin
     order by q.id limit p_limit
     for no key update of q
   ) as f;
+  -- A batch may have been cancelled while we waited for its jobs; from now on it waits for us.
+  select array_agg(q.id) into v_ids from public.photo_generation_queue as q
+  join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
+  where q.id = any (v_ids);
   select jsonb_agg(jsonb_build_object('batchId', q."batchId", 'jobsDone', 0, 'jobsFailed', -1, 'imagesFailed',
     -cardinality(generation.missing_images(q.id, q."numImagesPerExample")) - case when p_including_refused then (
       select count(*)::integer from generation.failed_images as f where f."jobId" = q.id) else 0 end)) into v_changes
@@ -143,7 +147,45 @@ begin
 end
 $$;
 
--- What a claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
+-- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
+-- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
+create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
+language sql stable set search_path = ''
+as $$
+  with ready as (
+    select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
+    where q.status = 'pending' and q."retryAt" is null
+  ), rescued as (
+    select e.id, e.priority, e."startTag" as tag, e.crashes + 1 as crashes
+    from (
+      select q.* from public.photo_generation_queue as q
+      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+      order by q."leaseExpiresAt" limit 100
+    ) as e
+    where generation.crash_code(e) is null
+  ), candidates as (
+    (select * from ready order by priority desc, tag, id limit 1)
+    union
+    (select * from ready where crashes = 0 order by priority desc, tag, id limit p_limit)
+    union all
+    select * from rescued
+    union all
+    (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
+        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.crashes
+      from public.photo_generation_queue as q
+      where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+      order by q."retryAt" limit 1000)
+  ), placed as (
+    select c.id, c.crashes, row_number() over served as place, first_value(c.crashes) over served as head_crashes
+    from candidates as c
+    window served as (order by c.priority desc, c.tag, c.id)
+  )
+  select p.id, p.place from placed as p
+  where case when p.head_crashes > 0 then p.place = 1 else p.crashes = 0 end
+  order by p.place limit p_limit
+$$;
+
+-- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
 -- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up.
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
@@ -155,22 +197,10 @@ begin
   perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
   select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
     'attempts', d.attempts, 'images', cardinality(generation.missing_images(d.id, d."numImagesPerExample")))
-    order by d.priority desc, d."startTag", d.id) into v_jobs
-  from (
-    (select q.* from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
-      order by q.priority desc, q."startTag", q.id limit p_max_jobs)
-    union all
-    (select q.* from public.photo_generation_queue as q
-      where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
-      order by q."retryAt" limit p_max_jobs)
-    union all
-    (select q.* from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
-      order by q."leaseExpiresAt" limit p_max_jobs)
-    order by priority desc, "startTag", id limit p_max_jobs
-  ) as d;
+    order by n.place) into v_jobs
+  from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then
-    return generation.nothing_claimed();
+    return generation.nothing_claimed('peek');
   end if;
   return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
 end

@@ -35,8 +35,8 @@ FINISH_REASONS: Mapping[str, tuple[Verdict, str]] = {
     "UNEXPECTED_TOOL_CALL": ("retry", "it tried to call a tool"),
     "TOO_MANY_TOOL_CALLS": ("retry", "it called tools too often"),
     "MISSING_THOUGHT_SIGNATURE": ("retry", "it missed a thought signature"),
-    "LANGUAGE": ("misconfigured", "the language is not supported"),
-    "ESCALATION": ("misconfigured", "an escalation rule filters this account's requests"),
+    "LANGUAGE": ("refused", "its language is not supported"),
+    "ESCALATION": ("refused", "an escalation rule filtered it"),
     "PUP_LIMITED_DISABLED": ("misconfigured", "the account is limited for violating the use policy"),
 }
 

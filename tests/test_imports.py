@@ -1,0 +1,111 @@
+"""The direction of the arrows: who may import whom, what stays pure, and what an idle run never loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKER = ROOT / "worker"
+
+PURE = {
+    "address", "budget", "errors", "finish", "job", "model", "outcome", "pacer", "prompt", "quota",
+    "rejection", "request", "retry", "rpc_status", "settings", "summary",
+}  # fmt: skip
+"""Modules that import no vendor, but for what `PURE_MAY` names."""
+
+PURE_MAY = {"retry": {"backoff"}, "address": {"idna"}}
+
+VENDORS = {
+    "backoff": {"image_task", "queue", "retry", "storage"},
+    "google": {"gemini", "genai_client", "oidc", "check"},
+    "supabase": {"project"},
+    "postgrest": {"queue"},
+    "storage3": {"storage"},
+    "starlette": {"answer", "enqueue", "http"},
+    "PIL": {"image"},
+    "dotenv": {"cli", "commands", "__main__"},
+}
+"""Each vendor is known to these modules and to no others."""
+
+LAYERS = [
+    {"errors", "job", "model", "rpc_status", "log"},
+    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
+    {"budget", "pacer", "summary", "rejection", "project", "download", "genai_client"},
+    {"queue", "storage", "photos", "gemini", "answer"},
+    {"keeper", "auth", "enqueue"},
+    {"image_task", "http", "oidc"},
+    {"pipeline"},
+    {"tools"},
+    {"settle"},
+    {"runner"},
+    {"app"},
+]
+"""A module imports only from layers above its own in this list, or from its own; the rest (cli) is below."""
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever it stands; relative to the repository."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            if node.module == "worker":
+                found |= {f"worker.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = {path.stem: imports(path) for path in WORKER.glob("*.py") if path.stem != "__init__"}
+
+
+def test_the_worker_knows_nothing_of_tests_and_stack() -> None:
+    """Arrows go one way: local and tests import the worker, never the other way round."""
+    for module, names in MODULES.items():
+        assert not {name.split(".")[0] for name in names} & {"local", "tests", "bench", "main"}, module
+
+
+def test_pure_modules_import_no_vendor() -> None:
+    """Policy, pacing, prompts and outcomes depend on the standard library and each other alone."""
+    for module in PURE:
+        outside = {name.split(".")[0] for name in MODULES[module]} - set(sys.stdlib_module_names) - {"worker"}
+        assert outside <= PURE_MAY.get(module, set()), module
+
+
+def test_each_vendor_is_known_in_one_place() -> None:
+    """Replacing a vendor touches the modules named here."""
+    for vendor, allowed in VENDORS.items():
+        users = {m for m, names in MODULES.items() if vendor in {name.split(".")[0] for name in names}}
+        assert users <= allowed, vendor
+
+
+def test_the_layers_hold() -> None:
+    """No module imports one of a later layer."""
+    level = {module: number for number, layer in enumerate(LAYERS) for module in layer}
+    for module, number in level.items():
+        for name in MODULES[module]:
+            other = name.removeprefix("worker.")
+            if name.startswith("worker.") and other in level:
+                assert level[other] <= number, f"{module} imports {other}"
+
+
+def test_the_wall_clock_and_global_chance_stay_out() -> None:
+    """Timestamps are the database's, durations monotonic, chance injected; the one name is app's."""
+    for module, names in MODULES.items():
+        used = names & {"datetime", "random", "time"}
+        assert used <= ({"random", "time"} if module == "app" else set()) or module in {"auth", "oidc"}, (
+            module
+        )
+
+
+def test_opening_the_application_loads_no_gemini_sdk() -> None:
+    """What an idle run needs is loaded without google.genai, Pillow or google.auth."""
+    code = (
+        "import sys, worker.app, worker.settings;"
+        "print([m for m in ('google.genai', 'PIL', 'google.auth', 'requests') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

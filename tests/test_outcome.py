@@ -1,0 +1,113 @@
+"""From images to the job: the rule that decides, for every mixture of outcomes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    QueueRefused,
+    QueueUnavailable,
+    QuotaFacts,
+    RateLimited,
+    Refused,
+    Transient,
+)
+from worker.outcome import (
+    Abandoned,
+    Completed,
+    Failed,
+    ImageDiscarded,
+    ImageErred,
+    ImageMade,
+    ImageNotStarted,
+    ImageOutcome,
+    PutAside,
+    Released,
+    Retry,
+    decide,
+)
+
+REFUSED = ImageErred(0, Refused("safety", "no"), sent=True)
+TRANSIENT = ImageErred(1, Transient("timeout", "late", 7.0), sent=True)
+LIMITED = ImageErred(2, RateLimited("quota", "wait", QuotaFacts("minute", 30.0)), sent=True)
+DAILY = ImageErred(3, RateLimited("quota", "wait", QuotaFacts("day", 5.0)), sent=True)
+IMPOSSIBLE = ImageErred(4, BadInput("photo_missing", "gone"))
+WRONG_KEY = ImageErred(5, Misconfigured("key_invalid", "bad key"), sent=True)
+NOT_STARTED = ImageNotStarted(6, "budget")
+GONE = ImageDiscarded(7, job_final=True)
+MADE = ImageMade(8)
+RELEASED = "The run's time was up before this could start; the next run takes it."
+
+errors = st.sampled_from(
+    [
+        Refused("a", "b"),
+        BadInput("a", "b"),
+        Transient("a", "b"),
+        RateLimited("a", "b", QuotaFacts("unknown")),
+        Misconfigured("a", "b"),
+        ModelRetired("a", "b", "m"),
+        QueueUnavailable("a", "b"),
+        QueueRefused("a", "b", 400),
+        GenerationError("a", "b"),
+    ]
+)
+outcomes = st.one_of(
+    st.builds(ImageMade, st.integers(0, 9), st.booleans()),
+    st.builds(ImageDiscarded, st.integers(0, 9), st.booleans()),
+    st.builds(ImageErred, st.integers(0, 9), errors, st.booleans(), st.booleans()),
+    st.builds(ImageNotStarted, st.integers(0, 9), st.sampled_from(["budget", "rate_limited", "stopped"])),
+)
+
+
+def test_made_and_refused_is_complete() -> None:
+    """A refused image is done with: it has been recorded as such and is not asked for again."""
+    assert decide([MADE, REFUSED]) == Completed()
+    assert decide([]) == Completed()
+
+
+def test_the_order_of_precedence() -> None:
+    """Ended before misconfigured before impossible before quota before retry before not started."""
+    chain: list[ImageOutcome] = [GONE, WRONG_KEY, IMPOSSIBLE, LIMITED, TRANSIENT, NOT_STARTED, MADE]
+    expected = [Abandoned, Released, Failed, PutAside, Retry, Released, Completed]
+    for place, kind in enumerate(expected):
+        assert isinstance(decide(chain[place:]), kind), chain[place:]
+
+
+def test_a_quota_spends_nothing_and_keeps_the_longest_delay() -> None:
+    """Several 429s in one job: wait for the last of them; a daily quota goes until its reset."""
+    longer = ImageErred(2, RateLimited("q", "wait", QuotaFacts("minute", 40.0)))
+    assert decide([LIMITED, longer]) == PutAside("wait", 40.0, until_daily_reset=False)
+    daily = decide([LIMITED, DAILY])
+    assert isinstance(daily, PutAside)
+    assert daily.until_daily_reset
+
+
+def test_a_retry_keeps_the_servers_delay() -> None:
+    """The server's own delay survives as the lower bound of the durable retry."""
+    assert decide([TRANSIENT, MADE]) == Retry("timeout", "late", 7.0)
+
+
+def test_an_attempt_is_given_back_only_if_nothing_was_sent() -> None:
+    """A job of which one image was requested has used its attempt, even if the rest was not started."""
+    assert decide([NOT_STARTED]) == Released("budget", RELEASED, attempt_spent=False)
+    spent = decide([NOT_STARTED, MADE])
+    assert isinstance(spent, Released)
+    assert spent.attempt_spent
+    adopted = decide([NOT_STARTED, ImageMade(1, adopted=True)])
+    assert isinstance(adopted, Released)
+    assert not adopted.attempt_spent
+
+
+@given(st.lists(outcomes, max_size=10))
+def test_every_mixture_is_decided(mixture: list[ImageOutcome]) -> None:
+    """The rule is total, and `Completed` means that nothing is left to do."""
+    outcome = decide(mixture)
+    if outcome == Completed():
+        for image in mixture:
+            done = isinstance(image, ImageMade | ImageDiscarded)
+            assert done or (isinstance(image, ImageErred) and isinstance(image.error, Refused))

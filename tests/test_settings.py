@@ -1,0 +1,106 @@
+"""The settings: read once, checked as a whole, and silent about secrets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.settings import InvalidSettings, Secret, Settings
+
+GOOD = {
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_canary",
+    "GEMINI_API_KEY": "gemini-canary",
+}
+
+
+def read(**changes: str) -> Settings:
+    """The good settings with some of them changed."""
+    return Settings.from_env({**GOOD, **changes}, "worker-1-abc")
+
+
+def problems(**changes: str) -> str:
+    """What is wrong with them, in one text."""
+    with pytest.raises(InvalidSettings) as caught:
+        read(**changes)
+    return "\n".join(caught.value.problems)
+
+
+def test_three_variables_are_enough() -> None:
+    """Everything but address and keys has a default, and the defaults fit together."""
+    settings = read()
+    assert settings.gemini_model_name == "gemini-2.5-flash-image"
+    assert settings.worker_id == "worker-1-abc"
+    assert settings.invocation_timeout_seconds == 240
+    assert not settings.worker_secret
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Whoever sets a worker up learns everything that is missing or wrong from one try."""
+    with pytest.raises(InvalidSettings) as caught:
+        Settings.from_env({"CALL_TIMEOUT_SECONDS": "soon", "WORKER_ID": "a b"}, "w")
+    told = "\n".join(caught.value.problems)
+    for name in (
+        "SUPABASE_URL",
+        "SUPABASE_SERVICE_ROLE_KEY",
+        "GEMINI_API_KEY",
+        "CALL_TIMEOUT_SECONDS",
+        "WORKER_ID",
+    ):
+        assert name in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"CALL_TIMEOUT_SECONDS": "200", "INVOCATION_TIMEOUT_SECONDS": "210"}, "CALL_TIMEOUT_SECONDS"),
+        ({"CLOUD_RUN_TIMEOUT_SECONDS": "60"}, "CALL_TIMEOUT_SECONDS"),
+        ({"RETRY_BASE_SECONDS": "60", "RETRY_CAP_SECONDS": "30"}, "RETRY_BASE_SECONDS"),
+        ({"OIDC_AUDIENCE": "https://worker"}, "OIDC_SERVICE_ACCOUNT"),
+        ({"WORKER_SECRET": "short"}, "WORKER_SECRET"),
+        ({"SUPABASE_URL": "http://abc.supabase.co"}, "SUPABASE_URL"),
+        ({"SUPABASE_URL": "https://abc.supabase.co/rest/v1"}, "SUPABASE_URL"),
+        ({"IMAGES_AT_A_TIME": "2.5"}, "IMAGES_AT_A_TIME"),
+        ({"JOBS_AT_A_TIME": "0"}, "JOBS_AT_A_TIME"),
+        ({"MARGIN_SECONDS": "nan"}, "MARGIN_SECONDS"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, str], named: str) -> None:
+    """Values that do not fit together or cannot be are refused, and the variable is named."""
+    assert named in problems(**changes)
+
+
+def test_the_platforms_timeout_counts_unless_ours_is_set() -> None:
+    """Cloud Run tells its request timeout; a timeout of our own goes before it."""
+    assert read(CLOUD_RUN_TIMEOUT_SECONDS="300").invocation_timeout_seconds == 300
+    both = read(CLOUD_RUN_TIMEOUT_SECONDS="300", INVOCATION_TIMEOUT_SECONDS="120")
+    assert both.invocation_timeout_seconds == 120
+
+
+def test_a_model_named_by_the_operator_is_never_exchanged() -> None:
+    """Only the default model has a fallback, and `off` takes it away."""
+    assert read().gemini_model_fallback == "gemini-3.1-flash-image"
+    assert read(GEMINI_MODEL_FALLBACK="OFF").gemini_model_fallback is None
+    assert read(GEMINI_MODEL_FALLBACK="gemini-9").gemini_model_fallback == "gemini-9"
+    named = read(GEMINI_MODEL_NAME="gemini-2.5-flash-image")
+    assert named.gemini_model_fallback is None
+    assert not named.gemini_model_is_default
+
+
+def test_secrets_do_not_show() -> None:
+    """Neither the settings nor their problems ever contain a key."""
+    assert "canary" not in repr(read())
+    assert "canary" not in str(Secret("canary"))
+    assert "canary" not in problems(MAX_JOBS="0")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["MAX_JOBS", "MARGIN_SECONDS", "SUPABASE_URL", "WORKER_ID"]), st.text())
+)
+def test_any_text_is_read_or_refused(env: dict[str, str]) -> None:
+    """No value of a variable makes reading fail in any other way than by naming problems."""
+    try:
+        read(**env)
+    except InvalidSettings as exc:
+        assert exc.problems

@@ -1,0 +1,56 @@
+"""Outcomes on their way into the database: each with its delay, attempt and reason."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders import a_job
+from worker.outcome import Abandoned, Completed, Failed, PutAside, Released, Retry
+from worker.settings import Settings
+from worker.settle import UNKNOWN_QUOTA_DELAY_SECONDS, settlement
+
+ENV = {
+    "SUPABASE_URL": "https://abc.supabase.co",
+    "SUPABASE_SERVICE_ROLE_KEY": "key",
+    "GEMINI_API_KEY": "key",
+}
+SETTINGS = Settings.from_env(ENV, "w")
+UNIFORM = random.Random(3).uniform
+
+
+def test_every_settlement_carries_the_fence() -> None:
+    """Whatever the outcome, the claim's fence goes with it."""
+    for outcome in (Completed(), Failed("a", "b"), Retry("a", "b"), Released("a", "b", False)):
+        result = settlement(a_job(), outcome, SETTINGS, UNIFORM)
+        assert (result.job_id, result.fence) == (1, "w/r/c")
+
+
+@given(st.integers(1, 20), st.none() | st.floats(0, 500))
+def test_a_retry_waits_within_its_window(attempt: int, server: float | None) -> None:
+    """The durable retry is the policy's, by the job's own attempt."""
+    result = settlement(a_job(attempt=attempt), Retry("a", "b", server), SETTINGS, UNIFORM)
+    window = min(10 * 2 ** (attempt - 1), 600)
+    assert (server or 0) <= result.retry_seconds <= (server or 0) + window
+    assert result.attempt_spent
+
+
+def test_a_quota_waits_at_least_as_long_as_it_says() -> None:
+    """A stated delay is kept; without one a per-minute window passes; a daily one is left to the database."""
+    stated = settlement(a_job(), PutAside("wait", 30.0, False), SETTINGS, UNIFORM)
+    assert 30 <= stated.retry_seconds <= 40
+    unstated = settlement(a_job(), PutAside("wait", None, False), SETTINGS, UNIFORM)
+    assert unstated.retry_seconds >= UNKNOWN_QUOTA_DELAY_SECONDS
+    daily = settlement(a_job(), PutAside("wait", 30.0, True), SETTINGS, UNIFORM)
+    assert daily.until_daily_reset
+    assert daily.retry_seconds <= 10
+    assert not (stated.attempt_spent or unstated.attempt_spent or daily.attempt_spent)
+
+
+def test_an_abandoned_job_is_not_settled() -> None:
+    """What is not ours any more is not written."""
+    with pytest.raises(ValueError, match="abandoned"):
+        settlement(a_job(), Abandoned(), SETTINGS, UNIFORM)
