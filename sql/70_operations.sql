@@ -152,7 +152,7 @@ $$;
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
 language sql stable set search_path = ''
 as $$
-  with ready as (
+  with ready as not materialized (
     select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null
   ), rescued as (

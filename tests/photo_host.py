@@ -3,22 +3,30 @@
 import asyncio
 import datetime
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpcore
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
+from worker.errors import BadInput, GenerationError, Transient
+from worker.job import Photo
+from worker.photos import PhotoFetcher
+
 HOST = "photos.example.com"
 OTHER_HOST = "cdn.example.com"
 UNCERTIFIED_HOST = "stranger.example.com"
 ADDRESS = "93.184.216.34"
+URL = f"https://{HOST}/album/me.jpg?token=SECRET"
+MAX_BYTES = 100_000
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -31,7 +39,7 @@ def photo(kind: str = "JPEG", side: int = 64) -> bytes:
 
 
 class Authority:
-    """A certificate authority with the TLS context of a server it certified and of a client that trusts it."""
+    """A certificate authority, with the TLS context for a server it certified and a client trusting it."""
 
     def __init__(self, folder: Path) -> None:
         ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
@@ -162,3 +170,62 @@ def stream(piece: bytes, pause_seconds: float = 0.0) -> Answer:
                     return writer.close()
 
     return answer
+
+
+class NoBucket:
+    """Storage that must not be asked."""
+
+    async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
+        raise AssertionError(f"{bucket}/{path} was asked for")
+
+
+class Names:
+    """A resolver with a table of answers in turn, the last one for ever; `asked` are the names looked up."""
+
+    def __init__(self) -> None:
+        self.table: dict[str, list[Sequence[str]]] = {
+            name: [[ADDRESS]] for name in (HOST, OTHER_HOST, UNCERTIFIED_HOST)
+        }
+        self.asked: list[str] = []
+
+    async def __call__(self, host: str) -> Sequence[str]:
+        self.asked.append(host)
+        answers = self.table[host]
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+class World(NamedTuple):
+    """A fetcher, the host it talks to, and what it looks names up in."""
+
+    fetcher: PhotoFetcher
+    host: PhotoHost
+    names: Names
+    network: Loopback
+
+    async def fetch(self, url: str = URL) -> Photo:
+        return await self.fetcher.fetch(url, "user")
+
+    async def failure(self, url: str = URL) -> GenerationError:
+        with pytest.raises((BadInput, Transient)) as caught:
+            await self.fetch(url)
+        return caught.value
+
+
+@asynccontextmanager
+async def running(
+    authority: Authority,
+    answer: Answer | None = None,
+    tls: ssl.SSLContext | None = None,
+    network: dict[str, Any] | None = None,
+    **limits: float,
+) -> AsyncIterator[World]:
+    host, names = PhotoHost(), Names()
+    host.answers["/album/me.jpg"] = answer or reply(photo())
+    loopback = Loopback(host, **(network or {}))
+    options: dict[str, Any] = {"max_bytes": MAX_BYTES, **limits}
+    fetcher = PhotoFetcher(
+        NoBucket(), (), resolver=names, network=loopback, tls=tls or authority.client, **options
+    )
+    async with host.serve(authority):
+        yield World(fetcher, host, names, loopback)
+        await fetcher.close()

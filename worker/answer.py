@@ -25,9 +25,9 @@ BODY_SECONDS = 15.0
 
 
 def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer; text is escaped to ASCII, so that no string can make it fail."""
+    """A JSON answer with a line of its own; escaped to ASCII, so that no string can make it fail."""
     return Response(
-        json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii"),
+        json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n",
         status_code=status,
         media_type="application/json",
         headers={**SECURITY_HEADERS, **(headers or {})},

@@ -203,7 +203,8 @@ def _translated(shown: str) -> Iterator[None]:
         httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as exc:
-        if isinstance(exc.__cause__, ssl.SSLCertVerificationError):
+        # httpcore's pool raises `from None`, which leaves the reason in the context only.
+        if isinstance(exc.__cause__ or exc.__context__, ssl.SSLCertVerificationError):
             raise BadInput(
                 "photo_tls_invalid", f"{shown}: the host's certificate is not valid for it"
             ) from exc

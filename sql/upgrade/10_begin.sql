@@ -40,3 +40,7 @@ create temporary table upgrade_mend (
   seq integer generated always as identity,
   difference text, action text, condition text, sample text, assignment text, blocking boolean default false
 ) on commit drop;
+
+-- What the execution remembers: batches to count, and the app's triggers that were on.
+create temporary table upgrade_batch (id text, is_new boolean) on commit drop;
+create temporary table upgrade_trigger (tgname name, tgenabled "char") on commit drop;

@@ -15,6 +15,11 @@ exception
 end
 $$;
 
+create or replace function pg_temp.as_number(p_value text) returns numeric
+language sql immutable as $$
+  select case when p_value ~ '^\s*[+-]?\d+(\.\d*)?\s*$' then p_value::numeric end
+$$;
+
 -- Whether a text reads as a value of the type.
 create or replace function pg_temp.reads_as(p_value text, p_type text) returns boolean
 language plpgsql stable as $$
