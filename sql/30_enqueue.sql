@@ -9,7 +9,7 @@ as $$
 declare
   v_field text;
 begin
-  if current_setting('role', true) is distinct from 'authenticated' then
+  if not generation.caller_is_user() then
     return coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
       generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
   end if;

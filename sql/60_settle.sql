@@ -40,7 +40,8 @@ $$;
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb)
 returns table (
-  id bigint, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer, missing integer
+  id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
+  missing integer
 )
 language sql stable set search_path = ''
 as $$
@@ -66,7 +67,7 @@ as $$
     end as verdict
     from counted as c
   )
-  select d.id, d."batchId",
+  select d.id, d.fence, d."batchId",
     case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
@@ -91,7 +92,7 @@ as $$
   from decided as d
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, status}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -113,9 +114,9 @@ begin
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
     where q.id = j.id
-    returning q.id, j.status, j.batch_id, j.missing
+    returning q.id, j.fence, j.status, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'status', s.status)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -147,9 +148,10 @@ begin
   v_settled := generation.apply_results(p_results);
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
-      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status')), '[]')
-    from jsonb_array_elements(p_results) as r
-    left join jsonb_array_elements(v_settled) as s on s -> 'jobId' = r -> 'jobId'
+      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status') order by i), '[]')
+    from jsonb_array_elements(p_results) with ordinality as a (r, i)
+    left join jsonb_array_elements(v_settled) as s
+      on s ->> 'jobId' = r ->> 'jobId' and s ->> 'fence' = r ->> 'fence'
   ));
 end
 $$;

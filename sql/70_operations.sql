@@ -25,7 +25,7 @@ begin
   if not exists (
     select from public.photo_generation_batches as b
     where b.id = p_batch_id and (
-      current_setting('role', true) is distinct from 'authenticated'
+      not generation.caller_is_user()
       or b."userId" = nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
   ) then
     perform generation.refuse('404', 'no_such_batch', 'there is no such batch', 'Check the batch id.');
@@ -82,7 +82,7 @@ end
 $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
--- are fenced off; the attempt stays spent. Returns {released}. Safe to repeat.
+-- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id. Safe to repeat.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -90,10 +90,15 @@ as $$
 declare
   v_released integer;
 begin
+  with stale as (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing'
+      and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
+    order by q.id for no key update
+  )
   update public.photo_generation_queue as q
   set status = 'pending', "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
-  where q.status = 'processing'
-    and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision);
+  from stale where q.id = stale.id;
   get diagnostics v_released = row_count;
   return jsonb_build_object('released', v_released);
 end
@@ -150,7 +155,7 @@ $$;
 -- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
 -- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
-language sql stable set search_path = ''
+language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
     select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q

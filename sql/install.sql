@@ -261,6 +261,14 @@ begin
 end
 $$;
 
+-- Whether the caller is a signed-in user, who acts for themselves only. The service role is not one, nor is a
+-- SQL session, nor a role that may become the service role; any other role that was let in is.
+create or replace function generation.caller_is_user() returns boolean
+language sql stable set search_path = ''
+as $$
+  select coalesce(not pg_has_role(nullif(current_setting('role', true), 'none')::name, 'service_role', 'member'), false)
+$$;
+
 -- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
 create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
 returns void
@@ -468,7 +476,7 @@ as $$
 declare
   v_field text;
 begin
-  if current_setting('role', true) is distinct from 'authenticated' then
+  if not generation.caller_is_user() then
     return coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
       generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
   end if;
@@ -1112,7 +1120,8 @@ $$;
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb)
 returns table (
-  id bigint, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer, missing integer
+  id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
+  missing integer
 )
 language sql stable set search_path = ''
 as $$
@@ -1138,7 +1147,7 @@ as $$
     end as verdict
     from counted as c
   )
-  select d.id, d."batchId",
+  select d.id, d.fence, d."batchId",
     case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
@@ -1163,7 +1172,7 @@ as $$
   from decided as d
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, status}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -1185,9 +1194,9 @@ begin
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
     where q.id = j.id
-    returning q.id, j.status, j.batch_id, j.missing
+    returning q.id, j.fence, j.status, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'status', s.status)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -1219,9 +1228,10 @@ begin
   v_settled := generation.apply_results(p_results);
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
-      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status')), '[]')
-    from jsonb_array_elements(p_results) as r
-    left join jsonb_array_elements(v_settled) as s on s -> 'jobId' = r -> 'jobId'
+      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status') order by i), '[]')
+    from jsonb_array_elements(p_results) with ordinality as a (r, i)
+    left join jsonb_array_elements(v_settled) as s
+      on s ->> 'jobId' = r ->> 'jobId' and s ->> 'fence' = r ->> 'fence'
   ));
 end
 $$;
@@ -1285,7 +1295,7 @@ begin
   if not exists (
     select from public.photo_generation_batches as b
     where b.id = p_batch_id and (
-      current_setting('role', true) is distinct from 'authenticated'
+      not generation.caller_is_user()
       or b."userId" = nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
   ) then
     perform generation.refuse('404', 'no_such_batch', 'there is no such batch', 'Check the batch id.');
@@ -1342,7 +1352,7 @@ end
 $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
--- are fenced off; the attempt stays spent. Returns {released}. Safe to repeat.
+-- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id. Safe to repeat.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1350,10 +1360,15 @@ as $$
 declare
   v_released integer;
 begin
+  with stale as (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing'
+      and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
+    order by q.id for no key update
+  )
   update public.photo_generation_queue as q
   set status = 'pending', "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
-  where q.status = 'processing'
-    and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision);
+  from stale where q.id = stale.id;
   get diagnostics v_released = row_count;
   return jsonb_build_object('released', v_released);
 end
@@ -1410,7 +1425,7 @@ $$;
 -- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
 -- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
-language sql stable set search_path = ''
+language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
     select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q

@@ -290,6 +290,14 @@ begin
 end
 $$;
 
+-- Whether the caller is a signed-in user, who acts for themselves only. The service role is not one, nor is a
+-- SQL session, nor a role that may become the service role; any other role that was let in is.
+create or replace function generation.caller_is_user() returns boolean
+language sql stable set search_path = ''
+as $$
+  select coalesce(not pg_has_role(nullif(current_setting('role', true), 'none')::name, 'service_role', 'member'), false)
+$$;
+
 -- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
 create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
 returns void
@@ -497,7 +505,7 @@ as $$
 declare
   v_field text;
 begin
-  if current_setting('role', true) is distinct from 'authenticated' then
+  if not generation.caller_is_user() then
     return coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
       generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
   end if;
@@ -1141,7 +1149,8 @@ $$;
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb)
 returns table (
-  id bigint, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer, missing integer
+  id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
+  missing integer
 )
 language sql stable set search_path = ''
 as $$
@@ -1167,7 +1176,7 @@ as $$
     end as verdict
     from counted as c
   )
-  select d.id, d."batchId",
+  select d.id, d.fence, d."batchId",
     case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
@@ -1192,7 +1201,7 @@ as $$
   from decided as d
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, status}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -1214,9 +1223,9 @@ begin
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
     where q.id = j.id
-    returning q.id, j.status, j.batch_id, j.missing
+    returning q.id, j.fence, j.status, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'status', s.status)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -1248,9 +1257,10 @@ begin
   v_settled := generation.apply_results(p_results);
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
-      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status')), '[]')
-    from jsonb_array_elements(p_results) as r
-    left join jsonb_array_elements(v_settled) as s on s -> 'jobId' = r -> 'jobId'
+      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status') order by i), '[]')
+    from jsonb_array_elements(p_results) with ordinality as a (r, i)
+    left join jsonb_array_elements(v_settled) as s
+      on s ->> 'jobId' = r ->> 'jobId' and s ->> 'fence' = r ->> 'fence'
   ));
 end
 $$;
@@ -1314,7 +1324,7 @@ begin
   if not exists (
     select from public.photo_generation_batches as b
     where b.id = p_batch_id and (
-      current_setting('role', true) is distinct from 'authenticated'
+      not generation.caller_is_user()
       or b."userId" = nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
   ) then
     perform generation.refuse('404', 'no_such_batch', 'there is no such batch', 'Check the batch id.');
@@ -1371,7 +1381,7 @@ end
 $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
--- are fenced off; the attempt stays spent. Returns {released}. Safe to repeat.
+-- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id. Safe to repeat.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1379,10 +1389,15 @@ as $$
 declare
   v_released integer;
 begin
+  with stale as (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing'
+      and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
+    order by q.id for no key update
+  )
   update public.photo_generation_queue as q
   set status = 'pending', "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
-  where q.status = 'processing'
-    and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision);
+  from stale where q.id = stale.id;
   get diagnostics v_released = row_count;
   return jsonb_build_object('released', v_released);
 end
@@ -1439,7 +1454,7 @@ $$;
 -- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
 -- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
-language sql stable set search_path = ''
+language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
     select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
@@ -1896,10 +1911,10 @@ $$;
 -- The target's columns beside the actual ones, of tables that exist.
 create or replace view pg_temp.upgrade_column as
   select t.tab, t.name, t.definition as to_type, a.definition as from_type,
-    tr.name is not null as to_required, ar.name is not null as from_required,
-    td.definition as to_default, ad.definition as from_default
+    td.definition as to_default, ad.definition as from_default,
+    tr.name is not null as to_required, ar.name is not null as from_required
   from pg_temp.upgrade_target as t
-  join pg_temp.upgrade_actual as tab on tab.kind = 'table' and tab.tab = t.tab
+  inner join pg_temp.upgrade_actual as tab on tab.kind = 'table' and tab.tab = t.tab
   left join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = ('column', t.tab, t.name)
   left join pg_temp.upgrade_target as tr on (tr.kind, tr.tab, tr.name) = ('required', t.tab, t.name)
   left join pg_temp.upgrade_actual as ar on (ar.kind, ar.tab, ar.name) = ('required', t.tab, t.name)
@@ -1922,18 +1937,20 @@ create or replace function pg_temp.plan_missing_columns() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
   select c.tab, format('%s.%I', c.tab, c.name), 'column is missing',
-    case when b.blocking then format('add it and say what it holds in the old rows: alter table %s add column %I %s; update %s set %I = …',
-        c.tab, c.name, c.to_type, c.tab, c.name)
+    case when b.blocking
+        then format('add it and say what it holds in the old rows: alter table %1$s add column %2$I %3$s; update %1$s set %2$I = …',
+          c.tab, c.name, c.to_type)
       else format('add column %I %s', c.name, c.to_type) || case
         when c.name = 'startTag' then ' default 0'
         when c.to_default like 'generated%' then ' ' || c.to_default
-        else coalesce(' default ' || c.to_default, '') || case when c.to_required and c.to_default is not null then ' not null' else '' end
+        else coalesce(' default ' || c.to_default || case when c.to_required then ' not null' else '' end, '')
       end
     end,
     b.blocking, 2
   from pg_temp.upgrade_column as c
   cross join lateral (
-    select c.to_required and c.to_default is null and c.name not in ('startTag', 'batchId') and pg_temp.has_rows(c.tab) as blocking
+    select c.to_required and c.to_default is null and c.name not in ('startTag', 'batchId')
+      and pg_temp.has_rows(c.tab) as blocking
   ) as b
   where c.from_type is null
   order by c.tab, c.name;
@@ -1952,7 +1969,7 @@ $$;
 
 -- The columns whose type changes, and how.
 create or replace view pg_temp.upgrade_retype as
-  select c.*, v.expression, v.checked
+  select c.tab, c.name, c.from_type, c.to_type, v.expression, v.checked
   from pg_temp.upgrade_column as c
   cross join lateral pg_temp.conversion(c.name, c.from_type, c.to_type) as v
   where c.from_type <> c.to_type;
@@ -1962,7 +1979,8 @@ language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
   select c.tab, format('%s.%I', c.tab, c.name), format('is %s, not %s', c.from_type, c.to_type), case
       when c.expression is not null then format('alter column %I type %s using %s', c.name, c.to_type, c.expression)
-      when c.name = 'id' then 'cannot become bigint: keep this table under another name and install afresh (sql/README.md, "Ids that are not numbers")'
+      when c.name = 'id' then 'cannot become bigint: keep this table under another name and install afresh '
+        || '(sql/README.md, "Ids that are not numbers")'
       else format('cannot be turned into %s: change it by hand, or rename the column and it is made anew', c.to_type)
     end,
     c.expression is null, 2
@@ -1981,7 +1999,8 @@ $$;
 create or replace function pg_temp.plan_defaults() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
-  select c.tab, format('%s.%I', c.tab, c.name), coalesce('default is ' || c.from_default, 'has no default'), a.action, a.blocking, a.phase
+  select c.tab, format('%s.%I', c.tab, c.name), coalesce('default is ' || c.from_default, 'has no default'),
+    a.action, a.blocking, a.phase
   from pg_temp.upgrade_column as c
   cross join lateral (
     select 'make it an ordinary column' as action, true as blocking, null::integer as phase
@@ -2017,12 +2036,13 @@ language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking)
   select a.tab, format('%s.%I', a.tab, a.name), format('the app''s own column (%s)', a.definition)
       || case when b.blocking then ', required and without a default: new orders could not be written' else '' end,
-    case when b.blocking then format('alter table %s alter column %I set default …, or drop not null', a.tab, a.name) else 'kept' end,
+    case when b.blocking then format('alter table %s alter column %I set default …, or drop not null', a.tab, a.name)
+      else 'kept' end,
     b.blocking
   from pg_temp.upgrade_actual as a
   cross join lateral (
-    select exists (select from pg_temp.upgrade_actual as r where (r.kind, r.tab, r.name) = ('required', a.tab, a.name))
-      and not exists (select from pg_temp.upgrade_actual as d where (d.kind, d.tab, d.name) = ('default', a.tab, a.name)) as blocking
+    select count(*) filter (where p.kind = 'required') > 0 and count(*) filter (where p.kind = 'default') = 0 as blocking
+    from pg_temp.upgrade_actual as p where p.tab = a.tab and p.name = a.name
   ) as b
   where a.kind = 'column'
     and not exists (select from pg_temp.upgrade_target as t where (t.kind, t.tab, t.name) = ('column', a.tab, a.name))
@@ -2033,10 +2053,10 @@ $$;
 
 -- The parts of existing tables that both have, or only one of them: `wanted` and `found` are definitions.
 create or replace view pg_temp.upgrade_pair as
-  select coalesce(t.kind, a.kind) as kind, coalesce(t.tab, a.tab) as tab, coalesce(t.name, a.name) as name,
-    t.definition as wanted, a.definition as found
+  select t.definition as wanted, a.definition as found,
+    coalesce(t.kind, a.kind) as kind, coalesce(t.tab, a.tab) as tab, coalesce(t.name, a.name) as name
   from pg_temp.upgrade_target as t
-  full join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = (t.kind, t.tab, t.name)
+  full outer join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = (t.kind, t.tab, t.name)
   where coalesce(t.kind, a.kind) in ('constraint', 'index', 'trigger')
     and exists (select from pg_temp.upgrade_actual as x where (x.kind, x.tab) = ('table', coalesce(t.tab, a.tab)))
     and t.definition is distinct from a.definition;
@@ -2055,9 +2075,9 @@ $$;
 create or replace view pg_temp.upgrade_own_constraint as
   select p.tab, p.name, p.found, k.contype, pg_temp.retyped_columns('pg_catalog.pg_constraint', k.oid) as retyped,
     (select array_agg(a.attname::text) from pg_catalog.pg_attribute as a
-      where a.attrelid = k.conrelid and a.attnum = any (k.conkey)) as columns
+      where a.attrelid = k.conrelid and a.attnum = any(k.conkey)) as columns
   from pg_temp.upgrade_pair as p
-  join pg_catalog.pg_constraint as k on k.conrelid = to_regclass(p.tab) and k.conname = p.name
+  inner join pg_catalog.pg_constraint as k on k.conrelid = to_regclass(p.tab) and k.conname = p.name
   where p.kind = 'constraint' and p.wanted is null;
 
 create or replace function pg_temp.plan_constraints() returns void
@@ -2067,7 +2087,8 @@ language sql as $$
   select o.tab, format('%s, constraint %I', o.tab, o.name), o.found, case v.verdict
       when 'rename' then format('alter table %s rename constraint %I to %I', o.tab, o.name, v.wanted)
       when 'drop' then format('alter table %s drop constraint %I', o.tab, o.name)
-      when 'refuse' then format('give the table a primary key on id alone: alter table %s drop constraint %I, add primary key (id)', o.tab, o.name)
+      when 'refuse' then format('give the table a primary key on id alone: alter table %s drop constraint %I, add primary key (id)',
+        o.tab, o.name)
       else 'the app''s own: kept'
     end,
     case when v.verdict in ('rename', 'drop') then 1 end, v.verdict = 'refuse'
@@ -2106,7 +2127,7 @@ $$;
 create or replace function pg_temp.plan_indexes() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
-  select p.tab, format('%s, %s %I', p.tab, p.kind, p.name), case when p.found is null then p.kind || ' is missing' else p.found end, case
+  select p.tab, format('%s, %s %I', p.tab, p.kind, p.name), coalesce(p.found, p.kind || ' is missing'), case
       when p.found is null then 'will be made'
       when p.wanted is not null and p.kind = 'index' then format('drop index %s.%I', split_part(p.tab, '.', 1), p.name)
       when p.wanted is not null then 'will be replaced'
@@ -2134,8 +2155,9 @@ create or replace function pg_temp.plan_dependents() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
   select t.tab, format('%s, policy %I', t.tab, y.polname),
-    format('the app''s own, for %s: %s', case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update'
-      when 'd' then 'delete' else 'all' end, coalesce(pg_catalog.pg_get_expr(y.polqual, y.polrelid), pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid))),
+    format('the app''s own, for %s: %s',
+      case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+      coalesce(pg_catalog.pg_get_expr(y.polqual, y.polrelid), pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid))),
     case when r.retyped is null then 'kept: it adds to what the policies of the queue allow'
       else format('drop policy %I on %s', y.polname, t.tab) end,
     case when r.retyped is not null then 1 end
@@ -2153,17 +2175,20 @@ language sql as $$
     'drop it, upgrade, then make it again', true
   from pg_temp.upgrade_retype as c
   join pg_catalog.pg_attribute as a on a.attrelid = to_regclass(c.tab) and a.attname = c.name
-  join pg_catalog.pg_depend as d on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
+  join pg_catalog.pg_depend as d
+    on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
   left join pg_catalog.pg_rewrite as w on d.classid = 'pg_catalog.pg_rewrite'::regclass and w.oid = d.objid
-  where d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_publication_rel'::regclass)
-    or d.classid = 'pg_catalog.pg_trigger'::regclass and not (select g.tgisinternal from pg_catalog.pg_trigger as g where g.oid = d.objid)
+  where d.classid = any (array['pg_catalog.pg_rewrite', 'pg_catalog.pg_proc', 'pg_catalog.pg_publication_rel']::regclass[])
+    or d.classid = 'pg_catalog.pg_trigger'::regclass and exists (
+      select from pg_catalog.pg_trigger as g where g.oid = d.objid and not g.tgisinternal)
     or d.classid = 'pg_catalog.pg_attrdef'::regclass and d.deptype = 'n' and not exists (
       select from pg_catalog.pg_attrdef as f where f.oid = d.objid and f.adrelid = a.attrelid and f.adnum = a.attnum)
   group by c.tab, d.classid, d.objid
   order by c.tab, 2;
 
   insert into pg_temp.upgrade_finding (tab, object, difference, action)
-  select t.tab, format('%s, constraint %I', k.conrelid::regclass, k.conname), pg_catalog.pg_get_constraintdef(k.oid), 'the app''s own: kept'
+  select t.tab, format('%s, constraint %I', k.conrelid::regclass, k.conname), pg_catalog.pg_get_constraintdef(k.oid),
+    'the app''s own: kept'
   from pg_temp.upgrade_actual as t
   join pg_catalog.pg_constraint as k on k.contype = 'f' and k.confrelid = to_regclass(t.tab)
   where t.kind = 'table' and k.conparentid = 0 and not exists (
@@ -2183,11 +2208,21 @@ language sql as $$
   having count(*) > 0;
 
   insert into pg_temp.upgrade_finding (object, difference, action)
-  select 'functions', format('%s of another version: %s', count(*), string_agg(t.tab || '.' || t.name, ', ' order by t.name)), 'will be replaced'
+  select 'functions', format('%s of another version: %s', count(*), string_agg(t.tab || '.' || t.name, ', ' order by t.name)),
+    'will be replaced'
   from pg_temp.upgrade_target as t
   join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = ('function', t.tab, t.name)
   where a.definition <> t.definition and pg_temp.is_ours()
   having count(*) > 0;
+
+  -- What `create or replace` cannot do: another result, or other parameters of an internal function.
+  insert into pg_temp.upgrade_finding (object, difference, action, phase)
+  select format('function %s.%s', a.tab, a.name), 'of another version', format('drop function %s.%s', a.tab, a.name), 1
+  from pg_temp.upgrade_actual as a
+  left join pg_temp.upgrade_target as t on (t.kind, t.tab, t.name) = ('function', a.tab, a.name)
+  where a.kind = 'function' and pg_temp.is_ours() and case when t.name is null then a.tab = 'generation'
+    else substring(a.definition from '\n RETURNS [^\n]*') <> substring(t.definition from '\n RETURNS [^\n]*') end
+  order by a.tab, a.name;
 
   insert into pg_temp.upgrade_finding (object, difference, action, blocking)
   select format('function %s.%s', a.tab, a.name), case when t.name is null then 'another function of the same name'
@@ -2195,7 +2230,7 @@ language sql as $$
     format('rename or drop it: alter function %s.%s rename to …', a.tab, a.name), true
   from pg_temp.upgrade_actual as a
   left join pg_temp.upgrade_target as t on (t.kind, t.tab, t.name) = ('function', a.tab, a.name)
-  where a.kind = 'function' and (t.name is null or not pg_temp.is_ours())
+  where a.kind = 'function' and (t.name is null and a.tab = 'public' or not pg_temp.is_ours())
   order by a.tab, a.name;
 
   insert into pg_temp.upgrade_finding (object, difference, action)
@@ -2205,7 +2240,8 @@ language sql as $$
       select n.oid from pg_catalog.pg_namespace as n
       where n.nspname in ('generation', 'pg_catalog', 'information_schema') or n.nspname like 'pg\_temp%')
     and p.prosrc like '%photo\_generation\_queue%'
-    and not exists (select from pg_temp.upgrade_target as t where t.kind = 'function' and split_part(t.name, '(', 1) = p.proname)
+    and not exists (
+      select from pg_temp.upgrade_target as t where t.kind = 'function' and split_part(t.name, '(', 1) = p.proname)
   order by 1;
 $$;
 
@@ -2342,7 +2378,9 @@ begin
   if not pg_temp.has_rows('public.photo_generation_queue') then
     return;
   end if;
-  select string_agg(format('(%1$s, count(*) filter (where %2$s), array_to_string((array_agg(distinct left(%3$s, 40)) filter (where %2$s))[1:10], '', ''))',
+  select string_agg(format(
+    $f$(%1$s, count(*) filter (where %2$s),
+      array_to_string((array_agg(distinct left(%3$s, 40)) filter (where %2$s))[1:10], ', '))$f$,
     m.seq, m.condition, coalesce(m.sample, 'null::text')), ', ' order by m.seq) into v_counts
   from pg_temp.upgrade_mend as m;
   execute format($sql$
@@ -2394,7 +2432,8 @@ begin
   end if;
   if to_regclass('public.photo_generation_batches') is null then
     insert into pg_temp.upgrade_finding (object, difference, action)
-    values ('rows of public.photo_generation_batches', 'missing', 'one for each "batchId", and for each job without one; its jobs are counted');
+    values ('rows of public.photo_generation_batches', 'missing',
+      'one for each "batchId", and for each job without one; its jobs are counted');
   elsif pg_temp.is_ours() and not exists (select from pg_temp.upgrade_retype) then
     insert into pg_temp.upgrade_finding (object, difference, action)
     select 'rows of public.photo_generation_batches', format('%s missing or miscounted', count(*)), 'jobs are counted'
@@ -2516,7 +2555,8 @@ begin
     alter table public.photo_generation_queue alter column id add generated by default as identity;
   end if;
   select greatest(max(q.id), v_last) into v_highest from public.photo_generation_queue as q;
-  perform setval(pg_catalog.pg_get_serial_sequence('public.photo_generation_queue', 'id'), coalesce(v_highest, 1), v_highest is not null);
+  perform setval(pg_catalog.pg_get_serial_sequence('public.photo_generation_queue', 'id'), coalesce(v_highest, 1),
+    v_highest is not null);
 end
 $$;
 
@@ -2615,6 +2655,12 @@ begin
 end
 $$;
 
+-- Whether a finding is more than a note on something of the app's own.
+create or replace function pg_temp.is_open(p_finding pg_temp.upgrade_finding) returns boolean
+language sql immutable as $$
+  select p_finding.blocking or p_finding.phase is not null or p_finding.action not like '%kept%'
+$$;
+
 -- Nothing may be left to do: if something is, everything is rolled back.
 create or replace function pg_temp.check_result() returns void
 language plpgsql as $$
@@ -2623,7 +2669,7 @@ declare
 begin
   perform pg_temp.plan();
   select string_agg(format('%s: %s', f.object, f.difference), E'\n' order by f.seq) into v_left
-  from pg_temp.upgrade_finding as f where f.blocking or f.phase is not null or f.action not like '%kept%';
+  from pg_temp.upgrade_finding as f where pg_temp.is_open(f);
   if v_left is not null then
     raise exception using message = 'Not upgraded; nothing was changed: the result would still differ.', detail = v_left;
   end if;
@@ -2663,7 +2709,8 @@ begin
   case v_mode
     when 'report' then perform pg_temp.plan();
     when 'apply', 'apply_despite_locks' then perform pg_temp.upgrade();
-    else raise exception using message = format('generation.upgrade is %s', v_mode), hint = 'Set it to apply, or leave it out for the report.';
+    else raise exception using message = format('generation.upgrade is %s', v_mode),
+      hint = 'Set it to apply, or leave it out for the report.';
   end case;
 end
 $$;
@@ -2672,9 +2719,9 @@ select f.object, f.difference, f.action, case when f.blocking then 'yes' else 'n
 from (
   select f.seq, f.object, f.difference, f.action, f.blocking from pg_temp.upgrade_finding as f
   union all
-  select 0, 'schema', 'no difference', 'nothing to do', false
-  where not exists (select from pg_temp.upgrade_finding as f where f.blocking or f.phase is not null or f.action not like '%kept%')
+  select 0 as seq, 'schema' as object, 'no difference' as difference, 'nothing to do' as action, false as blocking
+  where not exists (select from pg_temp.upgrade_finding as f where pg_temp.is_open(f))
 ) as f
-order by f.blocking desc, f.seq;
+order by f.blocking desc, f.seq asc;
 
 commit;

@@ -47,7 +47,7 @@ def expected_status(row: dict[str, object]) -> str:
 
 
 def check_invariants(connection: Connection) -> None:
-    """Counters equal the rows, each batch has the status its jobs give it, no image is both made and given up."""
+    """Counters equal the rows, a batch has the status its jobs give it, no image is made and given up."""
     for row in connection.execute(BATCHES).fetchall():
         assert row["told"] == row["counted"], row
         assert row["status"] == expected_status(row), row

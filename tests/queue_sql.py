@@ -1,4 +1,4 @@
-"""The queue's functions as Python calls, and what its tests share: a clock that stands still, waits for locks."""
+"""The queue's functions as Python calls, and what the SQL tests share: a still clock, waits for locks."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -19,6 +19,12 @@ Connection = psycopg.Connection[DictRow]
 T = TypeVar("T")
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 USER = "user-1"
+ORDER_TABLES: tuple[LiteralString, ...] = (
+    "photo_generation_batches",
+    "photo_generation_queue",
+    "generation.idempotency_keys",
+    "generation.flows",
+)
 
 
 def order(user_id: str = USER, examples: int = 1, images: int = 1, **fields: object) -> dict[str, object]:
@@ -45,7 +51,7 @@ class Run:
     def __init__(self, queue: "Queue", worker: str = "worker") -> None:
         self.queue, self.worker, self.id = queue, worker, uuid4()
 
-    def answer(self, max_jobs: int = 100, claim: UUID | None = None, **changes: object) -> dict[str, Any]:
+    def answer(self, max_jobs: int = 100, claim: UUID | None = None, **changes: object) -> Any:
         """What `claim_generation_jobs` answers; `changes` replace parameters."""
         parameters: dict[str, object] = {
             "p_run_id": self.id,
@@ -158,6 +164,10 @@ class Queue:
     def batch(self, batch_id: str) -> DictRow:
         """A batch's row."""
         return self.one("select * from photo_generation_batches where id = %s", [batch_id])
+
+    def written(self) -> dict[str, int]:
+        """How many rows the tables have that an order writes."""
+        return {name: self.one(sql.SQL("select count(*) as n from " + name))["n"] for name in ORDER_TABLES}
 
     def counters(self, batch_id: str) -> tuple[int, int, int, int]:
         """A batch's jobs done and failed, images done and failed."""

@@ -44,6 +44,8 @@ class Source:
         self.failures: list[Exception] = []
         self.begun = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
         self.gate = asyncio.Event()
         self._data = data
 
@@ -58,6 +60,7 @@ class Source:
             await self.gate.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
+            await self.may_end.wait()
             raise
         if self.failures:
             raise self.failures.pop(0)
@@ -68,7 +71,7 @@ def fetcher(bucket: Bucket, **limits: Any) -> PhotoFetcher:
     return PhotoFetcher(bucket, ("uploads",), **limits)
 
 
-async def settled(*tasks: asyncio.Task[Photo]) -> None:
+async def settled(*tasks: asyncio.Task[Any]) -> None:
     """Wait until all are done, whatever came of them."""
     await asyncio.wait_for(asyncio.wait(tasks), 5)
 
@@ -110,7 +113,7 @@ async def test_storage_time_is_capped() -> None:
     bucket = Bucket(me=PNG)
     bucket.gate.clear()
     with pytest.raises(Transient, match="photo_host_unavailable"):
-        await fetcher(bucket, timeout_seconds=0.05).fetch(f"uploads/{USER}/me", USER)
+        await asyncio.wait_for(fetcher(bucket, timeout_seconds=0.05).fetch(f"uploads/{USER}/me", USER), 5)
 
 
 async def test_concurrent_fetches_are_bounded() -> None:
@@ -158,19 +161,28 @@ async def test_cancelled_waiter_leaves_the_others() -> None:
 
 
 async def test_nobody_waits_any_more() -> None:
-    """A fetch that everybody gave up is cancelled, and asking anew begins a new one."""
+    """A fetch that everybody gave up is cancelled; asking anew begins another, even while it ends."""
     source = Source()
+    source.may_end.clear()
     cache = PhotoCache(source)
-    tasks = [asyncio.create_task(cache.fetch("a", USER)) for _ in range(2)]
+    waiting = [asyncio.create_task(cache.fetch("a", USER)) for _ in range(2)]
     await source.begun.wait()
-    for task in tasks:
+    abandoned = asyncio.all_tasks() - {*waiting, asyncio.current_task()}
+    for task in waiting:
         task.cancel()
-    await settled(*tasks)
-    anew = asyncio.create_task(cache.fetch("a", USER))
+    await settled(*waiting)
     await asyncio.wait_for(source.cancelled.wait(), 5)
+    source.begun.clear()
+    anew = asyncio.create_task(cache.fetch("a", USER))
+    await asyncio.wait_for(source.begun.wait(), 5)
+    source.may_end.set()
+    await settled(*abandoned)
+    joined = asyncio.create_task(cache.fetch("a", USER))
+    other = asyncio.create_task(cache.fetch("b", USER))
     source.open()
-    assert (await anew).data == PNG
-    assert len(source.asked) == 2
+    await settled(anew, joined, other)
+    assert anew.result() is joined.result()
+    assert [reference for reference, _ in source.asked] == ["a", "a", "b"]
 
 
 @pytest.mark.parametrize(

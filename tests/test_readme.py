@@ -60,7 +60,8 @@ def serving(target: str, env: dict[str, str]) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [Path(sys.executable).parent / "functions-framework", "--target", target, "--port", str(port)]
+    program = str(Path(sys.executable).parent / "functions-framework")
+    command = [program, "--target", target, "--port", str(port)]
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
         try:
@@ -160,14 +161,18 @@ def test_settings_defaults() -> None:
 
 def write() -> None:
     """Run the examples and write what they print into the README."""
-    with tempfile.TemporaryDirectory() as folder, Stack(Path(folder), durable=False) as stack:
-        with Simulator(scale=0.25) as simulator, example_environment(stack, simulator) as env:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Stack(Path(folder), durable=False) as stack,
+        Simulator(scale=0.25) as simulator,
+        example_environment(stack, simulator) as env,
+    ):
 
-            def rendered(match: re.Match[str]) -> str:
-                command, _ = split(match[1])
-                return f"```console\n$ {command}\n{run(command, env)}\n```"
+        def rendered(match: re.Match[str]) -> str:
+            command, _ = split(match[1])
+            return f"```console\n$ {command}\n{run(command, env)}\n```"
 
-            README.write_text(CONSOLE.sub(rendered, README.read_text()))
+        README.write_text(CONSOLE.sub(rendered, README.read_text()))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,9 @@ def test_first_writer_wins(queue: Queue) -> None:
 def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
     """A photo's row has its owner, size, model, tokens and time; what is unknown is null."""
     job = queue.claimed(images=2)
-    queue.record(job, 0, width=832, height=1248, bytes=99, promptTokens=7, outputTokens=1290, generationMs=5100)
+    queue.record(
+        job, 0, width=832, height=1248, bytes=99, promptTokens=7, outputTokens=1290, generationMs=5100
+    )
     queue.record(job, 1, generationMs=None)
     first, second = queue.connection.execute("select * from photo_generation_photos order by id").fetchall()
     told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userId"], "createdAt": clock.now}
@@ -54,7 +56,9 @@ def test_wrong_index(queue: Queue, index: int | None) -> None:
     check_invariants(queue.connection)
 
 
-@pytest.mark.parametrize("path", [None, "", "0-a", "user-2/{batchId}/{id}/0-a", "{userId}/{batchId}/{id}0/0-a"])
+@pytest.mark.parametrize(
+    "path", [None, "", "0-a", "user-2/{batchId}/{id}/0-a", "{userId}/{batchId}/{id}0/0-a"]
+)
 def test_wrong_path(queue: Queue, path: str | None) -> None:
     """A photo lies in its own job's folder."""
     job = queue.claimed()

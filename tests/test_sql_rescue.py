@@ -46,7 +46,7 @@ def test_third_crash(queue: Queue, clock: Clock) -> None:
 
 
 def test_third_crash_with_every_image(queue: Queue, clock: Clock) -> None:
-    """A job whose images are all made is not failed for crashes: the next claim has nothing to do but settle it."""
+    """A job whose images are all made does not fail for crashes: the next claim has only to settle it."""
     job = queue.claimed()
     clock.advance(LEASE)
     crash(queue, clock)

@@ -1,4 +1,4 @@
-"""Settle and finish: a result counts once, only under its claim's fence, and counters follow in the same step."""
+"""Settle: a result counts once, only under its claim's fence, and counters follow in the same step."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -147,7 +147,9 @@ def test_stale_and_fresh_together(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-@pytest.mark.parametrize("results", [None, {}, "x", [3], [{}], [{"outcome": "done"}], [{"outcome": "failed"}]])
+@pytest.mark.parametrize(
+    "results", [None, {}, "x", [3], [{}], [{"outcome": "done"}], [{"outcome": "failed"}]]
+)
 def test_malformed_results(queue: Queue, results: object) -> None:
     """A malformed result is refused as a whole."""
     job = queue.claimed()
@@ -157,11 +159,6 @@ def test_malformed_results(queue: Queue, results: object) -> None:
     with refused("400", "bad_result" if is_list else "wrong_type"):
         queue.call("settle_generation_jobs", p_results=f'"{sent}"' if isinstance(sent, str) else sent)
     assert queue.job(job["id"])["status"] == "processing"
-
-
-def test_nothing_to_settle(queue: Queue) -> None:
-    """Settling nothing is nothing."""
-    assert queue.settle_all([]) == []
 
 
 @pytest.mark.parametrize(
@@ -229,13 +226,15 @@ STEP = st.tuples(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=4))
 def test_any_results(queue: Queue, clock: Clock, rounds: list[list[tuple[Any, ...]]]) -> None:
-    """Whatever results come in whatever order, counters equal the rows and every status is as its images are."""
+    """Whatever results come in whatever order, counters equal the rows and statuses fit the images."""
     clock.set(NOON)
     for examples in (1, 2, 5):
         queue.enqueue(f"user-{examples}", examples=examples, images=3, maxAttempts=2)
     for steps in rounds:
         results = []
-        for job, (outcome, spent, ours, made, given_up, seconds) in zip(queue.run().claim(8), steps, strict=False):
+        for job, (outcome, spent, ours, made, given_up, seconds) in zip(
+            queue.run().claim(8), steps, strict=False
+        ):
             for index in range(made):
                 queue.record(job, index)
             for index in range(3 - given_up, 3):

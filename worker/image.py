@@ -97,7 +97,7 @@ def _jpeg_frame_header(data: bytes) -> bytes:
             at += 1 if marker == 0xFF else 2
             continue
         if marker in _JPEG_FRAME:
-            frame = frame or data[at : at + 2 + size]
+            frame = data[at : at + 2 + size]
         at += 2 + size
     raise ValueError("the JPEG's header does not end")
 

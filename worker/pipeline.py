@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.errors import GenerationError, Transient
+from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
@@ -54,10 +54,7 @@ class Pipeline:
 
     async def _photos(self, job: Job) -> tuple[Photo, ...]:
         """Every photo of the job in hand; the first that fails ends the wait for the others."""
-        fetches = [
-            asyncio.ensure_future(self.photos.fetch(reference, job.user_id))
-            for reference in job.photo_references
-        ]
+        fetches = [asyncio.create_task(self._photo(job, place)) for place in range(len(job.photo_references))]
         try:
             async with self.state.budget.until_generate():
                 return tuple(await asyncio.gather(*fetches))
@@ -66,3 +63,13 @@ class Pipeline:
         finally:
             for fetch in fetches:
                 fetch.cancel()
+
+    async def _photo(self, job: Job, place: int) -> Photo:
+        """One photo; its errors say which of the order's photos it is, for the person who ordered."""
+        which = f"Training photo {place}" if place else "Example photo"
+        try:
+            return await self.photos.fetch(job.photo_references[place], job.user_id)
+        except BadInput as error:
+            raise BadInput(error.code, f"{which}: {error.message}") from error
+        except Transient as error:
+            raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error

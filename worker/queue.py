@@ -223,7 +223,7 @@ def translated(function: str) -> Iterator[None]:
 def meaning(
     code: str | int | None, message: str | None, details: object, hint: str | None, function: str
 ) -> GenerationError:
-    """What a PostgREST error means. `code` is an SQLSTATE, a PGRST code, or an HTTP status if it was no JSON."""
+    """What a PostgREST error means; `code` is an SQLSTATE, a PGRST code, or the status of a non-JSON body."""
     text = str(code)
     said = message or "no message"
     if text.startswith("PT") and text[2:].isdigit():

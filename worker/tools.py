@@ -1,4 +1,4 @@
-"""What every run of a worker works with, as the run sees it: the queue, Gemini, Storage, photos, chance, time."""
+"""What every run works with, as the run sees it: the queue, Gemini, Storage, photos, chance and time."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ $$;
 -- The target's columns beside the actual ones, of tables that exist.
 create or replace view pg_temp.upgrade_column as
   select t.tab, t.name, t.definition as to_type, a.definition as from_type,
-    tr.name is not null as to_required, ar.name is not null as from_required,
-    td.definition as to_default, ad.definition as from_default
+    td.definition as to_default, ad.definition as from_default,
+    tr.name is not null as to_required, ar.name is not null as from_required
   from pg_temp.upgrade_target as t
-  join pg_temp.upgrade_actual as tab on tab.kind = 'table' and tab.tab = t.tab
+  inner join pg_temp.upgrade_actual as tab on tab.kind = 'table' and tab.tab = t.tab
   left join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = ('column', t.tab, t.name)
   left join pg_temp.upgrade_target as tr on (tr.kind, tr.tab, tr.name) = ('required', t.tab, t.name)
   left join pg_temp.upgrade_actual as ar on (ar.kind, ar.tab, ar.name) = ('required', t.tab, t.name)
@@ -36,18 +36,20 @@ create or replace function pg_temp.plan_missing_columns() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
   select c.tab, format('%s.%I', c.tab, c.name), 'column is missing',
-    case when b.blocking then format('add it and say what it holds in the old rows: alter table %s add column %I %s; update %s set %I = …',
-        c.tab, c.name, c.to_type, c.tab, c.name)
+    case when b.blocking
+        then format('add it and say what it holds in the old rows: alter table %1$s add column %2$I %3$s; update %1$s set %2$I = …',
+          c.tab, c.name, c.to_type)
       else format('add column %I %s', c.name, c.to_type) || case
         when c.name = 'startTag' then ' default 0'
         when c.to_default like 'generated%' then ' ' || c.to_default
-        else coalesce(' default ' || c.to_default, '') || case when c.to_required and c.to_default is not null then ' not null' else '' end
+        else coalesce(' default ' || c.to_default || case when c.to_required then ' not null' else '' end, '')
       end
     end,
     b.blocking, 2
   from pg_temp.upgrade_column as c
   cross join lateral (
-    select c.to_required and c.to_default is null and c.name not in ('startTag', 'batchId') and pg_temp.has_rows(c.tab) as blocking
+    select c.to_required and c.to_default is null and c.name not in ('startTag', 'batchId')
+      and pg_temp.has_rows(c.tab) as blocking
   ) as b
   where c.from_type is null
   order by c.tab, c.name;
@@ -66,7 +68,7 @@ $$;
 
 -- The columns whose type changes, and how.
 create or replace view pg_temp.upgrade_retype as
-  select c.*, v.expression, v.checked
+  select c.tab, c.name, c.from_type, c.to_type, v.expression, v.checked
   from pg_temp.upgrade_column as c
   cross join lateral pg_temp.conversion(c.name, c.from_type, c.to_type) as v
   where c.from_type <> c.to_type;
@@ -76,7 +78,8 @@ language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
   select c.tab, format('%s.%I', c.tab, c.name), format('is %s, not %s', c.from_type, c.to_type), case
       when c.expression is not null then format('alter column %I type %s using %s', c.name, c.to_type, c.expression)
-      when c.name = 'id' then 'cannot become bigint: keep this table under another name and install afresh (sql/README.md, "Ids that are not numbers")'
+      when c.name = 'id' then 'cannot become bigint: keep this table under another name and install afresh '
+        || '(sql/README.md, "Ids that are not numbers")'
       else format('cannot be turned into %s: change it by hand, or rename the column and it is made anew', c.to_type)
     end,
     c.expression is null, 2
@@ -95,7 +98,8 @@ $$;
 create or replace function pg_temp.plan_defaults() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking, phase)
-  select c.tab, format('%s.%I', c.tab, c.name), coalesce('default is ' || c.from_default, 'has no default'), a.action, a.blocking, a.phase
+  select c.tab, format('%s.%I', c.tab, c.name), coalesce('default is ' || c.from_default, 'has no default'),
+    a.action, a.blocking, a.phase
   from pg_temp.upgrade_column as c
   cross join lateral (
     select 'make it an ordinary column' as action, true as blocking, null::integer as phase
@@ -131,12 +135,13 @@ language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking)
   select a.tab, format('%s.%I', a.tab, a.name), format('the app''s own column (%s)', a.definition)
       || case when b.blocking then ', required and without a default: new orders could not be written' else '' end,
-    case when b.blocking then format('alter table %s alter column %I set default …, or drop not null', a.tab, a.name) else 'kept' end,
+    case when b.blocking then format('alter table %s alter column %I set default …, or drop not null', a.tab, a.name)
+      else 'kept' end,
     b.blocking
   from pg_temp.upgrade_actual as a
   cross join lateral (
-    select exists (select from pg_temp.upgrade_actual as r where (r.kind, r.tab, r.name) = ('required', a.tab, a.name))
-      and not exists (select from pg_temp.upgrade_actual as d where (d.kind, d.tab, d.name) = ('default', a.tab, a.name)) as blocking
+    select count(*) filter (where p.kind = 'required') > 0 and count(*) filter (where p.kind = 'default') = 0 as blocking
+    from pg_temp.upgrade_actual as p where p.tab = a.tab and p.name = a.name
   ) as b
   where a.kind = 'column'
     and not exists (select from pg_temp.upgrade_target as t where (t.kind, t.tab, t.name) = ('column', a.tab, a.name))

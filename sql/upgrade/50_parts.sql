@@ -2,10 +2,10 @@
 
 -- The parts of existing tables that both have, or only one of them: `wanted` and `found` are definitions.
 create or replace view pg_temp.upgrade_pair as
-  select coalesce(t.kind, a.kind) as kind, coalesce(t.tab, a.tab) as tab, coalesce(t.name, a.name) as name,
-    t.definition as wanted, a.definition as found
+  select t.definition as wanted, a.definition as found,
+    coalesce(t.kind, a.kind) as kind, coalesce(t.tab, a.tab) as tab, coalesce(t.name, a.name) as name
   from pg_temp.upgrade_target as t
-  full join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = (t.kind, t.tab, t.name)
+  full outer join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = (t.kind, t.tab, t.name)
   where coalesce(t.kind, a.kind) in ('constraint', 'index', 'trigger')
     and exists (select from pg_temp.upgrade_actual as x where (x.kind, x.tab) = ('table', coalesce(t.tab, a.tab)))
     and t.definition is distinct from a.definition;
@@ -24,9 +24,9 @@ $$;
 create or replace view pg_temp.upgrade_own_constraint as
   select p.tab, p.name, p.found, k.contype, pg_temp.retyped_columns('pg_catalog.pg_constraint', k.oid) as retyped,
     (select array_agg(a.attname::text) from pg_catalog.pg_attribute as a
-      where a.attrelid = k.conrelid and a.attnum = any (k.conkey)) as columns
+      where a.attrelid = k.conrelid and a.attnum = any(k.conkey)) as columns
   from pg_temp.upgrade_pair as p
-  join pg_catalog.pg_constraint as k on k.conrelid = to_regclass(p.tab) and k.conname = p.name
+  inner join pg_catalog.pg_constraint as k on k.conrelid = to_regclass(p.tab) and k.conname = p.name
   where p.kind = 'constraint' and p.wanted is null;
 
 create or replace function pg_temp.plan_constraints() returns void
@@ -36,7 +36,8 @@ language sql as $$
   select o.tab, format('%s, constraint %I', o.tab, o.name), o.found, case v.verdict
       when 'rename' then format('alter table %s rename constraint %I to %I', o.tab, o.name, v.wanted)
       when 'drop' then format('alter table %s drop constraint %I', o.tab, o.name)
-      when 'refuse' then format('give the table a primary key on id alone: alter table %s drop constraint %I, add primary key (id)', o.tab, o.name)
+      when 'refuse' then format('give the table a primary key on id alone: alter table %s drop constraint %I, add primary key (id)',
+        o.tab, o.name)
       else 'the app''s own: kept'
     end,
     case when v.verdict in ('rename', 'drop') then 1 end, v.verdict = 'refuse'
@@ -75,7 +76,7 @@ $$;
 create or replace function pg_temp.plan_indexes() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
-  select p.tab, format('%s, %s %I', p.tab, p.kind, p.name), case when p.found is null then p.kind || ' is missing' else p.found end, case
+  select p.tab, format('%s, %s %I', p.tab, p.kind, p.name), coalesce(p.found, p.kind || ' is missing'), case
       when p.found is null then 'will be made'
       when p.wanted is not null and p.kind = 'index' then format('drop index %s.%I', split_part(p.tab, '.', 1), p.name)
       when p.wanted is not null then 'will be replaced'
@@ -103,8 +104,9 @@ create or replace function pg_temp.plan_dependents() returns void
 language sql as $$
   insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
   select t.tab, format('%s, policy %I', t.tab, y.polname),
-    format('the app''s own, for %s: %s', case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update'
-      when 'd' then 'delete' else 'all' end, coalesce(pg_catalog.pg_get_expr(y.polqual, y.polrelid), pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid))),
+    format('the app''s own, for %s: %s',
+      case y.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
+      coalesce(pg_catalog.pg_get_expr(y.polqual, y.polrelid), pg_catalog.pg_get_expr(y.polwithcheck, y.polrelid))),
     case when r.retyped is null then 'kept: it adds to what the policies of the queue allow'
       else format('drop policy %I on %s', y.polname, t.tab) end,
     case when r.retyped is not null then 1 end
@@ -122,17 +124,20 @@ language sql as $$
     'drop it, upgrade, then make it again', true
   from pg_temp.upgrade_retype as c
   join pg_catalog.pg_attribute as a on a.attrelid = to_regclass(c.tab) and a.attname = c.name
-  join pg_catalog.pg_depend as d on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
+  join pg_catalog.pg_depend as d
+    on d.refclassid = 'pg_catalog.pg_class'::regclass and d.refobjid = a.attrelid and d.refobjsubid = a.attnum
   left join pg_catalog.pg_rewrite as w on d.classid = 'pg_catalog.pg_rewrite'::regclass and w.oid = d.objid
-  where d.classid in ('pg_catalog.pg_rewrite'::regclass, 'pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_publication_rel'::regclass)
-    or d.classid = 'pg_catalog.pg_trigger'::regclass and not (select g.tgisinternal from pg_catalog.pg_trigger as g where g.oid = d.objid)
+  where d.classid = any (array['pg_catalog.pg_rewrite', 'pg_catalog.pg_proc', 'pg_catalog.pg_publication_rel']::regclass[])
+    or d.classid = 'pg_catalog.pg_trigger'::regclass and exists (
+      select from pg_catalog.pg_trigger as g where g.oid = d.objid and not g.tgisinternal)
     or d.classid = 'pg_catalog.pg_attrdef'::regclass and d.deptype = 'n' and not exists (
       select from pg_catalog.pg_attrdef as f where f.oid = d.objid and f.adrelid = a.attrelid and f.adnum = a.attnum)
   group by c.tab, d.classid, d.objid
   order by c.tab, 2;
 
   insert into pg_temp.upgrade_finding (tab, object, difference, action)
-  select t.tab, format('%s, constraint %I', k.conrelid::regclass, k.conname), pg_catalog.pg_get_constraintdef(k.oid), 'the app''s own: kept'
+  select t.tab, format('%s, constraint %I', k.conrelid::regclass, k.conname), pg_catalog.pg_get_constraintdef(k.oid),
+    'the app''s own: kept'
   from pg_temp.upgrade_actual as t
   join pg_catalog.pg_constraint as k on k.contype = 'f' and k.confrelid = to_regclass(t.tab)
   where t.kind = 'table' and k.conparentid = 0 and not exists (

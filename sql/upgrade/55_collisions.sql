@@ -10,11 +10,21 @@ language sql as $$
   having count(*) > 0;
 
   insert into pg_temp.upgrade_finding (object, difference, action)
-  select 'functions', format('%s of another version: %s', count(*), string_agg(t.tab || '.' || t.name, ', ' order by t.name)), 'will be replaced'
+  select 'functions', format('%s of another version: %s', count(*), string_agg(t.tab || '.' || t.name, ', ' order by t.name)),
+    'will be replaced'
   from pg_temp.upgrade_target as t
   join pg_temp.upgrade_actual as a on (a.kind, a.tab, a.name) = ('function', t.tab, t.name)
   where a.definition <> t.definition and pg_temp.is_ours()
   having count(*) > 0;
+
+  -- What `create or replace` cannot do: another result, or other parameters of an internal function.
+  insert into pg_temp.upgrade_finding (object, difference, action, phase)
+  select format('function %s.%s', a.tab, a.name), 'of another version', format('drop function %s.%s', a.tab, a.name), 1
+  from pg_temp.upgrade_actual as a
+  left join pg_temp.upgrade_target as t on (t.kind, t.tab, t.name) = ('function', a.tab, a.name)
+  where a.kind = 'function' and pg_temp.is_ours() and case when t.name is null then a.tab = 'generation'
+    else substring(a.definition from '\n RETURNS [^\n]*') <> substring(t.definition from '\n RETURNS [^\n]*') end
+  order by a.tab, a.name;
 
   insert into pg_temp.upgrade_finding (object, difference, action, blocking)
   select format('function %s.%s', a.tab, a.name), case when t.name is null then 'another function of the same name'
@@ -22,7 +32,7 @@ language sql as $$
     format('rename or drop it: alter function %s.%s rename to …', a.tab, a.name), true
   from pg_temp.upgrade_actual as a
   left join pg_temp.upgrade_target as t on (t.kind, t.tab, t.name) = ('function', a.tab, a.name)
-  where a.kind = 'function' and (t.name is null or not pg_temp.is_ours())
+  where a.kind = 'function' and (t.name is null and a.tab = 'public' or not pg_temp.is_ours())
   order by a.tab, a.name;
 
   insert into pg_temp.upgrade_finding (object, difference, action)
@@ -32,7 +42,8 @@ language sql as $$
       select n.oid from pg_catalog.pg_namespace as n
       where n.nspname in ('generation', 'pg_catalog', 'information_schema') or n.nspname like 'pg\_temp%')
     and p.prosrc like '%photo\_generation\_queue%'
-    and not exists (select from pg_temp.upgrade_target as t where t.kind = 'function' and split_part(t.name, '(', 1) = p.proname)
+    and not exists (
+      select from pg_temp.upgrade_target as t where t.kind = 'function' and split_part(t.name, '(', 1) = p.proname)
   order by 1;
 $$;
 

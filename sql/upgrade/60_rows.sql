@@ -68,7 +68,9 @@ begin
   if not pg_temp.has_rows('public.photo_generation_queue') then
     return;
   end if;
-  select string_agg(format('(%1$s, count(*) filter (where %2$s), array_to_string((array_agg(distinct left(%3$s, 40)) filter (where %2$s))[1:10], '', ''))',
+  select string_agg(format(
+    $f$(%1$s, count(*) filter (where %2$s),
+      array_to_string((array_agg(distinct left(%3$s, 40)) filter (where %2$s))[1:10], ', '))$f$,
     m.seq, m.condition, coalesce(m.sample, 'null::text')), ', ' order by m.seq) into v_counts
   from pg_temp.upgrade_mend as m;
   execute format($sql$
@@ -120,7 +122,8 @@ begin
   end if;
   if to_regclass('public.photo_generation_batches') is null then
     insert into pg_temp.upgrade_finding (object, difference, action)
-    values ('rows of public.photo_generation_batches', 'missing', 'one for each "batchId", and for each job without one; its jobs are counted');
+    values ('rows of public.photo_generation_batches', 'missing',
+      'one for each "batchId", and for each job without one; its jobs are counted');
   elsif pg_temp.is_ours() and not exists (select from pg_temp.upgrade_retype) then
     insert into pg_temp.upgrade_finding (object, difference, action)
     select 'rows of public.photo_generation_batches', format('%s missing or miscounted', count(*)), 'jobs are counted'

@@ -93,6 +93,12 @@ begin
 end
 $$;
 
+-- Whether a finding is more than a note on something of the app's own.
+create or replace function pg_temp.is_open(p_finding pg_temp.upgrade_finding) returns boolean
+language sql immutable as $$
+  select p_finding.blocking or p_finding.phase is not null or p_finding.action not like '%kept%'
+$$;
+
 -- Nothing may be left to do: if something is, everything is rolled back.
 create or replace function pg_temp.check_result() returns void
 language plpgsql as $$
@@ -101,7 +107,7 @@ declare
 begin
   perform pg_temp.plan();
   select string_agg(format('%s: %s', f.object, f.difference), E'\n' order by f.seq) into v_left
-  from pg_temp.upgrade_finding as f where f.blocking or f.phase is not null or f.action not like '%kept%';
+  from pg_temp.upgrade_finding as f where pg_temp.is_open(f);
   if v_left is not null then
     raise exception using message = 'Not upgraded; nothing was changed: the result would still differ.', detail = v_left;
   end if;
@@ -141,7 +147,8 @@ begin
   case v_mode
     when 'report' then perform pg_temp.plan();
     when 'apply', 'apply_despite_locks' then perform pg_temp.upgrade();
-    else raise exception using message = format('generation.upgrade is %s', v_mode), hint = 'Set it to apply, or leave it out for the report.';
+    else raise exception using message = format('generation.upgrade is %s', v_mode),
+      hint = 'Set it to apply, or leave it out for the report.';
   end case;
 end
 $$;
@@ -150,9 +157,9 @@ select f.object, f.difference, f.action, case when f.blocking then 'yes' else 'n
 from (
   select f.seq, f.object, f.difference, f.action, f.blocking from pg_temp.upgrade_finding as f
   union all
-  select 0, 'schema', 'no difference', 'nothing to do', false
-  where not exists (select from pg_temp.upgrade_finding as f where f.blocking or f.phase is not null or f.action not like '%kept%')
+  select 0 as seq, 'schema' as object, 'no difference' as difference, 'nothing to do' as action, false as blocking
+  where not exists (select from pg_temp.upgrade_finding as f where pg_temp.is_open(f))
 ) as f
-order by f.blocking desc, f.seq;
+order by f.blocking desc, f.seq asc;
 
 commit;

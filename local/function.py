@@ -1,0 +1,91 @@
+"""A function of main.py, served by functions-framework on a port of loopback, started again when it has died."""
+
+import contextlib
+import os
+import signal
+import sys
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from local.errors import StackError
+from local.folder import Folder, free_port
+from local.processes import Process
+from local.supabase import DIRECT
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Function:
+    """One target; a context manager. The address stays the same when it is started again."""
+
+    def __init__(self, target: str, folder: Folder, environment: Mapping[str, str]) -> None:
+        self.target = target
+        self._folder, self._environment = folder, environment
+        self._port = 0
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of its server; 0 while there is none."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its server is there."""
+        return bool(self._process and self._process.is_running)
+
+    @property
+    def log(self) -> str:
+        """The last lines it has logged."""
+        return self._process.tail() if self._process else ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts it and waits until it answers; `StackError` with its log if it does not."""
+        program = Path(sys.executable).with_name("functions-framework")
+        if not program.exists():
+            raise StackError(f"{program} is not installed.", "Run `make install`.")
+        self._port = self._port or free_port()
+        command = [str(program), "--target", self.target, "--source", str(ROOT / "main.py")]
+        command += ["--port", str(self._port), "--host", "127.0.0.1"]
+        self._process = Process(
+            self.target, command, self._folder, last_signal=signal.SIGTERM, env=self._environment
+        )
+        self._process.wait_until(self._answers, "The log says why.")
+
+    def stop(self) -> None:
+        """Lets the requests under way end, then ends it; nothing happens if it is not running."""
+        if self._process:
+            self._process.stop(signal.SIGTERM, seconds=10)
+            self.kill_workers()
+            self._process = None
+
+    def kill_workers(self) -> None:
+        """Kills what a killed server leaves behind: gunicorn's worker goes on alone, and keeps the port."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _answers(self) -> bool:
+        try:
+            with DIRECT.open(f"{self.url}/healthz", timeout=2):
+                return True
+        except urllib.error.HTTPError:  # of generate_images, which has no such path
+            return True
+        except OSError:
+            return False

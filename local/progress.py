@@ -1,0 +1,39 @@
+"""What the demo shows while it goes on: lines, and below them a bar where there is a terminal to draw it on."""
+
+import sys
+from typing import TextIO
+
+WIDTH = 36
+
+
+class Progress:
+    """Lines on a stream. The bar is redrawn in place on a terminal, and left out anywhere else."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._drawn = False
+        self.draws = self._stream.isatty()
+
+    def say(self, line: str = "") -> None:
+        """Writes a line, above the bar."""
+        self._erase()
+        print(line, file=self._stream, flush=True)
+
+    def bar(self, done: int, total: int, words: str) -> None:
+        """Draws how far it is."""
+        if not self.draws:
+            return
+        self._erase()
+        filled = WIDTH * done // max(total, 1)
+        print(
+            f"  {'█' * filled}{'░' * (WIDTH - filled)} {done} of {total}  {words}",
+            end="",
+            file=self._stream,
+            flush=True,
+        )
+        self._drawn = True
+
+    def _erase(self) -> None:
+        if self._drawn:
+            print("\r\x1b[K", end="", file=self._stream)
+            self._drawn = False

@@ -1,0 +1,112 @@
+"""Queue tables as an old app may have made them, each with the same six jobs in them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+UUIDS = {"1": "6f1c2a34-0000-4000-8000-000000000001", "2": "6f1c2a34-0000-4000-8000-000000000002"}
+PHOTO = "https://photos.example.com/a.jpg"
+
+# What the old worker left: two jobs locked although they have ended, and one locked by a worker that is gone.
+JOBS: tuple[dict[str, str | None], ...] = (
+    {"status": "pending", "userId": "1", "batchId": "7", "createdAt": "2026-01-01 10:00:00"},
+    {"status": "processing", "userId": "1", "batchId": "7", "createdAt": "2026-01-01 10:01:00", "lockedBy": "w"},
+    {"status": "completed", "userId": "1", "batchId": "7", "createdAt": "2026-01-01 10:02:00", "lockedBy": "w"},
+    {"status": "failed", "userId": "2", "batchId": None, "createdAt": "2026-01-01 10:03:00", "lockedBy": "w"},
+    {"status": "rate_limited", "userId": "2", "batchId": None, "createdAt": "2026-01-01 10:04:00"},
+    {"status": "pending", "userId": "2", "batchId": "8", "createdAt": "2026-01-01 10:05:00"},
+)
+
+DRIZZLE = {
+    "id": "serial primary key",
+    "userId": "integer not null",
+    "batchId": "integer",
+    "exampleImageId": "integer",
+    "exampleImageUrl": "varchar(500) not null",
+    "exampleImagePrompt": "text",
+    "trainingImageUrls": "text[] default '{}'",
+    "basePrompt": "text not null",
+    "aspectRatio": "varchar(10) default '1:1'",
+    "numImagesPerExample": "integer default 4",
+    "glasses": "boolean",
+    "backgrounds": "json",
+    "status": "app_status not null default 'pending'",
+    "priority": "integer default 0",
+    "attempts": "integer",
+    "maxAttempts": "integer not null default 3",
+    "retryAt": "timestamp",
+    "lockedBy": "varchar(64)",
+    "lockedAt": "timestamp(3)",
+    "errorMessage": "text",
+    "createdAt": "timestamp not null default now()",
+    "updatedAt": "timestamp default now()",
+    "completedAt": "timestamp",
+    "credits": "numeric not null default 1",
+}
+ENUM = "create type app_status as enum ('pending', 'processing', 'rate_limited', 'completed', 'failed');"
+
+
+@dataclass(frozen=True)
+class OldTable:
+    """The columns with their types, how statuses are spelt, and what else the app made before and after."""
+
+    columns: Mapping[str, str]
+    before: str = ""
+    after: str = ""
+    spelling: Mapping[str, str] = field(default_factory=dict)
+    kept: frozenset[tuple[str, str]] = frozenset()
+    mode: str = "apply"
+
+    @property
+    def sql(self) -> str:
+        """Creates the table, its surroundings and its rows."""
+        columns = ", ".join(f'"{name}" {kind}' for name, kind in self.columns.items())
+        inserts = "".join(f"{self.insert(job)};\n" for job in JOBS)
+        return f"{self.before}\ncreate table photo_generation_queue ({columns});\n{inserts}{self.after}"
+
+    def insert(self, job: Mapping[str, str | None]) -> str:
+        """The insert of a job as the old app made it."""
+        lists = {"trainingImageUrls": PHOTO, "backgrounds": "a beach"}
+        locked = "2026-01-01 12:00:00" if job.get("lockedBy") else None
+        status = self.spelling.get(str(job["status"]), job["status"])
+        values = {"exampleImageUrl": PHOTO, "basePrompt": "p", "lockedAt": locked, **lists, **job, "status": status}
+        used = {name: self._literal(name, values[name]) for name in values if name in self.columns}
+        names = ", ".join(f'"{name}"' for name in used)
+        return f"insert into photo_generation_queue ({names}) values ({', '.join(used.values())})"
+
+    def _literal(self, name: str, value: str | None) -> str:
+        kind = self.columns[name]
+        if value is None:
+            return "null"
+        if name in ("trainingImageUrls", "backgrounds"):
+            value = f'{{"{value}"}}' if "[]" in kind else f'["{value}"]'
+        return f"'{UUIDS.get(value, value) if kind.startswith('uuid') else value}'"
+
+
+def own(*names: str) -> frozenset[tuple[str, str]]:
+    """Parts of the queue's table that stay: `column credits`, `index q`."""
+    parts = (name.split(" ", 1) for name in names)
+    return frozenset((kind, f"public.photo_generation_queue.{name}") for kind, name in parts)
+
+
+EXTRA = ("column updatedAt", "column credits")
+CAPITALS = {job["status"]: str(job["status"]).upper().replace("_", "-") for job in JOBS}
+
+OLD_TABLES = {
+    "serial ids, enum, integer users, no time zones": OldTable(DRIZZLE, before=ENUM, kept=own(*EXTRA)),
+    "statuses in capitals": OldTable(
+        DRIZZLE,
+        before=ENUM.replace("pending", "PENDING")
+        .replace("processing", "PROCESSING")
+        .replace("rate_limited", "RATE-LIMITED")
+        .replace("completed", "COMPLETED")
+        .replace("failed", "FAILED"),
+        spelling={str(key): value for key, value in CAPITALS.items()},
+        kept=own(*EXTRA),
+    )
+    if False
+    else OldTable(
+        DRIZZLE | {"status": "varchar(20) not null default 'PENDING'"},
+        spelling={str(key): value for key, value in CAPITALS.items()},
+        kept=own(*EXTRA),
+    ),
+}
