@@ -1,23 +1,24 @@
-"""A database's schema as a set of lines, so that two databases can be compared; an app's own `app_…` left out."""
+"""A database's schema, part by part, so that two databases can be compared; what is named `app_…` left out."""
 
 from typing import Any
 
 import psycopg
 from psycopg.rows import DictRow
 
-# Every part with its definition and its rights. Columns have no order, constraints of kind `not null` no name.
+# Every part with its definition and its rights. Columns have no order, `not null` constraints no name.
 PARTS = """
     with relations as (
       select c.*, n.nspname || '.' || c.relname as name
       from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
       where n.nspname in ('public', 'generation') and c.relname not like 'app\\_%'
     ), parts as (
-      select 'relation' as kind, name, concat_ws(' ', relkind, relowner::regrole, relrowsecurity, relforcerowsecurity,
-        (select array_agg(a::text order by a::text) from unnest(relacl) as a)) as text
+      select 'relation' as kind, name, concat_ws(' ', relkind, relowner::regrole,
+        relrowsecurity, relforcerowsecurity, (select array_agg(a::text order by a::text) from unnest(relacl) as a)) as text
       from relations where relkind in ('r', 'p', 'v', 'm', 'S')
       union all
       select 'column', r.name || '.' || a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
-        case when a.attnotnull then 'not null' end, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid), a.attacl)
+        case when a.attnotnull then 'not null' end, a.attidentity, a.attgenerated,
+        pg_get_expr(d.adbin, d.adrelid), a.attacl)
       from relations as r
       join pg_attribute as a on a.attrelid = r.oid and a.attnum > 0 and not a.attisdropped
       left join pg_attrdef as d on d.adrelid = r.oid and d.adnum = a.attnum
@@ -29,11 +30,11 @@ PARTS = """
       select 'index', r.name || '.' || x.indexrelid::regclass, pg_get_indexdef(x.indexrelid)
       from relations as r join pg_index as x on x.indrelid = r.oid
       union all
-      select 'trigger', r.name || '.' || t.tgname, pg_get_triggerdef(t.oid) || ' ' || t.tgenabled
+      select 'trigger', r.name || '.' || t.tgname, pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text
       from relations as r join pg_trigger as t on t.tgrelid = r.oid and not t.tgisinternal
       union all
-      select 'policy', r.name || '.' || p.polname, concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[],
-        pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
+      select 'policy', r.name || '.' || p.polname, concat_ws(' ', p.polcmd, p.polpermissive,
+        p.polroles::regrole[], pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
       from relations as r join pg_policy as p on p.polrelid = r.oid
       union all
       select 'function', p.oid::regprocedure::text, pg_get_functiondef(p.oid)
@@ -41,15 +42,12 @@ PARTS = """
       from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
       where n.nspname in ('public', 'generation') and p.proname not like 'app\\_%' and p.prokind = 'f'
       union all
-      select 'sequence', r.name, concat_ws(' ', s.seqtypid::regtype, s.seqincrement, s.seqmin, s.seqmax, s.seqcycle)
+      select 'sequence', r.name,
+        concat_ws(' ', s.seqtypid::regtype, s.seqincrement, s.seqmin, s.seqmax, s.seqcycle)
       from relations as r join pg_sequence as s on s.seqrelid = r.oid
       union all
       select 'schema', nspname, concat_ws(' ', obj_description(oid, 'pg_namespace'), nspacl)
       from pg_namespace where nspname = 'generation'
-      union all
-      select 'seed', 'generation.photo_buckets', xpath('//bucket/text()',
-        query_to_xml('select bucket from generation.photo_buckets order by 1', false, false, ''))::text
-      where to_regclass('generation.photo_buckets') is not null
     )
     select kind, name, text from parts"""
 

@@ -18,7 +18,7 @@ from psycopg.rows import DictRow, dict_row
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from local.errors import StackError
-from local.stack import Stack
+from local.stack import DATA, Stack
 
 FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -102,7 +102,8 @@ class Installation(NamedTuple):
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     """The one stack of the session, in a folder that goes with it."""
-    folder = Path(tempfile.mkdtemp(prefix="stack-"))
+    DATA.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="tests-", dir=DATA))
     try:
         with Stack(folder, durable=False) as started, connect(started.db_url) as connection:
             rows = Rows(connection)

@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import psycopg
 import pytest
 from PIL import Image
@@ -135,19 +134,17 @@ class Site:
             job_id or 0,
         )
 
-    def objects(self) -> set[str]:
-        """The paths of the customer's generated objects in Storage."""
+    def objects(self) -> dict[str, str]:
+        """The customer's generated objects in Storage: their types by path."""
         found = self.rows(
-            "select name from storage.objects where bucket_id = 'generated-photos' and starts_with(name, %s)",
+            "select name, metadata ->> 'mimetype' as type from storage.objects where bucket_id = 'generated-photos' and starts_with(name, %s)",
             f"{self.user}/",
         )
-        return {row["name"] for row in found}
+        return {row["name"]: row["type"] for row in found}
 
-    async def fetch(self, path: str) -> httpx.Response:
-        """A generated object as Storage serves it."""
-        url = f"{self.stack.url}/storage/v1/object/authenticated/generated-photos/{path}"
-        async with httpx.AsyncClient() as client:
-            return await client.get(url, headers={"apikey": self.stack.secret_key})
+    async def fetch(self, path: str) -> bytes:
+        """The bytes of a generated object."""
+        return await self.service.storage.from_("generated-photos").download(path)
 
     def expire_leases(self) -> None:
         """Make every lease run out now, as the death of its worker would in time."""
@@ -203,7 +200,7 @@ class Site:
         discarded = sum(s["images"]["discarded"] for s in summaries)
         assert len(delivered) + foreign == len(photos) + discarded + lost, self.gemini.ledger.summary()
         assert sum(row["storagePath"].rsplit("-", 1)[1] not in shas for row in photos) == foreign
-        assert {row["storagePath"] for row in photos} == self.objects()
+        assert {row["storagePath"] for row in photos} == set(self.objects())
         for summary in summaries:
             self._audit_summary(summary)
         if summaries:

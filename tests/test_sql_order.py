@@ -77,3 +77,13 @@ def test_due_jobs_keep_their_place(queue: Queue, clock: Clock) -> None:
     clock.advance(10)
     assert serve(queue, 5).index("first") <= 1
     assert queue.job(job["id"])["status"] == "processing"
+
+
+def test_absence_earns_nothing(queue: Queue) -> None:
+    """A user who comes back gets turns from now on; the turns not taken meanwhile are gone."""
+    queue.enqueue("back")
+    assert serve(queue, 1) == ["back"]
+    queue.enqueue("there", examples=40)
+    assert len(serve(queue, 20)) == 20
+    queue.enqueue("back", examples=40)
+    assert abs(serve(queue, 20).count("back") - 10) <= 1

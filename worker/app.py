@@ -34,16 +34,17 @@ class Worker:
         self.queue = Queue(self.project, settings.worker_id)
         self.store = PhotoStore(self.project)
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
+        self.uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
         self._runs: set[Run] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
-        tools = Tools(
-            self.queue, self.gemini, self.store, self._photos, time.monotonic, random.SystemRandom().uniform
-        )
+        tools = Tools(self.queue, self.gemini, self.store, self._photos, time.monotonic, self.uniform)
         run = Run(self.settings, tools, request)
         self._runs.add(run)
+        if self.stopping.is_set():
+            run.stop()
         try:
             return await run.execute()
         finally:

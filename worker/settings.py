@@ -77,15 +77,18 @@ class Settings:
     max_idle_seconds: float = 30.0
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str], default_worker_id: str) -> Settings:
-        """Read the settings from environment variables. Raises InvalidSettings with every problem found."""
+    def from_env(cls, env: Mapping[str, str], default_worker_id: str, *, gemini: bool = True) -> Settings:
+        """Read the settings from environment variables. Raises InvalidSettings with every problem found.
+
+        Without `gemini` the key may be missing: whoever only looks after the queue need not have it.
+        """
         read = _Reader(env)
         named = read.text("GEMINI_MODEL_NAME")
         model = named or DEFAULT_MODEL
         settings = cls(
             supabase_url=read.url("SUPABASE_URL"),
             supabase_service_role_key=Secret(read.required("SUPABASE_SERVICE_ROLE_KEY")),
-            gemini_api_key=Secret(read.required("GEMINI_API_KEY")),
+            gemini_api_key=Secret((read.required if gemini else read.text)("GEMINI_API_KEY")),
             gemini_model_name=model,
             gemini_model_is_default=not named,
             gemini_model_fallback=None if named else _fallback(read.text("GEMINI_MODEL_FALLBACK"), model),
