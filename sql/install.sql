@@ -384,7 +384,7 @@ begin
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
-  elsif p_reference !~ '^[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
     perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
       'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then

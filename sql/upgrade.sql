@@ -412,7 +412,7 @@ begin
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
-  elsif p_reference !~ '^[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
     perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
       'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then
@@ -2108,9 +2108,11 @@ language sql as $$
   ) as v
   order by o.tab, o.name;
 
-  insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
+  insert into pg_temp.upgrade_finding (tab, object, difference, action, phase, blocking)
   select p.tab, format('%s, constraint %I', p.tab, p.name), 'is other: ' || p.found,
-    format('alter table %s drop constraint %I', p.tab, p.name), 1
+    format('alter table %s drop constraint %I%s', p.tab, p.name,
+      case when p.wanted like 'PRIMARY KEY%' then ', add primary key (id)' end),
+    1, p.wanted like 'PRIMARY KEY%'
   from pg_temp.upgrade_pair as p where p.kind = 'constraint' and p.found is not null and p.wanted is not null
   order by p.tab, p.name;
 

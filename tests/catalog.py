@@ -1,4 +1,4 @@
-"""A database's schema, part by part, so that two databases can be compared; what is named `app_…` left out."""
+"""A database's schema, part by part, to compare two databases by; what is named `app_…` is left out."""
 
 from typing import Any
 
@@ -13,7 +13,8 @@ PARTS = """
       where n.nspname in ('public', 'generation') and c.relname not like 'app\\_%'
     ), parts as (
       select 'relation' as kind, name, concat_ws(' ', relkind, relowner::regrole,
-        relrowsecurity, relforcerowsecurity, (select array_agg(a::text order by a::text) from unnest(relacl) as a)) as text
+        relrowsecurity, relforcerowsecurity,
+        (select array_agg(a::text order by a::text) from unnest(relacl) as a)) as text
       from relations where relkind in ('r', 'p', 'v', 'm', 'S')
       union all
       select 'column', r.name || '.' || a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),

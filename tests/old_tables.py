@@ -153,7 +153,7 @@ OLD_TABLES = {
             create table app_batches (id integer primary key);
             insert into app_batches values (7), (8);""",
         after="""
-            alter table photo_generation_queue 
+            alter table photo_generation_queue
               add constraint user_fk foreign key ("userId") references app_users,
               add constraint batch_fk foreign key ("batchId") references app_batches,
               add constraint paid check (credits > 0);

@@ -45,7 +45,8 @@ class Proxy:
         self._target = urlsplit(target)
         self._gates: list[Gate] = []
         self._cut_at: str | None = None
-        self._lose: str | None = None
+        self._lose = ""
+        self._losses = 0
         self._is_cut = False
         self._connections: set[_Connection] = set()
         self.paths: list[str] = []
@@ -67,9 +68,9 @@ class Proxy:
         self._gates.append(Gate(path))
         return self._gates[-1]
 
-    def lose_answer(self, path: str) -> None:
-        """Forward the next request whose path contains `path`, and close the connection instead of answering."""
-        self._lose = path
+    def lose_answer(self, path: str, times: int = 1) -> None:
+        """Forward the next requests whose path contains `path`, and close the connection instead of answering."""
+        self._lose, self._losses = path, times
 
     def cut_at(self, path: str) -> None:
         """Cut everything as soon as a request whose path contains `path` comes; it is not forwarded."""
@@ -94,8 +95,9 @@ class Proxy:
         for gate in self._gates:
             if gate.path in path:
                 await gate.pass_through()
-        if self._lose and self._lose in path:
-            self._lose, connection.loses_answer = None, True
+        if self._losses and self._lose in path:
+            self._losses -= 1
+            connection.loses_answer = True
         return not self._is_cut
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

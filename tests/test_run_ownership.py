@@ -2,31 +2,24 @@
 
 import asyncio
 import hashlib
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from tests.proxy import Proxy
 from tests.runs import MODEL, Site, picture
 from worker.job import Job
-from worker.queue import Claim
 
 pytest_plugins = ("tests.runs",)
 
 HELD = {"kind": "image", "hold": True}
 
 
-async def claim(site: Site) -> tuple[UUID, Claim]:
-    """A claim by a worker that goes no further; its run and what it got."""
-    run = uuid4()
-    return run, await site.worker().queue.claim(run, uuid4(), 10, 60.0, MODEL, 10.0)
-
-
 async def claimed_and_released(site: Site, *, images: int) -> Job:
     """A new job that an earlier run has claimed and given back."""
     await site.order("a", images=images)
-    run, claimed = await claim(site)
-    await site.worker().queue.finish(run, {}, [], 10.0)
-    await site.run(max_jobs=1) if not claimed.jobs else None
-    return claimed.jobs[0]
+    queue, run = site.worker().queue, uuid4()
+    (job,) = (await queue.claim(run, uuid4(), 1, 60.0, MODEL, 10.0)).jobs
+    await queue.finish(run, {}, [], 10.0)
+    return job
 
 
 async def put(site: Site, job: Job, name: str, data: bytes) -> str:
@@ -109,7 +102,7 @@ async def test_complete_job_is_settled(site: Site) -> None:
     (job,) = await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.cut_at("/rpc/settle_generation_jobs")
-        first = await site.run(budget=4, SUPABASE_URL=proxy.url)
+        first = await site.run(budget=3, SUPABASE_URL=proxy.url)
     assert (first["images"]["made"], site.job(job)["status"]) == (2, "processing")
 
     site.expire_leases()

@@ -92,6 +92,7 @@ WRONG_PHOTOS = [
     ("training-photos\\user-1\\me.jpg", "bad_reference"),
     ("training-photos/user-1/me.jpg?x=1", "bad_reference"),
     ("training-photos/user-1/", "bad_reference"),
+    ("training-photos/user-1", "bad_reference"),
     ("/training-photos/user-1/me.jpg", "bad_reference"),
     ("me.jpg", "bad_reference"),
 ]

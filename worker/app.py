@@ -17,6 +17,7 @@ from worker.photos import PhotoCache, PhotoFetcher
 from worker.project import Project
 from worker.queue import Queue
 from worker.request import RunRequest
+from worker.retry import Uniform
 from worker.runner import Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
@@ -34,7 +35,7 @@ class Worker:
         self.queue = Queue(self.project, settings.worker_id)
         self.store = PhotoStore(self.project)
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
-        self.uniform = random.SystemRandom().uniform
+        self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
         self._runs: set[Run] = set()
 

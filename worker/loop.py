@@ -1,4 +1,4 @@
-"""`run`: one run after the other until the process is told to end, with pauses where there is nothing to do."""
+"""`run`: one run after the other until the process is told to end, pausing where there is nothing to do."""
 
 from __future__ import annotations
 

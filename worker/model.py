@@ -19,3 +19,11 @@ def price_note(model: str, successor: str) -> str:
     if before is None or after is None:
         return "check the price of an image under the new model"
     return f"an image costs ${after:.3f} instead of ${before:.3f}"
+
+
+def retirement_hint(model: str) -> str:
+    """What an operator can do about a model that is gone: the successor and its price, if one is known."""
+    successor = SUCCESSORS.get(model)
+    if successor is None:
+        return "Set GEMINI_MODEL_NAME to an image model that there is."
+    return f"Set GEMINI_MODEL_NAME to its successor {successor}; {price_note(model, successor)}."

@@ -6,6 +6,7 @@ Every call, retries included, takes a start first; the pacer says when, or that 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 
@@ -17,7 +18,7 @@ class Pacer:
         self._monotonic = monotonic
         self._next = monotonic()
         self._closing = asyncio.Event()
-        self.blocked_until = monotonic()
+        self.blocked_until = -math.inf
 
     @property
     def closed(self) -> bool:

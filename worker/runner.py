@@ -15,7 +15,7 @@ from worker.errors import GenerationError, Misconfigured, ModelRetired
 from worker.image_task import RunState
 from worker.job import Job
 from worker.keeper import Keeper
-from worker.model import price_note
+from worker.model import price_note, retirement_hint
 from worker.outcome import ImageErred, Retry, decide
 from worker.pacer import Pacer
 from worker.pipeline import Pipeline
@@ -120,7 +120,7 @@ class Run:
             room,
             max(self._budget.remaining(self._budget.end), 1.0),
             self._state.model,
-            min(CLAIM_SECONDS, max(self._budget.remaining(self._budget.generate), 1.0)),
+            min(CLAIM_SECONDS, self._budget.remaining(self._budget.save)),
         )
         self._queue_ran_dry = len(claim.jobs) < room
         return claim
@@ -219,9 +219,12 @@ class Run:
             self._state.pacer.reopen()
 
     def _misconfigured(self, error: Misconfigured) -> None:
-        self._summary.problem = error.message
+        problem = error.message
+        if isinstance(error, ModelRetired):
+            problem = f"{problem} {retirement_hint(error.model)}"
+        self._summary.problem = problem
         if self._summary.stop_reason != "misconfigured":
-            log.event("misconfigured", level="error", code=error.code, reason=error.message)
+            log.event("misconfigured", level="error", code=error.code, reason=problem)
         self._stop_for("misconfigured")
 
     async def _close(self) -> None:
@@ -231,10 +234,11 @@ class Run:
             return
         summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
         held = [job.id for job in self._active.values() if job.id in self._state.sent]
+        budget = self._budget
+        # However late it is, half of what is left stays for the response.
+        seconds = max(budget.remaining(budget.answer), budget.remaining(budget.end) / 2)
         try:
-            await self._tools.queue.finish(
-                self._id, summary, held, max(self._budget.remaining(self._budget.answer), 1.0)
-            )
+            await self._tools.queue.finish(self._id, summary, held, seconds)
         except (GenerationError, asyncio.CancelledError) as error:
             log.event("finish_failed", level="error", reason=str(error))
 

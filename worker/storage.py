@@ -92,38 +92,36 @@ class PhotoStore:
                 await self._bucket().remove([path])
 
     async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
-        """What earlier claims stored in the job's folder, by index; the first of an index counts."""
+        """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
         found: dict[int, StoredImage] = {}
         async with _in_time("list", timeout_seconds):
-            with translated("list"):
-                listing = await self._bucket().list(job.folder, {"limit": 1000})
-            for entry in sorted(listing, key=lambda entry: str(entry["name"])):
-                # Supabase names an object within its folder, other servers by its whole path.
-                name = str(entry["name"]).rsplit("/", 1)[-1]
-                match = OBJECT_NAME.fullmatch(name)
-                if match and int(match[1]) not in found:
-                    path = f"{job.folder}/{name}"
-                    found[int(match[1])] = StoredImage(path, await self._describe(path))
+            for index, path in await self._listed(job):
+                if index not in found and (row := await self._describe(path)):
+                    found[index] = StoredImage(path, row)
         return found
 
-    async def _describe(self, path: str) -> dict[str, Any]:
-        """The row of a stored object: from its metadata, or from its bytes where Storage did not keep any."""
-        with translated("info"):
-            info = await self._bucket().info(path)
-        for key in ("user_metadata", "metadata"):
-            kept = info.get(key)
-            if isinstance(kept, str):
-                kept = json.loads(kept)
-            if isinstance(kept, dict) and kept.get("storagePath") == path:
-                return kept
-        data = await self.download(BUCKET, path, MAX_OBJECT_BYTES)
-        info_read = inspect(data)
-        return photo_row(
-            path,
-            GeneratedImage(
-                data, info_read.mime_type, info_read.width, info_read.height, Usage(model=UNKNOWN_MODEL)
-            ),
-        )
+    async def _listed(self, job: Job) -> list[tuple[int, str]]:
+        """Index and path of every object in the job's folder that is named as ours are."""
+        with translated("list"):
+            listing = await self._bucket().list(job.folder, {"limit": 1000})
+        # Supabase names an object within its folder, other servers by its whole path.
+        names = sorted(str(entry["name"]).rsplit("/", 1)[-1] for entry in listing)
+        matches = [match for name in names if (match := OBJECT_NAME.fullmatch(name))]
+        return [(int(match[1]), f"{job.folder}/{match[0]}") for match in matches]
+
+    async def _describe(self, path: str) -> Mapping[str, Any] | None:
+        """The row of a stored object: from its metadata, or from its bytes where Storage did not keep any.
+
+        None if it is no image, or has gone since it was listed: a late worker removes what nobody wanted.
+        """
+        try:
+            with translated("info"):
+                info = await self._bucket().info(path)
+            return _kept_row(info, path) or _read_row(
+                await self.download(BUCKET, path, MAX_OBJECT_BYTES), path
+            )
+        except (_Missing, BadInput):
+            return None
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
         """Read an object, at most `max_bytes`. Raises BadInput (missing, too large) or Transient."""
@@ -161,6 +159,31 @@ class _Duplicate(Exception):
     """The object is there already."""
 
 
+class _Missing(Exception):
+    """The object is not there (any more)."""
+
+
+def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
+    """The row in an object's metadata, if it is this object's."""
+    for key in ("user_metadata", "metadata"):
+        kept = info.get(key)
+        if isinstance(kept, str):
+            kept = json.loads(kept)
+        if isinstance(kept, dict) and kept.get("storagePath") == path:
+            return kept
+    return None
+
+
+def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
+    """The row of an object of which only the bytes are left; None if they are no image."""
+    try:
+        read = inspect(data)
+    except ValueError:
+        return None
+    usage = Usage(model=UNKNOWN_MODEL)
+    return photo_row(path, GeneratedImage(data, read.mime_type, read.width, read.height, usage))
+
+
 @asynccontextmanager
 async def _in_time(what: str, timeout_seconds: float) -> AsyncIterator[None]:
     try:
@@ -193,6 +216,8 @@ def meaning(status: str, what: str) -> Exception:
         return Misconfigured(
             "storage_refused", f"Storage refused to {what} ({status}): check SUPABASE_SERVICE_ROLE_KEY"
         )
+    if status == "404" and what == "info":
+        return _Missing(what)
     if status == "404":
         return Misconfigured(
             "bucket_missing", f"Storage has no bucket {BUCKET} for {what}: apply sql/install.sql"

@@ -57,9 +57,11 @@ language sql as $$
   ) as v
   order by o.tab, o.name;
 
-  insert into pg_temp.upgrade_finding (tab, object, difference, action, phase)
+  insert into pg_temp.upgrade_finding (tab, object, difference, action, phase, blocking)
   select p.tab, format('%s, constraint %I', p.tab, p.name), 'is other: ' || p.found,
-    format('alter table %s drop constraint %I', p.tab, p.name), 1
+    format('alter table %s drop constraint %I%s', p.tab, p.name,
+      case when p.wanted like 'PRIMARY KEY%' then ', add primary key (id)' end),
+    1, p.wanted like 'PRIMARY KEY%'
   from pg_temp.upgrade_pair as p where p.kind = 'constraint' and p.found is not null and p.wanted is not null
   order by p.tab, p.name;
 

@@ -1,0 +1,233 @@
+"""A run answers in time whatever Gemini, Supabase or a photo do, and what it could not finish is not lost."""
+
+import asyncio
+import time
+
+import pytest
+
+from local.folder import free_port
+from tests.proxy import Proxy
+from tests.runs import MODEL, Site, Summary
+from worker.errors import QueueUnavailable
+from worker.request import RunRequest
+
+pytest_plugins = ("tests.runs",)
+
+HELD = {"kind": "image", "hold": True}
+
+
+async def timed(site: Site, budget: float, **settings: str) -> Summary:
+    """The summary of a run that answered, or failed, before its budget was over."""
+    began = time.monotonic()
+    try:
+        return await site.run(budget=budget, **settings)
+    finally:
+        assert time.monotonic() - began < budget
+
+
+async def test_hanging_calls_are_cut(site: Site) -> None:
+    """Calls that hang are cut and counted, their attempt is spent, and the job comes back and completes."""
+    site.gemini.add_rule({"kind": "hang", "images": 1}, prompt="[a]", times=1)
+    site.gemini.add_rule({"kind": "hang"}, prompt="[a]", times=1)
+    a, b = await site.order("a", "b", images=2)
+
+    first = await timed(site, 3)
+
+    row = site.job(a)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "cut")
+    assert (first["images"]["cut"], first["stopReason"]) == (2, "budget")
+    assert (first["retried"], first["completed"]) == (1, 1)
+    await site.until(lambda ledger: ledger.outcomes().get("cut") == 2)
+    assert site.gemini.ledger.paid_and_cut() == 1  # never more than calls under way when they are cut
+    site.make_due()
+    second = await site.run()
+    assert (site.job(a)["status"], site.job(b)["status"]) == ("completed", "completed")
+    site.audit(first, second)
+
+
+async def test_slow_answer_is_cut(site: Site) -> None:
+    """An answer that drips in is not waited for beyond the deadline either."""
+    site.gemini.add_rule({"kind": "drip", "seconds": 30.0})
+    (job,) = await site.order("a")
+
+    first = await timed(site, 3)
+    site.make_due()
+    second = await site.run()
+
+    assert (first["images"]["cut"], second["completed"], site.job(job)["attempts"]) == (1, 1, 2)
+    site.audit(first, second)
+
+
+async def test_slow_photo(site: Site) -> None:
+    """A source photo that does not arrive holds up nobody: its job waits for a retry, the run answers in time."""
+    slow = await site.upload("slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png"))
+    (a,) = await site.order("a", photo=slow)
+    (b,) = await site.order("b")
+    async with Proxy(site.stack.url) as proxy:
+        proxy.gate("slow.png")
+        summary = await timed(site, 3, SUPABASE_URL=proxy.url)
+
+    assert (site.job(a)["status"], site.job(a)["errorCode"]) == ("pending", "photo_timeout")
+    assert site.job(b)["status"] == "completed"
+    assert len(site.calls()) == 1
+    site.audit(summary)
+
+
+async def test_nothing_starts_that_cannot_finish(site: Site) -> None:
+    """With a model that is known to take long, a short run starts nothing and gives its jobs back unspent."""
+    site.rows(
+        'insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",'
+        ' width, height, bytes, model, "generationMs")'
+        " values (0, 'old', 'old', 0, 'old', 'image/png', 1, 1, 1, %s, 4000) returning id",
+        MODEL,
+    )
+    jobs = await site.order("a", "b", images=2)
+
+    short = await timed(site, 5)
+
+    assert site.calls() == []
+    assert (short["stopReason"], short["retried"], short["images"]["notStarted"]) == ("budget", 2, 4)
+    assert [(site.job(job)["status"], site.job(job)["attempts"]) for job in jobs] == [("pending", 0)] * 2
+    long = await site.run(budget=30)
+    assert long["completed"] == 2
+    site.rows("delete from photo_generation_photos where \"jobId\" = 0 returning id")
+    site.audit(short, long)
+
+
+async def test_stop(site: Site) -> None:
+    """Told to stop, a run keeps what finishes in time, cuts what does not, gives back the rest, within 8 s."""
+    site.gemini.add_rule(HELD, prompt="[kept]")
+    site.gemini.add_rule({"kind": "hang"}, prompt="[cut]")
+    kept, cut, unstarted = await site.order("kept", "cut", "unstarted")
+    worker = site.worker(IMAGES_AT_A_TIME="2")
+    run = asyncio.create_task(worker.run(RunRequest()))
+    await site.open_calls(2)
+
+    began = time.monotonic()
+    worker.stop()
+    site.gemini.release()
+    summary = await run
+
+    assert time.monotonic() - began < 8
+    assert summary["stopReason"] == "shutdown"
+    assert [site.job(job)["status"] for job in (kept, cut, unstarted)] == ["completed", "pending", "pending"]
+    assert [site.job(job)["attempts"] for job in (kept, cut, unstarted)] == [1, 1, 0]
+    assert (summary["images"]["made"], summary["images"]["cut"], summary["images"]["notStarted"]) == (1, 1, 1)
+    assert len(site.calls()) == 2
+    site.make_due()
+    site.audit(summary, await site.run())
+
+
+async def test_stopped_worker_starts_nothing(site: Site) -> None:
+    """A run that is asked of a worker which has been told to stop claims nothing."""
+    (job,) = await site.order("a")
+    worker = site.worker()
+    worker.stop()
+
+    summary = await worker.run(RunRequest())
+
+    assert (summary["stopReason"], summary["claimed"]) == ("shutdown", 0)
+    assert site.job(job)["attempts"] == 0
+
+
+async def test_supabase_unreachable_at_start(site: Site) -> None:
+    """A run that cannot reach Supabase raises, so that the caller is told 503; nothing is changed."""
+    (job,) = await site.order("a")
+
+    with pytest.raises(QueueUnavailable):
+        await site.run(budget=5, SUPABASE_URL=f"http://127.0.0.1:{free_port()}")
+
+    assert (site.job(job)["status"], site.calls()) == ("pending", [])
+
+
+async def test_supabase_silent_at_start(site: Site) -> None:
+    """A Supabase that takes the claim and never answers does not keep a run beyond its budget."""
+    await site.order("a")
+    async with Proxy(site.stack.url) as proxy:
+        proxy.gate("/rpc/")
+        with pytest.raises(QueueUnavailable):
+            await timed(site, 3, SUPABASE_URL=proxy.url)
+
+
+async def test_supabase_lost_while_generating(site: Site) -> None:
+    """With Supabase gone a run still answers in time; when the lease has run out another makes what is missing."""
+    site.gemini.add_rule(HELD, prompt="[a]", times=1)
+    a, b = await site.order("a", "b")
+    async with Proxy(site.stack.url) as proxy:
+        run = asyncio.create_task(timed(site, 4, SUPABASE_URL=proxy.url))
+        await site.until_row("select from photo_generation_photos where \"jobId\" = %s", b)
+        proxy.cut()
+        site.gemini.release()
+        first = await run
+
+    assert site.job(a)["status"] == "processing"
+    assert (first["images"]["made"], first["images"]["erred"]) == (1, 1)
+    site.expire_leases()
+    second = await site.run()
+    assert {site.job(job)["status"] for job in (a, b)} == {"completed"}
+    assert site.job(a)["crashes"] <= 1
+    # The one image that came back while there was nowhere to put it.
+    site.audit(lost=1)
+    assert second["images"]["made"] == 1
+
+
+async def test_supabase_lost_before_record(site: Site) -> None:
+    """An image that was stored but could not be recorded is found again, not paid for again."""
+    await site.order("a", images=2)
+    async with Proxy(site.stack.url) as proxy:
+        proxy.cut_at("/rpc/record_generated_photo")
+        first = await timed(site, 3, SUPABASE_URL=proxy.url)
+    assert (first["images"]["made"], first["images"]["erred"]) == (0, 2)
+    stored = len(site.objects())
+    assert stored >= 1
+
+    site.expire_leases()
+    second = await site.run()
+
+    assert (second["images"]["adopted"], second["images"]["made"]) == (stored, 2 - stored)
+    site.audit(lost=2 - stored)
+
+
+async def test_supabase_back_in_time(site: Site) -> None:
+    """A short loss of Supabase is bridged within the run: no image is lost, no attempt wasted."""
+    site.gemini.add_rule(HELD)
+    (job,) = await site.order("a")
+    async with Proxy(site.stack.url) as proxy:
+        run = asyncio.create_task(site.run(SUPABASE_URL=proxy.url))
+        await site.open_calls(1)
+        proxy.cut()
+        proxy.mend()
+        proxy.lose_answer("/object/generated-photos/")
+        site.gemini.release()
+        summary = await run
+
+    assert (summary["completed"], site.job(job)["attempts"], len(site.calls())) == (1, 1, 1)
+    site.audit(summary)
+
+
+@pytest.mark.parametrize(
+    "function", ["claim_generation_jobs", "record_generated_photo", "settle_generation_jobs", "finish_generation_run"]
+)
+async def test_lost_answer(site: Site, function: str) -> None:
+    """A call whose answer is lost after the commit is repeated, and the second answer is as good as the first."""
+    (job,) = await site.order("a", images=2)
+    async with Proxy(site.stack.url) as proxy:
+        proxy.lose_answer(f"/rpc/{function}")
+        summary = await site.run(SUPABASE_URL=proxy.url)
+
+        assert proxy.paths.count(f"/rest/v1/rpc/{function}") >= 2
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("completed", 1)
+    assert (len(site.calls()), summary["images"]["made"]) == (2, 2)
+    site.audit()
+
+
+async def test_claim_lost_for_good(site: Site) -> None:
+    """Jobs that were given out in an answer that never arrived are given back unspent by finishing the run."""
+    (job,) = await site.order("a")
+    async with Proxy(site.stack.url) as proxy:
+        proxy.lose_answer("/rpc/claim_generation_jobs", times=100)
+        with pytest.raises(QueueUnavailable):
+            await timed(site, 4, SUPABASE_URL=proxy.url)
+
+    row = site.job(job)
+    assert (row["status"], row["attempts"], row["startedAt"] is None) == ("pending", 0, False)

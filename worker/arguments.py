@@ -1,0 +1,139 @@
+"""The command line's grammar: commands, options and their bounds."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from worker import commands, manual
+from worker.request import MAX_JOBS
+
+DEFAULT_ENV_FILE = Path(".env")
+"""Read where no other is named; may be missing."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar; what is parsed carries `handler` and `needs_gemini`."""
+    main = argparse.ArgumentParser(
+        prog="python -m worker",
+        description=manual.MAIN,
+        epilog=manual.EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _environment(main, DEFAULT_ENV_FILE)
+    found = main.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
+    _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
+    _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
+    _json(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
+    _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
+    _retry(
+        _command(
+            found, "retry-failed", "take failed jobs up again", manual.RETRY_FAILED, commands.retry_failed
+        )
+    )
+    cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
+    cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
+    _json(
+        _command(found, "check", "look for what is missing", manual.CHECK, commands.look, needs_gemini=True)
+    )
+    return main
+
+
+def _command(
+    found: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    description: str,
+    handler: Callable[..., object],
+    needs_gemini: bool = False,
+) -> argparse.ArgumentParser:
+    command = found.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=manual.EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.set_defaults(handler=handler, needs_gemini=needs_gemini)
+    # Before the command and after it; here only what is said counts, or it would undo the former.
+    _environment(command, argparse.SUPPRESS)
+    return command
+
+
+def _environment(command: argparse.ArgumentParser, default: Path | str) -> None:
+    group = command.add_mutually_exclusive_group()
+    group.add_argument(
+        "--env-file", metavar="PATH", default=default, help="read settings from this file instead of .env"
+    )
+    group.add_argument(
+        "--no-env-file", dest="env_file", action="store_const", const=None, help="read no file",
+        default=argparse.SUPPRESS,
+    )  # fmt: skip
+
+
+def _tick(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-jobs", metavar="N", type=whole(1, MAX_JOBS), help="claim at most N jobs (default: MAX_JOBS)"
+    )
+    command.add_argument(
+        "--budget-seconds",
+        metavar="S",
+        type=number(1, 3600),
+        help="take at most S seconds (default: the timeout)",
+    )
+    command.add_argument("--dry-run", action="store_true", help="claim nothing; show what a run would claim")
+
+
+def _enqueue(command: argparse.ArgumentParser) -> None:
+    command.add_argument("file", metavar="FILE.json", help="the order; - reads stdin")
+    command.add_argument(
+        "--idempotency-key", metavar="KEY", help="makes sending the same order twice harmless"
+    )
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="one line of JSON instead of text")
+
+
+def _release(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--older-than-seconds", metavar="S", type=number(0, 10**9), default=300.0,
+        help="how old a lock must be (default: 300)",
+    )  # fmt: skip
+
+
+def _retry(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--batch", metavar="BATCH", help="of this batch only (default: of all)")
+    command.add_argument("--including-refused", action="store_true", help="also what Gemini refused")
+    command.add_argument(
+        "--limit", metavar="N", type=whole(1, 100_000), default=1000, help="at most N jobs (default: 1000)"
+    )
+
+
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """Reads a whole number within bounds."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"a whole number from {least} to {most} is needed")
+        return int(text)
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """Reads a number within bounds; NaN is within none."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"a number from {least:g} to {most:g} is needed")
+        return value
+
+    return read

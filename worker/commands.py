@@ -1,0 +1,146 @@
+"""What each command does, given a worker: results on stdout, the log on stderr, the exit code returned."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worker.app import Worker
+from worker.check import Finding, check, passed
+from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
+from worker.loop import loop, run_once, told_to_end
+from worker.request import RequestRefused, RunRequest, parse_object
+from worker.status import findings_text, queue_table
+
+OK = 0
+FAILED = 1
+"""The run failed, the queue could not be reached or refused."""
+
+UNUSABLE = 2
+"""The arguments, a file or the settings cannot be used; argparse exits with it too."""
+
+
+class Unusable(Exception):
+    """What was given cannot be used; the text says why."""
+
+
+def say(text: str) -> None:
+    """Write a result: one line, or several, to stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def say_json(value: Mapping[str, Any]) -> None:
+    """Write a result for machines: one object on one line."""
+    say(json.dumps(value))
+
+
+async def tick(worker: Worker, options: Namespace) -> int:
+    """One run, or with --dry-run a look at what it would claim."""
+    if options.dry_run:
+        say_json(await worker.peek(options.max_jobs))
+        return OK
+    most = worker.settings.invocation_timeout_seconds
+    if options.budget_seconds is not None and options.budget_seconds > most:
+        raise Unusable(f"--budget-seconds is at most the invocation timeout, {most:g}")
+    with told_to_end(worker.stop):
+        summary = await run_once(worker, RunRequest(options.max_jobs, options.budget_seconds))
+    if summary is None:
+        raise QueueUnavailable("run_cut", "the run was told to stop and did not end in time")
+    say_json(summary)
+    return FAILED if summary["stopReason"] in ("misconfigured", "queue_lost") else OK
+
+
+async def run(worker: Worker, _options: Namespace) -> int:
+    """Run after run until the process is told to end."""
+    with told_to_end(worker.stop):
+        await loop(worker, worker.settings.max_idle_seconds)
+    return OK
+
+
+async def enqueue(worker: Worker, options: Namespace) -> int:
+    """An order from a file, with the service key."""
+    request = read_order(options.file)
+    try:
+        say_json(await worker.queue.enqueue(request, options.idempotency_key))
+    except QueueUnavailable as error:
+        if options.idempotency_key:
+            raise
+        text = f"{error.message}; the order may have been taken all the same (python -m worker status)"
+        raise QueueUnavailable(error.code, text) from error
+    return OK
+
+
+def read_order(name: str) -> dict[str, Any]:
+    """The JSON object in a file, or on stdin for `-`. Raises Unusable."""
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return parse_object(data.removeprefix(codecs.BOM_UTF8), "application/json")
+    except OSError as exc:
+        raise Unusable(f"{name} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # a NUL in the name
+        raise Unusable("that is not the name of a file") from exc
+    except RequestRefused as exc:
+        where = "stdin" if name == "-" else name
+        said = exc.message.replace("the body", "the order")
+        raise Unusable(f"{where}: {said}") from exc
+
+
+async def status(worker: Worker, options: Namespace) -> int:
+    """The queue in numbers."""
+    stats = await worker.queue.operate("generation_queue_stats", {})
+    if options.json:
+        say_json(stats)
+    else:
+        say(queue_table(stats))
+    return OK
+
+
+async def release_stale(worker: Worker, options: Namespace) -> int:
+    """Old locks are taken away."""
+    params = {"p_older_than_seconds": options.older_than_seconds}
+    say_json(await worker.queue.operate("release_stale_generation_jobs", params))
+    return OK
+
+
+async def retry_failed(worker: Worker, options: Namespace) -> int:
+    """Failed jobs are taken up again."""
+    params = {
+        "p_batch_id": options.batch,
+        "p_including_refused": options.including_refused,
+        "p_limit": options.limit,
+    }
+    say_json(await worker.queue.operate("retry_failed_generation_jobs", params))
+    return OK
+
+
+async def cancel(worker: Worker, options: Namespace) -> int:
+    """What a batch still waits for is not made."""
+    say_json(await worker.queue.operate("cancel_generation_batch", {"p_batch_id": options.batch}))
+    return OK
+
+
+async def look(worker: Worker, options: Namespace) -> int:
+    """Everything a run needs is looked at."""
+    findings = await check(worker)
+    report(findings, options.json)
+    return OK if passed(findings) else FAILED
+
+
+def report(findings: Sequence[Finding], as_json: bool) -> None:
+    """Write findings to stdout."""
+    if as_json:
+        say_json({"ok": passed(findings), "findings": [finding.as_json() for finding in findings]})
+    else:
+        say(findings_text(findings))
+
+
+def complain(error: QueueRefused | QueueUnavailable | Misconfigured) -> None:
+    """Tell on stderr what went wrong and what to do about it."""
+    hint = error.hint if isinstance(error, QueueRefused) else "python -m worker check looks at everything"
+    sys.stderr.write(f"error: {error.message} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))

@@ -1,0 +1,118 @@
+"""What `--help` teaches: of each command what it does, an example, and what one will see."""
+
+EXIT_CODES = """\
+exit codes:
+  0  it was done (jobs may have failed: the summary counts them)
+  1  the run failed, something was found wrong, the queue could not be reached or refused
+  2  the arguments, a file or the settings cannot be used; all problems with the settings are listed at once
+"""
+
+MAIN = """\
+Works the queue of generated photos off, and looks after it. Results go to stdout, the log to stderr.
+
+Settings are environment variables (the README has a table). A .env in the working directory is read too;
+what is exported goes before it. GEMINI_API_KEY is needed by tick, run and check only.
+
+example:
+  python -m worker check && python -m worker tick
+"""
+
+TICK = """\
+Does one run: claims what is ready, makes the photos, settles the jobs, sums up. It ends by itself, within
+INVOCATION_TIMEOUT_SECONDS; Ctrl-C ends it within 10 s and gives back what was not started.
+
+example:
+  python -m worker tick --max-jobs 5
+
+you will see the run's summary, one line of JSON:
+  {"runId": "...", "stopReason": "queue_empty", "claimed": 5, "completed": 5, "failed": 0, ...}
+stopReason says why it ended. With "misconfigured", "problem" says what to mend, and the exit code is 1.
+With --dry-run nothing is claimed, and you see the jobs that a run would be given:
+  {"jobs": [{"id": 7, "batchId": "...", "status": "pending", "images": 4, ...}], "reason": null, ...}
+"""
+
+RUN = """\
+Does one run after the other until SIGTERM or Ctrl-C, which end it within 10 s with exit code 0; a second
+signal ends it at once. Sleeps while nothing is due: until the next retry, at most MAX_IDLE_SECONDS. When
+Supabase cannot be reached, or something is misconfigured, it says so in the log and goes on trying, ever
+less often (after five minutes at most): what is mended without a restart, like billing, is noticed.
+Settings that cannot be used end it at once with exit code 2; there a restart does not help.
+
+example:
+  MAX_IDLE_SECONDS=10 python -m worker run
+
+you will see the log on stderr, one line for each thing that happened to a job, and nothing on stdout:
+  12:00:01 job_completed run=... job=7 batch=... attempt=1 outcome=completed code=None
+"""
+
+ENQUEUE = """\
+Enqueues an order from a JSON file ("-" reads stdin) for the user it names. With an idempotency key the same
+order can be sent again without harm: the answer is that of the first time, with "created": false.
+
+example:
+  echo '{"userId": "u1", "basePrompt": "A portrait by the sea", "numImagesPerExample": 2,
+         "trainingImageUrls": ["training-photos/u1/me.jpg"],
+         "exampleImages": [{"url": "training-photos/u1/beach.jpg"}]}' |
+    python -m worker enqueue - --idempotency-key order-4711
+
+you will see the batch, one line of JSON, or what is wrong with the order:
+  {"batchId": "...", "jobIds": [7], "jobsEnqueued": 1, "imagesEnqueued": 2, "created": true}
+"""
+
+STATUS = """\
+Shows the queue in numbers: what is ready, waiting, put aside by a rate limit, being worked on; what ended
+within 24 hours; the last run and why it ended. "stale" jobs are those whose worker died.
+
+example:
+  python -m worker status
+
+you will see a table, or with --json one line:
+  {"ready": 3, "waiting": 1, "rateLimited": 0, "processing": 2, "stale": 0, "lastDay": {...}, ...}
+"""
+
+RELEASE_STALE = """\
+Makes jobs ready again that have been locked for long. The next run does that by itself for jobs whose
+worker died. A run lasts less than five minutes, so with less than 300 seconds you may take jobs from a
+living worker: nothing breaks, but photos may be made, and paid for, twice.
+
+example:
+  python -m worker release-stale --older-than-seconds 300
+
+you will see how many, one line of JSON:
+  {"released": 2}
+"""
+
+RETRY_FAILED = """\
+Takes failed jobs up again, with all their attempts; only the photos still missing are made. Jobs whose every
+missing photo was refused by Gemini are left alone, unless you say --including-refused.
+
+example:
+  python -m worker retry-failed --batch 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
+
+you will see how many, one line of JSON; as many as --limit means that there may be more:
+  {"retried": 3}
+"""
+
+CANCEL = """\
+Cancels what a batch still waits for. Photos that are made stay; what is being made right now is discarded.
+
+example:
+  python -m worker cancel 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
+
+you will see the batch, one line of JSON; a batch that had ended stays as it was:
+  {"batchId": "...", "status": "cancelled", "jobsCancelled": 4}
+"""
+
+CHECK = """\
+Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
+Gemini key and model, and who may call the HTTP function. Changes nothing and costs nothing.
+
+example:
+  python -m worker check
+
+you will see a line for each thing looked at, with the mend below what is wrong:
+  ok       supabase  answers and accepts the key
+  failed   bucket    Storage has no bucket generated-photos for bucket: apply sql/install.sql
+                     mend: apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor
+Exit code 0: the worker can work (warnings allowed). 1: something failed. 2: it is the settings.
+"""

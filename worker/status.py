@@ -1,0 +1,68 @@
+"""The answers of the database as text for people: the queue's numbers, and the findings of a check. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from worker.check import Finding, passed
+
+
+def queue_table(stats: Mapping[str, Any]) -> str:
+    """The answer of `generation_queue_stats` as a table."""
+    day, last = stats["lastDay"], stats["lastRun"]
+    oldest, due = stats["oldestReadySeconds"], stats["nextAttemptInSeconds"]
+    failures = ", ".join(f"{code} {count}" for code, count in sorted(day["failuresByCode"].items()))
+    rows = [
+        ("ready", stats["ready"], f"the oldest for {duration(oldest)}" if oldest is not None else ""),
+        ("waiting", stats["waiting"], f"next attempt in {duration(due)}" if due is not None else ""),
+        ("rate limited", stats["rateLimited"], ""),
+        ("processing", stats["processing"], ""),
+        (
+            "stale",
+            stats["stale"],
+            "their worker died; the next run takes them back" if stats["stale"] else "",
+        ),
+        ("last 24 hours", None, ""),
+        ("completed", day["completed"], ""),
+        ("failed", day["failed"], failures),
+        ("cancelled", day["cancelled"], ""),
+    ]
+    return "\n".join(["jobs now", *(_row(*row) for row in rows), _last_run(last)])
+
+
+def _row(name: str, count: int | None, note: str) -> str:
+    return name if count is None else f"  {name:<13}{count:>9}  {note}".rstrip()
+
+
+def _last_run(last: Mapping[str, Any] | None) -> str:
+    if last is None:
+        return "no run has claimed a job yet"
+    started = f"last run that claimed a job\n  started at {last['startedAt']}"
+    if last["finishedAt"] is None:
+        return f"{started}\n  not finished: still working, or its worker died"
+    return f"{started}\n  finished at {last['finishedAt']}: {last['stopReason']}"
+
+
+def duration(seconds: float) -> str:
+    """The two largest units of a time: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    for size, unit, smaller, smaller_unit in (
+        (86_400, "d", 3600, "h"),
+        (3600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // smaller} {smaller_unit}"
+    return f"{whole} s"
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """The findings of a check, each with its mend below it, and the verdict."""
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.state:<8} {finding.name:<9} {finding.message}")
+        if finding.mend:
+            lines.append(f"{'':<8} {'':<9} mend: {finding.mend}")
+    lines.append("The worker can work." if passed(findings) else "The worker cannot work yet.")
+    return "\n".join(lines)
