@@ -120,6 +120,25 @@ as $$
   from jsonb_array_elements(generation.checked_array(p_value, p_field, 0, 10)) with ordinality as a (e, i)
 $$;
 
+-- The folder of a user in Storage. It is the user's id, but for two characters of third parties' ids
+-- ("auth0|123"): Storage has no "|" in names, and what stands for it must not be an id itself.
+create or replace function generation.user_folder(p_user_id text) returns text
+language sql immutable set search_path = ''
+as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
+
+-- Refuses an id that cannot be a folder: it would lie in another user's, or in none.
+create or replace function generation.checked_user_id(p_user_id text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_user_id !~ '^[A-Za-z0-9_.@:;+,=|-]{1,200}$' or p_user_id ~ '^\.{1,2}$' then
+    perform generation.refuse('400', 'bad_user_id', 'this user id cannot name a folder in Storage',
+      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = | -');
+  end if;
+  return p_user_id;
+end
+$$;
+
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
 -- but `https://` with a public-looking host name, or `bucket/{user id}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
@@ -131,7 +150,7 @@ declare
   v_bucket text := split_part(p_reference, '/', 1);
 begin
   if v_host is not null then
-    if v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
+    if p_reference ~ '[[:space:]]' or v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
       or v_host ~ '(^|\.)(localhost|local|internal|home\.arpa)(:443)?$' then
       perform generation.refuse('400', 'forbidden_address',
         format('%s: photos are not fetched from this address', p_field),
@@ -140,13 +159,13 @@ begin
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
-  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\t\n\r\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
     perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
       'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then
     perform generation.refuse('400', 'forbidden_bucket', format('%s: bucket "%s" is not one photos may come from', p_field, v_bucket),
       'Use an allowed bucket, or have the operator add it to generation.photo_buckets.');
-  elsif split_part(p_reference, '/', 2) <> p_user_id then
+  elsif split_part(p_reference, '/', 2) <> generation.user_folder(p_user_id) then
     perform generation.refuse('400', 'foreign_photo', format('%s lies in another user''s folder', p_field),
       'The first folder inside the bucket must be the id of the user who orders.');
   end if;
@@ -199,17 +218,23 @@ begin
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
+  perform generation.checked_user_id(new."userId");
   if new.status <> 'pending' then
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
   end if;
+  -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
+  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
+    + new."numImagesPerExample";
   insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
   values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
   on conflict (id) do update
     set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
-      status = 'generating', "completedAt" = null;
-  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
-    + new."numImagesPerExample";
+      status = 'generating', "completedAt" = null
+    where b.status <> 'cancelled';
+  if not found then
+    perform generation.refuse('409', 'batch_cancelled', 'this batch has been cancelled', 'Insert into a new batch.');
+  end if;
   return new;
 end
 $$;

@@ -46,7 +46,7 @@ begin
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
   v_path := p_photo ->> 'storagePath';
-  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', v_job."userId", v_job."batchId", v_job.id)) then
+  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id)) then
     perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 

@@ -1,20 +1,5 @@
--- What operators, apps and the status page call. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
--- for somebody else's). Only cancel and get_generation_batch are open to signed-in users, for their own batches.
-
--- The version of this schema; a worker refuses to work with another one.
--- Returns {version, functions: the names of the functions that are there}. Safe to repeat: reads only.
-create or replace function public.generation_schema_version() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select jsonb_build_object('version', 1, 'functions', (
-    select jsonb_agg(distinct p.proname order by p.proname)
-    from pg_catalog.pg_proc as p
-    where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
-      'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
-      'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor')))
-$$;
+-- What operators and apps do to jobs. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
+-- for somebody else's). Only cancel is open to signed-in users, for their own batches.
 
 -- Refuses a batch that does not exist, or that a signed-in caller does not own: PT404 for both, so that
 -- nobody learns which ids exist.
@@ -30,28 +15,6 @@ begin
   ) then
     perform generation.refuse('404', 'no_such_batch', 'there is no such batch', 'Check the batch id.');
   end if;
-end
-$$;
-
--- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
--- retryAt}], photos: [{jobId, imageIndex, storagePath, mimeType, width, height}]}.
--- Errors: PT404. Safe to repeat: reads only.
-create or replace function public.get_generation_batch(p_batch_id text) returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  perform generation.check_batch_access(p_batch_id);
-  return jsonb_build_object(
-    'batch', (select to_jsonb(b) from public.photo_generation_batches as b where b.id = p_batch_id),
-    'jobs', (
-      select coalesce(jsonb_agg(jsonb_build_object('id', q.id, 'status', q.status, 'exampleImageId', q."exampleImageId",
-        'errorCode', q."errorCode", 'errorMessage', q."errorMessage", 'retryAt', q."retryAt") order by q.id), '[]')
-      from public.photo_generation_queue as q where q."batchId" = p_batch_id),
-    'photos', (
-      select coalesce(jsonb_agg(jsonb_build_object('jobId', p."jobId", 'imageIndex', p."imageIndex",
-        'storagePath', p."storagePath", 'mimeType', p."mimeType", 'width', p.width, 'height', p.height)
-        order by p."jobId", p."imageIndex"), '[]')
-      from public.photo_generation_photos as p where p."batchId" = p_batch_id));
 end
 $$;
 
@@ -150,100 +113,6 @@ begin
   perform generation.roll_up(v_changes);
   return jsonb_build_object('retried', cardinality(v_ids));
 end
-$$;
-
--- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
--- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
-create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
-language sql stable rows 10 set search_path = ''
-as $$
-  with ready as not materialized (
-    select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null
-  ), rescued as (
-    select e.id, e.priority, e."startTag" as tag, e.crashes + 1 as crashes
-    from (
-      select q.* from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
-      order by q."leaseExpiresAt" limit 100
-    ) as e
-    where generation.crash_code(e) is null
-  ), candidates as (
-    (select * from ready order by priority desc, tag, id limit 1)
-    union
-    (select * from ready where crashes = 0 order by priority desc, tag, id limit p_limit)
-    union all
-    select * from rescued
-    union all
-    (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.crashes
-      from public.photo_generation_queue as q
-      where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
-      order by q."retryAt" limit 1000)
-  ), placed as (
-    select c.id, c.crashes, row_number() over served as place, first_value(c.crashes) over served as head_crashes
-    from candidates as c
-    window served as (order by c.priority desc, c.tag, c.id)
-  )
-  select p.id, p.place from placed as p
-  where case when p.head_crashes > 0 then p.place = 1 else p.crashes = 0 end
-  order by p.place limit p_limit
-$$;
-
--- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
--- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up.
--- Errors: PT400. Safe to repeat: reads only.
-create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-declare
-  v_jobs jsonb;
-begin
-  perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
-  select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
-    'attempts', d.attempts, 'images', cardinality(generation.missing_images(d.id, d."numImagesPerExample")))
-    order by n.place) into v_jobs
-  from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
-  if v_jobs is null then
-    return generation.nothing_claimed('peek');
-  end if;
-  return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
-end
-$$;
-
--- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, photos, failuresByCode}, lastRun}.
--- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
-create or replace function public.generation_queue_stats() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select jsonb_build_object(
-    'ready', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null),
-    'waiting', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is not null),
-    'rateLimited', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'rate_limited' and q."retryAt" is not null),
-    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
-    'stale', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()),
-    'oldestReadySeconds', (select round(extract(epoch from generation.clock() - min(q."createdAt"))::numeric, 1)
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
-    'nextAttemptInSeconds', generation.next_attempt_seconds(),
-    'lastDay', (
-      select jsonb_build_object('completed', coalesce(sum(d.jobs) filter (where d.status = 'completed'), 0),
-        'failed', coalesce(sum(d.jobs) filter (where d.status = 'failed'), 0),
-        'cancelled', coalesce(sum(d.jobs) filter (where d.status = 'cancelled'), 0),
-        'failuresByCode', coalesce(jsonb_object_agg(d.code, d.jobs) filter (where d.status = 'failed'), '{}'))
-      from (
-        select q.status, coalesce(q."errorCode", 'unknown') as code, count(*) as jobs
-        from public.photo_generation_queue as q
-        where q."completedAt" > generation.clock() - interval '24 hours'
-        group by 1, 2
-      ) as d),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason')
-      from generation.runs as r order by r."startedAt" desc limit 1))
 $$;
 
 -- Remembers that a model has been shut down and which one takes its place, so that later runs ask the

@@ -21,7 +21,9 @@ begin
   create policy "own generated photos" on storage.objects for select to authenticated
   using (
     bucket_id = 'generated-photos'
-    and split_part(name, '/', 1) = (select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
+    -- generation.user_folder, spelled out: nobody but its functions may use that schema.
+    and split_part(name, '/', 1) = (
+      select replace(replace(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '=', '=3D'), '|', '=7C'))
   );
 exception
   when insufficient_privilege then

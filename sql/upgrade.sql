@@ -226,6 +226,8 @@ create table if not exists generation.runs (
   "startedAt" timestamptz not null,
   "endsBy" timestamptz not null,
   "finishedAt" timestamptz,
+  -- Claims that were answered: a repeated one gets what it still holds, never new jobs under an old fence.
+  "claimIds" uuid[] not null default '{}',
   summary jsonb
 );
 
@@ -392,6 +394,25 @@ as $$
   from jsonb_array_elements(generation.checked_array(p_value, p_field, 0, 10)) with ordinality as a (e, i)
 $$;
 
+-- The folder of a user in Storage. It is the user's id, but for two characters of third parties' ids
+-- ("auth0|123"): Storage has no "|" in names, and what stands for it must not be an id itself.
+create or replace function generation.user_folder(p_user_id text) returns text
+language sql immutable set search_path = ''
+as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
+
+-- Refuses an id that cannot be a folder: it would lie in another user's, or in none.
+create or replace function generation.checked_user_id(p_user_id text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_user_id !~ '^[A-Za-z0-9_.@:;+,=|-]{1,200}$' or p_user_id ~ '^\.{1,2}$' then
+    perform generation.refuse('400', 'bad_user_id', 'this user id cannot name a folder in Storage',
+      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = | -');
+  end if;
+  return p_user_id;
+end
+$$;
+
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
 -- but `https://` with a public-looking host name, or `bucket/{user id}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
@@ -403,7 +424,7 @@ declare
   v_bucket text := split_part(p_reference, '/', 1);
 begin
   if v_host is not null then
-    if v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
+    if p_reference ~ '[[:space:]]' or v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
       or v_host ~ '(^|\.)(localhost|local|internal|home\.arpa)(:443)?$' then
       perform generation.refuse('400', 'forbidden_address',
         format('%s: photos are not fetched from this address', p_field),
@@ -412,13 +433,13 @@ begin
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
-  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\t\n\r\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
     perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
       'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then
     perform generation.refuse('400', 'forbidden_bucket', format('%s: bucket "%s" is not one photos may come from', p_field, v_bucket),
       'Use an allowed bucket, or have the operator add it to generation.photo_buckets.');
-  elsif split_part(p_reference, '/', 2) <> p_user_id then
+  elsif split_part(p_reference, '/', 2) <> generation.user_folder(p_user_id) then
     perform generation.refuse('400', 'foreign_photo', format('%s lies in another user''s folder', p_field),
       'The first folder inside the bucket must be the id of the user who orders.');
   end if;
@@ -471,17 +492,23 @@ begin
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
+  perform generation.checked_user_id(new."userId");
   if new.status <> 'pending' then
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
   end if;
+  -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
+  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
+    + new."numImagesPerExample";
   insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
   values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
   on conflict (id) do update
     set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
-      status = 'generating', "completedAt" = null;
-  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
-    + new."numImagesPerExample";
+      status = 'generating', "completedAt" = null
+    where b.status <> 'cancelled';
+  if not found then
+    perform generation.refuse('409', 'batch_cancelled', 'this batch has been cancelled', 'Insert into a new batch.');
+  end if;
   return new;
 end
 $$;
@@ -506,16 +533,16 @@ declare
   v_field text;
 begin
   if not generation.caller_is_user() then
-    return coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
-      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
+    return generation.checked_user_id(coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
+      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.')));
   end if;
   select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
   if v_field is not null then
     perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
       'Leave it out: the user comes from the token, the rest from defaults.');
   end if;
-  return coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
-    generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
+  return generation.checked_user_id(coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+    generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.')));
 end
 $$;
 
@@ -680,42 +707,9 @@ end
 $$;
 $part_30_enqueue$);
 
-insert into pg_temp.upgrade_part values ('40_claim.sql', $part_40_claim$
--- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
--- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
--- give are answers, not errors.
-
--- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
-create or replace function generation.check_claim(
-  p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric
-) returns void
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  if p_worker_id is null or p_worker_id !~ '^[A-Za-z0-9._:@-]{1,100}$' then
-    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -', 'Set WORKER_ID accordingly.');
-  elsif p_claim_id is null then
-    perform generation.refuse('400', 'missing', 'p_claim_id is missing', 'Send a fresh uuid with every claim, the same one when repeating it.');
-  elsif p_max_jobs is null or p_max_jobs not between 1 and 1000 then
-    perform generation.refuse('400', 'out_of_range', 'p_max_jobs must be from 1 to 1000', 'Claim fewer jobs at once.');
-  elsif p_run_seconds is null or p_run_seconds not between 1 and 270 then
-    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270', 'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
-  end if;
-end
-$$;
-
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs.
--- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
-create or replace function generation.enter_run(p_run_id uuid) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
-  if exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
-    perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
-  end if;
-end
-$$;
+insert into pg_temp.upgrade_part values ('40_come_back.sql', $part_40_come_back$
+-- Jobs come back: from workers that died, and from waiting. Steps of a claim, bounded and without errors of
+-- their own; the counters they and every settle keep are rolled up here.
 
 -- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
 -- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
@@ -844,6 +838,44 @@ as $$
   ) as due
   where q.id = due.id
 $$;
+$part_40_come_back$);
+
+insert into pg_temp.upgrade_part values ('45_claim.sql', $part_45_claim$
+-- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
+-- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
+-- give are answers, not errors.
+
+-- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
+create or replace function generation.check_claim(
+  p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric
+) returns void
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_worker_id is null or p_worker_id !~ '^[A-Za-z0-9._:@-]{1,100}$' then
+    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -', 'Set WORKER_ID accordingly.');
+  elsif p_claim_id is null then
+    perform generation.refuse('400', 'missing', 'p_claim_id is missing', 'Send a fresh uuid with every claim, the same one when repeating it.');
+  elsif p_max_jobs is null or p_max_jobs not between 1 and 1000 then
+    perform generation.refuse('400', 'out_of_range', 'p_max_jobs must be from 1 to 1000', 'Claim fewer jobs at once.');
+  elsif p_run_seconds is null or p_run_seconds not between 1 and 270 then
+    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270', 'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
+  end if;
+end
+$$;
+
+-- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs.
+-- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
+create or replace function generation.enter_run(p_run_id uuid) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  if exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
+    perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
+  end if;
+end
+$$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served. A job that has been in a
 -- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
@@ -882,6 +914,11 @@ begin
 end
 $$;
 
+-- Whether a claim has been answered before.
+create or replace function generation.was_answered(p_run_id uuid, p_claim_id uuid) returns boolean
+language sql stable set search_path = ''
+as $$ select exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds")) $$;
+
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
@@ -899,7 +936,8 @@ create or replace function generation.fenced_jobs(p_fence text) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_agg(jsonb_build_object(
-    'id', q.id, 'batchId', q."batchId", 'userId', q."userId", 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
+    'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
+    'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
     'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
     'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
     'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
@@ -976,7 +1014,7 @@ $$;
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated` or `busy` (others hold the locks).
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
--- skipped. Safe to repeat: the same claim id gets the same jobs again, as long as they are held.
+-- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
@@ -991,27 +1029,27 @@ begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
   v_jobs := generation.fenced_jobs(v_fence);
-  if v_jobs is null then
+  if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     v_ids := generation.lock_ready_jobs(v_run, p_max_jobs);
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;
-    insert into generation.runs (id, "workerId", "startedAt", "endsBy")
+    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
-      generation.clock() + make_interval(secs => p_run_seconds::double precision))
-    on conflict (id) do nothing;
+      generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
+    on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
     v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return jsonb_build_object('jobs', v_jobs, 'fence', v_fence) || generation.claim_context(p_model);
+  return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model);
 exception
   when lock_not_available then
     return jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1);
 end
 $$;
-$part_40_claim$);
+$part_45_claim$);
 
 insert into pg_temp.upgrade_part values ('50_record.sql', $part_50_record$
 -- Images come in, one at a time, whoever holds the lease: the first writer wins until the job is final.
@@ -1062,7 +1100,7 @@ begin
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
   v_path := p_photo ->> 'storagePath';
-  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', v_job."userId", v_job."batchId", v_job.id)) then
+  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id)) then
     perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 
@@ -1130,7 +1168,7 @@ begin
   end if;
   return query
   select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
-    coalesce((r ->> 'retryInSeconds')::double precision, 0), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 604800), coalesce((r ->> 'untilDailyReset')::boolean, false),
     coalesce((r ->> 'attemptSpent')::boolean, true)
   from jsonb_array_elements(p_results) as r;
 end
@@ -1297,23 +1335,8 @@ $$;
 $part_60_settle$);
 
 insert into pg_temp.upgrade_part values ('70_operations.sql', $part_70_operations$
--- What operators, apps and the status page call. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
--- for somebody else's). Only cancel and get_generation_batch are open to signed-in users, for their own batches.
-
--- The version of this schema; a worker refuses to work with another one.
--- Returns {version, functions: the names of the functions that are there}. Safe to repeat: reads only.
-create or replace function public.generation_schema_version() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select jsonb_build_object('version', 1, 'functions', (
-    select jsonb_agg(distinct p.proname order by p.proname)
-    from pg_catalog.pg_proc as p
-    where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
-      'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
-      'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor')))
-$$;
+-- What operators and apps do to jobs. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
+-- for somebody else's). Only cancel is open to signed-in users, for their own batches.
 
 -- Refuses a batch that does not exist, or that a signed-in caller does not own: PT404 for both, so that
 -- nobody learns which ids exist.
@@ -1329,28 +1352,6 @@ begin
   ) then
     perform generation.refuse('404', 'no_such_batch', 'there is no such batch', 'Check the batch id.');
   end if;
-end
-$$;
-
--- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
--- retryAt}], photos: [{jobId, imageIndex, storagePath, mimeType, width, height}]}.
--- Errors: PT404. Safe to repeat: reads only.
-create or replace function public.get_generation_batch(p_batch_id text) returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  perform generation.check_batch_access(p_batch_id);
-  return jsonb_build_object(
-    'batch', (select to_jsonb(b) from public.photo_generation_batches as b where b.id = p_batch_id),
-    'jobs', (
-      select coalesce(jsonb_agg(jsonb_build_object('id', q.id, 'status', q.status, 'exampleImageId', q."exampleImageId",
-        'errorCode', q."errorCode", 'errorMessage', q."errorMessage", 'retryAt', q."retryAt") order by q.id), '[]')
-      from public.photo_generation_queue as q where q."batchId" = p_batch_id),
-    'photos', (
-      select coalesce(jsonb_agg(jsonb_build_object('jobId', p."jobId", 'imageIndex', p."imageIndex",
-        'storagePath', p."storagePath", 'mimeType', p."mimeType", 'width', p.width, 'height', p.height)
-        order by p."jobId", p."imageIndex"), '[]')
-      from public.photo_generation_photos as p where p."batchId" = p_batch_id));
 end
 $$;
 
@@ -1451,6 +1452,70 @@ begin
 end
 $$;
 
+-- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
+-- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
+-- Safe to repeat.
+create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_successor text;
+begin
+  if p_model is null or p_model = p_successor then
+    perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
+  end if;
+  insert into generation.models as m (model, successor, "successorSince")
+  values (p_model, p_successor, generation.clock())
+  on conflict (model) do update
+    set successor = case when p_successor is null then null else coalesce(m.successor, p_successor) end,
+      "successorSince" = case when p_successor is null then null else coalesce(m."successorSince", generation.clock()) end
+  returning m.successor into v_successor;
+  return jsonb_build_object('model', p_model, 'successor', v_successor);
+end
+$$;
+$part_70_operations$);
+
+insert into pg_temp.upgrade_part values ('75_reading.sql', $part_75_reading$
+-- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
+-- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
+
+-- The version of this schema; a worker refuses to work with another one.
+-- Returns {version, functions: the names of the functions that are there}. Safe to repeat: reads only.
+create or replace function public.generation_schema_version() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  select jsonb_build_object('version', 1, 'functions', (
+    select jsonb_agg(distinct p.proname order by p.proname)
+    from pg_catalog.pg_proc as p
+    where p.pronamespace = 'public'::regnamespace and p.proname in (
+      'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
+      'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
+      'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
+      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor')))
+$$;
+
+-- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
+-- retryAt}], photos: [{jobId, imageIndex, storagePath, mimeType, width, height}]}.
+-- Errors: PT404. Safe to repeat: reads only.
+create or replace function public.get_generation_batch(p_batch_id text) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform generation.check_batch_access(p_batch_id);
+  return jsonb_build_object(
+    'batch', (select to_jsonb(b) from public.photo_generation_batches as b where b.id = p_batch_id),
+    'jobs', (
+      select coalesce(jsonb_agg(jsonb_build_object('id', q.id, 'status', q.status, 'exampleImageId', q."exampleImageId",
+        'errorCode', q."errorCode", 'errorMessage', q."errorMessage", 'retryAt', q."retryAt") order by q.id), '[]')
+      from public.photo_generation_queue as q where q."batchId" = p_batch_id),
+    'photos', (
+      select coalesce(jsonb_agg(jsonb_build_object('jobId', p."jobId", 'imageIndex', p."imageIndex",
+        'storagePath', p."storagePath", 'mimeType', p."mimeType", 'width', p.width, 'height', p.height)
+        order by p."jobId", p."imageIndex"), '[]')
+      from public.photo_generation_photos as p where p."batchId" = p_batch_id));
+end
+$$;
+
 -- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
 -- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
@@ -1511,7 +1576,7 @@ end
 $$;
 
 -- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, photos, failuresByCode}, lastRun}.
+-- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, lastRun}.
 -- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
 create or replace function public.generation_queue_stats() returns jsonb
 language sql stable security definer set search_path = ''
@@ -1544,29 +1609,7 @@ as $$
         'stopReason', r.summary ->> 'stopReason')
       from generation.runs as r order by r."startedAt" desc limit 1))
 $$;
-
--- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
--- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
--- Safe to repeat.
-create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
-language plpgsql security definer set search_path = ''
-as $$
-declare
-  v_successor text;
-begin
-  if p_model is null or p_model = p_successor then
-    perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
-  end if;
-  insert into generation.models as m (model, successor, "successorSince")
-  values (p_model, p_successor, generation.clock())
-  on conflict (model) do update
-    set successor = case when p_successor is null then null else coalesce(m.successor, p_successor) end,
-      "successorSince" = case when p_successor is null then null else coalesce(m."successorSince", generation.clock()) end
-  returning m.successor into v_successor;
-  return jsonb_build_object('model', p_model, 'successor', v_successor);
-end
-$$;
-$part_70_operations$);
+$part_75_reading$);
 
 insert into pg_temp.upgrade_part values ('80_access.sql', $part_80_access$
 -- Who may do what. Supabase grants everything in schema public to anon and authenticated by default, so
@@ -1673,7 +1716,9 @@ begin
   create policy "own generated photos" on storage.objects for select to authenticated
   using (
     bucket_id = 'generated-photos'
-    and split_part(name, '/', 1) = (select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
+    -- generation.user_folder, spelled out: nobody but its functions may use that schema.
+    and split_part(name, '/', 1) = (
+      select replace(replace(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub', '=', '=3D'), '|', '=7C'))
   );
 exception
   when insufficient_privilege then

@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.runs import KEY, Site
+from tests.runs import KEY, Site, process_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 KILL_AFTER_SECONDS = 30.0
+Changes = Mapping[str, str | None]
 
 
 class Done(NamedTuple):
@@ -59,7 +60,7 @@ class Program:
         raise AssertionError(f"it ended without {event} {fields}")
 
     async def ended(self, seconds: float = 12.0) -> int:
-        """Its exit code, once it has ended by itself; nothing was written to stdout, no traceback to stderr."""
+        """Its exit code, once it has ended by itself: with nothing on stdout and no traceback."""
         async with asyncio.timeout(seconds):
             out, log = await self.process.communicate()
         assert out == b"", out
@@ -79,16 +80,14 @@ class CommandLine:
     def __init__(self, site: Site, folder: Path) -> None:
         self.site, self.folder = site, folder
         self.environment = {
-            "PATH": os.environ["PATH"],
+            **process_environment(site.stack, site.gemini),
             "PYTHONPATH": str(ROOT),
-            "GOOGLE_GEMINI_BASE_URL": site.gemini.url,
             "WORKER_ID": "cli",
-            **site.environment,
         }
 
-    async def call(self, *arguments: str, stdin: bytes = b"", **changes: str | None) -> Done:
-        """Run a command to its end. A change of None takes a variable away; no secret may be written."""
-        async with self._process(arguments, changes) as process:
+    async def call(self, *arguments: str, stdin: bytes = b"", env: Changes = MappingProxyType({})) -> Done:
+        """Run a command to its end; no secret may be written. In `env`, None takes a variable away."""
+        async with self._process(arguments, env) as process:
             async with asyncio.timeout(KILL_AFTER_SECONDS):
                 out, log = await process.communicate(stdin)
         assert process.returncode is not None
@@ -99,14 +98,14 @@ class CommandLine:
         return done
 
     @contextlib.asynccontextmanager
-    async def start(self, *arguments: str, **changes: str | None) -> AsyncIterator[Program]:
+    async def start(self, *arguments: str, env: Changes = MappingProxyType({})) -> AsyncIterator[Program]:
         """Start a command; it is killed if it outlives the block."""
-        async with self._process(arguments, {"LOG_FORMAT": "json", **changes}) as process:
+        async with self._process(arguments, {"LOG_FORMAT": "json", **env}) as process:
             yield Program(process)
 
     @contextlib.asynccontextmanager
     async def _process(
-        self, arguments: tuple[str, ...], changes: dict[str, str | None]
+        self, arguments: tuple[str, ...], changes: Changes
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         changed = {**self.environment, **changes}
         process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of an HTTP server: a test can cut it, stall it at a path, or let it lose one answer."""
+"""A TCP proxy in front of an HTTP server: a test can cut it, stall it at a path, or lose an answer."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Proxy:
         return self._gates[-1]
 
     def lose_answer(self, path: str, times: int = 1) -> None:
-        """Forward the next requests whose path contains `path`, and close the connection instead of answering."""
+        """Forward the next requests whose path contains `path`, and close their connections unanswered."""
         self._lose, self._losses = path, times
 
     def cut_at(self, path: str) -> None:

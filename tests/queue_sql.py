@@ -118,7 +118,7 @@ class Queue:
     def record(self, job: Mapping[str, Any], index: int, name: str = "a", **photo: object) -> Any:
         """Records an image as made."""
         stored = {
-            "storagePath": f"{job['userId']}/{job['batchId']}/{job['id']}/{index}-{name}",
+            "storagePath": f"{job['userFolder']}/{job['batchId']}/{job['id']}/{index}-{name}",
             "mimeType": "image/png",
             "width": 1024,
             "height": 1024,

@@ -1,4 +1,4 @@
-"""Whole runs on the local stack and the simulator: a customer, their orders, workers, and the audit of it all.
+"""Whole runs on the local stack and the simulator: a customer, their orders, workers, an audit.
 
 A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import io
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,13 +20,12 @@ from psycopg.rows import DictRow
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
+from local.environment import kept
 from local.gemini import Simulator
 from local.ledger import Call, Ledger
 from local.stack import Stack
 from tests.queue_invariants import check_invariants
 from worker.app import Worker
-from worker.job import Job
-from worker.prompt import build_prompt
 from worker.request import RunRequest
 from worker.settings import Settings
 
@@ -35,10 +33,8 @@ MODEL = "gemini-2.5-flash-image"
 SUCCESSOR = "gemini-3.1-flash-image"
 KEY = "key-of-a-test-1234567890"
 SOURCES = "training-photos"
+USUAL = RunRequest()
 Summary = Mapping[str, Any]
-
-# Whole seconds of waiting between tries would be most of the tests' time.
-QUICK = {"RETRY_BASE_SECONDS": "0.1"}
 
 
 def picture(colour: str = "teal", kind: str = "PNG") -> bytes:
@@ -49,7 +45,7 @@ def picture(colour: str = "teal", kind: str = "PNG") -> bytes:
 
 
 def fresh_order(examples: tuple[str, ...], images: int, photo: str, **fields: object) -> dict[str, object]:
-    """An order of one job for each name in `examples`, whose prompt carries the name in brackets."""
+    """An order of a job for each name in `examples`, found in brackets early in its prompt."""
     return {
         "basePrompt": "A portrait in the evening sun",
         "numImagesPerExample": images,
@@ -57,6 +53,22 @@ def fresh_order(examples: tuple[str, ...], images: int, photo: str, **fields: ob
         "exampleImages": [{"url": photo, "prompt": f"[{name}]"} for name in examples],
         **fields,
     }
+
+
+def environment(stack: Stack) -> dict[str, str]:
+    """The settings of a worker."""
+    return {
+        "SUPABASE_URL": stack.url,
+        "SUPABASE_SERVICE_ROLE_KEY": stack.secret_key,
+        "SUPABASE_ANON_KEY": stack.publishable_key,
+        "GEMINI_API_KEY": KEY,
+        "RETRY_BASE_SECONDS": "0.1",  # waiting between tries would be most of the tests' time
+    }
+
+
+def process_environment(stack: Stack, gemini: Simulator) -> dict[str, str]:
+    """All that a process with a worker in it gets."""
+    return {**kept(), **environment(stack), "GOOGLE_GEMINI_BASE_URL": gemini.url}
 
 
 class Site:
@@ -70,25 +82,15 @@ class Site:
         self.photo = f"{SOURCES}/{self.user}/me.png"
         self._workers: list[Worker] = []
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The settings of a worker."""
-        return {
-            "SUPABASE_URL": self.stack.url,
-            "SUPABASE_SERVICE_ROLE_KEY": self.stack.secret_key,
-            "GEMINI_API_KEY": KEY,
-            **QUICK,
-        }
-
     def worker(self, **settings: str) -> Worker:
         """A new worker; `settings` are environment variables."""
         worker_id = f"worker-{len(self._workers) + 1}"
-        self._workers.append(Worker(Settings.from_env(self.environment | settings, worker_id)))
+        self._workers.append(Worker(Settings.from_env(environment(self.stack) | settings, worker_id)))
         return self._workers[-1]
 
-    async def run(self, max_jobs: int | None = None, budget: float | None = None, **settings: str) -> Summary:
+    async def run(self, request: RunRequest = USUAL, /, **settings: str) -> Summary:
         """The summary of one run of a new worker."""
-        return await self.worker(**settings).run(RunRequest(max_jobs, budget))
+        return await self.worker(**settings).run(request)
 
     async def close(self) -> None:
         """Close every worker."""
@@ -124,20 +126,24 @@ class Site:
 
     def batch(self, job_id: int) -> str:
         """The status of a job's batch."""
-        (row,) = self.rows("select * from photo_generation_batches where id = %s", self.job(job_id)["batchId"])
+        (row,) = self.rows(
+            "select * from photo_generation_batches where id = %s", self.job(job_id)["batchId"]
+        )
         return str(row["status"])
 
     def photos(self, job_id: int | None = None) -> list[DictRow]:
         """The photos of a job, or all, in order."""
         return self.rows(
-            'select * from photo_generation_photos where %s::bigint in ("jobId", 0) order by "jobId", "imageIndex"',
+            'select * from photo_generation_photos where %s::bigint in ("jobId", 0)'
+            ' order by "jobId", "imageIndex"',
             job_id or 0,
         )
 
     def objects(self) -> dict[str, str]:
         """The customer's generated objects in Storage: their types by path."""
         found = self.rows(
-            "select name, metadata ->> 'mimetype' as type from storage.objects where bucket_id = 'generated-photos' and starts_with(name, %s)",
+            "select name, metadata ->> 'mimetype' as type from storage.objects"
+            " where bucket_id = 'generated-photos' and starts_with(name, %s)",
             f"{self.user}/",
         )
         return {row["name"]: row["type"] for row in found}
@@ -161,15 +167,7 @@ class Site:
 
     def calls(self, name: str = "") -> list[Call]:
         """The calls to Gemini for the example of this name, or all; in order of arrival."""
-        calls = self.gemini.ledger.calls
-        shas = {sha for sha, prompt in self._prompts().items() if f"[{name}]" in prompt}
-        return [call for call in calls if not name or call.prompt_sha in shas]
-
-    def _prompts(self) -> dict[str, str]:
-        found = self.rows("select q.*, '[]'::jsonb as missing from photo_generation_queue as q")
-        jobs = [Job.from_row(row | {"claimedBefore": False}, "") for row in found]
-        prompts = [build_prompt(job) for job in jobs]
-        return {hashlib.sha256(prompt.encode()).hexdigest()[:16]: prompt for prompt in prompts}
+        return [call for call in self.gemini.ledger.calls if not name or f"[{name}]" in call.prompt_start]
 
     async def until(self, condition: Callable[[Ledger], object], seconds: float = 10.0) -> None:
         """Wait until the ledger fulfils the condition."""
@@ -230,7 +228,7 @@ async def site(
     service: AsyncClient,
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Site]:
-    """A customer with one source photo, an empty queue, and a Gemini that answers at once with small images."""
+    """A customer with one source photo, an empty queue, and a Gemini that sends small images at once."""
     simulator.reset()
     simulator.configure(latency=0.0, scale=0.25)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", simulator.url)

@@ -20,7 +20,7 @@ async def timed(site: Site, budget: float, **settings: str) -> Summary:
     """The summary of a run that answered, or failed, before its budget was over."""
     began = time.monotonic()
     try:
-        return await site.run(budget=budget, **settings)
+        return await site.run(RunRequest(budget_seconds=budget), **settings)
     finally:
         assert time.monotonic() - began < budget
 
@@ -59,8 +59,10 @@ async def test_slow_answer_is_cut(site: Site) -> None:
 
 
 async def test_slow_photo(site: Site) -> None:
-    """A source photo that does not arrive holds up nobody: its job waits for a retry, the run answers in time."""
-    slow = await site.upload("slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png"))
+    """A source photo that does not arrive holds up nobody: its job is tried later, the run answers in time."""
+    slow = await site.upload(
+        "slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png")
+    )
     (a,) = await site.order("a", photo=slow)
     (b,) = await site.order("b")
     async with Proxy(site.stack.url) as proxy:
@@ -76,8 +78,8 @@ async def test_slow_photo(site: Site) -> None:
 async def test_nothing_starts_that_cannot_finish(site: Site) -> None:
     """With a model that is known to take long, a short run starts nothing and gives its jobs back unspent."""
     site.rows(
-        'insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",'
-        ' width, height, bytes, model, "generationMs")'
+        'insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",'
+        ' "mimeType", width, height, bytes, model, "generationMs")'
         " values (0, 'old', 'old', 0, 'old', 'image/png', 1, 1, 1, %s, 4000) returning id",
         MODEL,
     )
@@ -88,14 +90,14 @@ async def test_nothing_starts_that_cannot_finish(site: Site) -> None:
     assert site.calls() == []
     assert (short["stopReason"], short["retried"], short["images"]["notStarted"]) == ("budget", 2, 4)
     assert [(site.job(job)["status"], site.job(job)["attempts"]) for job in jobs] == [("pending", 0)] * 2
-    long = await site.run(budget=30)
+    long = await site.run(RunRequest(budget_seconds=30))
     assert long["completed"] == 2
-    site.rows("delete from photo_generation_photos where \"jobId\" = 0 returning id")
+    site.rows('delete from photo_generation_photos where "jobId" = 0 returning id')
     site.audit(short, long)
 
 
 async def test_stop(site: Site) -> None:
-    """Told to stop, a run keeps what finishes in time, cuts what does not, gives back the rest, within 8 s."""
+    """Told to stop, a run keeps what ends in time, cuts what does not, gives back the rest, within 8 s."""
     site.gemini.add_rule(HELD, prompt="[kept]")
     site.gemini.add_rule({"kind": "hang"}, prompt="[cut]")
     kept, cut, unstarted = await site.order("kept", "cut", "unstarted")
@@ -135,7 +137,7 @@ async def test_supabase_unreachable_at_start(site: Site) -> None:
     (job,) = await site.order("a")
 
     with pytest.raises(QueueUnavailable):
-        await site.run(budget=5, SUPABASE_URL=f"http://127.0.0.1:{free_port()}")
+        await site.run(RunRequest(budget_seconds=5), SUPABASE_URL=f"http://127.0.0.1:{free_port()}")
 
     assert (site.job(job)["status"], site.calls()) == ("pending", [])
 
@@ -150,12 +152,12 @@ async def test_supabase_silent_at_start(site: Site) -> None:
 
 
 async def test_supabase_lost_while_generating(site: Site) -> None:
-    """With Supabase gone a run still answers in time; when the lease has run out another makes what is missing."""
+    """With Supabase gone a run still answers in time; once the lease has run out, another goes on."""
     site.gemini.add_rule(HELD, prompt="[a]", times=1)
     a, b = await site.order("a", "b")
     async with Proxy(site.stack.url) as proxy:
         run = asyncio.create_task(timed(site, 4, SUPABASE_URL=proxy.url))
-        await site.until_row("select from photo_generation_photos where \"jobId\" = %s", b)
+        await site.until_row('select from photo_generation_photos where "jobId" = %s', b)
         proxy.cut()
         site.gemini.release()
         first = await run
@@ -206,10 +208,11 @@ async def test_supabase_back_in_time(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "function", ["claim_generation_jobs", "record_generated_photo", "settle_generation_jobs", "finish_generation_run"]
+    "function",
+    ["claim_generation_jobs", "record_generated_photo", "settle_generation_jobs", "finish_generation_run"],
 )
 async def test_lost_answer(site: Site, function: str) -> None:
-    """A call whose answer is lost after the commit is repeated, and the second answer is as good as the first."""
+    """A call whose answer is lost after the commit is repeated, and gets an answer just as good."""
     (job,) = await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.lose_answer(f"/rpc/{function}")
@@ -222,7 +225,7 @@ async def test_lost_answer(site: Site, function: str) -> None:
 
 
 async def test_claim_lost_for_good(site: Site) -> None:
-    """Jobs that were given out in an answer that never arrived are given back unspent by finishing the run."""
+    """Jobs given out in an answer that never arrived are given back unspent by finishing the run."""
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         proxy.lose_answer("/rpc/claim_generation_jobs", times=100)

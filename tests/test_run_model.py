@@ -40,7 +40,7 @@ async def test_successor_is_remembered(site: Site) -> None:
 
 
 async def test_fallback_off(site: Site) -> None:
-    """With GEMINI_MODEL_FALLBACK=off nothing is changed over: the run stops, misconfigured, nothing is spent."""
+    """With GEMINI_MODEL_FALLBACK=off the run stops as misconfigured, and nothing is spent."""
     site.gemini.configure(retired=[MODEL])
     (job,) = await site.order("a")
 

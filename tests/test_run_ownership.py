@@ -1,4 +1,4 @@
-"""Whose job it is: what earlier claims stored, workers that are late, two at once, and orders that are cancelled."""
+"""Whose job it is: what earlier claims stored, workers that come late, orders that are cancelled."""
 
 import asyncio
 import hashlib
@@ -7,6 +7,7 @@ from uuid import uuid4
 from tests.proxy import Proxy
 from tests.runs import MODEL, Site, picture
 from worker.job import Job
+from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs",)
 
@@ -66,10 +67,17 @@ async def test_adoption_alone(site: Site) -> None:
 
 
 async def test_only_own_names_are_adopted(site: Site) -> None:
-    """Of several objects for an image one is taken; other names, other indexes and what is no image are left."""
+    """Of several objects for an image one is taken; other names or indexes and what is no image are left."""
     job = await claimed_and_released(site, images=2)
     data = picture("orange")
-    names = [named(0, data), named(0, picture("purple")), named(7, data), "notes.txt", "1-short", "x-" + "0" * 16]
+    names = [
+        named(0, data),
+        named(0, picture("purple")),
+        named(7, data),
+        "notes.txt",
+        "1-short",
+        "x-" + "0" * 16,
+    ]
     paths = [await put(site, job, name, data) for name in names]
     await put(site, job, "1-" + "0" * 16, b"this is no image")
 
@@ -102,7 +110,7 @@ async def test_complete_job_is_settled(site: Site) -> None:
     (job,) = await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.cut_at("/rpc/settle_generation_jobs")
-        first = await site.run(budget=3, SUPABASE_URL=proxy.url)
+        first = await site.run(RunRequest(budget_seconds=3), SUPABASE_URL=proxy.url)
     assert (first["images"]["made"], site.job(job)["status"]) == (2, "processing")
 
     site.expire_leases()
@@ -114,7 +122,7 @@ async def test_complete_job_is_settled(site: Site) -> None:
 
 
 async def test_late_worker_loses(site: Site) -> None:
-    """A worker whose lease has run out finds its image recorded by another: it removes its own, touches no row."""
+    """A worker that comes late, after another has recorded its image, removes its own and touches no row."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")
     late = asyncio.create_task(site.run())
@@ -183,7 +191,7 @@ async def test_late_settle_changes_nothing(site: Site) -> None:
 
 
 async def test_cancelled_while_generating(site: Site) -> None:
-    """An image that comes back for a cancelled order is discarded and counted, and nothing more is started."""
+    """An image that comes back for a cancelled order is discarded and counted; nothing more is started."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a", images=3)
     run = asyncio.create_task(site.run(IMAGES_AT_A_TIME="1"))
@@ -194,7 +202,11 @@ async def test_cancelled_while_generating(site: Site) -> None:
     site.gemini.release()
     summary = await run
 
-    assert (summary["images"]["discarded"], summary["images"]["notStarted"], summary["leaseLost"]) == (1, 2, 1)
+    assert (summary["images"]["discarded"], summary["images"]["notStarted"], summary["leaseLost"]) == (
+        1,
+        2,
+        1,
+    )
     assert (len(site.calls()), site.objects(), site.photos()) == (1, {}, [])
     assert site.job(job) == cancelled
     assert (cancelled["status"], site.batch(job)) == ("cancelled", "cancelled")
@@ -208,7 +220,7 @@ async def test_cancelled_neighbours_go_on(site: Site) -> None:
     site.gemini.add_rule(HELD, prompt="[goes]")
     (goes,) = await site.order("goes", images=2)
     run = asyncio.create_task(site.run(IMAGES_AT_A_TIME="4"))
-    await site.until_row("select from photo_generation_photos where \"jobId\" = %s", goes)
+    await site.until_row('select from photo_generation_photos where "jobId" = %s', goes)
     await site.open_calls(1)
     await site.service.rpc("cancel_generation_batch", {"p_batch_id": site.job(goes)["batchId"]}).execute()
     site.gemini.release()

@@ -24,7 +24,7 @@ def counts(summary: Summary) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(("ratio", "size"), [("1:1", (256, 256)), ("9:16", (192, 336)), ("21:9", (384, 168))])
 async def test_made_as_ordered(site: Site, ratio: str, size: tuple[int, int]) -> None:
-    """What Gemini made lies in Storage byte for byte, under its hash, with its type, and its row tells the truth."""
+    """What Gemini made lies in Storage byte for byte, under its hash and type, and its row is true."""
     (job,) = await site.order("a", images=2, aspectRatio=ratio)
 
     summary = await site.run()
@@ -78,7 +78,7 @@ async def test_max_jobs(site: Site) -> None:
     """`maxJobs` bounds what a run claims, and what it left another run takes."""
     await site.order(*"abcde")
 
-    first, second = await site.run(max_jobs=3), await site.run()
+    first, second = await site.run(RunRequest(max_jobs=3)), await site.run()
 
     assert (first["claimed"], first["stopReason"]) == (3, "max_jobs")
     assert (second["claimed"], second["stopReason"]) == (2, "queue_empty")
@@ -91,7 +91,11 @@ async def test_idle_run(site: Site) -> None:
         summary = await site.run(SUPABASE_URL=proxy.url)
 
         assert proxy.paths == ["/rest/v1/rpc/claim_generation_jobs"]
-    assert (summary["stopReason"], summary["claimed"], summary["nextAttemptInSeconds"]) == ("queue_empty", 0, None)
+    assert (summary["stopReason"], summary["claimed"], summary["nextAttemptInSeconds"]) == (
+        "queue_empty",
+        0,
+        None,
+    )
     assert site.calls() == []
     assert site.rows("select from generation.runs") == []
 
@@ -138,7 +142,7 @@ async def test_partial_success(site: Site) -> None:
     site.gemini.add_rule({"kind": "finish", "reason": "NO_IMAGE"}, times=4)  # two images, both tries
     (job,) = await site.order("a", images=4)
 
-    first = await site.run(max_jobs=1, IMAGES_AT_A_TIME="1")
+    first = await site.run(RunRequest(max_jobs=1), IMAGES_AT_A_TIME="1")
 
     assert (first["retried"], first["images"]["made"], first["images"]["erred"]) == (1, 2, 2)
     assert len(site.photos(job)) == 2

@@ -232,4 +232,4 @@ def test_users_of_a_claim(queue: Queue) -> None:
     """A job tells whose it is and which batch it belongs to."""
     answer = queue.enqueue()
     (job,) = queue.run().claim()
-    assert (job["userId"], job["batchId"], job["id"]) == (USER, answer["batchId"], answer["jobIds"][0])
+    assert (job["userFolder"], job["batchId"], job["id"]) == (USER, answer["batchId"], answer["jobIds"][0])

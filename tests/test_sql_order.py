@@ -12,7 +12,7 @@ pytest_plugins = ("tests.queue_fixtures",)
 def serve(queue: Queue, jobs: int) -> list[str]:
     """The users whose jobs are handed out, one job a claim."""
     run = queue.run()
-    return [job["userId"] for _ in range(jobs) for job in run.claim(1)]
+    return [job["userFolder"] for _ in range(jobs) for job in run.claim(1)]
 
 
 def test_priority_before_age(queue: Queue) -> None:

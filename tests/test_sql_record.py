@@ -38,7 +38,7 @@ def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
     )
     queue.record(job, 1, generationMs=None)
     first, second = queue.connection.execute("select * from photo_generation_photos order by id").fetchall()
-    told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userId"], "createdAt": clock.now}
+    told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userFolder"], "createdAt": clock.now}
     told |= {"width": 832, "height": 1248, "bytes": 99, "mimeType": "image/png", "model": "model"}
     told |= {"promptTokens": 7, "outputTokens": 1290, "generationMs": 5100}
     assert {key: first[key] for key in told} == told
@@ -89,7 +89,7 @@ def test_final_job(queue: Queue, end: str) -> None:
 
 def test_unknown_job(queue: Queue) -> None:
     """A job that is not there any more wants no images."""
-    nowhere = {"id": 10**12, "userId": "u", "batchId": "b"}
+    nowhere = {"id": 10**12, "userFolder": "u", "batchId": "b"}
     assert queue.record(nowhere, 0)["result"] == "job_final"
     assert queue.refuse(nowhere, 0) == "job_final"
 

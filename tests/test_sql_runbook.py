@@ -167,7 +167,7 @@ def test_old_insert_is_fair(queue: Queue) -> None:
     for _ in range(20):
         insert(queue)
     queue.enqueue("new", examples=1, images=4)
-    assert "new" in [job["userId"] for job in queue.run().claim(3)]
+    assert "new" in [job["userFolder"] for job in queue.run().claim(3)]
 
 
 @pytest.mark.parametrize("status", ["processing", "rate_limited", "completed", "failed", "cancelled"])

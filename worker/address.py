@@ -135,7 +135,7 @@ def parse_photo_url(url: str) -> PhotoUrl:
     return PhotoUrl(host, HTTPS_PORT, target, f"https://{host}{target}")
 
 
-def parse_storage_reference(reference: str, user_id: str, buckets: Collection[str]) -> StorageReference:
+def parse_storage_reference(reference: str, user_folder: str, buckets: Collection[str]) -> StorageReference:
     """Accept `bucket/path` in a listed bucket whose first folder is the user's id, compared as it stands.
 
     It is read with the service key, so nothing that a server might decode or normalise is let through.
@@ -153,7 +153,7 @@ def parse_storage_reference(reference: str, user_id: str, buckets: Collection[st
         )
     if bucket not in buckets:
         raise BadInput("forbidden_bucket", f"{shown}: photos may not be taken from this bucket")
-    if segments[0] != user_id:
+    if segments[0] != user_folder:
         raise BadInput("foreign_photo", f"{shown}: lies outside the folder of the user who ordered")
     return StorageReference(bucket, "/".join(segments))
 

@@ -51,6 +51,11 @@ class Budget:
         """Seconds until a deadline, never negative."""
         return max(deadline - self._monotonic(), 0.0)
 
+    @property
+    def finish_seconds(self) -> float:
+        """What the run's last call may take: up to `answer`, else half of what is left for the response."""
+        return max(self.remaining(self.answer), self.remaining(self.end) / 2)
+
     def passed(self, deadline: float) -> bool:
         """Whether a deadline has passed."""
         return self._monotonic() >= deadline

@@ -22,13 +22,13 @@ class Style:
 class Job:
     """One example image to be redone `num_images` times; `missing` are the indexes still to make.
 
-    `fence` is the claim's `lockedBy`: every settle carries it. `claimed_before` means that an
-    earlier claim may have stored objects which are not recorded yet.
+    `user_folder` is the user's folder in every bucket. `fence` is the claim's `lockedBy`: every settle
+    carries it. `claimed_before` means that an earlier claim may have stored objects which are not recorded.
     """
 
     id: int
     batch_id: str
-    user_id: str
+    user_folder: str
     fence: str
     attempt: int
     max_attempts: int
@@ -46,7 +46,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Where this job's objects lie in the bucket: `{user}/{batch}/{job}`."""
-        return f"{self.user_id}/{self.batch_id}/{self.id}"
+        return f"{self.user_folder}/{self.batch_id}/{self.id}"
 
     @property
     def photo_references(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ class Job:
         return cls(
             id=int(row["id"]),
             batch_id=row["batchId"],
-            user_id=row["userId"],
+            user_folder=row["userFolder"],
             fence=fence,
             attempt=row["attempts"],
             max_attempts=row["maxAttempts"],

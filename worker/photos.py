@@ -33,7 +33,7 @@ class PhotoBucket(Protocol):
 class PhotoSource(Protocol):
     """What the cache fetches from; raises BadInput or Transient."""
 
-    async def fetch(self, reference: str, user_id: str) -> Photo: ...
+    async def fetch(self, reference: str, user_folder: str) -> Photo: ...
 
 
 class PhotoFetcher:
@@ -72,13 +72,13 @@ class PhotoFetcher:
             tls=tls,
         )
 
-    async def fetch(self, reference: str, user_id: str) -> Photo:
+    async def fetch(self, reference: str, user_folder: str) -> Photo:
         """The photo's bytes, with the type read from them; raises BadInput or Transient."""
         if is_url(reference):
             url = parse_photo_url(reference)
             async with self._turn(url.shown):
                 return self._photo(await self._web.get(url), url.shown)
-        stored = parse_storage_reference(reference, user_id, self._buckets)
+        stored = parse_storage_reference(reference, user_folder, self._buckets)
         async with self._turn(stored.shown):
             data = await self._storage.download(stored.bucket, stored.path, self._max_bytes)
             return self._photo(data, stored.shown)
@@ -133,9 +133,9 @@ class PhotoCache:
         self._tasks: set[asyncio.Task[Photo]] = set()
         self._closed = False
 
-    async def fetch(self, reference: str, user_id: str) -> Photo:
+    async def fetch(self, reference: str, user_folder: str) -> Photo:
         """The photo, from memory if it is there; raises BadInput or Transient."""
-        key = (user_id, reference)
+        key = (user_folder, reference)
         if self._closed:
             raise Transient("photo_fetch_stopped", "the run has ended; no photo is fetched any more")
         if key in self._refusals:
@@ -171,8 +171,8 @@ class PhotoCache:
         return flight.task.result()
 
     def _start(self, key: Key) -> _Flight:
-        user_id, reference = key
-        task = asyncio.create_task(self._source.fetch(reference, user_id))
+        user_folder, reference = key
+        task = asyncio.create_task(self._source.fetch(reference, user_folder))
         flight = self._flights[key] = _Flight(task)
         self._tasks.add(task)
         task.add_done_callback(lambda _: self._land(key, flight))

@@ -18,7 +18,7 @@ from worker.prompt import build_prompt
 class Photos(Protocol):
     """Where source photos come from; raises BadInput, Transient or Misconfigured."""
 
-    async def fetch(self, reference: str, user_id: str) -> Photo: ...
+    async def fetch(self, reference: str, user_folder: str) -> Photo: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Pipeline:
         """One photo; its errors say which of the order's photos it is, for the person who ordered."""
         which = f"Training photo {place}" if place else "Example photo"
         try:
-            return await self.photos.fetch(job.photo_references[place], job.user_id)
+            return await self.photos.fetch(job.photo_references[place], job.user_folder)
         except BadInput as error:
             raise BadInput(error.code, f"{which}: {error.message}") from error
         except Transient as error:

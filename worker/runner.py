@@ -219,10 +219,8 @@ class Run:
             self._state.pacer.reopen()
 
     def _misconfigured(self, error: Misconfigured) -> None:
-        problem = error.message
-        if isinstance(error, ModelRetired):
-            problem = f"{problem} {retirement_hint(error.model)}"
-        self._summary.problem = problem
+        hint = f" {retirement_hint(error.model)}" if isinstance(error, ModelRetired) else ""
+        problem = self._summary.problem = error.message + hint
         if self._summary.stop_reason != "misconfigured":
             log.event("misconfigured", level="error", code=error.code, reason=problem)
         self._stop_for("misconfigured")
@@ -234,11 +232,8 @@ class Run:
             return
         summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
         held = [job.id for job in self._active.values() if job.id in self._state.sent]
-        budget = self._budget
-        # However late it is, half of what is left stays for the response.
-        seconds = max(budget.remaining(budget.answer), budget.remaining(budget.end) / 2)
         try:
-            await self._tools.queue.finish(self._id, summary, held, seconds)
+            await self._tools.queue.finish(self._id, summary, held, self._budget.finish_seconds)
         except (GenerationError, asyncio.CancelledError) as error:
             log.event("finish_failed", level="error", reason=str(error))
 

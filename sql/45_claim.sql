@@ -34,134 +34,6 @@ begin
 end
 $$;
 
--- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
--- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
--- job is taken up again. Locks the batches in the order of their ids.
-create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  perform 1 from public.photo_generation_batches as b
-  where b.id in (select c ->> 'batchId' from jsonb_array_elements(p_changes) as c)
-  order by b.id for no key update;
-
-  with changes as (
-    select c ->> 'batchId' as batch_id, sum((c ->> 'jobsDone')::integer) as jobs_done,
-      sum((c ->> 'jobsFailed')::integer) as jobs_failed, sum((c ->> 'imagesFailed')::integer) as images_failed
-    from jsonb_array_elements(p_changes) as c
-    group by 1
-  ), counted as (
-    select b.id, b."jobsDone" + c.jobs_done as jobs_done, b."jobsFailed" + c.jobs_failed as jobs_failed,
-      b."imagesFailed" + c.images_failed as images_failed,
-      b."jobsDone" + c.jobs_done + b."jobsFailed" + c.jobs_failed >= b."jobsTotal" as ended
-    from public.photo_generation_batches as b join changes as c on c.batch_id = b.id
-  )
-  update public.photo_generation_batches as b
-  set "jobsDone" = n.jobs_done, "jobsFailed" = n.jobs_failed, "imagesFailed" = n.images_failed,
-    status = case
-      when b.status = 'cancelled' then b.status
-      when not n.ended then 'generating'
-      when b."imagesDone" >= b."imagesTotal" then 'completed'
-      when b."imagesDone" > 0 then 'partial'
-      else 'failed'
-    end,
-    "completedAt" = case
-      when b.status = 'cancelled' then b."completedAt"
-      when n.ended then coalesce(b."completedAt", generation.clock())
-    end
-  from counted as n
-  where b.id = n.id;
-end
-$$;
-
--- How many images of a job are neither made nor given up.
-create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-language sql stable set search_path = ''
-as $$
-  select coalesce(array_agg(i order by i), '{}')
-  from generate_series(0, p_images - 1) as i
-  where not exists (
-      select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
-    and not exists (
-      select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
-$$;
-
--- Why a job whose lease has run out is given up, null if it is not: its third crash, or attempts used up
--- though this one is given back. With nothing left to make it is not: the next claim only settles it.
-create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
-language sql stable set search_path = ''
-as $$
-  select case
-    when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
-    when p_job.crashes >= 2 then 'crashed'
-    when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
-  end
-$$;
-
--- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. Each counts as a crash, and the attempt is given back. Skips rows that are locked right now.
-create or replace function generation.rescue_expired_leases(p_limit integer) returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_ids bigint[];
-  v_changes jsonb;
-begin
-  select array_agg(e.id order by e.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
-    order by q."leaseExpiresAt" limit p_limit
-    for update skip locked
-  ) as e;
-  if v_ids is null then
-    return;
-  end if;
-  with judged as (
-    select q.id, generation.crash_code(q) as code
-    from public.photo_generation_queue as q where q.id = any (v_ids)
-  ), rescued as (
-    update public.photo_generation_queue as q
-    set status = case when j.code is null then 'pending' else 'failed' end,
-      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + 1,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null,
-      "completedAt" = case when j.code is not null then generation.clock() end,
-      "errorCode" = coalesce(j.code, 'lease_expired'),
-      "errorMessage" = case j.code
-        when 'crashed' then 'The worker died three times while making these photos; one of the source photos may be to blame.'
-        when 'attempts_exhausted' then format('Gave up after %s attempts; the worker died during the last.', q.attempts)
-        else 'The worker died while making these photos; they will be tried again.'
-      end
-    from judged as j
-    where q.id = j.id
-    returning q.id, q."batchId", q.status, q."numImagesPerExample"
-  )
-  select jsonb_agg(jsonb_build_object('batchId', r."batchId", 'jobsDone', 0, 'jobsFailed', 1,
-    'imagesFailed', cardinality(generation.missing_images(r.id, r."numImagesPerExample"))))
-  into v_changes
-  from rescued as r where r.status = 'failed';
-  if v_changes is not null then
-    perform generation.roll_up(v_changes);
-  end if;
-end
-$$;
-
--- Makes up to p_limit waiting jobs ready that have come due. They stand where they stood, but not before
--- the virtual time: due retries go before new work of the same user, not before everybody.
-create or replace function generation.promote_due_jobs(p_limit integer) returns void
-language sql set search_path = ''
-as $$
-  update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null,
-    "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  from (
-    select w.id from public.photo_generation_queue as w
-    where w."retryAt" <= generation.clock() and w.status in ('pending', 'rate_limited')
-    order by w."retryAt" limit p_limit
-    for update skip locked
-  ) as due
-  where q.id = due.id
-$$;
-
 -- The ids of up to p_limit ready jobs, locked, in the order they are served. A job that has been in a
 -- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer) returns bigint[]
@@ -199,6 +71,11 @@ begin
 end
 $$;
 
+-- Whether a claim has been answered before.
+create or replace function generation.was_answered(p_run_id uuid, p_claim_id uuid) returns boolean
+language sql stable set search_path = ''
+as $$ select exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds")) $$;
+
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
@@ -216,7 +93,8 @@ create or replace function generation.fenced_jobs(p_fence text) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_agg(jsonb_build_object(
-    'id', q.id, 'batchId', q."batchId", 'userId', q."userId", 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
+    'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
+    'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
     'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
     'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
     'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
@@ -293,7 +171,7 @@ $$;
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated` or `busy` (others hold the locks).
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
--- skipped. Safe to repeat: the same claim id gets the same jobs again, as long as they are held.
+-- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
@@ -308,21 +186,21 @@ begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
   v_jobs := generation.fenced_jobs(v_fence);
-  if v_jobs is null then
+  if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     v_ids := generation.lock_ready_jobs(v_run, p_max_jobs);
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;
-    insert into generation.runs (id, "workerId", "startedAt", "endsBy")
+    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
-      generation.clock() + make_interval(secs => p_run_seconds::double precision))
-    on conflict (id) do nothing;
+      generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
+    on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
     v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return jsonb_build_object('jobs', v_jobs, 'fence', v_fence) || generation.claim_context(p_model);
+  return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model);
 exception
   when lock_not_available then
     return jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1);

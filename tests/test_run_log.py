@@ -1,0 +1,48 @@
+"""What the log of a run tells, and what it keeps to itself."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.runs import KEY, MODEL, Site
+from worker import log
+
+pytest_plugins = ("tests.runs",)
+
+TROUBLE = ("error", "html", "reset", "malformed", "truncated", "empty", "text", "finish", "blocked")
+WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What a worker would write to its log, as JSON."""
+    root, stream = logging.getLogger(), io.StringIO()
+    handlers, level = root.handlers, root.level
+    log.set_up({"LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG"}, stream)
+    yield stream
+    root.handlers, root.level = handlers, level
+
+
+async def test_log_gives_nothing_away(site: Site, logged: io.StringIO) -> None:
+    """The log of a run with failures of all kinds tells events, and no prompt, key, photo or person."""
+    for kind in TROUBLE:
+        site.gemini.add_rule({"kind": kind}, prompt=f"[{kind}]", times=2)
+    site.gemini.add_rule({"kind": "quota", "retry_seconds": 0.1}, prompt="[quota]")
+    site.gemini.add_rule({"kind": "error", "code": 403, "message": "canary-of-google"}, prompt="[denied]")
+    await site.order(*TROUBLE, "quota", basePrompt="canary-of-the-prompt", hairColor="canary-of-hair")
+    await site.order("gone", photo=f"training-photos/{site.user}/canary-of-a-file.png")
+    await site.run(**WIDE)
+    await site.order("denied", basePrompt="canary-of-the-prompt")
+    await site.run(**WIDE)
+
+    text = logged.getvalue()
+    events = [json.loads(line) for line in text.splitlines()]
+    assert {"job_claimed", "image_made", "image_erred", "image_refused", "misconfigured", "run_finished"} <= {
+        event["message"] for event in events
+    }
+    for secret in ("canary", KEY, site.stack.secret_key, site.user, "iVBOR", "PNG"):
+        assert secret not in text, secret
+    assert MODEL in text
