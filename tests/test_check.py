@@ -52,7 +52,7 @@ def changed(db: psycopg.Connection[DictRow], change: str, back: str) -> Iterator
 
 
 async def test_all_is_well(cli: CommandLine, site: Site) -> None:
-    """With everything in place nothing is to be done, the price is named, nothing is paid for, and it ends with 0."""
+    """With everything in place nothing is to be done, the price is named, and it costs nothing to ask."""
     found = await look(site, WORKER_SECRET="a-secret-of-sixteen")
     assert states(found) == ["ok"] * 6
     assert MODEL in found["gemini"].message and "$0.039" in found["gemini"].message
@@ -152,7 +152,7 @@ async def test_bucket_public(site: Site, db: psycopg.Connection[DictRow]) -> Non
     with changed(db, public, mend):
         found = await look(site)
         assert found["bucket"].state == "failed" and "public" in found["bucket"].message
-        assert found["bucket"].mend == mend
+        assert str(found["bucket"].mend).endswith(mend)
     assert (await look(site))["bucket"].state == "ok"
 
 
@@ -189,7 +189,7 @@ async def test_default_model_retired(site: Site) -> None:
     ],
 )
 async def test_retired_model_without_fallback(site: Site, settings: dict[str, str], why: str) -> None:
-    """Where the worker may not change over it stops: a failure with the reason, the successor and both prices."""
+    """Where the worker may not change over it stops: the reason, the successor and both prices are told."""
     site.gemini.configure(retired=[MODEL])
     found = (await look(site, **settings))["gemini"]
     assert found.state == "failed" and why in found.message
@@ -216,9 +216,10 @@ def test_settings_are_never_shown() -> None:
 
 
 async def test_the_functions_are_those_the_worker_calls(site: Site) -> None:
-    """What is looked for is what the database has, in its version, and holds all that the worker calls by name."""
+    """What is looked for is what the database has, and holds all that the worker calls by name."""
     answer = await site.worker().queue.operate("generation_schema_version", {})
-    assert (answer["version"], set(answer["functions"])) == (SCHEMA_VERSION, FUNCTIONS)
+    assert answer["version"] == SCHEMA_VERSION
+    assert sorted(answer["functions"]) == sorted(FUNCTIONS)
     called = {text for path in (ROOT / "worker").glob("*.py") for text in _texts(path)}
     (row,) = site.rows(
         "select array_agg(proname) as names from pg_proc where pronamespace = 'public'::regnamespace"

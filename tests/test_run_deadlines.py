@@ -59,7 +59,7 @@ async def test_slow_answer_is_cut(site: Site) -> None:
 
 
 async def test_slow_photo(site: Site) -> None:
-    """A source photo that does not arrive holds up nobody: its job is tried later, the run answers in time."""
+    """A source photo that does not arrive holds up nobody: its job is tried later, the run ends in time."""
     slow = await site.upload(
         "slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png")
     )

@@ -1,4 +1,4 @@
-"""What a 429 means for the job, its attempts and the run, in every shape that Google has been seen to send."""
+"""What a 429 means for the job, its attempts and the run, in every shape that Google sends."""
 
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -76,7 +76,7 @@ async def test_quota_per_day(site: Site, shape: str) -> None:
 
 
 async def test_quota_of_zero(site: Site) -> None:
-    """A quota of zero never comes back: the run stops as misconfigured and everything is given back unspent."""
+    """A quota of zero never comes back: the run stops, misconfigured, and gives all back unspent."""
     site.gemini.configure(quotas={"*": 0})
     jobs = await site.order("a", "b", images=2)
 

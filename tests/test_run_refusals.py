@@ -1,4 +1,4 @@
-"""Images that Gemini will never make and orders that can never work: failed at once, and never asked again."""
+"""Images that Gemini will never make and orders that can never work: they fail at once, for good."""
 
 from tests.runs import Site, picture
 from worker.request import RunRequest
@@ -105,7 +105,7 @@ async def test_impossible_orders(site: Site) -> None:
 
 
 async def test_invalid_argument(site: Site) -> None:
-    """An order that Gemini does not accept fails at once; what was made of it stays, and so does its batch."""
+    """An order that Gemini does not accept fails at once; what was made of it stays."""
     site.gemini.add_rule({"kind": "image"}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "error", "code": 400}, prompt="[a]", times=1)
     a, b = await site.order("a", "b", images=2)

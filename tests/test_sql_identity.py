@@ -56,9 +56,18 @@ def test_insert_into_a_cancelled_batch(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize(
-    "reference", ["https://photos.example.com/a\nb.jpg", "training-photos/user-1/a b.jpg"]
+    ("reference", "reason"),
+    [
+        ("https://photos.example.com/a\nb.jpg", "forbidden_address"),
+        ("training-photos/user-1/a\tb.jpg", "bad_reference"),
+    ],
 )
-def test_white_space_in_a_reference(queue: Queue, reference: str) -> None:
-    """White space inside a reference is refused where the caller can still mend it."""
-    with refused("PT400"):
+def test_white_space_in_a_reference(queue: Queue, reference: str, reason: str) -> None:
+    """A line break or tab inside a reference is refused where the caller can still mend it."""
+    with refused("400", reason, "trainingImageUrls[0]"):
         queue.enqueue(trainingImageUrls=[reference])
+
+
+def test_a_space_in_a_file_name(queue: Queue) -> None:
+    """People's files have spaces in their names, and Storage takes them."""
+    assert queue.enqueue(trainingImageUrls=["training-photos/user-1/my photo.jpg"])["jobsEnqueued"] == 1

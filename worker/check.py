@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from worker.errors import GenerationError, Misconfigured, ModelRetired, QueueUnavailable, RateLimited
 from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
 from worker.settings import InvalidSettings, Settings
+from worker.storage import BUCKET
 
 if TYPE_CHECKING:
     from worker.app import Worker
     from worker.gemini import Gemini
+    from worker.project import Project
     from worker.queue import Queue
-    from worker.storage import PhotoStore
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -32,15 +33,6 @@ FUNCTIONS = frozenset({
 TIMEOUT_SECONDS = 10.0
 INSTALL = "apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor"
 KEY = "set SUPABASE_SERVICE_ROLE_KEY to the project's secret key (dashboard, Project Settings, API Keys)"
-MENDS = {
-    "schema_missing": INSTALL,
-    "key_refused": KEY,
-    "storage_refused": KEY,
-    "bucket_missing": INSTALL,
-    "bucket_public": "update storage.buckets set public = false where id = 'generated-photos'",
-}
-"""By the code of an error."""
-
 UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
 GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
 
@@ -68,13 +60,12 @@ def settings_findings(invalid: InvalidSettings) -> list[Finding]:
 async def check(worker: Worker) -> list[Finding]:
     """Every finding, in the order in which they should be mended."""
     settings = worker.settings
-    findings = [Finding("settings", "ok", "complete, and they fit together")]
-    findings += await _database(worker.queue)
-    if findings[1].state == "failed":
-        findings.append(Finding("bucket", "skipped", "not looked at while Supabase does not answer"))
-    else:
-        findings.append(await _bucket(worker.store))
-    return [*findings, await _gemini(worker.gemini, settings), _callers(settings)]
+    return [
+        Finding("settings", "ok", "complete, and they fit together"),
+        *await _supabase(worker),
+        await _gemini(worker.gemini, settings),
+        _callers(settings),
+    ]
 
 
 def passed(findings: Sequence[Finding]) -> bool:
@@ -82,20 +73,58 @@ def passed(findings: Sequence[Finding]) -> bool:
     return not any(finding.state == "failed" for finding in findings)
 
 
-async def _database(queue: Queue) -> list[Finding]:
-    """Supabase, and the functions in its database: one call tells both."""
+async def _supabase(worker: Worker) -> list[Finding]:
+    """Supabase itself, the functions in its database, and the bucket: two requests tell all three."""
+    schema = await _ask_schema(worker.queue)
+    bucket_status, bucket = await _ask_bucket(worker.project)
+    key_refused = isinstance(schema, GenerationError) and schema.code == "key_refused"
+    # The gateway's 401 has no code and looks like an outage; that of Storage cannot be mistaken.
+    if key_refused or bucket_status in (401, 403):
+        return _no_supabase("it does not accept the key, or the key is not the secret one", KEY)
+    if isinstance(schema, QueueUnavailable):
+        return _no_supabase(schema.message, UNREACHABLE)
+    if isinstance(schema, GenerationError):
+        database = Finding("database", "failed", schema.message, INSTALL)
+    else:
+        database = _schema(schema)
+    return [
+        Finding("supabase", "ok", "answers and accepts the key"),
+        database,
+        _bucket(bucket_status, bucket),
+    ]
+
+
+def _no_supabase(message: str, mend: str) -> list[Finding]:
+    skipped = "not looked at before Supabase answers"
+    return [
+        Finding("supabase", "failed", message, mend),
+        Finding("database", "skipped", skipped),
+        Finding("bucket", "skipped", skipped),
+    ]
+
+
+async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
     try:
-        answer = await queue.operate("generation_schema_version", {}, TIMEOUT_SECONDS)
-    except QueueUnavailable as error:
-        skipped = Finding("database", "skipped", "not looked at while Supabase does not answer")
-        return [Finding("supabase", "failed", error.message, UNREACHABLE), skipped]
+        return await queue.operate("generation_schema_version", {}, TIMEOUT_SECONDS)
     except GenerationError as error:
-        if error.code == "key_refused":
-            skipped = Finding("database", "skipped", "not looked at while Supabase refuses the key")
-            return [Finding("supabase", "failed", error.message, KEY), skipped]
-        failed = Finding("database", "failed", error.message, MENDS.get(error.code, INSTALL))
-        return [Finding("supabase", "ok", "answers"), failed]
-    return [Finding("supabase", "ok", "answers and accepts the key"), _schema(answer)]
+        return error
+
+
+async def _ask_bucket(project: Project) -> tuple[int, dict[str, Any]]:
+    """Storage's status and answer about the bucket; the status is 0 if there was none that can be read.
+
+    Asked without the SDK, whose model of a bucket refuses the whole answer for a field that nobody needs.
+    """
+    import httpx
+
+    url = f"{project.url}/storage/v1/bucket/{BUCKET}"
+    try:
+        answer = await project.http.get(url, headers=project.headers(), timeout=TIMEOUT_SECONDS)
+        body = answer.json()
+        # The HTTP status of a refusal is often 400, and the real one in its body.
+        return int(body.get("statusCode", answer.status_code)), body
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError):
+        return 0, {}
 
 
 def _schema(answer: dict[str, Any]) -> Finding:
@@ -111,12 +140,16 @@ def _schema(answer: dict[str, Any]) -> Finding:
     return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
 
 
-async def _bucket(store: PhotoStore) -> Finding:
-    try:
-        await store.check(TIMEOUT_SECONDS)
-    except GenerationError as error:
-        return Finding("bucket", "failed", error.message, MENDS.get(error.code, UNREACHABLE))
-    return Finding("bucket", "ok", "generated-photos is there and private")
+def _bucket(status: int, bucket: dict[str, Any]) -> Finding:
+    if status == 404:
+        return Finding("bucket", "failed", f"there is no bucket {BUCKET}", INSTALL)
+    if status != 200:
+        said = f"Storage gave no sensible answer (HTTP {status})" if status else "Storage did not answer"
+        return Finding("bucket", "failed", said, UNREACHABLE)
+    if bucket.get("public") is not False:
+        mend = "in the SQL editor: update storage.buckets set public = false where id = 'generated-photos'"
+        return Finding("bucket", "failed", f"{BUCKET} is public: anybody can read the photos", mend)
+    return Finding("bucket", "ok", f"{BUCKET} is there and private")
 
 
 async def _gemini(gemini: Gemini, settings: Settings) -> Finding:

@@ -112,7 +112,7 @@ example:
 
 you will see a line for each thing looked at, with the mend below what is wrong:
   ok       supabase  answers and accepts the key
-  failed   bucket    Storage has no bucket generated-photos for bucket: apply sql/install.sql
+  failed   bucket    there is no bucket generated-photos
                      mend: apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor
 Exit code 0: the worker can work (warnings allowed). 1: something failed. 2: it is the settings.
 """
