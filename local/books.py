@@ -13,7 +13,7 @@ JOBS = """
       "exampleImagePrompt", "exampleImageUrl", "errorCode", "errorMessage"
     from public.photo_generation_queue where "batchId" = any(%s) order by id"""
 PHOTOS = """
-    select "jobId", "imageIndex", "storagePath", width, height, bytes, model, "generationMs"
+    select "jobId", "imageIndex", "storagePath", "mimeType", width, height, bytes, model, "generationMs"
     from public.photo_generation_photos where "batchId" = any(%s) order by "jobId", "imageIndex" """
 REFUSALS = """
     select f."jobId", f."imageIndex", f.code, f.message

@@ -1,4 +1,4 @@
-"""The environment that demo, stack and function run in: built here, never inherited, never naming another machine."""
+"""The environment that demo and function run in: built, never inherited, and naming no other machine."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A function of main.py, served by functions-framework on a port of loopback, started again when it has died."""
+"""A function of main.py, served by functions-framework on a port of loopback."""
 
 import contextlib
 import os

@@ -65,7 +65,9 @@ def main() -> int:
             print(f"sql/{name} is out of date: run `python -m local.install_sql`.", file=sys.stderr)
             stale = True
         elif not check:
-            path.write_text(text)
+            new = path.with_suffix(".new")  # a psql that reads the old one meanwhile goes on reading it
+            new.write_text(text)
+            new.replace(path)
     return int(stale)
 
 

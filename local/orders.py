@@ -1,4 +1,4 @@
-"""What the demo orders: three orders, made so that every road a job can take is seen, and the faults behind them."""
+"""What the demo orders, so that every road a job can take is seen, and the faults that lead there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ TRAINING = PORTRAIT
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example image to be redone: a job. `photo` names a source photo, `id` the job on the contact sheet."""
+    """One example image to be redone: a job, known by `id`. `photo` names a source photo."""
 
     id: str
     photo: str
@@ -50,7 +50,7 @@ class Order:
             Job(
                 id=0,
                 batch_id="",
-                user_id="",
+                user_folder="",
                 fence="",
                 attempt=1,
                 max_attempts=1,
@@ -77,14 +77,14 @@ GARDEN = Example("garden", FLOWER, "Wide, a garden in bloom on both sides.")
 POSTER = Example("poster", PORTRAIT, "Exactly like the poster of a film that everybody knows.")
 
 DEMO = (
-    Order("1:1", 4, "A portrait of the person for a profile page.", (STUDIO, DAHLIA, LAKE)),
-    Order("9:16", 3, "A portrait of the person for a story.", (TALL, STAIRS, DELETED)),
-    Order("16:9", 3, "A portrait of the person for a title page.", (MORNING, GARDEN, POSTER)),
+    Order("1:1", 4, "A profile picture.", (STUDIO, DAHLIA, LAKE)),
+    Order("9:16", 3, "A picture for a story.", (TALL, STAIRS, DELETED)),
+    Order("16:9", 3, "A title picture.", (MORNING, GARDEN, POSTER)),
 )
 REAL = (
-    Order("1:1", 1, "A portrait of the person for a profile page.", (STUDIO,)),
-    Order("9:16", 1, "A portrait of the person for a story.", (STAIRS,)),
-    Order("16:9", 1, "A portrait of the person for a title page.", (GARDEN,)),
+    Order("1:1", 1, "A profile picture.", (STUDIO,)),
+    Order("9:16", 1, "A picture for a story.", (STAIRS,)),
+    Order("16:9", 1, "A title picture.", (GARDEN,)),
 )
 
 

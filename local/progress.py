@@ -1,4 +1,4 @@
-"""What the demo shows while it goes on: lines, and below them a bar where there is a terminal to draw it on."""
+"""What the demo shows while it goes on: lines, and below them a bar if there is a terminal to draw it on."""
 
 import sys
 from typing import TextIO

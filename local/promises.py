@@ -23,7 +23,7 @@ IMAGES_AT_A_TIME = 10
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything there is to judge by. `ledger` is None where Gemini itself was asked; files by storage path."""
+    """Everything there is to judge by. `ledger` is None with the real Gemini; files by storage path."""
 
     books: Books
     ledger: Sequence[Call] | None
@@ -119,7 +119,7 @@ def _wrong_files(evidence: Evidence) -> Iterator[str]:
 
 
 def _paid_twice(evidence: Evidence, ledger: Sequence[Call]) -> Iterator[str]:
-    """An image that was stored is never asked for again; what was paid for is there, but for a dead worker's."""
+    """What was stored is never asked for again; what was paid for is there, but for a dead worker's."""
     shas = {_sha(photo["storagePath"]): photo["jobId"] for photo in evidence.books.photos}
     made = {sha for call in ledger for sha in call.image_shas}
     for sha in shas.keys() - made:

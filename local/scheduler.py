@@ -18,7 +18,17 @@ from local.progress import Progress
 Summary = dict[str, Any]
 LONGEST_SECONDS = 300.0
 MOST_DEATHS = 5
-COLUMNS = ("run", "ended by", "claimed", "completed", "failed", "retried", "rate-limited", "photos", "seconds")
+COLUMNS = (
+    "run",
+    "ended by",
+    "claimed",
+    "completed",
+    "failed",
+    "retried",
+    "rate-limited",
+    "photos",
+    "seconds",
+)
 HEADING = "{:>4}  {:<12} {:>7} {:>9} {:>6} {:>7} {:>12} {:>6} {:>7}   {}".format(*COLUMNS, "next attempt")
 
 
@@ -91,7 +101,9 @@ class Scheduler:
     def _died(self) -> None:
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
-            raise StackError(f"The function has died {self.deaths} times.", "See its log.", self._function.log)
+            raise StackError(
+                f"The function has died {self.deaths} times.", "See its log.", self._function.log
+            )
         if not self._function.is_running:
             self._function.kill_workers()
             self._function.start()

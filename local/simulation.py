@@ -1,4 +1,4 @@
-"""The Gemini simulator as a process of its own: its painting takes no time from the demo's, nor the demo's from it."""
+"""The Gemini simulator as a process of its own, so that its painting takes no time from the demo."""
 
 import json
 import signal

@@ -123,7 +123,7 @@ async def test_settings_are_listed_at_once(cli: CommandLine) -> None:
     hostile = {
         "SUPABASE_URL": "javascript:alert(1)",
         "SUPABASE_SERVICE_ROLE_KEY": None,
-        "GEMINI_API_KEY": "  ",
+        "GEMINI_API_KEY": "schlüssel\nmit umbruch",
         "CALL_TIMEOUT_SECONDS": "NaN",
         "JOBS_AT_A_TIME": "-1",
         "WORKER_SECRET": "too-short",
@@ -132,8 +132,7 @@ async def test_settings_are_listed_at_once(cli: CommandLine) -> None:
     }
     said = (await cli.call("tick", env=hostile)).complained(2)
     assert [name for name in hostile if f"  {name} " not in said] == []
-    assert "too-short" not in said
-    assert "alert" not in said
+    assert [value for value in ("too-short", "alert", "schl") if value in said] == []
 
 
 @pytest.mark.parametrize("arguments", WITHOUT_KEY)

@@ -3,78 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.command_line import CommandLine
 from tests.proxy import Proxy
 from tests.runs import KEY, Site
 from worker import loop as loop_module
-from worker.loop import failure_pause_seconds, loop, pause_seconds, run_once, told_to_end
+from worker.loop import loop, run_once, told_to_end
 from worker.request import RunRequest
-from worker.summary import IMAGE_COUNTS
+from worker.retry import Uniform
 
 pytest_plugins = ("tests.runs", "tests.command_line")
 
 LONG = {"MAX_IDLE_SECONDS": "3600"}
-fractions = st.floats(0, 1)
-waits = st.floats(1, 3600)
-
-
-def ended(reason: str, due: float | None = None, completed: int = 0, **images: int) -> dict[str, Any]:
-    """What a pause is decided by: the parts of a summary."""
-    counts = dict.fromkeys(IMAGE_COUNTS, 0) | images
-    return {
-        "stopReason": reason,
-        "nextAttemptInSeconds": due,
-        "completed": completed,
-        "failed": 0,
-        "images": counts,
-    }
-
-
-def at(fraction: float) -> Callable[[float, float], float]:
-    """A source of chance that always draws this part of the way between its bounds."""
-    return lambda least, most: least + (most - least) * fraction
-
-
-@pytest.mark.parametrize("reason", ["budget", "max_jobs", "queue_empty"])
-def test_no_pause_while_there_is_work(reason: str) -> None:
-    """After a run that did something, the next claim is made at once: it knows what is due and when."""
-    assert pause_seconds(ended(reason, 100.0, completed=1), 30.0, at(0)) == 0
-    assert pause_seconds(ended(reason, made=3), 30.0, at(0)) == 0
-
-
-@pytest.mark.parametrize("reason", ["budget", "max_jobs", "queue_empty", "rate_limited", "busy"])
-def test_no_spinning_without_progress(reason: str) -> None:
-    """A run that only gave jobs back, or met others' locks, is never followed by another at once."""
-    assert pause_seconds(ended(reason, 0.0, notStarted=5), 30.0, at(0)) == 0.5
-    assert pause_seconds(ended(reason, None, notStarted=5), 30.0, at(0)) == 30
-
-
-@given(due=st.none() | st.floats(0, 1e6), idle=waits, fraction=fractions)
-def test_pause_ends_when_something_is_due(due: float | None, idle: float, fraction: float) -> None:
-    """A pause is never longer than the idle time, nor than until the next attempt; and not much shorter."""
-    pause = pause_seconds(ended("queue_empty", due), idle, at(fraction))
-    assert 0.5 <= pause <= idle
-    if due is not None and due >= 0.5:
-        assert pause <= due
-    assert pause >= min(idle if due is None else due, idle * 0.9)
-
-
-@given(failures=st.integers(1, 10_000), idle=waits, fraction=fractions)
-def test_failures_are_followed_by_growing_pauses(failures: int, idle: float, fraction: float) -> None:
-    """Pauses double up to their cap, whatever the number of failures, and never come near zero."""
-    for reason, base, cap in (("queue_lost", 1.0, idle), ("misconfigured", 5.0, max(idle, 300.0))):
-        window = min(base * 2.0 ** min(failures - 1, 60), cap)
-        pause = failure_pause_seconds(reason, failures, idle, at(fraction))
-        assert window / 2 <= pause <= window <= cap
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -107,6 +55,42 @@ async def test_signal_while_gemini_hangs(cli: CommandLine, site: Site) -> None:
     site.make_due()
     assert (await site.run())["completed"] == 1
     site.audit()
+
+
+async def test_signal_while_supabase_hangs(cli: CommandLine, site: Site) -> None:
+    """The loop ends in time whatever its last call waits for; a claim that came too late holds no job."""
+    (job,) = await site.order("one")
+    async with Proxy(site.stack.url) as proxy:
+        gate = proxy.gate("claim_generation_jobs")
+        async with cli.start("run", env={"SUPABASE_URL": proxy.url, **LONG}) as program:
+            await gate.reached()
+            program.process.terminate()
+            assert await program.ended(11.0) == 0
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+
+
+async def test_signal_ends_a_tick_with_its_summary(cli: CommandLine, site: Site) -> None:
+    """A single run that is told to end still says what it did."""
+    await site.order("one", images=3)
+    site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
+    async with cli.start("tick", env={"IMAGES_AT_A_TIME": "1"}) as program:
+        await site.open_calls(1)
+        program.process.terminate()
+        site.gemini.release()
+        out, _ = await program.process.communicate()
+    summary = json.loads(out)
+    assert (program.process.returncode, summary["stopReason"]) == (0, "shutdown")
+    assert (summary["images"]["made"], summary["images"]["notStarted"]) == (1, 2)
+    site.audit(summary)
+
+
+async def test_no_run_starts_after_the_stop(site: Site) -> None:
+    """A worker that has been told to end claims nothing more, whoever asks it to."""
+    (job,) = await site.order("one")
+    worker = site.worker()
+    worker.stop()
+    assert (await worker.run(RunRequest()))["stopReason"] == "shutdown"
+    assert site.job(job)["status"] == "pending"
 
 
 async def test_second_signal_ends_at_once(cli: CommandLine, site: Site) -> None:
@@ -196,7 +180,7 @@ class Stuck:
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
         self.started = asyncio.Event()
-        self.uniform = at(0.5)
+        self.uniform: Uniform = Random(1).uniform
         self.runs = self.cut = 0
 
     async def run(self, _request: RunRequest) -> Mapping[str, Any]:

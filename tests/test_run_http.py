@@ -155,7 +155,7 @@ async def test_supabase_unreachable(environment: dict[str, str], tmp_path: Path)
     """With Supabase out of reach a run is answered 503."""
     nowhere = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
     with Function("process_generation_queue", Folder(tmp_path), environment | nowhere) as function:
-        answer = await post(function, {"budgetSeconds": 5})
+        answer = await post(function, {"budgetSeconds": 2})
 
     assert answer.status_code == 503
     assert (

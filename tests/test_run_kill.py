@@ -79,18 +79,18 @@ async def test_killed_while_generating(site: Site, queue: Function) -> None:
 
 async def test_killed_after_storing(site: Site, queue: Function) -> None:
     """An image in Storage that its killed worker had not recorded is adopted, not paid for again."""
-    (job,) = await site.order("a")
+    await site.order("a")
     with site.db.transaction():
         site.db.execute("lock table photo_generation_photos in share mode")
         invocation = asyncio.create_task(call(queue))
-        stored = "select name from storage.objects where starts_with(name, %s)"
-        await site.until_row(stored, f"{site.user}/{site.job(job)['batchId']}/")
+        record = await site.until_row("select pid from pg_locks where not granted")
         queue.kill_workers()
         with pytest.raises(httpx.TransportError):
             await invocation
-        # The record that was on its way dies as well, as it would with the connection to the database.
-        site.db.execute("select pg_cancel_backend(pid) from pg_stat_activity where wait_event_type = 'Lock'")
-    assert site.photos() == []
+        # The record that is on its way dies as well, as it would with the connection to the database.
+        site.rows("select pg_cancel_backend(%s)", record["pid"])
+        await site.until_row("select 1 as one where not exists (select from pg_locks where not granted)")
+    assert (len(site.objects()), site.photos()) == (1, [])
 
     site.expire_leases()
     queue.start()

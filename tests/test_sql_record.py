@@ -38,7 +38,7 @@ def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
     )
     queue.record(job, 1, generationMs=None)
     first, second = queue.connection.execute("select * from photo_generation_photos order by id").fetchall()
-    told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userFolder"], "createdAt": clock.now}
+    told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userId"], "createdAt": clock.now}
     told |= {"width": 832, "height": 1248, "bytes": 99, "mimeType": "image/png", "model": "model"}
     told |= {"promptTokens": 7, "outputTokens": 1290, "generationMs": 5100}
     assert {key: first[key] for key in told} == told

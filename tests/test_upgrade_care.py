@@ -36,6 +36,12 @@ OBSTACLES = {
         "rows of",
         "1 row: belong to no user (id 2)",
     ),
+    "a batch id with a slash": (
+        "",
+        f"{UPDATE} \"batchId\" = 'a/b' where id = 6;",
+        "rows of",
+        "in Storage (id 6)",
+    ),
     "no images": ("", f'{UPDATE} "numImagesPerExample" = 0 where id = 3;', "rows of", "fewer than 1"),
     "a list that is an object": (
         "",
@@ -49,7 +55,12 @@ OBSTACLES = {
         "rows of",
         "1 row: were locked within the last five minutes (id 2)",
     ),
-    "a batch of several users": ("", f'{UPDATE} "batchId" = 7;', "batch 7", "jobs of several users: 1, 2"),
+    "a batch of several users": (
+        "",
+        f'{UPDATE} "batchId" = 7 where id < 6;',
+        "batch 7",
+        "jobs of several users: 1, 2",
+    ),
     "a priority out of range": ("", f"{UPDATE} priority = 40000;", ".priority", "40000"),
     "a view": (
         "",
@@ -121,7 +132,7 @@ OBSTACLES = {
 def test_whatever_blocks_is_reported_at_once_and_refused(scratch: Database) -> None:
     """Each obstacle is a row of the report; told to upgrade, nothing is changed, the error names them all."""
     before, after, *_ = ("\n".join(part) for part in zip(*OBSTACLES.values(), strict=True))
-    columns = DRIZZLE | {"status": "text", "backgrounds": "jsonb"}
+    columns = DRIZZLE | {"status": "text", "batchId": "text", "backgrounds": "jsonb"}
     scratch.connection.execute(OldTable(columns, before=before, after=after).sql.encode())
     blocking = [finding for finding in scratch.report() if finding.blocking == "yes"]
     explained = set()

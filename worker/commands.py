@@ -51,7 +51,8 @@ async def tick(worker: Worker, options: Namespace) -> int:
     with told_to_end(worker.stop):
         summary = await run_once(worker, RunRequest(options.max_jobs, options.budget_seconds))
     if summary is None:
-        raise QueueUnavailable("run_cut", "the run was told to stop and did not end in time")
+        sys.stderr.write("error: told to end, the run did not in time; its jobs come back by themselves\n")
+        return FAILED
     say_json(summary)
     return FAILED if summary["stopReason"] in ("misconfigured", "queue_lost") else OK
 
@@ -143,4 +144,5 @@ def report(findings: Sequence[Finding], as_json: bool) -> None:
 def complain(error: QueueRefused | QueueUnavailable | Misconfigured) -> None:
     """Tell on stderr what went wrong and what to do about it."""
     hint = error.hint if isinstance(error, QueueRefused) else "python -m worker check looks at everything"
-    sys.stderr.write(f"error: {error.message} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))
+    what = "Supabase did not answer: " if isinstance(error, QueueUnavailable) else ""
+    sys.stderr.write(f"error: {what}{error.message} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))

@@ -73,4 +73,5 @@ def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logger.setLevel(env.get("LOG_LEVEL", "INFO").upper())
+    wished = env.get("LOG_LEVEL", "INFO").upper()
+    logger.setLevel(logging.getLevelNamesMapping().get(wished, logging.INFO))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from worker.errors import Misconfigured
 from worker.settings import Secret
 
 if TYPE_CHECKING:
     import httpx
     from supabase import AsyncClient
 
+KEY_REFUSED = "key_refused"
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 20.0
 """Longest silence of Supabase within one call; each caller's own deadline comes on top of it."""
@@ -34,6 +36,7 @@ class Project:
                 timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS),
                 limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
                 trust_env=False,
+                event_hooks={"response": [_check_key]},
             )
         return self._http
 
@@ -59,3 +62,11 @@ class Project:
         http, self._http, self._client = self._http, None, None
         if http is not None:
             await http.aclose()
+
+
+async def _check_key(response: httpx.Response) -> None:
+    """A 401 of the REST API is about the key or token, whoever gives it: the gateway's has no code that
+    postgrest would keep, so it would pass for an outage."""
+    if response.status_code == 401 and response.url.path.startswith("/rest/v1"):
+        text = "Supabase refused the key (401): check SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY"
+        raise Misconfigured(KEY_REFUSED, text)

@@ -16,7 +16,7 @@ import backoff
 
 from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
 from worker.job import Job
-from worker.project import Project
+from worker.project import KEY_REFUSED, Project
 
 TRIES = 4
 """Tries of one call; with the waits of `_retrying` they take 3.5 s at most when Supabase refuses at once."""
@@ -164,10 +164,17 @@ class Queue:
         """Enqueue an order, as the token's user or with the service key. Repeated only with a key."""
         params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
         tries = TRIES if idempotency_key else 1
-        headers = None
-        if access_token is not None:
-            headers = {"apikey": publishable_key, "Authorization": f"Bearer {access_token}"}
-        return await self._call("enqueue_generation_batch", params, timeout_seconds, tries, headers)
+        if access_token is None:
+            return await self._call("enqueue_generation_batch", params, timeout_seconds, tries)
+        headers = {"apikey": publishable_key, "Authorization": f"Bearer {access_token}"}
+        try:
+            return await self._call("enqueue_generation_batch", params, timeout_seconds, tries, headers)
+        except Misconfigured as exc:
+            if exc.code != KEY_REFUSED:
+                raise
+            raise QueueRefused(
+                "not_signed_in", "the access token was not accepted", 401, "sign in again"
+            ) from exc
 
     async def _call(
         self,
@@ -234,7 +241,7 @@ def meaning(
         )
     if text.startswith("PGRST3") or text in ("401", "403", "42501"):
         return Misconfigured(
-            "key_refused", f"Supabase refused the key or its rights ({text}): check SUPABASE_SERVICE_ROLE_KEY"
+            KEY_REFUSED, f"Supabase refused the key or its rights ({text}): check SUPABASE_SERVICE_ROLE_KEY"
         )
     if text[:2] in PASSING_SQLSTATES or text.startswith("PGRST0") or not text[:1].isdigit() or len(text) == 3:
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")

@@ -245,7 +245,6 @@ async def _work(pipeline: Pipeline, job: Job) -> JobEnd:
             images = await pipeline.work(job)
         except Exception:  # noqa: BLE001 - the one boundary where an unknown error ends
             log.event("job_crashed", level="error", exc_info=True)
-            return JobEnd(
-                job, (), Retry("internal", "An unexpected error; the worker's log has its traceback.")
-            )
+            outcome = Retry("internal", "An unexpected error; the worker's log has its traceback.")
+            return JobEnd(job, (), outcome)
         return JobEnd(job, images, decide(images))

@@ -87,8 +87,8 @@ class Settings:
         model = named or DEFAULT_MODEL
         settings = cls(
             supabase_url=read.url("SUPABASE_URL"),
-            supabase_service_role_key=Secret(read.required("SUPABASE_SERVICE_ROLE_KEY")),
-            gemini_api_key=Secret((read.required if gemini else read.text)("GEMINI_API_KEY")),
+            supabase_service_role_key=read.key("SUPABASE_SERVICE_ROLE_KEY"),
+            gemini_api_key=read.key("GEMINI_API_KEY", needed=gemini),
             gemini_model_name=model,
             gemini_model_is_default=not named,
             gemini_model_fallback=None if named else _fallback(read.text("GEMINI_MODEL_FALLBACK"), model),
@@ -96,7 +96,7 @@ class Settings:
             worker_secret=Secret(read.text("WORKER_SECRET")),
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
             oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
-            supabase_publishable_key=read.text("SUPABASE_ANON_KEY"),
+            supabase_publishable_key=read.key("SUPABASE_ANON_KEY", needed=False).reveal(),
             cors_allowed_origins=read.names("CORS_ALLOWED_ORIGINS") or ("*",),
             invocation_timeout_seconds=_invocation_timeout(read),
             margin_seconds=read.number("MARGIN_SECONDS", 20.0, 2.0, 120.0),
@@ -163,6 +163,13 @@ class _Reader:
         if not value:
             self.problems.append(f"{name} is not set")
         return value
+
+    def key(self, name: str, needed: bool = True) -> Secret:
+        value = self.required(name) if needed else self.text(name)
+        # It travels in a header, where anything else fails late, and with a traceback that quotes it.
+        if not value.isascii() or not value.isprintable() or " " in value:
+            self.problems.append(f"{name} holds characters that no key has: copy it again")
+        return Secret(value)
 
     def names(self, name: str) -> tuple[str, ...]:
         return tuple(part.strip() for part in self.text(name).split(",") if part.strip())

@@ -141,16 +141,6 @@ class PhotoStore:
             raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
         return bytes(data)
 
-    async def check(self, timeout_seconds: float = 10.0) -> None:
-        """That the bucket is there and private. Raises Misconfigured or QueueUnavailable."""
-        async with _in_time("bucket", timeout_seconds):
-            with translated("bucket"):
-                bucket = await self._project.client.storage.get_bucket(BUCKET)
-        if bucket.public:
-            raise Misconfigured(
-                "bucket_public", f"bucket {BUCKET} is public: anybody can read the photos; make it private"
-            )
-
     def _bucket(self) -> Any:
         return self._project.client.storage.from_(BUCKET)
 

@@ -28,10 +28,12 @@ create temporary table upgrade_target (kind text, tab text, name text, definitio
 create temporary table upgrade_actual (kind text, tab text, name text, definition text) on commit drop;
 
 -- The plan. `phase` says when `action` runs: 1 a statement before the table is altered, 2 a clause of
--- `alter table` before the installation, 3 one after it, null: told only, or done by a function.
+-- `alter table` before the installation, 3 one after it, null: told only, or done by a function. `mend` is the
+-- mend of rows that was counted.
 create temporary table upgrade_finding (
   seq integer generated always as identity,
-  tab text, object text, difference text, action text, blocking boolean default false, phase integer
+  tab text, object text, difference text, action text, blocking boolean default false, phase integer,
+  mend integer
 ) on commit drop;
 
 -- A mend of rows: which (a condition on the row as jsonb `j`, so that it can be counted before the columns

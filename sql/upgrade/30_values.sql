@@ -81,7 +81,7 @@ language sql immutable as $$
       when c.from_text then format('nullif(btrim(%I), '''')::%s', p_column, p_to)
       when c.between_numbers then format('%I::%s', p_column, p_to)
     end,
-    c.from_text or c.between_numbers
+    c.from_text or c.between_numbers and not (p_from in ('smallint', 'integer') and p_to = 'bigint')
   from (
     select p_from ~ '^(text$|character)' and p_to in ('timestamp with time zone', 'smallint', 'integer', 'bigint') as from_text,
       p_from ~ '^(smallint|integer|bigint|numeric|real|double)' and p_to in ('smallint', 'integer', 'bigint')

@@ -6,6 +6,12 @@ insert into pg_temp.upgrade_mend (difference, action, condition, sample, blockin
     $$ coalesce(j ->> 'status', '(null)') $$, true),
   ('belong to no user', 'say whose they are: update public.photo_generation_queue set "userId" = … where "userId" is null',
     $$ j ? 'userId' and coalesce(btrim(j ->> 'userId'), '') = '' $$, $$ 'id ' || (j ->> 'id') $$, true),
+  ('have not ended and have a "userId" or "batchId" that cannot name a folder in Storage',
+    'change it to 1 to 200 letters, digits and _ . @ : ; + , = -, or end the job',
+    $$ s in ('pending', 'processing', 'rate_limited')
+      and (j ->> 'userId' !~ '^[A-Za-z0-9_.@:;+,=|-]{1,200}$' and btrim(j ->> 'userId') <> ''
+        or j ->> 'batchId' !~ '^[A-Za-z0-9_.@:;+,=-]{1,200}$' and btrim(j ->> 'batchId') <> '') $$,
+    $$ 'id ' || (j ->> 'id') $$, true),
   ('order fewer than 1 or more than 100 images', 'mend "numImagesPerExample"',
     $$ j ->> 'numImagesPerExample' is not null and pg_temp.as_number(j ->> 'numImagesPerExample') not between 1 and 100 $$,
     $$ 'id ' || (j ->> 'id') $$, true),
@@ -74,14 +80,17 @@ begin
     m.seq, m.condition, coalesce(m.sample, 'null::text')), ', ' order by m.seq) into v_counts
   from pg_temp.upgrade_mend as m;
   execute format($sql$
-    insert into pg_temp.upgrade_finding (tab, object, difference, action, blocking)
-    select 'public.photo_generation_queue', 'rows of public.photo_generation_queue',
+    insert into pg_temp.upgrade_finding (tab, mend, object, difference, action, blocking)
+    select 'public.photo_generation_queue', m.seq, 'rows of public.photo_generation_queue',
       concat(n.rows, case n.rows when 1 then ' row: ' else ' rows: ' end, m.difference, nullif(' (' || n.sample || ')', ' ()')),
       m.action, m.blocking
     from (
+      -- `offset 0` keeps j and s from being computed anew wherever they are mentioned: 10 times faster.
       select array[%s] as counts
-      from (select to_jsonb(q) as j from public.photo_generation_queue as q) as r
-      cross join lateral (select coalesce(pg_temp.as_status(r.j ->> 'status'), '(null)') as s) as n
+      from (
+        select r.j, coalesce(pg_temp.as_status(r.j ->> 'status'), '(null)') as s
+        from (select to_jsonb(q) as j from public.photo_generation_queue as q offset 0) as r offset 0
+      ) as n
     ) as c
     cross join lateral unnest(c.counts) as n (seq integer, rows bigint, sample text)
     join pg_temp.upgrade_mend as m on m.seq = n.seq
@@ -114,7 +123,7 @@ begin
       'give each user''s jobs a "batchId" of their own', true
     from (
       select j ->> 'batchId' as id, string_agg(distinct j ->> 'userId', ', ') as users
-      from (select to_jsonb(q) as j from public.photo_generation_queue as q) as r
+      from (select to_jsonb(q) as j from public.photo_generation_queue as q offset 0) as r
       where btrim(j ->> 'batchId') <> ''
       group by 1 having count(distinct j ->> 'userId') > 1
     ) as b

@@ -5,12 +5,15 @@ language plpgsql as $$
 declare
   v_mend record;
 begin
-  for v_mend in select m.* from pg_temp.upgrade_mend as m where m.assignment is not null order by m.seq loop
+  for v_mend in
+    select m.* from pg_temp.upgrade_mend as m join pg_temp.upgrade_finding as f on f.mend = m.seq order by m.seq
+  loop
     execute format($sql$
       update public.photo_generation_queue as q set %s
       where (
-        select %s from (select to_jsonb(q) as j) as r
-        cross join lateral (select pg_temp.as_status(r.j ->> 'status') as s) as n
+        select %s from (
+          select r.j, pg_temp.as_status(r.j ->> 'status') as s from (select to_jsonb(q) as j offset 0) as r offset 0
+        ) as n
       )$sql$, v_mend.assignment, v_mend.condition);
   end loop;
 end
