@@ -48,8 +48,8 @@ check: $(PYTHON_PACKAGES) ## lint, format, types, SQL
 bench: $(READY) ## the figures
 	@$(PY) -m bench
 
-clean: ## remove the local stack's data and all caches; .venv and node_modules stay
-	rm -rf .local .hypothesis .mypy_cache .pytest_cache .ruff_cache
+clean: ## remove the local stack's data, the demo's photos and all caches; .venv and node_modules stay
+	rm -rf .local demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(PYTHON_PACKAGES): requirements.txt requirements-dev.txt requirements-photos.txt

@@ -30,9 +30,9 @@ from local.real import real_gemini
 from local.report import as_json, comparison, direct_in_words, proof, table
 from local.scheduler import Scheduler
 from local.simulation import Simulation
-from local.stack import Stack
+from local.stack import DATA, Stack
 
-DATA = ROOT / ".local" / "demo"
+FOLDER = DATA / "demo"
 OUTPUT = ROOT / "demo-output"
 
 
@@ -73,10 +73,10 @@ class Demo:
         began = time.monotonic()
         photos = source_photos()
         self._announce()
-        empty(DATA)
+        empty(FOLDER)
         shutil.rmtree(OUTPUT, ignore_errors=True)
         with ExitStack() as running:
-            stack = running.enter_context(Stack(DATA, durable=False))
+            stack = running.enter_context(Stack(FOLDER, durable=False))
             self.progress.say(f"local stack   {stack.url}, ready in {time.monotonic() - began:.1f} s")
             folder = stack.postgres.folder
             simulator = None

@@ -40,7 +40,7 @@ def worker_environment(stack: Stack, secret: str, pace: Pace, gemini: Mapping[st
         "SUPABASE_SERVICE_ROLE_KEY": stack.secret_key,
         "SUPABASE_ANON_KEY": stack.publishable_key,
         "WORKER_SECRET": secret,
-        "WORKER_ID": "demo",
+        "WORKER_ID": "local",
         "INVOCATION_TIMEOUT_SECONDS": f"{pace.invocation_seconds:g}",
         "MARGIN_SECONDS": f"{pace.margin_seconds:g}",
         "CALL_TIMEOUT_SECONDS": f"{pace.call_seconds:g}",

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from local.errors import StackError
-from local.folder import Folder, free_port
+from local.folder import Folder
 from local.processes import Process
 from local.supabase import DIRECT
 
@@ -61,7 +61,7 @@ class Function:
         program = Path(sys.executable).with_name("functions-framework")
         if not program.exists():
             raise StackError(f"{program} is not installed.", "Run `make install`.")
-        self._port = self._port or free_port()
+        self._port = self._port or self._folder.port(f"{self.target}_port")
         command = [str(program), "--target", self.target, "--source", str(ROOT / "main.py")]
         command += ["--port", str(self._port), "--host", "127.0.0.1"]
         self._process = Process(

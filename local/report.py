@@ -15,7 +15,7 @@ ROW = "{:>4}  {:<6} {:<8} {:<10} {:>7} {:>8}  {}"
 
 
 def table(books: Books, ledger: Sequence[Call] | None) -> Iterator[str]:
-    """A line for each job; its note is the reason the database keeps, or what the ledger knows of its calls."""
+    """A line for each job; its note is the database's reason, or what the ledger knows of its calls."""
     troubles = _troubles(books, ledger or ())
     yield ROW.format("job", "ratio", "example", "status", "photos", "attempts", "note").rstrip()
     for job in books.jobs:
@@ -28,7 +28,9 @@ def table(books: Books, ledger: Sequence[Call] | None) -> Iterator[str]:
 
 def _troubles(books: Books, ledger: Sequence[Call]) -> dict[int, str]:
     """By job, the errors that some of its calls got before its photos were made all the same."""
-    jobs = {PurePosixPath(photo["storagePath"]).name.partition("-")[2]: photo["jobId"] for photo in books.photos}
+    jobs = {
+        PurePosixPath(photo["storagePath"]).name.partition("-")[2]: photo["jobId"] for photo in books.photos
+    }
     made_for = {call.prompt_sha: jobs[sha] for call in ledger for sha in call.image_shas if sha in jobs}
     troubles: dict[int, Counter[str]] = {}
     for call in ledger:

@@ -1,13 +1,13 @@
-"""`make up`: the demo's stack left running, with the commands to type, until Ctrl-C."""
+"""`make up`: the demo's stack left running, with the commands to type on it, until Ctrl-C."""
 
 import asyncio
 import json
 import secrets
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from urllib.parse import urlsplit
+from dataclasses import dataclass
+from shlex import quote
 
 import httpx
 
@@ -15,66 +15,124 @@ from local import simulation
 from local.customer import Customer, source_photos
 from local.environment import simulated_gemini, worker_environment
 from local.errors import StackError
-from local.function import ROOT, Function
+from local.function import Function
 from local.orders import DEMO, STAIRS, Order
 from local.pace import Pace
 from local.simulation import Simulation
-from local.stack import Stack
+from local.stack import DATA, Stack
 
-DATA = ROOT / ".local" / "up"
+FOLDER = DATA / "up"
 PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)
 EMAIL = "demo@example.com"
 ORDER = Order("9:16", 2, DEMO[1].base_prompt, (STAIRS,))
-COMMANDS = """
-TOKEN='{token}'
-SECRET='{secret}'
-
-# Order, as the app does for the person signed in:
-curl -s {orders} -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' -d '{order}'
-
-# Look what a run would claim:
-curl -s {worker} -H "X-Worker-Secret: $SECRET" -H 'Content-Type: application/json' -d '{{"dryRun": true}}'
-
-# Work the queue off, as Cloud Scheduler does every minute:
-curl -s -X POST {worker} -H "X-Worker-Secret: $SECRET"
-
-# Is it alive?
-curl -s {worker}/healthz
-
-# The queue, as the person signed in sees it:
-curl -s '{supabase}/rest/v1/photo_generation_queue?select=id,status,attempts,errorMessage&order=id.desc&limit=10' -H 'apikey: {publishable}' -H "Authorization: Bearer $TOKEN"
-
-# Every call that the simulator has answered:
-curl -s {simulator}/_sim/ledger
-
-# Another token, when this one has run out after an hour:
-curl -s '{supabase}/auth/v1/token?grant_type=password' -H 'apikey: {publishable}' -H 'Content-Type: application/json' -d '{login}'
-
-# The database:
-{psql} '{db_url}'
-"""
+JSON = "-H 'Content-Type: application/json'"
+SELECT = "select=id,status,attempts,errorMessage&order=id.desc&limit=10"
 
 
 def up() -> int:
-    """Starts everything, prints how to use it, and returns when interrupted."""
+    """Starts everything, prints how to use it, and serves until interrupted."""
     photos = source_photos()
     with ExitStack() as running:
-        stack = running.enter_context(Stack(DATA))
+        stack = running.enter_context(Stack(FOLDER))
         folder = stack.postgres.folder
         simulator = running.enter_context(Simulation(folder, simulation.settings(PACE, [])))
         secret = folder.remember("worker_secret", lambda: secrets.token_hex(16))
         environment = worker_environment(stack, secret, PACE, simulated_gemini(simulator.url))
-        functions = [
-            running.enter_context(
-                Function(target, folder, environment, port=folder.port(f"{target}_port"))
-            )
-            for target in ("generate_images", "process_generation_queue")
-        ]
-        password = folder.remember("demo_password", lambda: secrets.token_urlsafe(16))
-        user_id, token = _signed_in(stack, password)
+        orders = running.enter_context(Function("generate_images", folder, environment))
+        worker = running.enter_context(Function("process_generation_queue", folder, environment))
+        login = {
+            "email": EMAIL,
+            "password": folder.remember("demo_password", lambda: secrets.token_urlsafe(16)),
+        }
+        user_id, token = sign_in(stack, login)
         asyncio.run(_upload(stack, user_id, token, photos))
-        print(_addresses(stack, simulator, functions))
-        print(_commands(stack, simulator, functions, secret, user_id, token, password))
-        print("Running until Ctrl-C.", flush=True)
-        _watch(functions)
+        for line in Guide(stack, simulator, orders, worker, secret, user_id, token, login).lines():
+            print(line)
+        print("\nRunning until Ctrl-C.", flush=True)
+        _serve((orders, worker))
     return 0
+
+
+def sign_in(stack: Stack, login: Mapping[str, str]) -> tuple[str, str]:
+    """The demo user's id and a fresh token; signs up at the first start."""
+    call, key = stack.supabase.call, stack.publishable_key
+    try:
+        answer = call("/auth/v1/token?grant_type=password", login, key)
+    except StackError:
+        answer = call("/auth/v1/signup", login, key)
+    return answer["user"]["id"], answer["access_token"]
+
+
+async def _upload(stack: Stack, user_id: str, token: str, photos: Mapping[str, bytes]) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        await Customer(http, stack, user_id, token).upload(photos)
+
+
+def _serve(functions: Sequence[Function]) -> None:
+    """Starts again what has died, as Cloud Run would; never returns."""
+    while True:
+        for function in functions:
+            if not function.is_running:
+                function.kill_workers()
+                function.start()
+                print(f"{function.target} had died; it runs again, pid {function.pid}", flush=True)
+        time.sleep(0.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What is printed: addresses, and commands for a POSIX shell that work as they stand."""
+
+    stack: Stack
+    simulator: Simulation
+    orders: Function
+    worker: Function
+    secret: str
+    user_id: str
+    token: str
+    login: Mapping[str, str]
+
+    def lines(self) -> Iterator[str]:
+        """The whole guide."""
+        yield f"Supabase                  {self.stack.url}"
+        yield f"  publishable key         {self.stack.publishable_key}"
+        yield f"  secret key              {self.stack.secret_key}"
+        yield f"Gemini simulator          {self.simulator.url}  (pid {self.simulator.pid})"
+        yield f"generate_images           {self.orders.url}  (pid {self.orders.pid})"
+        yield f"process_generation_queue  {self.worker.url}  (pid {self.worker.pid})"
+        yield f"logs                      {FOLDER}/*.log"
+        yield f"\nTOKEN={quote(self.token)}"
+        yield f"SECRET={quote(self.secret)}"
+        for words, command in self.commands():
+            yield f"\n# {words}\n{command}"
+
+    def commands(self) -> Iterator[tuple[str, str]]:
+        """What each command is for, and the command."""
+        worker, supabase = self.worker.url, self.stack.url
+        bearer, secret = '-H "Authorization: Bearer $TOKEN"', '-H "X-Worker-Secret: $SECRET"'
+        key = f"-H 'apikey: {self.stack.publishable_key}'"
+        order = quote(json.dumps(ORDER.body(f"training-photos/{self.user_id}")))
+        yield (
+            "Order, as the app does for whoever is signed in:",
+            f"curl -s {self.orders.url} {bearer} {JSON} -d {order}",
+        )
+        yield (
+            "Look what a run would take, without taking it:",
+            f"curl -s {worker} {secret} {JSON} -d '{{\"dryRun\": true}}'",
+        )
+        yield "Work the queue off, as Cloud Scheduler does:", f"curl -s -X POST {worker} {secret}"
+        yield "See whether it is alive:", f"curl -s {worker}/healthz"
+        yield (
+            "Read the queue as the customer, who sees only their own rows:",
+            f"curl -s '{supabase}/rest/v1/photo_generation_queue?{SELECT}' {key} {bearer}",
+        )
+        yield "Ask the simulator what it was asked:", f"curl -s {self.simulator.url}/_sim/ledger"
+        yield (
+            "Get another token, when an hour has passed:",
+            f"curl -s '{supabase}/auth/v1/token?grant_type=password' {key} {JSON} "
+            f"-d {quote(json.dumps(dict(self.login)))}",
+        )
+        yield (
+            "Open the database:",
+            f"{quote(str(self.stack.postgres.bin / 'psql'))} {quote(self.stack.db_url)}",
+        )

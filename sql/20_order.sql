@@ -126,16 +126,15 @@ create or replace function generation.user_folder(p_user_id text) returns text
 language sql immutable set search_path = ''
 as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
 
--- Refuses an id that cannot be a folder: it would lie in another user's, or in none.
-create or replace function generation.checked_user_id(p_user_id text) returns text
+-- Refuses an id (p_what says whose) that cannot name a folder: it would lie in another one, or in none.
+create or replace function generation.check_folder(p_folder text, p_what text) returns void
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  if p_user_id !~ '^[A-Za-z0-9_.@:;+,=|-]{1,200}$' or p_user_id ~ '^\.{1,2}$' then
-    perform generation.refuse('400', 'bad_user_id', 'this user id cannot name a folder in Storage',
-      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = | -');
+  if p_folder !~ '^[A-Za-z0-9_.@:;+,=-]{1,200}$' or p_folder ~ '^\.{1,2}$' then
+    perform generation.refuse('400', 'bad_id', format('this %s cannot name a folder in Storage', p_what),
+      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = -');
   end if;
-  return p_user_id;
 end
 $$;
 
@@ -212,13 +211,14 @@ begin
   new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
   new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
   new.styles := coalesce(nullif(new.styles, 'null'), '[]');
-  new.status := coalesce(new.status, 'pending');
+  new.status := lower(coalesce(new.status, 'pending'));
   new.priority := coalesce(new.priority, 0);
   new.attempts := coalesce(new.attempts, 0);
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
-  perform generation.checked_user_id(new."userId");
+  perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
+    generation.check_folder(new."batchId", 'batch id');
   if new.status <> 'pending' then
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');

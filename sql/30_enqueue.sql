@@ -8,18 +8,22 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_field text;
+  v_user_id text;
 begin
-  if not generation.caller_is_user() then
-    return generation.checked_user_id(coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
-      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.')));
+  if generation.caller_is_user() then
+    select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
+    if v_field is not null then
+      perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
+        'Leave it out: the user comes from the token, the rest from defaults.');
+    end if;
+    v_user_id := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+      generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
+  else
+    v_user_id := coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
+      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
   end if;
-  select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
-  if v_field is not null then
-    perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
-      'Leave it out: the user comes from the token, the rest from defaults.');
-  end if;
-  return generation.checked_user_id(coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
-    generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.')));
+  perform generation.check_folder(generation.user_folder(v_user_id), 'user id');
+  return v_user_id;
 end
 $$;
 

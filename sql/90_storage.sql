@@ -27,6 +27,6 @@ begin
   );
 exception
   when insufficient_privilege then
-    raise notice 'Not the owner of storage.objects: add the policy "own generated photos" in the dashboard (Storage, Policies).';
+    raise warning 'Not the owner of storage.objects: add the policy "own generated photos" in the dashboard (Storage, Policies).';
 end
 $$;

@@ -402,16 +402,15 @@ create or replace function generation.user_folder(p_user_id text) returns text
 language sql immutable set search_path = ''
 as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
 
--- Refuses an id that cannot be a folder: it would lie in another user's, or in none.
-create or replace function generation.checked_user_id(p_user_id text) returns text
+-- Refuses an id (p_what says whose) that cannot name a folder: it would lie in another one, or in none.
+create or replace function generation.check_folder(p_folder text, p_what text) returns void
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  if p_user_id !~ '^[A-Za-z0-9_.@:;+,=|-]{1,200}$' or p_user_id ~ '^\.{1,2}$' then
-    perform generation.refuse('400', 'bad_user_id', 'this user id cannot name a folder in Storage',
-      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = | -');
+  if p_folder !~ '^[A-Za-z0-9_.@:;+,=-]{1,200}$' or p_folder ~ '^\.{1,2}$' then
+    perform generation.refuse('400', 'bad_id', format('this %s cannot name a folder in Storage', p_what),
+      'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = -');
   end if;
-  return p_user_id;
 end
 $$;
 
@@ -488,13 +487,14 @@ begin
   new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
   new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
   new.styles := coalesce(nullif(new.styles, 'null'), '[]');
-  new.status := coalesce(new.status, 'pending');
+  new.status := lower(coalesce(new.status, 'pending'));
   new.priority := coalesce(new.priority, 0);
   new.attempts := coalesce(new.attempts, 0);
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
-  perform generation.checked_user_id(new."userId");
+  perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
+    generation.check_folder(new."batchId", 'batch id');
   if new.status <> 'pending' then
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
@@ -533,18 +533,22 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_field text;
+  v_user_id text;
 begin
-  if not generation.caller_is_user() then
-    return generation.checked_user_id(coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
-      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.')));
+  if generation.caller_is_user() then
+    select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
+    if v_field is not null then
+      perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
+        'Leave it out: the user comes from the token, the rest from defaults.');
+    end if;
+    v_user_id := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+      generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
+  else
+    v_user_id := coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
+      generation.refuse('400', 'missing', 'userId is missing', 'Name the user this batch is for.'));
   end if;
-  select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
-  if v_field is not null then
-    perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
-      'Leave it out: the user comes from the token, the rest from defaults.');
-  end if;
-  return generation.checked_user_id(coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
-    generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.')));
+  perform generation.check_folder(generation.user_folder(v_user_id), 'user id');
+  return v_user_id;
 end
 $$;
 
@@ -1724,7 +1728,7 @@ begin
   );
 exception
   when insufficient_privilege then
-    raise notice 'Not the owner of storage.objects: add the policy "own generated photos" in the dashboard (Storage, Policies).';
+    raise warning 'Not the owner of storage.objects: add the policy "own generated photos" in the dashboard (Storage, Policies).';
 end
 $$;
 $part_90_storage$);

@@ -13,7 +13,7 @@ pytest_plugins = ("tests.queue_fixtures",)
 @pytest.mark.parametrize("user_id", ["a/b", "..", ".", "a\tb", "ü", "a b", "a?b"])
 def test_an_id_that_is_no_folder(queue: Queue, user_id: str) -> None:
     """A user id that would lie in another user's folder, or in none, is refused at enqueue."""
-    with refused("400", "bad_user_id"):
+    with refused("400", "bad_id"):
         queue.enqueue(user_id, trainingImageUrls=["https://photos.example.com/me.jpg"])
     assert queue.one("select count(*) as n from photo_generation_queue")["n"] == 0
 

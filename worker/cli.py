@@ -71,19 +71,9 @@ def read_env_file(path: str | Path | None) -> None:
 
 def read_settings(options: Namespace) -> Settings:
     """The settings that the command needs, with the log set up. Raises InvalidSettings with all problems."""
-    problems: tuple[str, ...] = ()
-    try:
-        log.set_up(os.environ)
-    except ValueError:
-        problems = ("LOG_LEVEL must be DEBUG, INFO, WARNING, ERROR or CRITICAL",)
+    log.set_up(os.environ)
     gemini = options.needs_gemini and not getattr(options, "dry_run", False)
-    try:
-        settings = Settings.from_env(os.environ, default_worker_id(), gemini=gemini)
-    except InvalidSettings as invalid:
-        raise InvalidSettings((*invalid.problems, *problems)) from invalid
-    if problems:
-        raise InvalidSettings(problems)
-    return settings
+    return Settings.from_env(os.environ, default_worker_id(), gemini=gemini)
 
 
 def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:

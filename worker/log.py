@@ -67,7 +67,7 @@ class LineFormatter(logging.Formatter):
 def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or when LOG_FORMAT=json."""
     hosted = bool(env.get("K_SERVICE") or env.get("CLOUD_RUN_JOB"))
-    as_json = env.get("LOG_FORMAT", "json" if hosted else "line") == "json"
+    as_json = env.get("LOG_FORMAT", "json" if hosted else "line").lower() == "json"
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
     root = logging.getLogger()

@@ -109,6 +109,8 @@ class Settings:
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
         )
+        read.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+        read.one_of("LOG_FORMAT", ("LINE", "JSON"))
         problems = (*read.problems, *_contradictions(settings))
         if problems:
             raise InvalidSettings(problems)
@@ -202,6 +204,11 @@ class _Reader:
             self.problems.append(f"{name} must be a number from {least:g} to {most:g}, not {value[:20]!r}")
             return default
         return number
+
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        """Check a variable that `log.set_up` reads, which must not fail before the settings are read."""
+        if self.text(name).upper() not in ("", *allowed):
+            self.problems.append(f"{name} must be one of {', '.join(allowed)}")
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         number = self.number(name, default, least, most)
