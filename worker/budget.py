@@ -1,8 +1,9 @@
-"""The time a run has: four deadlines on the monotonic clock, which a shutdown can draw nearer.
+"""The time a run has: five deadlines on the monotonic clock, which a shutdown can draw nearer.
 
 start     nothing new after this that could not finish, judged by the observed latency
 generate  calls to Gemini still under way are cut
 save      what Gemini gave by then is stored and recorded
+settle    jobs that have ended by then are settled
 answer    the response leaves; what is still stuck is abandoned
 """
 
@@ -21,8 +22,9 @@ UNKNOWN_LATENCY_SECONDS = 15.0
 class Budget:
     """The deadlines of one run, in seconds of `monotonic`.
 
-    Of the margin, 60 % lie between `generate` and `save` for storing and recording, 15 % between `save`
-    and `answer` for the last settle and the run's row, 25 % after `answer` for the response itself.
+    Of the margin, 60 % lie between `generate` and `save` for storing and recording, 7 % between `save` and
+    `settle` for jobs whose last record was cut to end, 8 % between `settle` and `answer` for the last settle
+    and the run's row, 25 % after `answer` for the response itself.
     """
 
     def __init__(self, seconds: float, margin_seconds: float, monotonic: Callable[[], float]) -> None:
@@ -36,6 +38,7 @@ class Budget:
         margin = min(margin_seconds, seconds / 3)
         self.end = self._monotonic() + seconds
         self.answer = self.end - margin * 0.25
+        self.settle = self.end - margin * 0.33
         self.save = self.end - margin * 0.4
         self.generate = self.end - margin
 

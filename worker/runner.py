@@ -163,8 +163,8 @@ class Run:
             await self._settle_next()
 
     async def _drain(self) -> None:
-        """Settle what ends before the save deadline; abandon the rest, which finishing releases."""
-        while self._active and not self._budget.passed(self._budget.save):
+        """Settle what ends before the settle deadline; abandon the rest, which finishing releases."""
+        while self._active and not self._budget.passed(self._budget.settle):
             await self._settle_next()
         for task, job in self._active.items():
             task.cancel()
@@ -172,7 +172,7 @@ class Run:
 
     async def _settle_next(self) -> None:
         """Wait for jobs to end and settle all that have ended by then in one call."""
-        remaining = self._budget.remaining(self._budget.save)
+        remaining = self._budget.remaining(self._budget.settle)
         # Short waits, so that a shutdown that draws the deadline nearer is noticed.
         done, _ = await asyncio.wait(
             self._active, timeout=min(remaining, 0.5), return_when=asyncio.FIRST_COMPLETED
