@@ -185,6 +185,9 @@ create table if not exists generation.runs (
 
 create index if not exists runs_started on generation.runs ("startedAt" desc);
 
+-- The runs under way: a claim counts them.
+create index if not exists runs_open on generation.runs ("endsBy") where "finishedAt" is null;
+
 -- The first answer given to a key, so that a repeated request gets it again. Outlives pruning.
 create table if not exists generation.idempotency_keys (
   "userId" text not null,
@@ -212,6 +215,57 @@ create table if not exists generation.models (
   successor text,
   "successorSince" timestamptz
 );
+
+-- The rate gate of a model. `rate` (starts per window) is what the operator allows; what 429s taught stands
+-- beside it and goes before it while it is less.
+create table if not exists generation.gates (
+  model text primary key,
+  rate numeric not null default 60 constraint gates_rate check (rate >= 1),
+  burst integer not null default 1 constraint gates_burst check (burst >= 1),
+  "windowSeconds" double precision not null default 60 constraint gates_window check ("windowSeconds" > 0),
+  "graceSeconds" double precision not null default 1 constraint gates_grace check ("graceSeconds" > 0),
+  "learnedRate" numeric,
+  "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
+  "learnedAt" timestamptz,
+  -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
+  "arrivalAt" timestamptz not null default '-infinity',
+  -- Moved by a 429, a pause or a change of rate: starts given out under an older epoch are void.
+  epoch bigint not null default 1,
+  "blockedUntil" timestamptz,
+  "limitedAt" timestamptz,
+  limits integer not null default 0,
+  -- Starts given out on this day in California, where Google's days begin; what the daily caps count.
+  today date,
+  "startedToday" integer not null default 0
+);
+
+-- What an operator allows for all models together; one row. Null means no cap.
+create table if not exists generation.limits (
+  id boolean primary key default true constraint limits_one_row check (id),
+  "imagesPerDay" integer constraint limits_images check ("imagesPerDay" >= 0),
+  "dollarsPerDay" numeric constraint limits_dollars check ("dollarsPerDay" >= 0),
+  "maxRuns" integer not null default 3 constraint limits_runs check ("maxRuns" >= 1),
+  -- A job that still meets a used-up quota at this age fails instead of waiting for ever.
+  "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
+  "pausedAt" timestamptz,
+  "pauseReason" text
+);
+
+insert into generation.limits (id) values (true) on conflict do nothing;
+
+-- What one image costs; the daily spend cap multiplies by it. A model without a price counts as the dearest.
+create table if not exists generation.prices (
+  model text primary key,
+  dollars numeric not null constraint prices_dollars check (dollars >= 0),
+  since date not null,
+  source text not null
+);
+
+insert into generation.prices (model, dollars, since, source)
+values
+('gemini-2.5-flash-image', 0.039, '2025-10-02', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard')
+on conflict do nothing;
 
 -- Buckets of this project that source photos may be read from, given as `bucket/{user id}/…`.
 create table if not exists generation.photo_buckets (

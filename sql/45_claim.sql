@@ -34,9 +34,11 @@ begin
 end
 $$;
 
--- The ids of up to p_limit ready jobs, locked, in the order they are served. A job that has been in a
+-- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
+-- but one at least. A job that has been in a
 -- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
-create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer) returns bigint[]
+create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
+returns bigint[]
 language plpgsql set search_path = ''
 as $$
 declare
@@ -61,12 +63,16 @@ begin
       return array[v_head.id];
     end if;
   end if;
-  select array_agg(r.id order by r.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
+  with locked as materialized (
+    select q.id, q.priority, q."startTag", q."numImagesPerExample" as images
+    from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null and q.crashes = 0
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
-  ) as r;
+  ), counted as (
+    select l.id, sum(l.images) over (order by l.priority desc, l."startTag", l.id) - l.images as before from locked as l
+  )
+  select array_agg(c.id order by c.id) into v_ids from counted as c where c.before < greatest(p_starts, 1);
   return v_ids;
 end
 $$;
@@ -167,9 +173,55 @@ as $$
   ) as r
 $$;
 
+-- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
+create or replace function generation.gate_ahead(p_model text) returns generation.gates
+language sql stable set search_path = ''
+as $$
+  select generation.age_gate(coalesce(
+    (select g from generation.gates as g where g.model = wanted.model),
+    (wanted.model, 60, 1, 60, 1, null, null, null, '-infinity', 1, null, null, 0, null, 0)::generation.gates
+  ), generation.moment())
+  from (
+    select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
+  ) as wanted
+$$;
+
+-- How many starts a gate can give within the next p_seconds.
+create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
+returns double precision
+language sql stable set search_path = ''
+as $$
+  select floor((p_seconds - greatest(extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil")
+      - generation.moment()), 0)::double precision) / generation.emission_seconds(p_gate)) + p_gate.burst
+$$;
+
+-- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
+-- a place among the runs at once; a dead run's place is free at its deadline. Waiting up to 30 s for the gate is
+-- what a run is for; with a longer wait ahead it had better not begin.
+create or replace function generation.claim_closed(p_run_id uuid, p_gate generation.gates, p_run_seconds numeric)
+returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_open integer;
+  v_next timestamptz;
+begin
+  if not exists (select from generation.runs as r where r.id = p_run_id) then
+    perform pg_advisory_xact_lock(hashtextextended('generation.runs', 0));
+    select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
+    where r."finishedAt" is null and r."endsBy" > generation.clock();
+    if v_open >= (select l."maxRuns" from generation.limits as l) then
+      return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
+    end if;
+  end if;
+  return generation.gate_closed(p_gate, least(p_run_seconds, 30)::double precision);
+end
+$$;
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
--- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated` or `busy` (others hold the locks).
+-- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can start within the run.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
 -- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
@@ -182,14 +234,20 @@ declare
   v_fence text := v_run || '/' || p_claim_id;
   v_ids bigint[];
   v_jobs jsonb;
+  v_gate generation.gates := generation.gate_ahead(p_model);
+  v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
   v_jobs := generation.fenced_jobs(v_fence);
   if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
+    v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
+    if v_closed ->> 'reason' is not null then
+      return jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason', 'nextAttemptInSeconds', v_closed -> 'seconds');
+    end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs);
+    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, p_run_seconds::double precision));
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;

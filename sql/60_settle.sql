@@ -37,6 +37,7 @@ $$;
 
 -- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
+--   rate_limited at the maximum age       → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb)
 returns table (
@@ -46,7 +47,8 @@ returns table (
 language sql stable set search_path = ''
 as $$
   with counted as (
-    select q.id, q."batchId", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+    select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+      (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
       (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
       refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
@@ -61,6 +63,7 @@ as $$
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
+      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => c.max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -68,16 +71,18 @@ as $$
     from counted as c
   )
   select d.id, d.fence, d."batchId",
-    case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
+    case when d.verdict in ('refused', 'exhausted', 'too_old') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
       when 'refused' then d.refused_code
+      when 'too_old' then 'too_old'
       else coalesce(d.code, case when d.outcome = 'completed' then 'incomplete' end)
     end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then
         format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
       when 'refused' then d.refused_message
+      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', d.max_age, d.message)
       when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
       else d.message
     end,

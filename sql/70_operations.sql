@@ -136,3 +136,86 @@ begin
   return jsonb_build_object('model', p_model, 'successor', v_successor);
 end
 $$;
+
+-- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
+-- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
+-- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
+-- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate. Safe to repeat.
+create or replace function public.set_generation_rate(
+  p_model text, p_rate numeric default null, p_burst integer default null,
+  p_window_seconds double precision default null, p_grace_seconds double precision default null
+) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_gate generation.gates := generation.enter_gate(p_model);
+begin
+  if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
+    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
+      'For fewer than one image a minute pause instead.');
+  end if;
+  v_gate.rate := coalesce(p_rate, v_gate.rate);
+  v_gate.burst := coalesce(p_burst, v_gate.burst);
+  v_gate."windowSeconds" := coalesce(p_window_seconds, v_gate."windowSeconds");
+  v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
+  v_gate."learnedRate" := null;
+  v_gate."learnedFrom" := null;
+  v_gate.limits := 0;
+  v_gate."blockedUntil" := null;
+  v_gate."arrivalAt" := least(v_gate."arrivalAt",
+    generation.moment() + make_interval(secs => generation.emission_seconds(v_gate)));
+  v_gate.epoch := v_gate.epoch + 1;
+  perform generation.leave_gate(v_gate);
+  return public.generation_gate();
+end
+$$;
+
+-- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
+-- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400. Safe to repeat.
+create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_limits) is distinct from 'object' then
+    perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
+  end if;
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
+  update generation.limits as l
+  set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
+      then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay'
+      then greatest((p_limits ->> 'dollarsPerDay')::numeric, 0) else l."dollarsPerDay" end,
+    "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
+    "maxAgeHours" = generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, l."maxAgeHours"::integer);
+  return public.generation_gate();
+end
+$$;
+
+-- Stops every start until resume_generation: claims give nothing, starts given out are void at the next
+-- slots. Returns the gate. Locks: every gate. Safe to repeat: the first pause and its reason stand.
+create or replace function public.pause_generation(p_reason text default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform 1 from generation.gates as g order by g.model for no key update;
+  update generation.gates as g set epoch = g.epoch + 1 where exists (select from generation.limits as l where l."pausedAt" is null);
+  update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = p_reason where l."pausedAt" is null;
+  return public.generation_gate();
+end
+$$;
+
+-- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
+-- Returns the gate. Locks: every gate, then jobs by id. Safe to repeat.
+create or replace function public.resume_generation() returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform 1 from generation.gates as g order by g.model for no key update;
+  update generation.limits as l set "pausedAt" = null, "pauseReason" = null;
+  update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
+  perform 1 from public.photo_generation_queue as q where q.status = 'rate_limited' order by q.id for no key update;
+  update public.photo_generation_queue as q set "retryAt" = generation.clock()
+  where q.status = 'rate_limited' and q."retryAt" > generation.clock();
+  return public.generation_gate();
+end
+$$;

@@ -13,7 +13,9 @@ as $$
       'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
       'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor')))
+      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
+      'report_rate_limit', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
+      'generation_gate')))
 $$;
 
 -- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
@@ -130,4 +132,28 @@ as $$
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason')
       from generation.runs as r order by r."startedAt" desc limit 1))
+$$;
+
+-- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
+-- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
+-- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+create or replace function public.generation_gate() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  with gates as (
+    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+  )
+  select jsonb_build_object(
+    'gates', (
+      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        order by g.model), '[]') from gates as g),
+    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+  ) || (
+    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+    from generation.limits as l)
 $$;

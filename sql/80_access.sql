@@ -24,6 +24,9 @@ alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
+alter table generation.gates enable row level security;
+alter table generation.limits enable row level security;
+alter table generation.prices enable row level security;
 
 drop policy if exists "own batches" on public.photo_generation_batches;
 create policy "own batches" on public.photo_generation_batches for select to authenticated
@@ -51,7 +54,14 @@ public.release_stale_generation_jobs(numeric),
 public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
-public.set_generation_model_successor(text, text)
+public.set_generation_model_successor(text, text),
+public.take_start_slots(uuid, text, integer),
+public.report_rate_limit(text, jsonb, bigint),
+public.set_generation_rate(text, numeric, integer, double precision, double precision),
+public.set_generation_limits(jsonb),
+public.pause_generation(text),
+public.resume_generation(),
+public.generation_gate()
 from public, anon, authenticated;
 
 grant execute on function
@@ -68,7 +78,14 @@ public.release_stale_generation_jobs(numeric),
 public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
-public.set_generation_model_successor(text, text)
+public.set_generation_model_successor(text, text),
+public.take_start_slots(uuid, text, integer),
+public.report_rate_limit(text, jsonb, bigint),
+public.set_generation_rate(text, numeric, integer, double precision, double precision),
+public.set_generation_limits(jsonb),
+public.pause_generation(text),
+public.resume_generation(),
+public.generation_gate()
 to service_role;
 
 grant execute on function

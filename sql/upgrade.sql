@@ -235,6 +235,9 @@ create table if not exists generation.runs (
 
 create index if not exists runs_started on generation.runs ("startedAt" desc);
 
+-- The runs under way: a claim counts them.
+create index if not exists runs_open on generation.runs ("endsBy") where "finishedAt" is null;
+
 -- The first answer given to a key, so that a repeated request gets it again. Outlives pruning.
 create table if not exists generation.idempotency_keys (
   "userId" text not null,
@@ -262,6 +265,57 @@ create table if not exists generation.models (
   successor text,
   "successorSince" timestamptz
 );
+
+-- The rate gate of a model. `rate` (starts per window) is what the operator allows; what 429s taught stands
+-- beside it and goes before it while it is less.
+create table if not exists generation.gates (
+  model text primary key,
+  rate numeric not null default 60 constraint gates_rate check (rate >= 1),
+  burst integer not null default 1 constraint gates_burst check (burst >= 1),
+  "windowSeconds" double precision not null default 60 constraint gates_window check ("windowSeconds" > 0),
+  "graceSeconds" double precision not null default 1 constraint gates_grace check ("graceSeconds" > 0),
+  "learnedRate" numeric,
+  "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
+  "learnedAt" timestamptz,
+  -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
+  "arrivalAt" timestamptz not null default '-infinity',
+  -- Moved by a 429, a pause or a change of rate: starts given out under an older epoch are void.
+  epoch bigint not null default 1,
+  "blockedUntil" timestamptz,
+  "limitedAt" timestamptz,
+  limits integer not null default 0,
+  -- Starts given out on this day in California, where Google's days begin; what the daily caps count.
+  today date,
+  "startedToday" integer not null default 0
+);
+
+-- What an operator allows for all models together; one row. Null means no cap.
+create table if not exists generation.limits (
+  id boolean primary key default true constraint limits_one_row check (id),
+  "imagesPerDay" integer constraint limits_images check ("imagesPerDay" >= 0),
+  "dollarsPerDay" numeric constraint limits_dollars check ("dollarsPerDay" >= 0),
+  "maxRuns" integer not null default 3 constraint limits_runs check ("maxRuns" >= 1),
+  -- A job that still meets a used-up quota at this age fails instead of waiting for ever.
+  "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
+  "pausedAt" timestamptz,
+  "pauseReason" text
+);
+
+insert into generation.limits (id) values (true) on conflict do nothing;
+
+-- What one image costs; the daily spend cap multiplies by it. A model without a price counts as the dearest.
+create table if not exists generation.prices (
+  model text primary key,
+  dollars numeric not null constraint prices_dollars check (dollars >= 0),
+  since date not null,
+  source text not null
+);
+
+insert into generation.prices (model, dollars, since, source)
+values
+('gemini-2.5-flash-image', 0.039, '2025-10-02', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard')
+on conflict do nothing;
 
 -- Buckets of this project that source photos may be read from, given as `bucket/{user id}/…`.
 create table if not exists generation.photo_buckets (
@@ -846,6 +900,259 @@ as $$
 $$;
 $part_40_come_back$);
 
+insert into pg_temp.upgrade_part values ('42_gate.sql', $part_42_gate$
+-- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
+-- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
+--
+-- GCRA, the generic cell rate algorithm (ITU-T I.371): a theoretical arrival time, advanced by the emission
+-- interval T with every start given out. A start is good for the grace J and void after it, so it may come up
+-- to J late; with T = (window + J) / (rate - burst + 1) no window, sliding or fixed, sees more than `rate`
+-- starts. Burst 1 and J = 1 s use 98.4 % of a per-minute quota.
+
+-- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
+-- Tests move it by replacing this function; nothing in production can.
+create or replace function generation.moment() returns timestamptz
+language sql volatile set search_path = ''
+as $$ select clock_timestamp() $$;
+
+-- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
+create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
+language sql immutable set search_path = ''
+as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
+
+-- The emission interval T in seconds. A burst that the rate cannot bear counts as the rate.
+create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
+language sql immutable set search_path = ''
+as $$
+  select (p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1)
+  from (select generation.gate_rate(p_gate) as rate) as r
+$$;
+
+-- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
+-- value each quiet window adds a twentieth of the operator's rate; above a stated value one more start per
+-- window is tried after sixty quiet windows (an hour, for a per-minute quota).
+create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
+returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_today date := (p_now at time zone 'America/Los_Angeles')::date;
+  v_stated boolean := p_gate."learnedFrom" is not distinct from 'stated';
+  v_quiet interval := make_interval(secs => p_gate."windowSeconds" * case when v_stated then 60 else 1 end);
+begin
+  if p_gate.today is distinct from v_today then
+    p_gate.today := v_today;
+    p_gate."startedToday" := 0;
+  end if;
+  if p_gate."learnedRate" is not null and p_now >= greatest(p_gate."learnedAt", p_gate."blockedUntil") + v_quiet then
+    p_gate."learnedRate" := p_gate."learnedRate" + case when v_stated then 1 else greatest(p_gate.rate / 20, 1) end;
+    p_gate."learnedAt" := p_now;
+    p_gate.limits := 0;
+    if p_gate."learnedRate" >= p_gate.rate then
+      p_gate."learnedRate" := null;
+      p_gate."learnedFrom" := null;
+    end if;
+  end if;
+  return p_gate;
+end
+$$;
+
+-- Locks the model's gate, making it if it is new, and lets time pass for it. Every change begins here.
+create or replace function generation.enter_gate(p_model text) returns generation.gates
+language plpgsql set search_path = ''
+as $$
+declare
+  v_gate generation.gates;
+begin
+  if p_model is null or p_model !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' then
+    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send a name like gemini-2.5-flash-image.');
+  end if;
+  insert into generation.gates (model) values (p_model) on conflict (model) do nothing;
+  select * into v_gate from generation.gates as g where g.model = p_model for no key update;
+  return generation.age_gate(v_gate, generation.moment());
+end
+$$;
+
+-- Writes a gate back.
+create or replace function generation.leave_gate(p_gate generation.gates) returns void
+language sql set search_path = ''
+as $$
+  update generation.gates as g
+  set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
+    "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
+    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "arrivalAt" = p_gate."arrivalAt",
+    epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
+    limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
+  where g.model = p_gate.model
+$$;
+
+-- What one image of a model costs; the dearest known for a model without a price.
+create or replace function generation.image_price(p_model text) returns numeric
+language sql stable set search_path = ''
+as $$
+  select coalesce(
+    (select p.dollars from generation.prices as p where p.model = p_model),
+    (select max(p.dollars) from generation.prices as p), 0)
+$$;
+
+-- How many images may still be started today under the daily caps; null without a cap. p_gate's own count is
+-- taken from p_gate, which its caller may have changed; the other models' from their rows.
+create or replace function generation.left_today(p_gate generation.gates) returns integer
+language sql stable set search_path = ''
+as $$
+  select greatest(least(
+    l."imagesPerDay" - used.images,
+    floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0)))::integer, 0)
+  from generation.limits as l
+  cross join lateral (
+    select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
+    from (
+      select p_gate.model as model, p_gate."startedToday" as started
+      union all
+      select g.model, g."startedToday" from generation.gates as g
+      where g.model <> p_gate.model and g.today = p_gate.today
+    ) as s
+  ) as used
+  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null
+$$;
+
+-- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
+-- something may. `paused` has no end of its own. A wait of less than p_patience_seconds is no reason.
+create or replace function generation.gate_closed(p_gate generation.gates, p_patience_seconds double precision)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_now timestamptz := generation.moment();
+  v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
+  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt"
+    - make_interval(secs => (least(p_gate.burst, generation.gate_rate(p_gate)) - 1) * generation.emission_seconds(p_gate)));
+begin
+  if v_paused then
+    return '{"reason": "paused", "seconds": null}';
+  elsif generation.left_today(p_gate) <= 0 then
+    return jsonb_build_object('reason', 'daily_cap', 'seconds',
+      round(extract(epoch from generation.next_daily_reset(v_now) - v_now)::numeric, 3));
+  elsif v_due > v_now + make_interval(secs => p_patience_seconds) then
+    return jsonb_build_object('reason', 'rate_limited', 'seconds', round(extract(epoch from v_due - v_now)::numeric, 3));
+  end if;
+  return '{"reason": null, "seconds": 0}';
+end
+$$;
+
+-- Gives a run up to p_slots starts of a model, at most 10 s (one horizon) ahead and within the run, so that a
+-- run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds, epoch, reason,
+-- nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
+-- caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later
+-- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate.
+-- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
+create or replace function public.take_start_slots(p_run_id uuid, p_model text, p_slots integer) returns jsonb
+language plpgsql security definer set search_path = '' set lock_timeout = '5s'
+as $$
+declare
+  v_gate generation.gates;
+  v_now timestamptz;
+  v_ends timestamptz;
+  v_interval interval;
+  v_allowance interval;
+  v_start timestamptz;
+  v_slots jsonb := '[]';
+  v_most integer;
+  v_closed jsonb;
+begin
+  if p_slots is null or p_slots not between 1 and 1000 then
+    perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
+  end if;
+  v_gate := generation.enter_gate(p_model);
+  select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
+  if not found then
+    perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
+  end if;
+  v_now := generation.moment();
+  v_interval := make_interval(secs => generation.emission_seconds(v_gate));
+  v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
+  v_closed := generation.gate_closed(v_gate, 10);
+  v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
+  while jsonb_array_length(v_slots) < v_most loop
+    v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
+    exit when v_start > least(v_now + interval '10 seconds', v_ends);
+    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 3));
+    v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
+    v_gate."startedToday" := v_gate."startedToday" + 1;
+  end loop;
+  perform generation.leave_gate(v_gate);
+  v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
+  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'epoch', v_gate.epoch,
+    'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
+    'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
+      else round(extract(epoch from v_start - v_now)::numeric, 3) end);
+end
+$$;
+
+-- Tells the gate of a 429. p_facts is {period: `minute`, `day` or `unknown`, retryAfterSeconds, limit}; p_epoch
+-- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
+--   day                   blocked until the quota's reset at midnight Pacific
+--   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
+--   minute, known limit   the first pushes the next start by three intervals; a second within the window blocks
+--   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
+-- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate. Safe to repeat: the epoch moves.
+create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
+language plpgsql security definer set search_path = '' set lock_timeout = '5s'
+as $$
+declare
+  v_gate generation.gates := generation.enter_gate(p_model);
+  v_now timestamptz := generation.moment();
+begin
+  if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
+    perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
+  end if;
+  if p_epoch is null or p_epoch = v_gate.epoch then
+    v_gate := generation.learn(v_gate, p_facts, v_now);
+    perform generation.leave_gate(v_gate);
+  end if;
+  return jsonb_build_object('epoch', v_gate.epoch, 'rate', generation.gate_rate(v_gate), 'blockedForSeconds',
+    round(greatest(extract(epoch from v_gate."blockedUntil" - v_now), 0)::numeric, 3));
+end
+$$;
+
+-- The gate after a 429; see report_rate_limit.
+create or replace function generation.learn(p_gate generation.gates, p_facts jsonb, p_now timestamptz)
+returns generation.gates
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_limit numeric := (p_facts ->> 'limit')::numeric;
+  v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
+begin
+  p_gate."limitedAt" := p_now;
+  if p_facts ->> 'period' = 'day' then
+    p_gate."blockedUntil" := generation.next_daily_reset(p_now);
+    p_gate.epoch := p_gate.epoch + 1;
+    return p_gate;
+  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and v_limit <> generation.gate_rate(p_gate) then
+    p_gate."learnedRate" := v_limit;
+    p_gate."learnedFrom" := 'stated';
+    p_gate."learnedAt" := p_now;
+  elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
+    p_gate."arrivalAt" := greatest(p_gate."arrivalAt", p_now)
+      + make_interval(secs => 3 * generation.emission_seconds(p_gate));
+    return p_gate;
+  elsif p_facts ->> 'period' = 'unknown' then
+    p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
+    p_gate."learnedFrom" := 'decrease';
+    p_gate."learnedAt" := p_now;
+    p_gate.limits := p_gate.limits + 1;
+    v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
+      least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
+  end if;
+  p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
+  p_gate.epoch := p_gate.epoch + 1;
+  return p_gate;
+end
+$$;
+$part_42_gate$);
+
 insert into pg_temp.upgrade_part values ('45_claim.sql', $part_45_claim$
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
@@ -883,9 +1190,11 @@ begin
 end
 $$;
 
--- The ids of up to p_limit ready jobs, locked, in the order they are served. A job that has been in a
+-- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
+-- but one at least. A job that has been in a
 -- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
-create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer) returns bigint[]
+create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
+returns bigint[]
 language plpgsql set search_path = ''
 as $$
 declare
@@ -910,12 +1219,16 @@ begin
       return array[v_head.id];
     end if;
   end if;
-  select array_agg(r.id order by r.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
+  with locked as materialized (
+    select q.id, q.priority, q."startTag", q."numImagesPerExample" as images
+    from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null and q.crashes = 0
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
-  ) as r;
+  ), counted as (
+    select l.id, sum(l.images) over (order by l.priority desc, l."startTag", l.id) - l.images as before from locked as l
+  )
+  select array_agg(c.id order by c.id) into v_ids from counted as c where c.before < greatest(p_starts, 1);
   return v_ids;
 end
 $$;
@@ -1016,9 +1329,55 @@ as $$
   ) as r
 $$;
 
+-- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
+create or replace function generation.gate_ahead(p_model text) returns generation.gates
+language sql stable set search_path = ''
+as $$
+  select generation.age_gate(coalesce(
+    (select g from generation.gates as g where g.model = wanted.model),
+    (wanted.model, 60, 1, 60, 1, null, null, null, '-infinity', 1, null, null, 0, null, 0)::generation.gates
+  ), generation.moment())
+  from (
+    select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
+  ) as wanted
+$$;
+
+-- How many starts a gate can give within the next p_seconds.
+create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
+returns double precision
+language sql stable set search_path = ''
+as $$
+  select floor((p_seconds - greatest(extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil")
+      - generation.moment()), 0)::double precision) / generation.emission_seconds(p_gate)) + p_gate.burst
+$$;
+
+-- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
+-- a place among the runs at once; a dead run's place is free at its deadline. Waiting up to 30 s for the gate is
+-- what a run is for; with a longer wait ahead it had better not begin.
+create or replace function generation.claim_closed(p_run_id uuid, p_gate generation.gates, p_run_seconds numeric)
+returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_open integer;
+  v_next timestamptz;
+begin
+  if not exists (select from generation.runs as r where r.id = p_run_id) then
+    perform pg_advisory_xact_lock(hashtextextended('generation.runs', 0));
+    select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
+    where r."finishedAt" is null and r."endsBy" > generation.clock();
+    if v_open >= (select l."maxRuns" from generation.limits as l) then
+      return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
+    end if;
+  end if;
+  return generation.gate_closed(p_gate, least(p_run_seconds, 30)::double precision);
+end
+$$;
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
--- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated` or `busy` (others hold the locks).
+-- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can start within the run.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
 -- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
@@ -1031,14 +1390,20 @@ declare
   v_fence text := v_run || '/' || p_claim_id;
   v_ids bigint[];
   v_jobs jsonb;
+  v_gate generation.gates := generation.gate_ahead(p_model);
+  v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
   v_jobs := generation.fenced_jobs(v_fence);
   if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
+    v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
+    if v_closed ->> 'reason' is not null then
+      return jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason', 'nextAttemptInSeconds', v_closed -> 'seconds');
+    end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs);
+    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, p_run_seconds::double precision));
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;
@@ -1190,6 +1555,7 @@ $$;
 
 -- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
+--   rate_limited at the maximum age       → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb)
 returns table (
@@ -1199,7 +1565,8 @@ returns table (
 language sql stable set search_path = ''
 as $$
   with counted as (
-    select q.id, q."batchId", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+    select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+      (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
       (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
       refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
@@ -1214,6 +1581,7 @@ as $$
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
+      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => c.max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -1221,16 +1589,18 @@ as $$
     from counted as c
   )
   select d.id, d.fence, d."batchId",
-    case when d.verdict in ('refused', 'exhausted') then 'failed' else d.verdict end,
+    case when d.verdict in ('refused', 'exhausted', 'too_old') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
       when 'refused' then d.refused_code
+      when 'too_old' then 'too_old'
       else coalesce(d.code, case when d.outcome = 'completed' then 'incomplete' end)
     end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then
         format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
       when 'refused' then d.refused_message
+      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', d.max_age, d.message)
       when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
       else d.message
     end,
@@ -1479,6 +1849,89 @@ begin
   return jsonb_build_object('model', p_model, 'successor', v_successor);
 end
 $$;
+
+-- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
+-- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
+-- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
+-- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate. Safe to repeat.
+create or replace function public.set_generation_rate(
+  p_model text, p_rate numeric default null, p_burst integer default null,
+  p_window_seconds double precision default null, p_grace_seconds double precision default null
+) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_gate generation.gates := generation.enter_gate(p_model);
+begin
+  if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
+    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
+      'For fewer than one image a minute pause instead.');
+  end if;
+  v_gate.rate := coalesce(p_rate, v_gate.rate);
+  v_gate.burst := coalesce(p_burst, v_gate.burst);
+  v_gate."windowSeconds" := coalesce(p_window_seconds, v_gate."windowSeconds");
+  v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
+  v_gate."learnedRate" := null;
+  v_gate."learnedFrom" := null;
+  v_gate.limits := 0;
+  v_gate."blockedUntil" := null;
+  v_gate."arrivalAt" := least(v_gate."arrivalAt",
+    generation.moment() + make_interval(secs => generation.emission_seconds(v_gate)));
+  v_gate.epoch := v_gate.epoch + 1;
+  perform generation.leave_gate(v_gate);
+  return public.generation_gate();
+end
+$$;
+
+-- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
+-- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400. Safe to repeat.
+create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_limits) is distinct from 'object' then
+    perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
+  end if;
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
+  update generation.limits as l
+  set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
+      then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay'
+      then greatest((p_limits ->> 'dollarsPerDay')::numeric, 0) else l."dollarsPerDay" end,
+    "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
+    "maxAgeHours" = generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, l."maxAgeHours"::integer);
+  return public.generation_gate();
+end
+$$;
+
+-- Stops every start until resume_generation: claims give nothing, starts given out are void at the next
+-- slots. Returns the gate. Locks: every gate. Safe to repeat: the first pause and its reason stand.
+create or replace function public.pause_generation(p_reason text default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform 1 from generation.gates as g order by g.model for no key update;
+  update generation.gates as g set epoch = g.epoch + 1 where exists (select from generation.limits as l where l."pausedAt" is null);
+  update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = p_reason where l."pausedAt" is null;
+  return public.generation_gate();
+end
+$$;
+
+-- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
+-- Returns the gate. Locks: every gate, then jobs by id. Safe to repeat.
+create or replace function public.resume_generation() returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform 1 from generation.gates as g order by g.model for no key update;
+  update generation.limits as l set "pausedAt" = null, "pauseReason" = null;
+  update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
+  perform 1 from public.photo_generation_queue as q where q.status = 'rate_limited' order by q.id for no key update;
+  update public.photo_generation_queue as q set "retryAt" = generation.clock()
+  where q.status = 'rate_limited' and q."retryAt" > generation.clock();
+  return public.generation_gate();
+end
+$$;
 $part_70_operations$);
 
 insert into pg_temp.upgrade_part values ('75_reading.sql', $part_75_reading$
@@ -1497,7 +1950,9 @@ as $$
       'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
       'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor')))
+      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
+      'report_rate_limit', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
+      'generation_gate')))
 $$;
 
 -- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
@@ -1615,6 +2070,30 @@ as $$
         'stopReason', r.summary ->> 'stopReason')
       from generation.runs as r order by r."startedAt" desc limit 1))
 $$;
+
+-- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
+-- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
+-- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+create or replace function public.generation_gate() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  with gates as (
+    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+  )
+  select jsonb_build_object(
+    'gates', (
+      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        order by g.model), '[]') from gates as g),
+    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+  ) || (
+    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+    from generation.limits as l)
+$$;
 $part_75_reading$);
 
 insert into pg_temp.upgrade_part values ('80_access.sql', $part_80_access$
@@ -1644,6 +2123,9 @@ alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
+alter table generation.gates enable row level security;
+alter table generation.limits enable row level security;
+alter table generation.prices enable row level security;
 
 drop policy if exists "own batches" on public.photo_generation_batches;
 create policy "own batches" on public.photo_generation_batches for select to authenticated
@@ -1671,7 +2153,14 @@ public.release_stale_generation_jobs(numeric),
 public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
-public.set_generation_model_successor(text, text)
+public.set_generation_model_successor(text, text),
+public.take_start_slots(uuid, text, integer),
+public.report_rate_limit(text, jsonb, bigint),
+public.set_generation_rate(text, numeric, integer, double precision, double precision),
+public.set_generation_limits(jsonb),
+public.pause_generation(text),
+public.resume_generation(),
+public.generation_gate()
 from public, anon, authenticated;
 
 grant execute on function
@@ -1688,7 +2177,14 @@ public.release_stale_generation_jobs(numeric),
 public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
-public.set_generation_model_successor(text, text)
+public.set_generation_model_successor(text, text),
+public.take_start_slots(uuid, text, integer),
+public.report_rate_limit(text, jsonb, bigint),
+public.set_generation_rate(text, numeric, integer, double precision, double precision),
+public.set_generation_limits(jsonb),
+public.pause_generation(text),
+public.resume_generation(),
+public.generation_gate()
 to service_role;
 
 grant execute on function

@@ -1,0 +1,250 @@
+-- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
+-- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
+--
+-- GCRA, the generic cell rate algorithm (ITU-T I.371): a theoretical arrival time, advanced by the emission
+-- interval T with every start given out. A start is good for the grace J and void after it, so it may come up
+-- to J late; with T = (window + J) / (rate - burst + 1) no window, sliding or fixed, sees more than `rate`
+-- starts. Burst 1 and J = 1 s use 98.4 % of a per-minute quota.
+
+-- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
+-- Tests move it by replacing this function; nothing in production can.
+create or replace function generation.moment() returns timestamptz
+language sql volatile set search_path = ''
+as $$ select clock_timestamp() $$;
+
+-- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
+create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
+language sql immutable set search_path = ''
+as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
+
+-- The emission interval T in seconds. A burst that the rate cannot bear counts as the rate.
+create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
+language sql immutable set search_path = ''
+as $$
+  select (p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1)
+  from (select generation.gate_rate(p_gate) as rate) as r
+$$;
+
+-- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
+-- value each quiet window adds a twentieth of the operator's rate; above a stated value one more start per
+-- window is tried after sixty quiet windows (an hour, for a per-minute quota).
+create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
+returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_today date := (p_now at time zone 'America/Los_Angeles')::date;
+  v_stated boolean := p_gate."learnedFrom" is not distinct from 'stated';
+  v_quiet interval := make_interval(secs => p_gate."windowSeconds" * case when v_stated then 60 else 1 end);
+begin
+  if p_gate.today is distinct from v_today then
+    p_gate.today := v_today;
+    p_gate."startedToday" := 0;
+  end if;
+  if p_gate."learnedRate" is not null and p_now >= greatest(p_gate."learnedAt", p_gate."blockedUntil") + v_quiet then
+    p_gate."learnedRate" := p_gate."learnedRate" + case when v_stated then 1 else greatest(p_gate.rate / 20, 1) end;
+    p_gate."learnedAt" := p_now;
+    p_gate.limits := 0;
+    if p_gate."learnedRate" >= p_gate.rate then
+      p_gate."learnedRate" := null;
+      p_gate."learnedFrom" := null;
+    end if;
+  end if;
+  return p_gate;
+end
+$$;
+
+-- Locks the model's gate, making it if it is new, and lets time pass for it. Every change begins here.
+create or replace function generation.enter_gate(p_model text) returns generation.gates
+language plpgsql set search_path = ''
+as $$
+declare
+  v_gate generation.gates;
+begin
+  if p_model is null or p_model !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' then
+    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send a name like gemini-2.5-flash-image.');
+  end if;
+  insert into generation.gates (model) values (p_model) on conflict (model) do nothing;
+  select * into v_gate from generation.gates as g where g.model = p_model for no key update;
+  return generation.age_gate(v_gate, generation.moment());
+end
+$$;
+
+-- Writes a gate back.
+create or replace function generation.leave_gate(p_gate generation.gates) returns void
+language sql set search_path = ''
+as $$
+  update generation.gates as g
+  set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
+    "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
+    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "arrivalAt" = p_gate."arrivalAt",
+    epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
+    limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
+  where g.model = p_gate.model
+$$;
+
+-- What one image of a model costs; the dearest known for a model without a price.
+create or replace function generation.image_price(p_model text) returns numeric
+language sql stable set search_path = ''
+as $$
+  select coalesce(
+    (select p.dollars from generation.prices as p where p.model = p_model),
+    (select max(p.dollars) from generation.prices as p), 0)
+$$;
+
+-- How many images may still be started today under the daily caps; null without a cap. p_gate's own count is
+-- taken from p_gate, which its caller may have changed; the other models' from their rows.
+create or replace function generation.left_today(p_gate generation.gates) returns integer
+language sql stable set search_path = ''
+as $$
+  select greatest(least(
+    l."imagesPerDay" - used.images,
+    floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0)))::integer, 0)
+  from generation.limits as l
+  cross join lateral (
+    select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
+    from (
+      select p_gate.model as model, p_gate."startedToday" as started
+      union all
+      select g.model, g."startedToday" from generation.gates as g
+      where g.model <> p_gate.model and g.today = p_gate.today
+    ) as s
+  ) as used
+  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null
+$$;
+
+-- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
+-- something may. `paused` has no end of its own. A wait of less than p_patience_seconds is no reason.
+create or replace function generation.gate_closed(p_gate generation.gates, p_patience_seconds double precision)
+returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_now timestamptz := generation.moment();
+  v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
+  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt"
+    - make_interval(secs => (least(p_gate.burst, generation.gate_rate(p_gate)) - 1) * generation.emission_seconds(p_gate)));
+begin
+  if v_paused then
+    return '{"reason": "paused", "seconds": null}';
+  elsif generation.left_today(p_gate) <= 0 then
+    return jsonb_build_object('reason', 'daily_cap', 'seconds',
+      round(extract(epoch from generation.next_daily_reset(v_now) - v_now)::numeric, 3));
+  elsif v_due > v_now + make_interval(secs => p_patience_seconds) then
+    return jsonb_build_object('reason', 'rate_limited', 'seconds', round(extract(epoch from v_due - v_now)::numeric, 3));
+  end if;
+  return '{"reason": null, "seconds": 0}';
+end
+$$;
+
+-- Gives a run up to p_slots starts of a model, at most 10 s (one horizon) ahead and within the run, so that a
+-- run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds, epoch, reason,
+-- nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
+-- caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later
+-- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate.
+-- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
+create or replace function public.take_start_slots(p_run_id uuid, p_model text, p_slots integer) returns jsonb
+language plpgsql security definer set search_path = '' set lock_timeout = '5s'
+as $$
+declare
+  v_gate generation.gates;
+  v_now timestamptz;
+  v_ends timestamptz;
+  v_interval interval;
+  v_allowance interval;
+  v_start timestamptz;
+  v_slots jsonb := '[]';
+  v_most integer;
+  v_closed jsonb;
+begin
+  if p_slots is null or p_slots not between 1 and 1000 then
+    perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
+  end if;
+  v_gate := generation.enter_gate(p_model);
+  select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
+  if not found then
+    perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
+  end if;
+  v_now := generation.moment();
+  v_interval := make_interval(secs => generation.emission_seconds(v_gate));
+  v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
+  v_closed := generation.gate_closed(v_gate, 10);
+  v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
+  while jsonb_array_length(v_slots) < v_most loop
+    v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
+    exit when v_start > least(v_now + interval '10 seconds', v_ends);
+    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 3));
+    v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
+    v_gate."startedToday" := v_gate."startedToday" + 1;
+  end loop;
+  perform generation.leave_gate(v_gate);
+  v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
+  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'epoch', v_gate.epoch,
+    'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
+    'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
+      else round(extract(epoch from v_start - v_now)::numeric, 3) end);
+end
+$$;
+
+-- Tells the gate of a 429. p_facts is {period: `minute`, `day` or `unknown`, retryAfterSeconds, limit}; p_epoch
+-- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
+--   day                   blocked until the quota's reset at midnight Pacific
+--   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
+--   minute, known limit   the first pushes the next start by three intervals; a second within the window blocks
+--   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
+-- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate. Safe to repeat: the epoch moves.
+create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
+language plpgsql security definer set search_path = '' set lock_timeout = '5s'
+as $$
+declare
+  v_gate generation.gates := generation.enter_gate(p_model);
+  v_now timestamptz := generation.moment();
+begin
+  if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
+    perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
+  end if;
+  if p_epoch is null or p_epoch = v_gate.epoch then
+    v_gate := generation.learn(v_gate, p_facts, v_now);
+    perform generation.leave_gate(v_gate);
+  end if;
+  return jsonb_build_object('epoch', v_gate.epoch, 'rate', generation.gate_rate(v_gate), 'blockedForSeconds',
+    round(greatest(extract(epoch from v_gate."blockedUntil" - v_now), 0)::numeric, 3));
+end
+$$;
+
+-- The gate after a 429; see report_rate_limit.
+create or replace function generation.learn(p_gate generation.gates, p_facts jsonb, p_now timestamptz)
+returns generation.gates
+language plpgsql volatile set search_path = ''
+as $$
+declare
+  v_limit numeric := (p_facts ->> 'limit')::numeric;
+  v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
+begin
+  p_gate."limitedAt" := p_now;
+  if p_facts ->> 'period' = 'day' then
+    p_gate."blockedUntil" := generation.next_daily_reset(p_now);
+    p_gate.epoch := p_gate.epoch + 1;
+    return p_gate;
+  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and v_limit <> generation.gate_rate(p_gate) then
+    p_gate."learnedRate" := v_limit;
+    p_gate."learnedFrom" := 'stated';
+    p_gate."learnedAt" := p_now;
+  elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
+    p_gate."arrivalAt" := greatest(p_gate."arrivalAt", p_now)
+      + make_interval(secs => 3 * generation.emission_seconds(p_gate));
+    return p_gate;
+  elsif p_facts ->> 'period' = 'unknown' then
+    p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
+    p_gate."learnedFrom" := 'decrease';
+    p_gate."learnedAt" := p_now;
+    p_gate.limits := p_gate.limits + 1;
+    v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
+      least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
+  end if;
+  p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
+  p_gate.epoch := p_gate.epoch + 1;
+  return p_gate;
+end
+$$;
