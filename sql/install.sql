@@ -1010,9 +1010,9 @@ begin
 end
 $$;
 
--- Gives a run up to p_slots starts of a model, at most 10 s (one horizon) ahead and within the run, so that a
--- run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds, epoch, reason,
--- nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
+-- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
+-- the run, so that a run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds,
+-- horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
 -- caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later
 -- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
@@ -1023,6 +1023,7 @@ declare
   v_gate generation.gates;
   v_now timestamptz;
   v_ends timestamptz;
+  v_horizon double precision;
   v_interval interval;
   v_allowance interval;
   v_start timestamptz;
@@ -1041,19 +1042,20 @@ begin
   v_now := generation.moment();
   v_interval := make_interval(secs => generation.emission_seconds(v_gate));
   v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
-  v_closed := generation.gate_closed(v_gate, 10);
+  v_horizon := v_gate."windowSeconds" / 6;
+  v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
   while jsonb_array_length(v_slots) < v_most loop
     v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-    exit when v_start > least(v_now + interval '10 seconds', v_ends);
+    exit when v_start > least(v_now + make_interval(secs => v_horizon), v_ends);
     v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 3));
     v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
     v_gate."startedToday" := v_gate."startedToday" + 1;
   end loop;
   perform generation.leave_gate(v_gate);
   v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'epoch', v_gate.epoch,
-    'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
+  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon,
+    'epoch', v_gate.epoch, 'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
       else round(extract(epoch from v_start - v_now)::numeric, 3) end);
 end

@@ -26,7 +26,7 @@ from worker.outcome import (
     ImageOutcome,
     NotStartedReason,
 )
-from worker.pacer import Pacer
+from worker.slots import Slots
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """How long nothing is started after a 429 that names no delay."""
@@ -48,7 +48,7 @@ class RunState:
     gemini: Model
     keeper: Keeper
     budget: Budget
-    pacer: Pacer
+    slots: Slots
     images: asyncio.Semaphore
     model: str
     call_timeout_seconds: float
@@ -115,31 +115,44 @@ class ImageTask:
 
     async def _generate(self) -> GeneratedImage:
         state = self._state
-        if not await state.pacer.take(self._latest_start):
+        if not await state.slots.take(self._latest_start):
             raise _NotStarted(self._why_not())
         self._sent = True
         state.sent.add(self._job.id)
         try:
             async with state.budget.until_generate():
                 return await state.gemini.generate(self._request, state.call_timeout_seconds)
+        except RateLimited as error:
+            await self._tell_gate(error)
+            raise
         except TimeoutError as exc:
             raise Transient(CUT, "The run's time was up while the photo was being made.") from exc
 
+    async def _tell_gate(self, error: RateLimited) -> None:
+        """Let all workers know of a 429; if that fails, at least this run keeps quiet for a while."""
+        slots, facts = self._state.slots, error.facts
+        try:
+            await slots.limited(facts)
+        except GenerationError as lost:
+            slots.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
+            log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
+
     def _latest_start(self) -> float:
         """The last moment this call may start, moved to the past once nothing may start any more."""
-        nothing_more = self._state.pacer.closed or self._ended.is_set()
+        nothing_more = self._state.slots.closed or self._ended.is_set()
         return self._state.budget.began - 1 if nothing_more else self._state.budget.start
 
     def _why_not(self) -> NotStartedReason:
-        if self._state.pacer.closed or self._ended.is_set():
+        if self._state.slots.closed or self._ended.is_set():
             return "stopped"
-        return "rate_limited" if self._state.pacer.blocked_until > self._state.budget.start else "budget"
+        blocked = self._state.slots.blocked_until > self._state.budget.start or self._state.slots.refusal
+        return "rate_limited" if blocked else "budget"
 
     def _too_late_to_retry(self, exc: Exception) -> bool:
         asked = exc.retry_after_seconds if isinstance(exc, Transient) else None
         return (
             bool(asked and asked > 2)
-            or self._state.pacer.closed
+            or self._state.slots.closed
             or self._state.budget.passed(self._state.budget.start)
         )
 
@@ -151,11 +164,7 @@ class ImageTask:
     def _erred(self, error: GenerationError) -> ImageOutcome:
         match error:
             case Misconfigured():
-                self._state.pacer.close()
-            case RateLimited(facts=facts):
-                remaining = self._state.budget.remaining(self._state.budget.end)
-                pause = facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS
-                self._state.pacer.block(remaining if facts.period == "day" else pause)
+                self._state.slots.close()
             case _:
                 pass
         level = "error" if isinstance(error, Misconfigured) else "warning"

@@ -12,17 +12,18 @@ from uuid import uuid4
 from worker import log
 from worker.budget import Budget
 from worker.errors import GenerationError, Misconfigured, ModelRetired
+from worker.gate import DatabaseGate
 from worker.image_task import RunState
 from worker.job import Job
 from worker.keeper import Keeper
 from worker.model import price_note, retirement_hint
 from worker.outcome import ImageErred, Retry, decide
-from worker.pacer import Pacer
 from worker.pipeline import Pipeline
 from worker.queue import Claim
 from worker.request import RunRequest
 from worker.settings import Settings
 from worker.settle import JobEnd, Settler
+from worker.slots import Slots
 from worker.summary import StopReason, Summary
 from worker.tools import PhotoLender, Tools
 
@@ -30,7 +31,13 @@ CLAIM_SECONDS = 20.0
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
-CLAIM_REASONS: dict[str | None, StopReason] = {"busy": "busy"}
+CLAIM_REASONS: dict[str | None, StopReason] = {
+    "busy": "busy",
+    "rate_limited": "rate_limited",
+    "daily_cap": "daily_cap",
+    "paused": "paused",
+    "too_many_runs": "too_many_runs",
+}
 
 
 class Run:
@@ -49,7 +56,7 @@ class Run:
             gemini=tools.gemini,
             keeper=Keeper(tools.store, tools.queue, self._budget),
             budget=self._budget,
-            pacer=Pacer(settings.min_start_interval_seconds, tools.monotonic),
+            slots=Slots(self._gate(settings.gemini_model_name), tools.monotonic),
             images=asyncio.Semaphore(settings.images_at_a_time),
             model=settings.gemini_model_name,
             call_timeout_seconds=settings.call_timeout_seconds,
@@ -99,18 +106,24 @@ class Run:
         if self._summary.stop_reason is None:
             if self._summary.claimed >= self._max_jobs:
                 self._stop_for("max_jobs", pause=False)
-            elif self._state.pacer.blocked_until > self._budget.start:
-                self._stop_for("rate_limited", pause=False)
+            elif self._state.slots.blocked_until > self._budget.start:
+                self._gate_closed()
             elif self._budget.passed(self._budget.start):
                 self._stop_for("budget", pause=False)
         return self._summary.stop_reason is not None
+
+    def _gate_closed(self) -> None:
+        """The gate opens too late for this run: say why, and when to come back."""
+        slots = self._state.slots
+        self._summary.next_attempt_seconds = round(self._budget.remaining(slots.blocked_until), 3)
+        self._stop_for(CLAIM_REASONS.get(slots.refusal, "rate_limited"), pause=False)
 
     def _stop_for(self, reason: StopReason, pause: bool = True) -> None:
         """End the claiming; with `pause`, also start nothing more of what was claimed."""
         if self._summary.stop_reason is None or pause:
             self._summary.stop_reason = reason
         if pause:
-            self._state.pacer.close()
+            self._state.slots.close()
 
     async def _claim(self) -> Claim:
         room = min(self._settings.jobs_at_a_time - len(self._active), self._max_jobs - self._summary.claimed)
@@ -153,7 +166,14 @@ class Run:
             self._active[asyncio.create_task(_work(pipeline, job))] = job
 
     def _use_model(self, model: str) -> None:
-        self._state.model = self._summary.model = model
+        if model != self._state.model:
+            self._state.model = self._summary.model = model
+            self._state.slots.move(self._gate(model))
+
+    def _gate(self, model: str) -> DatabaseGate:
+        return DatabaseGate(
+            self._tools.queue, self._id, model, lambda: max(self._budget.remaining(self._budget.save), 1.0)
+        )
 
     async def _make_room(self) -> None:
         """Wait until another claim is worth its round trip: a quarter of the places free, or, when the
@@ -216,7 +236,7 @@ class Run:
             await self._settle_next()
         if self._summary.stop_reason is None:
             self._queue_ran_dry = False
-            self._state.pacer.reopen()
+            self._state.slots.reopen()
 
     def _misconfigured(self, error: Misconfigured) -> None:
         hint = f" {retirement_hint(error.model)}" if isinstance(error, ModelRetired) else ""

@@ -71,7 +71,6 @@ class Settings:
     jobs_at_a_time: int = 10
     images_at_a_time: int = 10
     max_jobs: int = 100
-    min_start_interval_seconds: float = 0.0
     retry_base_seconds: float = 10.0
     retry_cap_seconds: float = 600.0
     max_idle_seconds: float = 30.0
@@ -104,7 +103,6 @@ class Settings:
             jobs_at_a_time=read.whole("JOBS_AT_A_TIME", 10, 1, 100),
             images_at_a_time=read.whole("IMAGES_AT_A_TIME", 10, 1, 100),
             max_jobs=read.whole("MAX_JOBS", 100, 1, 1000),
-            min_start_interval_seconds=read.number("MIN_START_INTERVAL_SECONDS", 0.0, 0.0, 60.0),
             retry_base_seconds=read.number("RETRY_BASE_SECONDS", 10.0, 0.1, 600.0),
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),

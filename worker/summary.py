@@ -18,7 +18,17 @@ from worker.outcome import (
 )
 
 StopReason = Literal[
-    "queue_empty", "budget", "max_jobs", "rate_limited", "busy", "misconfigured", "shutdown", "queue_lost"
+    "queue_empty",
+    "budget",
+    "max_jobs",
+    "rate_limited",
+    "daily_cap",
+    "paused",
+    "too_many_runs",
+    "busy",
+    "misconfigured",
+    "shutdown",
+    "queue_lost",
 ]
 
 

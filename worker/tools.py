@@ -35,6 +35,10 @@ class Queue(Recorder, Protocol):
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
     ) -> None: ...
 
+    async def operate(
+        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0
+    ) -> dict[str, Any]: ...
+
     async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
 
 

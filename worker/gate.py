@@ -1,0 +1,59 @@
+"""The rate gate's gateway: how a run asks the database for starts, and tells it of a 429."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+from worker.errors import QuotaFacts
+from worker.slots import LimitAnswer, SlotAnswer
+
+MOST_SLOTS = 1000
+
+
+class Database(Protocol):
+    """What calls a database function by name; raises QueueUnavailable and QueueRefused."""
+
+    async def operate(
+        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0
+    ) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseGate:
+    """The gate of one model for one run. `remaining_seconds` bounds each question."""
+
+    database: Database
+    run_id: UUID
+    model: str
+    remaining_seconds: Callable[[], float]
+
+    async def take(self, slots: int) -> SlotAnswer:
+        """Ask for up to `slots` starts. An answer that is lost costs its slots and nothing else."""
+        params = {
+            "p_run_id": str(self.run_id),
+            "p_model": self.model,
+            "p_slots": min(max(slots, 1), MOST_SLOTS),
+        }
+        answer = await self.database.operate("take_start_slots", params, self.remaining_seconds())
+        return SlotAnswer(
+            slots=tuple(answer["slots"]),
+            grace_seconds=answer["graceSeconds"],
+            horizon_seconds=answer["horizonSeconds"],
+            epoch=answer["epoch"],
+            reason=answer["reason"],
+            next_seconds=answer["nextInSeconds"],
+        )
+
+    async def report(self, facts: QuotaFacts, epoch: int | None) -> LimitAnswer:
+        """Tell of a 429 under a slot of `epoch`; the gate learns from it once."""
+        told = {
+            "period": facts.period,
+            "retryAfterSeconds": facts.retry_after_seconds,
+            "limit": facts.limit,
+        }
+        params = {"p_model": self.model, "p_facts": told, "p_epoch": epoch}
+        answer = await self.database.operate("report_rate_limit", params, self.remaining_seconds())
+        return LimitAnswer(answer["epoch"], answer["blockedForSeconds"])
