@@ -18,7 +18,7 @@ from local.books import Auditor, Books
 from local.contact_sheet import Sheet
 from local.customer import Customer, source_photos
 from local.direct import Direct, send_directly
-from local.environment import simulated_gemini, worker_environment
+from local.environment import open_gate, simulated_gemini, worker_environment
 from local.folder import Folder
 from local.function import ROOT, Function
 from local.ledger import Call
@@ -77,6 +77,7 @@ class Demo:
         shutil.rmtree(OUTPUT, ignore_errors=True)
         with ExitStack() as running:
             stack = running.enter_context(Stack(FOLDER, durable=False))
+            open_gate(stack, self.pace)
             self.progress.say(f"local stack   {stack.url}, ready in {time.monotonic() - began:.1f} s")
             folder = stack.postgres.folder
             simulator = None

@@ -44,10 +44,18 @@ def worker_environment(stack: Stack, secret: str, pace: Pace, gemini: Mapping[st
         "INVOCATION_TIMEOUT_SECONDS": f"{pace.invocation_seconds:g}",
         "MARGIN_SECONDS": f"{pace.margin_seconds:g}",
         "CALL_TIMEOUT_SECONDS": f"{pace.call_seconds:g}",
-        "MIN_START_INTERVAL_SECONDS": f"{pace.start_interval_seconds:g}",
         "RETRY_BASE_SECONDS": f"{pace.retry_base_seconds:g}",
         **gemini,
     }
+
+
+def open_gate(stack: Stack, pace: Pace) -> None:
+    """Tells the gate the quota, as an operator who knows it would (`python -m worker gate set --rate`)."""
+    model = "gemini-2.5-flash-image"
+    grace_seconds = pace.window_seconds / 60
+    stack.psql(
+        f"select set_generation_rate('{model}', {pace.quota}, 1, {pace.window_seconds}, {grace_seconds})"
+    )
 
 
 def simulated_gemini(url: str) -> dict[str, str]:

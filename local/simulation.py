@@ -51,6 +51,10 @@ class Simulation:
         """Empties ledger and quotas, and goes back to the first settings and rules."""
         self._ask("/_sim/reset", {})
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Changes settings from now on; `reset` undoes it."""
+        self._ask("/_sim/configure", settings)
+
     def ledger(self) -> list[Call]:
         """Every call since the start or the last reset."""
         calls: list[dict[str, Any]] = self._ask("/_sim/ledger")["calls"]

@@ -13,11 +13,11 @@ import httpx
 
 from local import simulation
 from local.customer import Customer, source_photos
-from local.environment import simulated_gemini, worker_environment
+from local.environment import open_gate, simulated_gemini, worker_environment
 from local.errors import StackError
 from local.function import Function
 from local.orders import DEMO, STAIRS, Order
-from local.pace import Pace
+from local.pace import USUAL, Pace
 from local.simulation import Simulation
 from local.stack import DATA, Stack
 
@@ -34,6 +34,7 @@ def up() -> int:
     photos = source_photos()
     with ExitStack() as running:
         stack = running.enter_context(Stack(FOLDER))
+        open_gate(stack, USUAL)
         folder = stack.postgres.folder
         simulator = running.enter_context(Simulation(folder, simulation.settings(PACE, [])))
         secret = folder.remember("worker_secret", lambda: secrets.token_hex(16))

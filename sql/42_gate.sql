@@ -17,11 +17,12 @@ create or replace function generation.gate_rate(p_gate generation.gates) returns
 language sql immutable set search_path = ''
 as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
 
--- The emission interval T in seconds. A burst that the rate cannot bear counts as the rate.
+-- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
+-- that the rate cannot bear counts as the rate.
 create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
 language sql immutable set search_path = ''
 as $$
-  select (p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1)
+  select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
   from (select generation.gate_rate(p_gate) as rate) as r
 $$;
 
@@ -97,9 +98,7 @@ $$;
 create or replace function generation.left_today(p_gate generation.gates) returns integer
 language sql stable set search_path = ''
 as $$
-  select greatest(least(
-    l."imagesPerDay" - used.images,
-    floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0)))::integer, 0)
+  select greatest(least(r.images, 2147483647), 0)::integer
   from generation.limits as l
   cross join lateral (
     select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
@@ -110,7 +109,11 @@ as $$
       where g.model <> p_gate.model and g.today = p_gate.today
     ) as s
   ) as used
-  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null
+  cross join lateral (
+    select least(l."imagesPerDay" - used.images,
+      floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
+  ) as r
+  where r.images is not null
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
@@ -138,12 +141,15 @@ end
 $$;
 
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
--- the run, so that a run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds,
+-- the run, so that a run that dies loses no more; none later than p_within_seconds from now, after which the run
+-- starts nothing more, so that no run takes starts along into its end. Returns {slots: [seconds from now, ascending], graceSeconds,
 -- horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
 -- caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later
--- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate.
+-- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
-create or replace function public.take_start_slots(p_run_id uuid, p_model text, p_slots integer) returns jsonb
+create or replace function public.take_start_slots(
+  p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
+) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
@@ -166,6 +172,9 @@ begin
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
   end if;
+  -- The daily caps are for all models together: while there is one, takers of different gates go in turn.
+  perform 1 from generation.limits as l
+  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
   v_interval := make_interval(secs => generation.emission_seconds(v_gate));
   v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
@@ -174,8 +183,8 @@ begin
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
   while jsonb_array_length(v_slots) < v_most loop
     v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-    exit when v_start > least(v_now + make_interval(secs => v_horizon), v_ends);
-    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 3));
+    exit when v_start > least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
+    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 6));
     v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
     v_gate."startedToday" := v_gate."startedToday" + 1;
   end loop;
@@ -192,9 +201,11 @@ $$;
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   the first pushes the next start by three intervals; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals; a
+--                         second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
--- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate. Safe to repeat: the epoch moves.
+-- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
+-- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
 create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
@@ -229,7 +240,7 @@ begin
     p_gate."blockedUntil" := generation.next_daily_reset(p_now);
     p_gate.epoch := p_gate.epoch + 1;
     return p_gate;
-  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and v_limit <> generation.gate_rate(p_gate) then
+  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and least(v_limit, p_gate.rate) <> generation.gate_rate(p_gate) then
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;

@@ -186,13 +186,15 @@ as $$
   ) as wanted
 $$;
 
--- How many starts a gate can give within the next p_seconds.
+-- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
 returns double precision
 language sql stable set search_path = ''
 as $$
-  select floor((p_seconds - greatest(extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil")
-      - generation.moment()), 0)::double precision) / generation.emission_seconds(p_gate)) + p_gate.burst
+  select least(generation.left_today(p_gate),
+    floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
+      / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
+  from (select generation.moment() as now) as n
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
@@ -221,7 +223,9 @@ $$;
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
--- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can start within the run.
+-- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
+-- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
+-- where their turn is fair, and not behind what is claimed; but one at least.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
 -- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
@@ -247,7 +251,7 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, p_run_seconds::double precision));
+    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;

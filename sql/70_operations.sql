@@ -149,6 +149,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_gate generation.gates := generation.enter_gate(p_model);
+  v_given timestamptz := v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate));
 begin
   if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
@@ -163,7 +164,7 @@ begin
   v_gate.limits := 0;
   v_gate."blockedUntil" := null;
   v_gate."arrivalAt" := least(v_gate."arrivalAt",
-    generation.moment() + make_interval(secs => generation.emission_seconds(v_gate)));
+    greatest(v_given, generation.moment()) + make_interval(secs => generation.emission_seconds(v_gate)));
   v_gate.epoch := v_gate.epoch + 1;
   perform generation.leave_gate(v_gate);
   return public.generation_gate();
@@ -175,18 +176,26 @@ $$;
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
+declare
+  v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
+  v_dollars numeric;
 begin
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
+  end if;
+  if v_kind = 'number' then
+    v_dollars := (p_limits ->> 'dollarsPerDay')::numeric;
+  end if;
+  if v_kind not in ('number', 'null') or v_dollars < 0 then
+    perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
   end if;
   perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
-    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay'
-      then greatest((p_limits ->> 'dollarsPerDay')::numeric, 0) else l."dollarsPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
-    "maxAgeHours" = generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, l."maxAgeHours"::integer);
+    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours");
   return public.generation_gate();
 end
 $$;

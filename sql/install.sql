@@ -890,11 +890,12 @@ create or replace function generation.gate_rate(p_gate generation.gates) returns
 language sql immutable set search_path = ''
 as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
 
--- The emission interval T in seconds. A burst that the rate cannot bear counts as the rate.
+-- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
+-- that the rate cannot bear counts as the rate.
 create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
 language sql immutable set search_path = ''
 as $$
-  select (p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1)
+  select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
   from (select generation.gate_rate(p_gate) as rate) as r
 $$;
 
@@ -970,9 +971,7 @@ $$;
 create or replace function generation.left_today(p_gate generation.gates) returns integer
 language sql stable set search_path = ''
 as $$
-  select greatest(least(
-    l."imagesPerDay" - used.images,
-    floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0)))::integer, 0)
+  select greatest(least(r.images, 2147483647), 0)::integer
   from generation.limits as l
   cross join lateral (
     select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
@@ -983,7 +982,11 @@ as $$
       where g.model <> p_gate.model and g.today = p_gate.today
     ) as s
   ) as used
-  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null
+  cross join lateral (
+    select least(l."imagesPerDay" - used.images,
+      floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
+  ) as r
+  where r.images is not null
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
@@ -1011,12 +1014,15 @@ end
 $$;
 
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
--- the run, so that a run that dies loses no more. Returns {slots: [seconds from now, ascending], graceSeconds,
+-- the run, so that a run that dies loses no more; none later than p_within_seconds from now, after which the run
+-- starts nothing more, so that no run takes starts along into its end. Returns {slots: [seconds from now, ascending], graceSeconds,
 -- horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`) and when to ask again. The
 -- caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later
--- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate.
+-- answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
-create or replace function public.take_start_slots(p_run_id uuid, p_model text, p_slots integer) returns jsonb
+create or replace function public.take_start_slots(
+  p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
+) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
@@ -1039,6 +1045,9 @@ begin
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
   end if;
+  -- The daily caps are for all models together: while there is one, takers of different gates go in turn.
+  perform 1 from generation.limits as l
+  where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
   v_interval := make_interval(secs => generation.emission_seconds(v_gate));
   v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
@@ -1047,8 +1056,8 @@ begin
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
   while jsonb_array_length(v_slots) < v_most loop
     v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-    exit when v_start > least(v_now + make_interval(secs => v_horizon), v_ends);
-    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 3));
+    exit when v_start > least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
+    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 6));
     v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
     v_gate."startedToday" := v_gate."startedToday" + 1;
   end loop;
@@ -1065,9 +1074,11 @@ $$;
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   the first pushes the next start by three intervals; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals; a
+--                         second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
--- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate. Safe to repeat: the epoch moves.
+-- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
+-- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
 create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
@@ -1102,7 +1113,7 @@ begin
     p_gate."blockedUntil" := generation.next_daily_reset(p_now);
     p_gate.epoch := p_gate.epoch + 1;
     return p_gate;
-  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and v_limit <> generation.gate_rate(p_gate) then
+  elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and least(v_limit, p_gate.rate) <> generation.gate_rate(p_gate) then
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
@@ -1314,13 +1325,15 @@ as $$
   ) as wanted
 $$;
 
--- How many starts a gate can give within the next p_seconds.
+-- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
 returns double precision
 language sql stable set search_path = ''
 as $$
-  select floor((p_seconds - greatest(extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil")
-      - generation.moment()), 0)::double precision) / generation.emission_seconds(p_gate)) + p_gate.burst
+  select least(generation.left_today(p_gate),
+    floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
+      / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
+  from (select generation.moment() as now) as n
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
@@ -1349,7 +1362,9 @@ $$;
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
--- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can start within the run.
+-- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
+-- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
+-- where their turn is fair, and not behind what is claimed; but one at least.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
 -- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
@@ -1375,7 +1390,7 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, p_run_seconds::double precision));
+    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
       return generation.nothing_claimed(v_run);
     end if;
@@ -1834,6 +1849,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_gate generation.gates := generation.enter_gate(p_model);
+  v_given timestamptz := v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate));
 begin
   if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
@@ -1848,7 +1864,7 @@ begin
   v_gate.limits := 0;
   v_gate."blockedUntil" := null;
   v_gate."arrivalAt" := least(v_gate."arrivalAt",
-    generation.moment() + make_interval(secs => generation.emission_seconds(v_gate)));
+    greatest(v_given, generation.moment()) + make_interval(secs => generation.emission_seconds(v_gate)));
   v_gate.epoch := v_gate.epoch + 1;
   perform generation.leave_gate(v_gate);
   return public.generation_gate();
@@ -1860,18 +1876,26 @@ $$;
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
+declare
+  v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
+  v_dollars numeric;
 begin
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
+  end if;
+  if v_kind = 'number' then
+    v_dollars := (p_limits ->> 'dollarsPerDay')::numeric;
+  end if;
+  if v_kind not in ('number', 'null') or v_dollars < 0 then
+    perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
   end if;
   perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
-    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay'
-      then greatest((p_limits ->> 'dollarsPerDay')::numeric, 0) else l."dollarsPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
-    "maxAgeHours" = generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, l."maxAgeHours"::integer);
+    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours");
   return public.generation_gate();
 end
 $$;
@@ -2126,7 +2150,7 @@ public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
-public.take_start_slots(uuid, text, integer),
+public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
 public.set_generation_rate(text, numeric, integer, double precision, double precision),
 public.set_generation_limits(jsonb),
@@ -2150,7 +2174,7 @@ public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
-public.take_start_slots(uuid, text, integer),
+public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
 public.set_generation_rate(text, numeric, integer, double precision, double precision),
 public.set_generation_limits(jsonb),

@@ -106,6 +106,10 @@ def installation() -> Iterator[Installation]:
     folder = Path(tempfile.mkdtemp(prefix="tests-", dir=DATA))
     try:
         with Stack(folder, durable=False) as started, connect(started.db_url) as connection:
+            # Tests other than the gate's are about something else: they start at any rate.
+            for model in ("gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-3-pro-image", "model"):
+                connection.execute("select set_generation_rate(%s, 100000, 1000)", [model])
+            connection.execute("select set_generation_limits('{\"maxRuns\": 1000}')")
             rows = Rows(connection)
             connection.close()
             yield Installation(started, rows)

@@ -160,7 +160,8 @@ class Site:
         )
 
     def make_due(self) -> None:
-        """Make every waiting job due now."""
+        """Make every waiting job due now, and open the gates that a 429 has closed."""
+        self.rows("select set_generation_rate(model, 100000, 1000) from generation.gates")
         self.rows(
             'update photo_generation_queue set "retryAt" = now() where "retryAt" is not null returning id'
         )

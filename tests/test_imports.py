@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "errors", "finish", "job", "model", "outcome", "pacer", "prompt", "quota",
-    "rejection", "request", "retry", "rpc_status", "settings", "summary",
+    "address", "budget", "errors", "finish", "job", "model", "outcome", "prompt", "quota",
+    "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -33,7 +33,7 @@ VENDORS = {
 LAYERS = [
     {"errors", "job", "model", "rpc_status", "log"},
     {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
-    {"budget", "pacer", "summary", "rejection", "project", "download", "genai_client"},
+    {"budget", "gate", "slots", "summary", "rejection", "project", "download", "genai_client"},
     {"queue", "storage", "photos", "gemini", "answer"},
     {"keeper", "auth", "enqueue"},
     {"image_task", "http", "oidc"},

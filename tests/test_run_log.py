@@ -35,6 +35,7 @@ async def test_log_gives_nothing_away(site: Site, logged: io.StringIO) -> None:
     await site.order(*TROUBLE, "quota", basePrompt="canary-of-the-prompt", hairColor="canary-of-hair")
     await site.order("gone", photo=f"training-photos/{site.user}/canary-of-a-file.png")
     await site.run(**WIDE)
+    site.make_due()
     await site.order("denied", basePrompt="canary-of-the-prompt")
     await site.run(**WIDE)
 

@@ -122,9 +122,10 @@ async def test_images_at_a_time(site: Site) -> None:
     site.audit(summary)
 
 
-async def test_min_start_interval(site: Site) -> None:
-    """Calls start MIN_START_INTERVAL_SECONDS apart, across all jobs of a run."""
-    worker = site.worker(MIN_START_INTERVAL_SECONDS="0.2")
+async def test_paced_by_the_gate(site: Site) -> None:
+    """Calls start as far apart as the gate says, across all jobs of a run."""
+    site.stack.psql("select set_generation_rate('gemini-2.5-flash-image', 299, 1, 59, 1)")
+    worker = site.worker()
     await site.order("warm-up")
     first = await worker.run(RunRequest())  # loads the SDK, which would delay the first start
     await site.order("a", "b", images=3)

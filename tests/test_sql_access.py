@@ -39,6 +39,13 @@ SERVICE_ONLY: dict[str, dict[str, Any]] = {
     "peek_generation_jobs": {"p_max_jobs": 10},
     "generation_queue_stats": {},
     "set_generation_model_successor": {"p_model": "a", "p_successor": "b"},
+    "take_start_slots": {"p_run_id": UUID, "p_model": "m", "p_slots": 1},
+    "report_rate_limit": {"p_model": "m", "p_facts": {"period": "day"}, "p_epoch": None},
+    "set_generation_rate": {"p_model": "m", "p_rate": 10},
+    "set_generation_limits": {"p_limits": {"imagesPerDay": 0}},
+    "pause_generation": {"p_reason": "x"},
+    "resume_generation": {},
+    "generation_gate": {},
 }
 FUNCTIONS = """
     select p.oid::regprocedure::text as signature, p.proname as name, n.nspname as schema,

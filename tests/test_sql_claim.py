@@ -94,11 +94,14 @@ def test_repeated_claim_at_once(queue: Queue, another: Callable[[], Queue]) -> N
 
 def test_racing_claims(queue: Queue, another: Callable[[], Queue]) -> None:
     """Two claims at once get different jobs, without waiting for each other."""
-    queue.enqueue(examples=6)
+    queue.enqueue(examples=8)
     other = another()
+    # The first claim of a run waits its turn: it takes a place among the runs at once.
+    ours, theirs = queue.run(), other.run()
+    assert (len(ours.claim(1)), len(theirs.claim(1))) == (1, 1)
     queue.connection.execute("begin")
-    first = queue.run().claim(4)
-    second = other.run().claim(4)
+    first = ours.claim(4)
+    second = theirs.claim(4)
     queue.connection.execute("commit")
     assert (len(first), len(second)) == (4, 2)
     assert not {job["id"] for job in first} & {job["id"] for job in second}
@@ -106,11 +109,14 @@ def test_racing_claims(queue: Queue, another: Callable[[], Queue]) -> None:
 
 def test_lost_race(queue: Queue, another: Callable[[], Queue]) -> None:
     """A claim that finds every ready job just being taken by another is busy, not told to wait for itself."""
-    queue.enqueue()
+    queue.enqueue(examples=3)
     other = another()
+    ours, theirs = queue.run(), other.run()
+    queue.complete(theirs.claim(1)[0])
+    ours.claim(1)
     queue.connection.execute("begin")
-    queue.run().claim()
-    assert other.run().answer()["reason"] == "busy"
+    ours.claim()
+    assert theirs.answer()["reason"] == "busy"
     queue.connection.execute("commit")
 
 

@@ -46,7 +46,7 @@ CATALOGUE = """
     select 'bucket ' || bucket from generation.photo_buckets
     order by what"""
 
-# constraint: how to break it, on a ready job or its batch
+# constraint: how to break it, on a ready job, its batch or the gate
 ILLEGAL = {
     "photo_generation_batches_status": "status = 'lost'",
     "photo_generation_batches_counters": '"jobsDone" = "jobsTotal" + 1',
@@ -59,7 +59,25 @@ ILLEGAL = {
     "photo_generation_queue_waiting": "status = 'rate_limited'",
     "photo_generation_queue_final": "status = 'completed'",
     "photo_generation_queue_reason": "status = 'failed', \"completedAt\" = now()",
+    "gates_rate": "rate = 0.5",
+    "gates_burst": "burst = 0",
+    "gates_window": '"windowSeconds" = 0',
+    "gates_grace": '"graceSeconds" = 0',
+    "gates_learned": "\"learnedFrom\" = 'hearsay'",
+    "limits_one_row": "id = false",
+    "limits_images": '"imagesPerDay" = -1',
+    "limits_dollars": '"dollarsPerDay" = -0.01',
+    "limits_runs": '"maxRuns" = 0',
+    "limits_age": '"maxAgeHours" = 0',
+    "prices_dollars": "dollars = -1",
 }
+TABLES = (
+    "photo_generation_batches",
+    "photo_generation_queue",
+    "generation.gates",
+    "generation.limits",
+    "generation.prices",
+)
 MORE_ILLEGAL = [
     ("photo_generation_batches_counters", '"imagesFailed" = -1'),
     ("photo_generation_batches_counters", '"imagesDone" = 1, "imagesFailed" = "imagesTotal"'),
@@ -137,9 +155,10 @@ def test_plain_postgres_16(plain: Postgres) -> None:
 
 @pytest.mark.parametrize(("constraint", "change"), [*ILLEGAL.items(), *MORE_ILLEGAL])
 def test_illegal_states(queue: Queue, constraint: str, change: str) -> None:
-    """A status without the columns it needs, or counters that cannot be, are refused by the table."""
+    """A status without the columns it needs, counters or caps that cannot be, are refused by the table."""
     queue.enqueue(images=2)
-    table = "photo_generation_batches" if "batches" in constraint else "photo_generation_queue"
+    queue.call("set_generation_rate", p_model="model", p_rate=10)
+    (table,) = [name for name in TABLES if constraint.startswith(name.removeprefix("generation."))]
     with pytest.raises(psycopg.errors.CheckViolation) as caught:
         queue.connection.execute(f"update {table} set {change}".encode())
     assert caught.value.diag.constraint_name == constraint

@@ -64,7 +64,7 @@ def migration(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[Mi
 def queue(migration: Migration) -> Iterator[Queue]:
     """The functions on the upgraded table; what a test does is undone."""
     with migration.made.connection.transaction(force_rollback=True):
-        yield Queue(migration.made.connection)
+        yield Queue(migration.made.connection).open_gate()
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def test_forward_again_counts_what_the_old_worker_did(back: Database) -> None:
         back.connection.execute(statement.encode(), [claimed(back)["id"]])
     assert back.upgrade()[0].difference == "no difference"
     assert len(catalog.schema(back.connection)) == len(fresh) + 5
-    queue = Queue(back.connection)
+    queue = Queue(back.connection).open_gate()
     assert queue.counters("7") == (2, 0, 8, 0)
     assert queue.counters(queue.job(5)["batchId"]) == (0, 1, 0, 4)
     assert queue.batch(queue.job(5)["batchId"])["status"] == "failed"
@@ -92,7 +92,7 @@ def test_photos_made_before_the_way_back_are_counted_once(scratch: Database) -> 
     """A job half made by the new worker and ended by the old one counts each of its images once."""
     scratch.connection.execute(PLAIN.sql.encode())
     scratch.upgrade()
-    queue = Queue(scratch.connection)
+    queue = Queue(scratch.connection).open_gate()
     run = queue.run()
     job = next(job for job in run.claim() if job["id"] == 6)
     queue.record(job, 0)
@@ -128,6 +128,6 @@ def test_uuid_ids_are_left_behind_and_what_is_unfinished_moves(scratch: Database
     scratch.connection.execute(move.encode())
     assert len(catalog.rows(scratch.connection, "public.photo_generation_queue_old")) == 6
     assert scratch.report()[0].difference == "no difference"
-    queue = Queue(scratch.connection)
+    queue = Queue(scratch.connection).open_gate()
     assert len(queue.run().claim()) == 4
     assert queue.batch("7")["jobsTotal"] == 2

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
             found, "retry-failed", "take failed jobs up again", manual.RETRY_FAILED, commands.retry_failed
         )
     )
+    _gate(_command(found, "gate", "show or change rate and caps", manual.GATE, commands.gate))
     cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
     cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
     _json(
@@ -72,6 +73,36 @@ def _environment(command: argparse.ArgumentParser, default: Path | str) -> None:
         "--no-env-file", dest="env_file", action="store_const", const=None, help="read no file",
         default=argparse.SUPPRESS,
     )  # fmt: skip
+
+
+def _gate(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _json(actions.add_parser("show", help="show rates, what was learned, caps and pause"))
+    change = actions.add_parser("set", help="set a model's rate, or the caps for all models")
+    change.add_argument("--model", metavar="NAME", help="the model (default: GEMINI_MODEL_NAME)")
+    change.add_argument("--rate", metavar="N", type=whole(1, 100_000), help="images per minute")
+    change.add_argument("--burst", metavar="N", type=whole(1, 1000), help="how many may start at once")
+    for name in ("--images-per-day", "--dollars-per-day"):
+        change.add_argument(
+            name, metavar="N", type=cap, default=argparse.SUPPRESS, help="daily cap, or `none`"
+        )
+    change.add_argument("--max-runs", metavar="N", type=whole(1, 1000), help="runs at the same time")
+    change.add_argument(
+        "--max-age-hours", metavar="N", type=whole(1, 8760), help="age at which a waiting job fails"
+    )
+    pause = actions.add_parser("pause", help="start nothing until `gate resume`")
+    pause.add_argument("reason", metavar="REASON", nargs="?", help="shown to whoever looks")
+    actions.add_parser("resume", help="end a pause and every block")
+
+
+def cap(text: str) -> float | None:
+    """A daily cap: a number from 0, or `none`."""
+    if text.lower() == "none":
+        return None
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number from 0, or none, not {text}")
+    return value
 
 
 def _tick(command: argparse.ArgumentParser) -> None:

@@ -24,9 +24,11 @@ SCHEMA_VERSION = 1
 
 FUNCTIONS = frozenset({
     "cancel_generation_batch", "claim_generation_jobs", "enqueue_generation_batch", "finish_generation_run",
-    "generation_queue_stats", "generation_schema_version", "get_generation_batch", "peek_generation_jobs",
-    "record_failed_image", "record_generated_photo", "release_stale_generation_jobs",
-    "retry_failed_generation_jobs", "set_generation_model_successor", "settle_generation_jobs",
+    "generation_gate", "generation_queue_stats", "generation_schema_version", "get_generation_batch",
+    "pause_generation", "peek_generation_jobs", "record_failed_image", "record_generated_photo",
+    "release_stale_generation_jobs", "report_rate_limit", "resume_generation", "retry_failed_generation_jobs",
+    "set_generation_limits", "set_generation_model_successor", "set_generation_rate",
+    "settle_generation_jobs", "take_start_slots",
 })  # fmt: skip
 """The database functions that the worker and its command line call."""
 

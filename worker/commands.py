@@ -15,7 +15,7 @@ from worker.check import Finding, check, passed
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.loop import loop, run_once, told_to_end
 from worker.request import RequestRefused, RunRequest, parse_object
-from worker.status import findings_text, queue_table
+from worker.status import findings_text, gate_table, queue_table
 
 OK = 0
 FAILED = 1
@@ -118,6 +118,51 @@ async def retry_failed(worker: Worker, options: Namespace) -> int:
     }
     say_json(await worker.queue.operate("retry_failed_generation_jobs", params))
     return OK
+
+
+async def gate(worker: Worker, options: Namespace) -> int:
+    """Rates, caps and pause: show them, or change them and show them."""
+    call = worker.queue.operate
+    answer: Mapping[str, Any]
+    if options.action == "pause":
+        answer = await call("pause_generation", {"p_reason": options.reason})
+    elif options.action == "resume":
+        answer = await call("resume_generation", {})
+    elif options.action == "set":
+        answer = await _set_gate(worker, options)
+    else:
+        answer = await call("generation_gate", {})
+    if getattr(options, "json", False):
+        say_json(answer)
+    else:
+        say(gate_table(answer))
+    return OK
+
+
+async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
+    """What was named, and nothing else. Raises Unusable if that is nothing."""
+    call = worker.queue.operate
+    limits = {
+        field: getattr(options, name)
+        for name, field in (
+            ("images_per_day", "imagesPerDay"),
+            ("dollars_per_day", "dollarsPerDay"),
+            ("max_runs", "maxRuns"),
+            ("max_age_hours", "maxAgeHours"),
+        )
+        if hasattr(options, name) and (getattr(options, name) is not None or name.endswith("per_day"))
+    }
+    rated = options.rate is not None or options.burst is not None
+    if not limits and not rated:
+        raise Unusable("gate set: name what to set, for example --rate 10 or --images-per-day 500")
+    answer: Mapping[str, Any] = {}
+    if limits:
+        answer = await call("set_generation_limits", {"p_limits": limits})
+    if rated:
+        model = options.model or worker.settings.gemini_model_name
+        params = {"p_model": model, "p_rate": options.rate, "p_burst": options.burst}
+        answer = await call("set_generation_rate", params)
+    return answer
 
 
 async def cancel(worker: Worker, options: Namespace) -> int:

@@ -17,7 +17,7 @@ class Database(Protocol):
     """What calls a database function by name; raises QueueUnavailable and QueueRefused."""
 
     async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0
+        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0, tries: int = 4
     ) -> dict[str, Any]: ...
 
 
@@ -30,14 +30,15 @@ class DatabaseGate:
     model: str
     remaining_seconds: Callable[[], float]
 
-    async def take(self, slots: int) -> SlotAnswer:
+    async def take(self, slots: int, within_seconds: float) -> SlotAnswer:
         """Ask for up to `slots` starts. An answer that is lost costs its slots and nothing else."""
         params = {
             "p_run_id": str(self.run_id),
             "p_model": self.model,
             "p_slots": min(max(slots, 1), MOST_SLOTS),
+            "p_within_seconds": within_seconds,
         }
-        answer = await self.database.operate("take_start_slots", params, self.remaining_seconds())
+        answer = await self.database.operate("take_start_slots", params, self.remaining_seconds(), tries=1)
         return SlotAnswer(
             slots=tuple(answer["slots"]),
             grace_seconds=answer["graceSeconds"],
@@ -55,5 +56,5 @@ class DatabaseGate:
             "limit": facts.limit,
         }
         params = {"p_model": self.model, "p_facts": told, "p_epoch": epoch}
-        answer = await self.database.operate("report_rate_limit", params, self.remaining_seconds())
+        answer = await self.database.operate("report_rate_limit", params, self.remaining_seconds(), tries=1)
         return LimitAnswer(answer["epoch"], answer["blockedForSeconds"])

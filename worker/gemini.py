@@ -46,7 +46,7 @@ class GenerationRequest:
 
 
 class Gemini:
-    """Asks Gemini for images. The SDK's import (0.4 s) waits for the first call, and is not timed.
+    """Asks Gemini for images. The SDK's import (0.4 s) waits for `prepare` or a call, and is not timed.
 
     `GOOGLE_GEMINI_BASE_URL` is read by the SDK; no other variable changes key or backend. `monotonic`
     returns seconds. One instance belongs to one event loop.
@@ -56,6 +56,10 @@ class Gemini:
         self._api_key = api_key.strip()
         self._monotonic = monotonic
         self._connection: Connection | None = None
+
+    def prepare(self) -> None:
+        """Do what the first call would have to wait for. Raises Misconfigured."""
+        self._connected()
 
     async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage:
         """Return the first image of the answer, whatever its finish reason; a draft ("thought") is none.

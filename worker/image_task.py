@@ -6,6 +6,7 @@ Everything here runs many times at once within a run and shares its `RunState`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -33,7 +34,9 @@ UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 
 
 class Model(Protocol):
-    """What makes an image; raises the errors of `worker.gemini`."""
+    """What makes an image; raises the errors of `worker.gemini`. Prepared, a call goes out without delay."""
+
+    def prepare(self) -> None: ...
 
     async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage: ...
 
@@ -42,7 +45,7 @@ class Model(Protocol):
 class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
-    `sent` are the ids of the jobs for which a request went out.
+    `sent` counts the requests that went out, by the job's id.
     """
 
     gemini: Model
@@ -52,7 +55,7 @@ class RunState:
     images: asyncio.Semaphore
     model: str
     call_timeout_seconds: float
-    sent: set[int] = field(default_factory=set)
+    sent: Counter[int] = field(default_factory=Counter)
 
 
 class ImageTask:
@@ -115,24 +118,26 @@ class ImageTask:
 
     async def _generate(self) -> GeneratedImage:
         state = self._state
-        if not await state.slots.take(self._latest_start):
+        state.gemini.prepare()  # before there is a slot, which would be void by the time the SDK is imported
+        epoch = await state.slots.take(self._latest_start)
+        if epoch is None:
             raise _NotStarted(self._why_not())
         self._sent = True
-        state.sent.add(self._job.id)
+        state.sent[self._job.id] += 1
         try:
             async with state.budget.until_generate():
                 return await state.gemini.generate(self._request, state.call_timeout_seconds)
         except RateLimited as error:
-            await self._tell_gate(error)
+            await self._tell_gate(error, epoch)
             raise
         except TimeoutError as exc:
             raise Transient(CUT, "The run's time was up while the photo was being made.") from exc
 
-    async def _tell_gate(self, error: RateLimited) -> None:
+    async def _tell_gate(self, error: RateLimited, epoch: int) -> None:
         """Let all workers know of a 429; if that fails, at least this run keeps quiet for a while."""
         slots, facts = self._state.slots, error.facts
         try:
-            await slots.limited(facts)
+            await slots.limited(facts, epoch)
         except GenerationError as lost:
             slots.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
             log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)

@@ -93,6 +93,25 @@ you will see how many, one line of JSON; as many as --limit means that there may
   {"retried": 3}
 """
 
+GATE = """\
+The rate gate lets all workers together start at the rate that is allowed. `show` tells the rate in force,
+what 429s taught, the daily caps and whether it is paused. `set` changes a rate (images per minute, per
+model) or a cap (for all models); both hold for every worker from its next start on, without a deploy.
+`pause` stops every start, `resume` ends the pause and every block, a daily one too.
+
+examples:
+  python -m worker gate show
+  python -m worker gate set --rate 30
+  python -m worker gate set --dollars-per-day 20 --images-per-day none
+  python -m worker gate pause "the bill looks odd"
+  python -m worker gate resume
+
+you will see the gate as it is then:
+  gemini-2.5-flash-image: 30 starts per minute, 412 today
+  today: $16.07 of $20.00; images a day: any
+  runs: 1 of 3; a job waits at most 72 hours for a quota
+"""
+
 CANCEL = """\
 Cancels what a batch still waits for. Photos that are made stay; what is being made right now is discarded.
 

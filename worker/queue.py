@@ -148,10 +148,10 @@ class Queue:
         await self._call("set_generation_model_successor", params, timeout_seconds)
 
     async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0
+        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0, tries: int = TRIES
     ) -> dict[str, Any]:
-        """Call one of the operators' functions by name and return its answer."""
-        return await self._call(function, params, timeout_seconds)
+        """Call a function by name and return its answer."""
+        return await self._call(function, params, timeout_seconds, tries)
 
     async def enqueue(
         self,

@@ -28,6 +28,8 @@ from worker.summary import StopReason, Summary
 from worker.tools import PhotoLender, Tools
 
 CLAIM_SECONDS = 20.0
+LOOK_SECONDS = 0.1
+"""How often a run that waits for jobs to end looks whether it could claim, or has to end itself."""
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
@@ -176,11 +178,18 @@ class Run:
         )
 
     async def _make_room(self) -> None:
-        """Wait until another claim is worth its round trip: a quarter of the places free, or, when the
-        last claim emptied the queue, all of them."""
+        """Wait until another claim is worth its round trip: few images left that have not started, so that
+        what is claimed does not stand before others' jobs for long, and a quarter of the places free, or,
+        when the last claim emptied the queue, all of them."""
         most = 0 if self._queue_ran_dry else self._settings.jobs_at_a_time * 3 // 4
-        while len(self._active) > most and not self._budget.passed(self._budget.save):
+        while self._is_full(most) and not self._budget.passed(self._budget.save):
             await self._settle_next()
+
+    def _is_full(self, most_jobs: int) -> bool:
+        """Whether more than so many jobs are under way, or images for half of the places have not started."""
+        sent = self._state.sent
+        unsent = sum(max(len(job.missing) - sent[job.id], 0) for job in self._active.values())
+        return len(self._active) > most_jobs or unsent > self._settings.images_at_a_time // 2
 
     async def _drain(self) -> None:
         """Settle what ends before the settle deadline; abandon the rest, which finishing releases."""
@@ -193,9 +202,9 @@ class Run:
     async def _settle_next(self) -> None:
         """Wait for jobs to end and settle all that have ended by then in one call."""
         remaining = self._budget.remaining(self._budget.settle)
-        # Short waits, so that a shutdown that draws the deadline nearer is noticed.
+        # Short waits, so that images that have started and a deadline that has been drawn nearer are noticed.
         done, _ = await asyncio.wait(
-            self._active, timeout=min(remaining, 0.5), return_when=asyncio.FIRST_COMPLETED
+            self._active, timeout=min(remaining, LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED
         )
         if not done:
             return

@@ -7,6 +7,7 @@ takes the next. The gate in the database decides; this only keeps its word to th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class LimitAnswer:
 class Gate(Protocol):
     """The database's gate of one model; raises QueueUnavailable when it cannot be asked."""
 
-    async def take(self, slots: int) -> SlotAnswer: ...
+    async def take(self, slots: int, within_seconds: float) -> SlotAnswer: ...
 
     async def report(self, facts: QuotaFacts, epoch: int | None) -> LimitAnswer: ...
 
@@ -62,7 +63,7 @@ class Slots:
         self._turn = asyncio.Lock()
         self._closing = asyncio.Event()
         self.refusal: str | None = None
-        self.blocked_until = monotonic()
+        self.blocked_until = -math.inf
 
     @property
     def closed(self) -> bool:
@@ -83,16 +84,20 @@ class Slots:
         self._at.clear()
         self._epoch = None
         self.refusal = None
-        self.blocked_until = self._monotonic()
+        self.blocked_until = -math.inf
 
     def block(self, seconds: float) -> None:
-        """Start nothing for `seconds`, as far as this run goes."""
+        """Start nothing for `seconds`, as far as this run goes; slots before then are void."""
+        if seconds <= 0:
+            return
         self.blocked_until = max(self.blocked_until, self._monotonic() + seconds)
+        while self._at and self._at[0] < self.blocked_until:
+            self._at.popleft()
 
-    async def take(self, latest: Callable[[], float]) -> bool:
-        """Wait for a start, first come first served; False at once when there is none before `latest()`.
+    async def take(self, latest: Callable[[], float]) -> int | None:
+        """Wait for a start, first come first served; None at once when there is none before `latest()`.
 
-        Raises what the gate raises when it cannot be asked.
+        Returns the epoch of its slot, which a 429 of the call is told under. Raises what the gate raises.
         """
         self._waiting += 1
         try:
@@ -101,34 +106,43 @@ class Slots:
         finally:
             self._waiting -= 1
 
-    async def limited(self, facts: QuotaFacts) -> None:
-        """Tell the gate of a 429; slots of an epoch that has passed are void."""
-        answer = await self._gate.report(facts, self._epoch)
+    async def limited(self, facts: QuotaFacts, epoch: int | None) -> None:
+        """Tell the gate of a 429 under a slot of `epoch`; slots of an epoch that has passed are void.
+
+        Of several calls under way at once the gate learns from the first alone: the others' epoch has passed.
+        """
+        gate = self._gate
+        answer = await gate.report(facts, epoch)
+        if gate is not self._gate:
+            return
         self.block(answer.blocked_seconds)
-        if answer.epoch != self._epoch:
+        if answer.epoch > (self._epoch or 0):
             self._at.clear()
             self._epoch = answer.epoch
 
-    async def _next(self, latest: Callable[[], float]) -> bool:
+    async def _next(self, latest: Callable[[], float]) -> int | None:
         while not self.closed:
             now = self._monotonic()
             while self._at and self._at[0] + self._grace < now:
                 self._at.popleft()
             due = self._at[0] if self._at else max(self.blocked_until - self._horizon, now)
             if due > latest():
-                return False
+                return None
             if due > now:
                 await self._sleep(due - now)
             elif self._at:
                 self._at.popleft()
-                return True
+                return self._epoch
             elif not await self._refill(latest):
-                return False
-        return False
+                return None
+        return None
 
     async def _refill(self, latest: Callable[[], float]) -> bool:
         """Ask for as many slots as images wait. False if there is none before `latest()`."""
-        answer = await self._gate.take(self._waiting)
+        gate = self._gate
+        answer = await gate.take(self._waiting, latest() - self._monotonic())
+        if gate is not self._gate or answer.epoch < (self._epoch or 0):
+            return True  # overtaken by a change of model or a 429: void before it came
         received = self._monotonic()
         self._grace, self._horizon = answer.grace_seconds, answer.horizon_seconds
         self._epoch, self.refusal = answer.epoch, answer.reason

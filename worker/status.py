@@ -57,6 +57,33 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+def gate_table(gate: Mapping[str, Any]) -> str:
+    """The answer of `generation_gate` as a table."""
+    lines = [_gate_line(each) for each in gate["gates"]]
+    if not lines:
+        lines.append("no call has been made yet; a model may start 60 a minute until told otherwise")
+    if gate["pausedAt"]:
+        lines.insert(0, f"PAUSED since {gate['pausedAt']}: {gate['pauseReason'] or 'no reason given'}")
+    images, dollars = gate["imagesPerDay"], gate["dollarsPerDay"]
+    allowed = "any" if dollars is None else f"${float(dollars):.2f}"
+    spent = f"today: ${float(gate['spentToday']):.2f} of {allowed}"
+    lines.append(f"{spent}; images a day: {'any' if images is None else images}")
+    age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
+    lines.append(f"runs: {gate['runs']} of {gate['maxRuns']}; {age}")
+    return "\n".join(lines)
+
+
+def _gate_line(gate: Mapping[str, Any]) -> str:
+    per = "minute" if gate["windowSeconds"] == 60 else f"{gate['windowSeconds']:g} s"
+    line = f"{gate['model']}: {gate['rate']:g} starts per {per}, {gate['startedToday']} today"
+    if gate["learnedRate"] is not None:
+        how = "Gemini stated it" if gate["learnedFrom"] == "stated" else "after 429s without a value"
+        line += f"; {gate['allowed']:g} allowed ({how})"
+    if gate["blockedForSeconds"]:
+        line += f"; blocked for {duration(gate['blockedForSeconds'])}"
+    return line
+
+
 def findings_text(findings: Sequence[Finding]) -> str:
     """The findings of a check, each with its mend below it, and the verdict."""
     lines = []

@@ -1,0 +1,42 @@
+"""`python -m bench PART`: reads the arguments, forgets the environment, measures; 1 if it cannot."""
+
+import argparse
+import signal
+import sys
+from types import FrameType
+
+from bench import gate
+from local.environment import forget_the_rest
+from local.errors import StackError
+
+
+def main() -> int:
+    """Measures one part; the exit status is 130 after Ctrl-C or SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parts = parser.add_subparsers(dest="part", required=True)
+    gate.add_arguments(parts.add_parser("gate", help=gate.PURPOSE, description=gate.__doc__))
+    options = parser.parse_args()
+    forget_the_rest()
+    _end_in_order()
+    try:
+        options.measure(options)
+    except StackError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _end_in_order() -> None:
+    """Lets SIGTERM do what Ctrl-C does, so that everything started here ends as well."""
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, terminate)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

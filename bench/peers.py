@@ -1,0 +1,114 @@
+"""Two other ways to live with a quota, under the same one at the same time, each with a model of its own.
+
+The calls are the worker's own adapter over google-genai, so that only the pacing makes the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import backoff
+
+from bench.rates import USER
+from bench.site import WORKERS, Site, photo
+from local.environment import simulated_gemini
+from worker.errors import RateLimited
+from worker.gemini import Gemini, GenerationRequest
+from worker.job import Photo
+from worker.model import DEFAULT_MODEL
+
+AT_ONCE = 10
+"""Images at a time of one worker, and of the peer that has as many as one."""
+
+CALL_SECONDS = 60.0
+DELAY_SECONDS = 1.0
+"""Between two images of the old worker, at the scale of a real deployment."""
+
+BACKOFF_CAP_SECONDS = 60.0
+BACKOFF, CROWD, SEQUENTIAL = DEFAULT_MODEL, "gemini-3.1-flash-image", "gemini-3-pro-image"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Use of the quota and share of 429s of one peer, the first window left out of the use alone."""
+
+    name: str
+    used: float
+    share_429: float
+
+
+def peers(site: Site, windows: int) -> dict[str, Peer]:
+    """All peers at the same time for so many windows after the first."""
+    site.begin(site.scale.rate, site.scale.rate)
+    os.environ.update(simulated_gemini(site.simulator.url))
+    seconds = site.scale.window_seconds * (windows + 1)
+    asyncio.run(_work(seconds, site.scale.factor))
+    names = {
+        "backoff": (BACKOFF, f"backoff, {AT_ONCE} at once"),
+        "crowd": (CROWD, f"backoff, {WORKERS} × {AT_ONCE} at once"),
+        "sequential": (SEQUENTIAL, "one at a time, fixed delay"),
+    }
+    return {key: _peer(site, model, name, windows) for key, (model, name) in names.items()}
+
+
+def _peer(site: Site, model: str, name: str, windows: int) -> Peer:
+    starts, window = site.starts(model), site.scale.window_seconds
+    begin = starts.first + window
+    used = starts.used(site.scale.rate, window, begin, begin + windows * window)
+    return Peer(name, used, starts.share_429)
+
+
+async def _work(seconds: float, factor: float) -> None:
+    gemini = Gemini(simulated_gemini("http://127.0.0.1")["GEMINI_API_KEY"], time.monotonic)
+    picture = Photo(photo(), "image/jpeg")
+
+    def asks(model: str) -> Callable[[], Awaitable[object]]:
+        request = GenerationRequest(model, f"A portrait of {USER}", (picture, picture), "1:1")
+        return lambda: gemini.generate(request, CALL_SECONDS)
+
+    tasks = [
+        *(asyncio.create_task(_backing_off(asks(BACKOFF), factor)) for _ in range(AT_ONCE)),
+        *(asyncio.create_task(_backing_off(asks(CROWD), factor)) for _ in range(AT_ONCE * WORKERS)),
+        asyncio.create_task(_one_at_a_time(asks(SEQUENTIAL), DELAY_SECONDS * factor)),
+    ]
+    await asyncio.sleep(seconds)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await gemini.close()
+
+
+async def _backing_off(ask: Callable[[], Awaitable[object]], factor: float) -> None:
+    """Image after image; a 429 is tried again after 0 to 1, 2, 4 … 60 s, times the factor."""
+    patient = backoff.on_exception(
+        backoff.expo,
+        RateLimited,
+        factor=factor,
+        max_value=BACKOFF_CAP_SECONDS * factor,
+        jitter=backoff.full_jitter,
+        logger=None,
+    )(_awaited(ask))
+    while True:
+        await patient()
+
+
+async def _one_at_a_time(ask: Callable[[], Awaitable[object]], delay_seconds: float) -> None:
+    """Image after image with a pause between; a 429 costs a try like any other."""
+    while True:
+        with contextlib.suppress(RateLimited):
+            await ask()
+        await asyncio.sleep(delay_seconds)
+
+
+def _awaited(ask: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+    """A coroutine function, which is what backoff looks for."""
+
+    async def once() -> object:
+        return await ask()
+
+    return once

@@ -1,0 +1,46 @@
+"""How a benchmark is scaled down: a deployment's times shrink with the minute of its quota."""
+
+from dataclasses import dataclass
+
+STARTS_PER_SECOND = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A quota of `rate` starts in any `window_seconds`; the other times are those of a deployment × `factor`.
+
+    Bounds are those of the settings, which are not made for so short runs.
+    """
+
+    window_seconds: float
+
+    @property
+    def factor(self) -> float:
+        """What a second of a real deployment lasts here."""
+        return self.window_seconds / 60
+
+    @property
+    def rate(self) -> int:
+        """The quota, in starts per window: 600 images a minute of our time, 60 in a window of 6 s."""
+        return round(STARTS_PER_SECOND * self.window_seconds)
+
+    @property
+    def grace_seconds(self) -> float:
+        """The gate's grace, 1 s beside a window of 60 s."""
+        return self.factor
+
+    @property
+    def run_seconds(self) -> float:
+        """An invocation's timeout, 240 s."""
+        return max(240 * self.factor, 12.0)
+
+    def settings(self) -> dict[str, str]:
+        """The worker's settings as environment variables; everything not named has its default."""
+        return {
+            "INVOCATION_TIMEOUT_SECONDS": f"{self.run_seconds:g}",
+            "MARGIN_SECONDS": f"{max(20 * self.factor, 2.0):g}",
+            "CALL_TIMEOUT_SECONDS": f"{max(60 * self.factor, 4.0):g}",
+            "RETRY_BASE_SECONDS": f"{max(10 * self.factor, 0.1):g}",
+            "RETRY_CAP_SECONDS": f"{max(600 * self.factor, 1.0):g}",
+            "MAX_IDLE_SECONDS": "1",
+        }

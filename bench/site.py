@@ -1,0 +1,176 @@
+"""Where it is measured: the local stack, the simulator and real worker processes, the same for every part."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from PIL import Image
+
+from bench.ledger import Starts
+from bench.scale import Scale
+from local.environment import kept, simulated_gemini
+from local.errors import StackError
+from local.processes import Process
+from local.simulation import ROOT, Simulation
+from local.stack import Stack
+from local.supabase import DIRECT
+from worker.model import DEFAULT_MODEL
+
+BUCKET = "training-photos"
+WORKERS = 3
+JOBS_PER_ORDER = 100
+IMAGES_PER_JOB = 4
+LATENCY = {"kind": "lognormal", "median_seconds": 0.3, "sigma": 0.3, "high_seconds": 2.0}
+WORK_TABLES = (
+    "public.photo_generation_queue, public.photo_generation_batches, generation.failed_images, "
+    "generation.idempotency_keys, generation.runs, generation.flows, generation.gates"
+)
+
+
+def photo() -> bytes:
+    """A small source photo, so that encoding it takes no time from what is measured."""
+    out = io.BytesIO()
+    Image.linear_gradient("L").resize((96, 64)).convert("RGB").save(out, "JPEG")
+    return out.getvalue()
+
+
+class Site:
+    """A stack in a temporary folder and a simulator; a context manager. `users` have a photo each."""
+
+    def __init__(self, scale: Scale, users: tuple[str, ...]) -> None:
+        self.scale, self._users = scale, users
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as running:
+            folder = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+            self.stack = running.enter_context(Stack(Path(folder) / "stack", durable=False))
+            settings = {"latency": LATENCY, "scale": 0.1, "mime_type": "image/jpeg", "seed": 1}
+            self.simulator = running.enter_context(Simulation(self.stack.postgres.folder, settings))
+            self._upload()
+            self._running = running.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.close()
+
+    def begin(self, quota: int, gate_rate: int) -> None:
+        """An empty queue, an empty ledger, a quota for every model, a gate that has learned nothing."""
+        self.stack.psql(f"truncate {WORK_TABLES}")
+        self.simulator.reset()
+        self.set_quota(quota)
+        self.set_gate(gate_rate)
+
+    def set_quota(self, quota: int) -> None:
+        """What the simulator allows per window, for each model by itself."""
+        limits = {"requests_per_minute": quota, "window_seconds": self.scale.window_seconds}
+        self.simulator.configure({"quotas": {"*": limits}})
+
+    def set_gate(self, rate: int) -> None:
+        """What the operator allows per window; the gate's window and grace are the scale's."""
+        self.call(
+            "set_generation_rate",
+            p_model=DEFAULT_MODEL,
+            p_rate=rate,
+            p_burst=1,
+            p_window_seconds=self.scale.window_seconds,
+            p_grace_seconds=self.scale.grace_seconds,
+        )
+
+    def order(self, user: str, images: int) -> list[str]:
+        """Enqueues jobs of IMAGES_PER_JOB images for a user; returns the batches' ids."""
+        jobs = -(-images // IMAGES_PER_JOB)
+        batches = []
+        for first in range(0, jobs, JOBS_PER_ORDER):
+            examples = [
+                {"url": f"{BUCKET}/{user}/me.jpg", "prompt": f"number {number}"}
+                for number in range(first, min(first + JOBS_PER_ORDER, jobs))
+            ]
+            request = {
+                "userId": user,
+                "basePrompt": "A portrait in the evening sun",
+                "numImagesPerExample": IMAGES_PER_JOB,
+                "trainingImageUrls": [f"{BUCKET}/{user}/me.jpg"],
+                "exampleImages": examples,
+            }
+            batches.append(str(self.call("enqueue_generation_batch", p_request=request)["batchId"]))
+        return batches
+
+    @contextmanager
+    def workers(self, apart_seconds: float) -> Iterator[None]:
+        """WORKERS processes that do runs one after the other, started so far apart; all work within it."""
+        environment = {
+            **kept(),
+            "PYTHONPATH": str(ROOT),
+            "SUPABASE_URL": self.stack.url,
+            "SUPABASE_SERVICE_ROLE_KEY": self.stack.secret_key,
+            **simulated_gemini(self.simulator.url),
+            **self.scale.settings(),
+        }
+        command = [sys.executable, "-m", "worker", "--no-env-file", "run"]
+        started: list[Process] = []
+        try:
+            for number in range(WORKERS):
+                if number:
+                    time.sleep(apart_seconds)
+                env = {**environment, "WORKER_ID": f"worker-{number}"}
+                name, folder = f"worker-{number}", self.stack.postgres.folder
+                started.append(Process(name, command, folder, last_signal=signal.SIGKILL, env=env))
+            yield
+        finally:
+            for process in started:
+                if process.is_running:
+                    os.kill(process.pid, signal.SIGTERM)
+            for process in started:
+                process.stop(signal.SIGTERM)
+
+    def wait_for_calls(self, model: str = DEFAULT_MODEL, seconds: float = 30.0) -> float:
+        """Waits for the first call of a model and returns when it arrived."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if any(call.model == model for call in self.simulator.ledger()):
+                return self.starts(model).first
+            time.sleep(0.1)
+        raise StackError("No worker has called Gemini.", f"Logs: {self.stack.postgres.folder.path}")
+
+    def starts(self, model: str = DEFAULT_MODEL) -> Starts:
+        """What the ledger says of a model until now."""
+        return Starts.of(self.simulator.ledger(), model)
+
+    def call(self, function: str, **parameters: object) -> dict[str, Any]:
+        """The answer of a database function, called as the service role."""
+        return self.stack.supabase.call(f"/rest/v1/rpc/{function}", parameters)
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        """What a query finds."""
+        found: list[dict[str, Any]] = json.loads(
+            self.stack.psql(f"select coalesce(json_agg(r), '[]') from ({query}) as r")
+        )
+        return found
+
+    def hardware(self) -> str:
+        """What all this runs on, in a line."""
+        python = ".".join(map(str, sys.version_info[:3]))
+        postgres = self.stack.psql("show server_version")
+        return f"{os.cpu_count()} cores for everything · Python {python} · PostgreSQL {postgres}"
+
+    def _upload(self) -> None:
+        self.stack.supabase.call("/storage/v1/bucket", {"id": BUCKET, "name": BUCKET, "public": False})
+        for user in self._users:
+            headers: Mapping[str, str] = {"apikey": self.stack.secret_key, "content-type": "image/jpeg"}
+            url = f"{self.stack.url}/storage/v1/object/{BUCKET}/{user}/me.jpg"
+            DIRECT.open(urllib.request.Request(url, photo(), dict(headers)), timeout=10).close()

@@ -1,0 +1,42 @@
+"""`python -m worker gate`: rate, caps and pause, shown and changed by whoever is on call."""
+
+from __future__ import annotations
+
+from tests.command_line import CommandLine
+from tests.runs import Site
+from worker.request import RunRequest
+
+pytest_plugins = ("tests.runs", "tests.command_line")
+MODEL = "gemini-2.5-flash-image"
+
+
+async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
+    """What is set shows at once, and holds for the next start; what is not named stays."""
+    shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
+    assert f"{MODEL}: 30 starts per minute, 0 today" in shown and "$0.00 of $20.00" in shown
+    await cli.call("gate", "set", "--images-per-day", "1", "--dollars-per-day", "none")
+    gate = (await cli.call("gate", "show", "--json")).json
+    assert (gate["imagesPerDay"], gate["dollarsPerDay"]) == (1, None)
+    (gemini,) = [each for each in gate["gates"] if each["model"] == MODEL]
+    assert (gemini["rate"], gemini["burst"]) == (30, 2)
+    await site.order("a", images=2)
+    summary = await site.run(RunRequest(budget_seconds=6))
+    assert (summary["images"]["made"], summary["stopReason"]) == (1, "daily_cap")
+    assert summary["nextAttemptInSeconds"] > 0
+
+
+async def test_pause(cli: CommandLine, site: Site) -> None:
+    """A pause keeps every run from starting anything, says so, and ends with resume."""
+    await site.order("a")
+    assert "PAUSED since" in (await cli.call("gate", "pause", "the bill looks odd")).out
+    assert "the bill looks odd" in (await cli.call("gate", "show")).out
+    paused = await site.run()
+    assert (paused["stopReason"], paused["claimed"]) == ("paused", 0)
+    assert "PAUSED" not in (await cli.call("gate", "resume")).out
+    assert (await site.run())["completed"] == 1
+
+
+async def test_nothing_named(cli: CommandLine) -> None:
+    """`gate set` without anything to set teaches what could be set."""
+    assert "--rate" in (await cli.call("gate", "set")).complained(2)
+    assert "must be a number" in (await cli.call("gate", "set", "--images-per-day", "-1")).complained(2)
