@@ -6,8 +6,8 @@ import sys
 from types import FrameType
 
 from bench import gate
-from local.environment import forget_the_rest
-from local.errors import StackError
+from local.demo.environment import forget_the_rest
+from local.stack.errors import StackError
 
 
 def main() -> int:

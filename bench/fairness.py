@@ -8,7 +8,7 @@ from statistics import median
 
 from bench.rates import USER
 from bench.site import IMAGES_PER_JOB, Site
-from local.errors import StackError
+from local.stack.errors import StackError
 
 USERS = tuple(f"user-{number}" for number in range(10))
 WAIT_SECONDS = 60.0

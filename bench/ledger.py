@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from local.ledger import Call
+from local.simulator.ledger import Call
 
 NEAR = 0.05
 """A window's use is near the quota if it is within this share of it, or within one start."""

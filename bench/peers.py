@@ -16,7 +16,7 @@ import backoff
 
 from bench.rates import USER
 from bench.site import WORKERS, Site, photo
-from local.environment import simulated_gemini
+from local.demo.environment import simulated_gemini
 from worker.errors import RateLimited
 from worker.gemini import Gemini, GenerationRequest
 from worker.job import Photo

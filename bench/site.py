@@ -20,12 +20,12 @@ from PIL import Image
 
 from bench.ledger import Starts
 from bench.scale import Scale
-from local.environment import kept, simulated_gemini
-from local.errors import StackError
-from local.processes import Process
-from local.simulation import ROOT, Simulation
-from local.stack import Stack
-from local.supabase import DIRECT
+from local.demo.environment import kept, simulated_gemini
+from local.demo.simulation import ROOT, Simulation
+from local.stack.errors import StackError
+from local.stack.processes import Process
+from local.stack.stack import Stack
+from local.stack.supabase import DIRECT
 from worker.model import DEFAULT_MODEL
 
 BUCKET = "training-photos"

@@ -5,10 +5,10 @@ import signal
 import sys
 from types import FrameType
 
-from local.demo import demo
-from local.environment import forget_the_rest
-from local.errors import StackError
-from local.up import up
+from local.demo.demo import demo
+from local.demo.environment import forget_the_rest
+from local.demo.up import up
+from local.stack.errors import StackError
 
 
 def main() -> int:
