@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A minute in small: `quota` requests per `window_seconds`, and a worker told to stay just below that.
+    """A minute in small: `quota` requests in any `window_seconds`, and a worker told to stay below that.
 
     The lease of a job is the rest of its run plus 15 s, so a short invocation makes a short lease.
     """
 
     quota: int = 12
     window_seconds: float = 8.0
-    start_interval_seconds: float = 0.72
+    start_interval_seconds: float = 0.8
     low_seconds: float = 0.5
     high_seconds: float = 1.2
     retry_info_seconds: float = 3.0
@@ -26,8 +26,8 @@ class Pace:
 
 USUAL = Pace()
 FAST = Pace(
-    window_seconds=2.4,
-    start_interval_seconds=0.22,
+    window_seconds=3.0,
+    start_interval_seconds=0.3,
     low_seconds=0.05,
     high_seconds=0.15,
     retry_info_seconds=1.0,
