@@ -8,11 +8,11 @@ from types import FrameType
 import httpx
 import psycopg
 
-from local.demo import demo
-from local.environment import forget_the_rest
-from local.errors import StackError
-from local.stack import DATA
-from local.up import up
+from local.demo.demo import demo
+from local.demo.environment import forget_the_rest
+from local.demo.up import up
+from local.stack.errors import StackError
+from local.stack.stack import DATA
 
 
 def main() -> int:

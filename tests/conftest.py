@@ -17,8 +17,8 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from local.errors import StackError
-from local.stack import DATA, Stack
+from local.stack.errors import StackError
+from local.stack.stack import DATA, Stack
 
 FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -124,7 +124,7 @@ def stack(installation: Installation) -> Stack:
 @pytest.fixture(scope="session")
 def simulator() -> Iterator[Any]:
     """A Gemini simulator, shared by the whole session; each test resets what it sets."""
-    from local.gemini import Simulator
+    from local.simulator.gemini import Simulator
 
     with Simulator() as started:
         yield started

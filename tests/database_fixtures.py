@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from local.postgres import Postgres
-from local.stack import Stack
+from local.stack.postgres import Postgres
+from local.stack.stack import Stack
 from tests.databases import Database, database
 
 

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.rows import DictRow
 
 from local.install_sql import SQL
-from local.postgres import Postgres
+from local.stack.postgres import Postgres
 from tests.conftest import connect
 from tests.queue_sql import Connection
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from supabase import AsyncClient
 
-from local.stack import SQL, Stack
+from local.stack.stack import SQL, Stack
 from tests.conftest import connect
 from tests.queue_sql import Clock, Connection, Queue
 

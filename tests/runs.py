@@ -20,10 +20,10 @@ from psycopg.rows import DictRow
 from storage3.exceptions import StorageApiError
 from supabase import AsyncClient
 
-from local.environment import kept
-from local.gemini import Simulator
-from local.ledger import Call, Ledger
-from local.stack import Stack
+from local.demo.environment import kept
+from local.simulator.gemini import Simulator
+from local.simulator.ledger import Call, Ledger
+from local.stack.stack import Stack
 from tests.queue_invariants import check_invariants
 from worker.app import Worker
 from worker.request import RunRequest

@@ -17,8 +17,8 @@ from google import genai
 from google.genai import types
 from PIL import Image
 
-from local.gemini import Simulator
-from local.ledger import Ledger
+from local.simulator.gemini import Simulator
+from local.simulator.ledger import Ledger
 
 MODEL = "gemini-2.5-flash-image"
 Generate = Callable[..., Coroutine[Any, Any, types.GenerateContentResponse]]

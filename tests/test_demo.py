@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from local.environment import on_loopback
-from local.errors import StackError
+from local.demo.environment import on_loopback
+from local.stack.errors import StackError
 from tests.clone import Clone, descendants, read_until, wait_for
 from tests.test_stack import wait_until_gone
 
@@ -162,7 +162,7 @@ def test_real_gemini(clone: Clone, variables: dict[str, str], said: str) -> None
 
 def test_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
     """Where stdout is no terminal there are whole lines and nothing else."""
-    from local.progress import Progress
+    from local.demo.progress import Progress
 
     progress = Progress(sys.stdout)
     progress.bar(1, 2, "made")

@@ -10,11 +10,11 @@ from itertools import count
 import pytest
 from PIL import Image
 
-from local.answers import TOKENS_PER_IMAGE
-from local.exhausted import SHAPES
-from local.faults import Answer
-from local.gemini import Simulator
-from local.pictures import SIZES
+from local.simulator.answers import TOKENS_PER_IMAGE
+from local.simulator.exhausted import SHAPES
+from local.simulator.faults import Answer
+from local.simulator.gemini import Simulator
+from local.simulator.pictures import SIZES
 from worker.errors import (
     BadInput,
     GenerationError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from local.stack import Stack
+from local.stack.stack import Stack
 from worker.errors import Misconfigured, QueueRefused
 from worker.project import Project
 from worker.queue import Queue

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from local.books import Books, Row
-from local.ledger import Call
-from local.promises import Evidence, broken
+from local.demo.books import Books, Row
+from local.demo.promises import Evidence, broken
+from local.simulator.ledger import Call
 
 
 def png(colour: str, size: tuple[int, int] = (90, 160)) -> bytes:

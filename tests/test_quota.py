@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.exhausted import SHAPES, Exhausted, Json, Period, body
+from local.simulator.exhausted import SHAPES, Exhausted, Json, Period, body
 from worker.errors import Misconfigured, QuotaFacts, RateLimited
 from worker.quota import classify_429
 

@@ -21,8 +21,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from local.gemini import Simulator
-from local.stack import Stack
+from local.simulator.gemini import Simulator
+from local.stack.stack import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.exhausted import Exhausted, Json, body
+from local.simulator.exhausted import Exhausted, Json, body
 from worker.errors import BadInput, GenerationError, Misconfigured, ModelRetired, RateLimited, Transient
 from worker.rejection import rejection
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from local.folder import free_port
+from local.stack.folder import free_port
 from tests.proxy import Proxy
 from tests.runs import MODEL, Site, Summary
 from worker.errors import QueueUnavailable

@@ -9,10 +9,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from local.folder import Folder, free_port
-from local.function import Function
-from local.gemini import Simulator
-from local.stack import Stack
+from local.demo.function import Function
+from local.simulator.gemini import Simulator
+from local.stack.folder import Folder, free_port
+from local.stack.stack import Stack
 from tests.conftest import User
 from tests.runs import KEY, SOURCES, Site, fresh_order, picture, process_environment
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from local.folder import Folder
-from local.function import Function
-from local.gemini import Simulator
-from local.stack import Stack
+from local.demo.function import Function
+from local.simulator.gemini import Simulator
+from local.stack.folder import Folder
+from local.stack.stack import Stack
 from tests.runs import Site, process_environment
 
 pytest_plugins = ("tests.runs",)

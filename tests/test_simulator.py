@@ -9,8 +9,8 @@ import pytest
 from google.genai import errors, types
 from PIL import Image, ImageStat
 
-from local.gemini import Simulator
-from local.pictures import SIZES
+from local.simulator.gemini import Simulator
+from local.simulator.pictures import SIZES
 from tests.simulated import MODEL, Generate, images, photo, sdk
 
 pytest_plugins = ["tests.simulated"]

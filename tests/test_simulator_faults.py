@@ -10,8 +10,8 @@ from google.genai import errors, types
 from PIL import Image
 from pydantic import ValidationError
 
-from local.exhausted import SHAPES, Exhausted, body
-from local.gemini import Simulator
+from local.simulator.exhausted import SHAPES, Exhausted, body
+from local.simulator.gemini import Simulator
 from tests.simulated import MODEL, Generate, images, sdk, settled
 
 pytest_plugins = ["tests.simulated"]

@@ -14,9 +14,9 @@ import httpx
 import pytest
 from google.genai import errors
 
-from local.gemini import Simulator
-from local.latency import Latency
-from local.ledger import Ledger
+from local.simulator.gemini import Simulator
+from local.simulator.latency import Latency
+from local.simulator.ledger import Ledger
 from tests.simulated import MODEL, Generate, HandClock, images, photo, sdk, settled
 
 pytest_plugins = ["tests.simulated"]
@@ -181,8 +181,8 @@ async def test_stopping_cuts_what_hangs(wire: httpx.AsyncClient, generate: Gener
 
 
 def test_it_runs_as_a_process() -> None:
-    """`python -m local.gemini` prints its URL as JSON, serves, and ends well on SIGTERM."""
-    command = [sys.executable, "-m", "local.gemini", "--settings", '{"latency": 0}']
+    """`python -m local.simulator.gemini` prints its URL as JSON, serves, and ends well on SIGTERM."""
+    command = [sys.executable, "-m", "local.simulator.gemini", "--settings", '{"latency": 0}']
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
         assert process.stdout is not None
         url = json.loads(process.stdout.readline())["url"]

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from local.postgres import Postgres
-from local.stack import Stack, project_sql
-from local.supabase import ROLES
+from local.stack.postgres import Postgres
+from local.stack.stack import Stack, project_sql
+from local.stack.supabase import ROLES
 from tests.conftest import connect
 from tests.queue_invariants import check_invariants
 from tests.queue_sql import Connection, Queue

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from supabase import AsyncClient
 
-from local.stack import Stack
+from local.stack.stack import Stack
 from tests.queue_invariants import check_invariants
 from tests.queue_sql import Clock, Connection, Queue, refused
 

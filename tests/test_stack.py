@@ -17,17 +17,17 @@ from postgrest.exceptions import APIError
 from psycopg.rows import DictRow
 from supabase import AsyncClient
 
-from local.errors import StackError
-from local.photographs import photographs
-from local.postgres import Postgres
-from local.stack import Stack
+from local.demo.photographs import photographs
+from local.stack.errors import StackError
+from local.stack.postgres import Postgres
+from local.stack.stack import Stack
 from tests.conftest import User
 
 ROOT = Path(__file__).resolve().parent.parent
 OWNER = """
 import sys, time
 from pathlib import Path
-from local.stack import Stack
+from local.stack.stack import Stack
 with Stack(Path(sys.argv[1]), durable=False) as stack:
     stack.psql(sys.argv[2])
     print(*stack.pids, flush=True)
@@ -38,8 +38,8 @@ with Stack(Path(sys.argv[1]), durable=False) as stack:
 GUARDED = """
 import signal, sys, time
 from pathlib import Path
-from local.folder import Folder
-from local.processes import Process
+from local.stack.folder import Folder
+from local.stack.processes import Process
 command = ["/bin/sleep", "600"]
 process = Process("sleep", command, Folder(Path(sys.argv[1])), last_signal=signal.SIGKILL, kernel_tells=False)
 print(process.pid, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from local.postgres import Postgres
+from local.stack.postgres import Postgres
 from tests import catalog
 from tests.databases import Database, Finding, database
 from tests.old_tables import JOBS, OLD_TABLES, PHOTO, UUIDS, OldTable

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from local.pictures import SIZES
+from local.simulator.pictures import SIZES
 
 
 class InvalidOrder(ValueError):

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 
-from local.errors import StackError
-from local.function import Function
-from local.pace import Pace
-from local.progress import Progress
+from local.demo.function import Function
+from local.demo.pace import Pace
+from local.demo.progress import Progress
+from local.stack.errors import StackError
 
 Summary = dict[str, Any]
 LONGEST_SECONDS = 300.0

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from local.books import Books
-from local.direct import Direct
-from local.ledger import Call
-from local.promises import Evidence
+from local.demo.books import Books
+from local.demo.direct import Direct
+from local.demo.promises import Evidence
+from local.simulator.ledger import Call
 
 ERRORS = {"429": "429", "5xx": "overloaded", "cut": "cut off"}
 ROW = "{:>4}  {:<6} {:<8} {:<10} {:>7} {:>8}  {}"

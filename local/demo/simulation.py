@@ -9,14 +9,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from local.environment import kept
-from local.folder import Folder
-from local.ledger import Call
-from local.pace import Pace
-from local.processes import Process
-from local.supabase import DIRECT
+from local.demo.environment import kept
+from local.demo.pace import Pace
+from local.simulator.ledger import Call
+from local.stack.folder import Folder
+from local.stack.processes import Process
+from local.stack.supabase import DIRECT
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Simulation:
@@ -28,7 +28,7 @@ class Simulation:
         self.url = ""
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "local.gemini", "--settings", json.dumps(self._settings)]
+        command = [sys.executable, "-m", "local.simulator.gemini", "--settings", json.dumps(self._settings)]
         environment = {**kept(), "PYTHONPATH": str(ROOT)}
         self._process = Process(
             "simulator", command, self._folder, last_signal=signal.SIGKILL, env=environment

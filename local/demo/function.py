@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.errors import StackError
-from local.folder import Folder
-from local.processes import Process
-from local.supabase import DIRECT
+from local.stack.errors import StackError
+from local.stack.folder import Folder
+from local.stack.processes import Process
+from local.stack.supabase import DIRECT
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Function:

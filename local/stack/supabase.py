@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from local.errors import StackError
-from local.folder import port_is_free
-from local.postgres import Postgres, package
-from local.processes import Process
+from local.stack.errors import StackError
+from local.stack.folder import port_is_free
+from local.stack.postgres import Postgres, package
+from local.stack.processes import Process
 
-NODE_MODULES = Path(__file__).with_name("npm") / "node_modules"
+NODE_MODULES = Path(__file__).resolve().parent.parent / "npm" / "node_modules"
 PROGRAM = NODE_MODULES / "@supabase/lite/dist/cli/index.js"
 START_ATTEMPTS = 3
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, whatever HTTP_PROXY says

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from local.behaviour import Stage
-from local.faults import Rule
-from local.ledger import Ledger
+from local.simulator.behaviour import Stage
+from local.simulator.faults import Rule
+from local.simulator.ledger import Ledger
 
 
 class Control:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local.errors import StackError
+from local.stack.errors import StackError
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from local.exhausted import SHAPES, Period
+from local.simulator.exhausted import SHAPES, Period
 
 KINDS: dict[str, str] = {
     "image": "a good answer; `images` of them, `hold` keeps it back until release()",

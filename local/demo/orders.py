@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from local.pace import Pace
+from local.demo.pace import Pace
 from worker.job import Job
 
 BUCKET = "training-photos"

@@ -13,24 +13,24 @@ from pathlib import Path
 
 import httpx
 
-from local import orders, pace, simulation
-from local.books import Auditor, Books
-from local.contact_sheet import Sheet
-from local.customer import Customer, source_photos
-from local.direct import Direct, send_directly
-from local.environment import simulated_gemini, worker_environment
-from local.folder import Folder
-from local.function import ROOT, Function
-from local.ledger import Call
-from local.orders import Order, images
-from local.pace import Pace
-from local.progress import Progress
-from local.promises import Evidence, broken
-from local.real import real_gemini
-from local.report import as_json, comparison, direct_in_words, proof, table
-from local.scheduler import Scheduler
-from local.simulation import Simulation
-from local.stack import DATA, Stack
+from local.demo import orders, pace, simulation
+from local.demo.books import Auditor, Books
+from local.demo.contact_sheet import Sheet
+from local.demo.customer import Customer, source_photos
+from local.demo.direct import Direct, send_directly
+from local.demo.environment import simulated_gemini, worker_environment
+from local.demo.function import ROOT, Function
+from local.demo.orders import Order, images
+from local.demo.pace import Pace
+from local.demo.progress import Progress
+from local.demo.promises import Evidence, broken
+from local.demo.real import real_gemini
+from local.demo.report import as_json, comparison, direct_in_words, proof, table
+from local.demo.scheduler import Scheduler
+from local.demo.simulation import Simulation
+from local.simulator.ledger import Call
+from local.stack.folder import Folder
+from local.stack.stack import DATA, Stack
 
 FOLDER = DATA / "demo"
 OUTPUT = ROOT / "demo-output"

@@ -4,9 +4,9 @@ import os
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from local.errors import StackError
-from local.pace import Pace
-from local.stack import Stack
+from local.demo.pace import Pace
+from local.stack.errors import StackError
+from local.stack.stack import Stack
 
 KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TERM", "COLUMNS")
 SIMULATED_KEY = "a-key-for-the-simulator"

@@ -1,6 +1,6 @@
 """The Gemini simulator: a server on loopback that speaks the Gemini API.
 
-`python -m local.gemini` starts one by itself and prints its URL as one line of JSON.
+`python -m local.simulator.gemini` starts one by itself and prints its URL as one line of JSON.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
-from local.behaviour import Stage
-from local.client import OpenProtocol
-from local.control import Control
-from local.faults import Answer, Rule
-from local.ledger import Ledger
-from local.service import Service
+from local.simulator.behaviour import Stage
+from local.simulator.client import OpenProtocol
+from local.simulator.control import Control
+from local.simulator.faults import Answer, Rule
+from local.simulator.ledger import Ledger
+from local.simulator.service import Service
 
 
 class Simulator:
@@ -133,7 +133,7 @@ class Simulator:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one simulator until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="python -m local.gemini", description="A local Gemini API.")
+    parser = argparse.ArgumentParser(prog="python -m local.simulator.gemini")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON as for /_sim/configure")
     options = parser.parse_args(arguments)

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from local.environment import simulated_gemini
-from local.orders import Order, images
+from local.demo.environment import simulated_gemini
+from local.demo.orders import Order, images
 from worker.errors import GenerationError, RateLimited, Refused
 from worker.gemini import Gemini, GenerationRequest
 from worker.job import Job, Photo

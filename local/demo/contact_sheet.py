@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path, PurePosixPath
 
-from local.books import Books, Row
-from local.customer import jpeg
-from local.direct import Direct
-from local.orders import TRAINING
+from local.demo.books import Books, Row
+from local.demo.customer import jpeg
+from local.demo.direct import Direct
+from local.demo.orders import TRAINING
 
 PAGE = Path(__file__).with_name("contact_sheet.html")
 THUMBNAIL_SIDE = 360

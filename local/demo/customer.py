@@ -9,11 +9,11 @@ from urllib.parse import quote
 import httpx
 from PIL import Image
 
-from local.environment import on_loopback
-from local.errors import StackError
-from local.orders import BUCKET, FLOWER, PALACE, PORTRAIT, Order
-from local.photographs import photographs
-from local.stack import Stack
+from local.demo.environment import on_loopback
+from local.demo.orders import BUCKET, FLOWER, PALACE, PORTRAIT, Order
+from local.demo.photographs import photographs
+from local.stack.errors import StackError
+from local.stack.stack import Stack
 
 SOURCES = {PORTRAIT: "astronaut.png", PALACE: "china.jpg", FLOWER: "flower.jpg"}
 LONGEST_SIDE = 1024

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from local.errors import StackError
-from local.folder import Folder
+from local.stack.errors import StackError
+from local.stack.folder import Folder
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 KERNEL_TELLS = sys.platform == "linux"

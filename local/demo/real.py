@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Mapping, Sequence
 
-from local.errors import StackError
-from local.orders import Order, images
+from local.demo.orders import Order, images
+from local.stack.errors import StackError
 from worker.model import DEFAULT_MODEL, DOLLARS_PER_IMAGE, SUCCESSORS
 
 AGREED = "yes-i-pay"

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from local.books import Books
-from local.ledger import Call
+from local.demo.books import Books
+from local.simulator.ledger import Call
 
 RATIO_TOLERANCE = 0.02
 """Gemini's own sizes are off by up to 1.6 %: 9:16 comes as 768 x 1344 (Gemini API, "Image generation")."""

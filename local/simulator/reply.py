@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from local import answers, exhausted
-from local.faults import ERRORS, Answer
-from local.ledger import Outcome
-from local.order import Order
+from local.simulator import answers, exhausted
+from local.simulator.faults import ERRORS, Answer
+from local.simulator.ledger import Outcome
+from local.simulator.order import Order
 
 HTML = (
     b"<html>\n<head><title>502 Bad Gateway</title></head>\n<body><h1>502 Bad Gateway</h1></body>\n</html>\n"

@@ -17,15 +17,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from local import answers, reply
-from local.behaviour import Stage
-from local.client import Client
-from local.exhausted import Exhausted
-from local.faults import MAKING, Answer
-from local.ledger import Ledger, Outcome, fingerprint
-from local.order import InvalidOrder, Order, read
-from local.pictures import Painter, UnreadablePhoto
-from local.reply import Reply
+from local.simulator import answers, reply
+from local.simulator.behaviour import Stage
+from local.simulator.client import Client
+from local.simulator.exhausted import Exhausted
+from local.simulator.faults import MAKING, Answer
+from local.simulator.ledger import Ledger, Outcome, fingerprint
+from local.simulator.order import InvalidOrder, Order, read
+from local.simulator.pictures import Painter, UnreadablePhoto
+from local.simulator.reply import Reply
 
 UNREADABLE = "Unable to process input image. Please retry or report in https://ai.google.dev/gemini-api/docs"
 

@@ -11,15 +11,15 @@ from shlex import quote
 
 import httpx
 
-from local import simulation
-from local.customer import Customer, source_photos
-from local.environment import simulated_gemini, worker_environment
-from local.errors import StackError
-from local.function import Function
-from local.orders import DEMO, STAIRS, Order
-from local.pace import Pace
-from local.simulation import Simulation
-from local.stack import DATA, Stack
+from local.demo import simulation
+from local.demo.customer import Customer, source_photos
+from local.demo.environment import simulated_gemini, worker_environment
+from local.demo.function import Function
+from local.demo.orders import DEMO, STAIRS, Order
+from local.demo.pace import Pace
+from local.demo.simulation import Simulation
+from local.stack.errors import StackError
+from local.stack.stack import DATA, Stack
 
 FOLDER = DATA / "up"
 PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)

@@ -6,11 +6,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.errors import StackError
-from local.postgres import Postgres
-from local.supabase import Supabase
+from local.stack.errors import StackError
+from local.stack.postgres import Postgres
+from local.stack.supabase import Supabase
 
-CLONE = Path(__file__).resolve().parent.parent
+CLONE = Path(__file__).resolve().parent.parent.parent
 SQL = CLONE / "sql"
 DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `make clean` removes it
 

@@ -12,7 +12,7 @@ Authors and licences as the packages state them: skimage/data/_fetchers.py, skle
 import sys
 from pathlib import Path
 
-from local.errors import StackError
+from local.stack.errors import StackError
 
 INSTALLED = Path(sys.prefix) / "photographs"  # by local/install.sh
 PLACES = {
