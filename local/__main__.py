@@ -5,10 +5,14 @@ import signal
 import sys
 from types import FrameType
 
+import httpx
+import psycopg
+
 from local.demo.demo import demo
 from local.demo.environment import forget_the_rest
 from local.demo.up import up
 from local.stack.errors import StackError
+from local.stack.stack import DATA
 
 
 def main() -> int:
@@ -25,6 +29,9 @@ def main() -> int:
         return demo(options.fast, dropped) if options.command == "demo" else up()
     except StackError as error:
         print(f"\n{error}", file=sys.stderr)
+        return 1
+    except (OSError, httpx.HTTPError, psycopg.Error) as error:
+        print(f"\nThe local stack failed: {error!r}. Its logs are below {DATA}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -76,15 +76,15 @@ def test_demo(clone: Clone, demo: tuple[int, str, str]) -> None:
     assert sum(run["completed"] for run in runs) == 7
     assert sum(run["images"]["made"] for run in runs) == 24
     assert sum(run["images"]["refused"] for run in runs) == 3
-    assert [run["rateLimited"] for run in runs].count(1) == 1
+    assert sum(run["rateLimited"] for run in runs) >= 1
     assert (runs[-1]["stopReason"], runs[-1]["nextAttemptInSeconds"]) == ("queue_empty", None)
     direct = told["direct"]
     assert direct["photos"] < 24
     assert direct["rateLimited"] > 1
-    assert re.search(r"dahlia .* 1 × overloaded, made later", out)
-    assert re.search(r"morning .* 1 × 429, made later", out)
-    line = f"direct: {direct['photos']} of 30 photos, {direct['rateLimited']} × 429 · queue: 24 of 30 photos, 1 × 429"
-    assert line.replace("30 photos, 1", "30, 1") in out
+    assert re.search(r"dahlia .* 1 × overloaded.*, made later", out)
+    assert re.search(r"morning .* \d × 429, made later", out)
+    line = f"direct: {direct['photos']} of 30 photos, {direct['rateLimited']} × 429 · queue: 24 of 30, "
+    assert re.search(re.escape(line) + r"\d × 429\n", out)
     check_photos(clone.folder / "demo-output")
     check_page(clone.folder / "demo-output")
 

@@ -140,10 +140,12 @@ async def test_paced_by_the_gate(site: Site) -> None:
 
 async def test_partial_success(site: Site) -> None:
     """Of four images two fail for now: the next run asks for those two alone."""
-    site.gemini.add_rule({"kind": "finish", "reason": "NO_IMAGE"}, times=4)  # two images, both tries
+    no_image = {"kind": "finish", "reason": "NO_IMAGE", "latency_seconds": 0.3}  # after all four have come
+    site.gemini.configure(rules=[{"answer": no_image, "times": 2}, {"answer": {}, "times": 2}])
+    site.gemini.add_rule(no_image, times=2)
     (job,) = await site.order("a", images=4)
 
-    first = await site.run(RunRequest(max_jobs=1), IMAGES_AT_A_TIME="1")
+    first = await site.run(RunRequest(max_jobs=1))
 
     assert (first["retried"], first["images"]["made"], first["images"]["erred"]) == (1, 2, 2)
     assert len(site.photos(job)) == 2

@@ -1,15 +1,16 @@
-"""Installing: twice is once, PostgreSQL 16 will do, illegal states cannot be stored, indexes serve."""
+"""Installing: twice is once, PostgreSQL 15 and 16 will do, illegal states cannot be stored, indexes serve."""
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from local.stack.postgres import Postgres
+from local.stack.postgres import DEBIAN, Postgres
 from local.stack.stack import Stack, project_sql
 from local.stack.supabase import ROLES
 from tests.conftest import connect
@@ -112,45 +113,58 @@ def test_twice_is_once(as_installed: None, db: Connection, stack: Stack) -> None
     check_invariants(db)
 
 
-@pytest.fixture(scope="module")
-def plain() -> Iterator[Postgres]:
-    """A PostgreSQL 16 with Supabase's roles and nothing else of it."""
+@contextmanager
+def plain_postgres(version: int) -> Iterator[Postgres]:
+    """A PostgreSQL with Supabase's roles and nothing else of it."""
     folder = Path(tempfile.mkdtemp(prefix="plain-"))
     try:
-        with Postgres(folder, version=16, durable=False) as postgres:
+        with Postgres(folder, version, durable=False) as postgres:
             postgres.psql(ROLES)
             yield postgres
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_plain_postgres_16(plain: Postgres) -> None:
+def live_through(version: int) -> None:
+    """Installs the SQL twice on a plain PostgreSQL and takes jobs through their whole lives there."""
+    with plain_postgres(version) as postgres:
+        for _ in range(2):
+            postgres.apply(project_sql())
+        with connect(postgres.db_url) as connection:
+            queue = Queue(connection)
+            assert queue.one("show server_version_num")["server_version_num"].startswith(str(version))
+            batch_id = queue.enqueue(examples=3, images=2)["batchId"]
+            assert len(queue.call("peek_generation_jobs")["jobs"]) == 3
+            run = queue.run()
+            made, put_off, failed = run.claim()
+            queue.complete(made)
+            queue.record(put_off, 1)
+            queue.settle(put_off, "rate_limited", untilDailyReset=True)
+            queue.settle(failed, "failed")
+            assert run.finish() == 0
+            connection.execute(
+                """update photo_generation_queue set "retryAt" = now() where "retryAt" is not null"""
+            )
+            (again,) = queue.run().claim()
+            assert (again["missing"], again["claimedBefore"]) == ([0], True)
+            queue.complete(again)
+            assert queue.batch(batch_id)["status"] == "partial"
+            assert queue.call("retry_failed_generation_jobs") == {"retried": 1}
+            assert queue.call("cancel_generation_batch", p_batch_id=batch_id)["jobsCancelled"] == 1
+            assert queue.call("generation_queue_stats")["lastDay"]["completed"] == 2
+            check_invariants(connection)
+
+
+def test_plain_postgres_16() -> None:
     """The SQL installs, twice, on a PostgreSQL 16 without Storage, and a job lives its whole life there."""
-    for _ in range(2):
-        plain.apply(project_sql())
-    with connect(plain.db_url) as connection:
-        queue = Queue(connection)
-        assert queue.one("show server_version_num")["server_version_num"].startswith("16")
-        batch_id = queue.enqueue(examples=3, images=2)["batchId"]
-        assert len(queue.call("peek_generation_jobs")["jobs"]) == 3
-        run = queue.run()
-        made, put_off, failed = run.claim()
-        queue.complete(made)
-        queue.record(put_off, 1)
-        queue.settle(put_off, "rate_limited", untilDailyReset=True)
-        queue.settle(failed, "failed")
-        assert run.finish() == 0
-        connection.execute(
-            """update photo_generation_queue set "retryAt" = now() where "retryAt" is not null"""
-        )
-        (again,) = queue.run().claim()
-        assert (again["missing"], again["claimedBefore"]) == ([0], True)
-        queue.complete(again)
-        assert queue.batch(batch_id)["status"] == "partial"
-        assert queue.call("retry_failed_generation_jobs") == {"retried": 1}
-        assert queue.call("cancel_generation_batch", p_batch_id=batch_id)["jobsCancelled"] == 1
-        assert queue.call("generation_queue_stats")["lastDay"]["completed"] == 2
-        check_invariants(connection)
+    live_through(16)
+
+
+@pytest.mark.system
+def test_plain_postgres_15(program: Callable[[str, str], str]) -> None:
+    """The oldest PostgreSQL that Supabase runs will do as well: Debian's 15."""
+    program(str(DEBIAN / "15" / "bin" / "postgres"), "postgresql-15")
+    live_through(15)
 
 
 @pytest.mark.parametrize(("constraint", "change"), [*ILLEGAL.items(), *MORE_ILLEGAL])

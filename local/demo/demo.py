@@ -131,9 +131,7 @@ class Demo:
 
     def _draw(self, auditor: Auditor) -> None:
         if self.progress.draws:
-            self.progress.bar(
-                auditor.images_ended(), images(self.orders), "images made, refused or impossible"
-            )
+            self.progress.bar(auditor.images_ended(), images(self.orders), "images done")
 
     def _report(self, outcome: Outcome, photos: Mapping[str, bytes], began: float) -> int:
         books, summaries = outcome.books, outcome.scheduler.summaries

@@ -53,10 +53,11 @@ class Direct:
 async def send_directly(orders: Sequence[Order], photos: Mapping[str, bytes], url: str) -> Direct:
     """Ask the Gemini at `url` for every image of the orders, AT_A_TIME at once; an error is final."""
     places = asyncio.Semaphore(AT_A_TIME)
-    began = time.monotonic()
     with _sdk_pointed_at(url) as key:
         gemini = Gemini(key, time.monotonic)
         try:
+            await gemini.check(DEFAULT_MODEL)  # the SDK's import is not a part of the comparison
+            began = time.monotonic()
             endings = Counter(
                 await asyncio.gather(
                     *(

@@ -25,7 +25,7 @@ class Pace:
 
 USUAL = Pace()
 FAST = Pace(
-    window_seconds=2.4,
+    window_seconds=3.0,
     low_seconds=0.05,
     high_seconds=0.15,
     retry_info_seconds=1.0,

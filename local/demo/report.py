@@ -59,7 +59,7 @@ def proof(evidence: Evidence) -> str:
     """What was checked, with its numbers; to be said only when no promise was broken."""
     books = evidence.books
     completed, failed = books.ended_as("completed"), books.ended_as("failed")
-    died = f"; the function died {evidence.deaths} times" if evidence.deaths else ""
+    died = f"; times the function died: {evidence.deaths}" if evidence.deaths else ""
     lines = [
         f"every job has ended: {completed} completed, {failed} failed with a reason",
         f"{len(evidence.summaries)} summaries agree with the database{died}",

