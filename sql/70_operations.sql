@@ -149,7 +149,9 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_gate generation.gates := generation.enter_gate(p_model);
-  v_given timestamptz := v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate));
+  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
+  v_given timestamptz := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
+    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
 begin
   if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',

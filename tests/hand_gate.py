@@ -72,11 +72,11 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def waiting(slots: Slots, count: int) -> list[asyncio.Task[bool]]:
+def waiting(slots: Slots, count: int) -> list[asyncio.Task[int | None]]:
     """So many images that wait for a start."""
     return [asyncio.create_task(slots.take(never)) for _ in range(count)]
 
 
-def done(tasks: Iterable[asyncio.Task[bool]]) -> list[bool | None]:
-    """What each was told; None while it waits."""
-    return [task.result() if task.done() else None for task in tasks]
+def done(tasks: Iterable[asyncio.Task[int | None]]) -> list[int | str | None]:
+    """The epoch of each one's slot, None for one that was refused, "waits" while it waits."""
+    return [task.result() if task.done() else "waits" for task in tasks]

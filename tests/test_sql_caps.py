@@ -190,3 +190,15 @@ def test_resume_ends_a_daily_block(queue: Queue, moment: Moment) -> None:
     assert queue.job(waiting["id"])["retryAt"] == moment.now
     queue.connection.execute("""update generation.runs set "finishedAt" = "endsBy" """)
     assert [job["id"] for job in queue.run().claim()] == [waiting["id"]]
+
+
+def test_setting_a_rate_opens_a_gate_far_ahead(queue: Queue, moment: Moment) -> None:
+    """With a burst the arrival time runs far ahead of the starts given out; a rate that is set forgets that."""
+    allow(queue, 1000, burst=1000)
+    run = GateRun(queue)
+    assert len(take(queue, run.id, 30)["slots"]) == 30
+    limited(queue, "minute", limit=10, retryAfterSeconds=0)
+    take(queue, run.id, 5)
+    assert take(queue, run.id, 5)["nextInSeconds"] > 60
+    allow(queue, 1000, burst=1)
+    assert take(queue, run.id, 1)["nextInSeconds"] <= 11

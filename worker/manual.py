@@ -99,7 +99,7 @@ what 429s taught, the daily caps and whether it is paused. `set` changes a rate 
 model) or a cap (for all models); both hold for every worker from its next start on, without a deploy.
 `pause` stops every start, `resume` ends the pause and every block, a daily one too.
 
-examples:
+example:
   python -m worker gate show
   python -m worker gate set --rate 30
   python -m worker gate set --dollars-per-day 20 --images-per-day none
