@@ -193,7 +193,7 @@ def test_resume_ends_a_daily_block(queue: Queue, moment: Moment) -> None:
 
 
 def test_setting_a_rate_opens_a_gate_far_ahead(queue: Queue, moment: Moment) -> None:
-    """With a burst the arrival time runs far ahead of the starts given out; a rate that is set forgets that."""
+    """A burst counts the arrival time far ahead of the starts given out; a rate that is set forgets that."""
     allow(queue, 1000, burst=1000)
     run = GateRun(queue)
     assert len(take(queue, run.id, 30)["slots"]) == 30
