@@ -45,8 +45,8 @@ check: $(PYTHON_PACKAGES) ## lint, format, types, SQL
 	$(PY) -m mypy --strict
 	$(PY) -m sqlfluff lint --disable-progress-bar sql
 
-bench: $(READY) ## the figures
-	@$(PY) -m bench
+bench: $(READY) ## the figures, briefly (`.venv/bin/python -m bench gate` takes its time)
+	@$(PY) -m bench gate --brief
 
 clean: ## remove the local stack's data, the demo's photos and all caches; .venv and node_modules stay
 	rm -rf .local demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
