@@ -1018,7 +1018,8 @@ $$;
 -- starts nothing more, so that no run takes starts along into its end. Returns {slots: [seconds from now,
 -- ascending], graceSeconds, horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`,
 -- `daily_cap`, `paused`) and when to ask again. The caller counts from the moment it has the answer; a start is
--- void graceSeconds after its time, or when a later answer carries another epoch. Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
+-- void graceSeconds after its time, or when a later answer carries another epoch.
+-- Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
   p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
