@@ -142,13 +142,16 @@ class ImageTask:
             slots.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
             log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
 
+    def _is_over(self) -> bool:
+        """Whether nothing may start any more, in this run or for this job."""
+        return self._state.slots.closed or self._ended.is_set()
+
     def _latest_start(self) -> float:
         """The last moment this call may start, moved to the past once nothing may start any more."""
-        nothing_more = self._state.slots.closed or self._ended.is_set()
-        return self._state.budget.began - 1 if nothing_more else self._state.budget.start
+        return self._state.budget.began - 1 if self._is_over() else self._state.budget.start
 
     def _why_not(self) -> NotStartedReason:
-        if self._state.slots.closed or self._ended.is_set():
+        if self._is_over():
             return "stopped"
         blocked = self._state.slots.blocked_until > self._state.budget.start or self._state.slots.refusal
         return "rate_limited" if blocked else "budget"
@@ -167,12 +170,10 @@ class ImageTask:
         log.event("image_retried", image=self._index, code=error.code, wait_seconds=wait_seconds)
 
     def _erred(self, error: GenerationError) -> ImageOutcome:
-        match error:
-            case Misconfigured():
-                self._state.slots.close()
-            case _:
-                pass
-        level = "error" if isinstance(error, Misconfigured) else "warning"
+        level = "warning"
+        if isinstance(error, Misconfigured):
+            self._state.slots.close()
+            level = "error"
         log.event("image_erred", level=level, image=self._index, code=error.code, paid=self._paid)
         return ImageErred(self._index, error, sent=self._sent, paid=self._paid)
 

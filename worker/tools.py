@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from worker.gate import Database
 from worker.image_task import Model
 from worker.keeper import Recorder, Store
 from worker.pipeline import Photos
@@ -14,8 +15,8 @@ from worker.queue import Claim, Settlement
 from worker.retry import Uniform
 
 
-class Queue(Recorder, Protocol):
-    """What a run needs of the queue beyond recording."""
+class Queue(Recorder, Database, Protocol):
+    """What a run needs of the queue beyond recording and asking the gate."""
 
     async def claim(
         self,
@@ -34,10 +35,6 @@ class Queue(Recorder, Protocol):
     async def finish(
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
     ) -> None: ...
-
-    async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0, tries: int = 4
-    ) -> dict[str, Any]: ...
 
     async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
 
