@@ -64,7 +64,9 @@ create table if not exists public.photo_generation_queue (
   "startTag" bigint not null,
   attempts integer not null default 0,
   "maxAttempts" integer not null default 5,
+  -- How often its worker died while it was the run's only job; and whether it was among several the last time.
   crashes integer not null default 0,
+  suspect boolean not null default false,
   "retryAt" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,

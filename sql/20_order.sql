@@ -216,6 +216,7 @@ begin
   new.attempts := coalesce(new.attempts, 0);
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
+  new.suspect := coalesce(new.suspect, false);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
   perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
     generation.check_folder(new."batchId", 'batch id');

@@ -53,20 +53,33 @@ as $$
       select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
 $$;
 
--- Why a job whose lease has run out is given up, null if it is not: its third crash, or attempts used up
--- though this one is given back. With nothing left to make it is not: the next claim only settles it.
+-- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
+create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
+language sql stable set search_path = ''
+as $$
+  select not exists (
+    select from public.photo_generation_queue as q
+    where q.status = 'processing' and q.id <> p_job.id
+      and q."lockedBy" collate "C" >= r.prefix || '/' and q."lockedBy" collate "C" < r.prefix || '0')
+  from (select regexp_replace(p_job."lockedBy", '/[^/]*$', '') as prefix) as r
+$$;
+
+-- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
+-- up though this one is given back. With nothing left to make it is not: the next claim only settles it.
 create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
 language sql stable set search_path = ''
 as $$
   select case
     when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
-    when p_job.crashes >= 2 then 'crashed'
+    when p_job.crashes >= 2 and generation.is_alone(p_job) then 'crashed'
     when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
   end
 $$;
 
 -- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. Each counts as a crash, and the attempt is given back. Skips rows that are locked right now.
+-- leases do. The attempt is given back, and from now on the job is handed out alone, until it has been tried and
+-- settled: so a photo that kills its worker takes its neighbours down once, and the crashes that follow are its
+-- own, of which the third is the last. Skips rows that are locked right now.
 create or replace function generation.rescue_expired_leases(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -84,17 +97,17 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, generation.crash_code(q) as code
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
-      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + 1,
+      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
-        when 'crashed' then 'The worker died three times while making these photos; one of the source photos may be to blame.'
+        when 'crashed' then 'The worker died three times while making these photos alone; one of the source photos may be to blame.'
         when 'attempts_exhausted' then format('Gave up after %s attempts; the worker died during the last.', q.attempts)
         else 'The worker died while making these photos; they will be tried again.'
       end

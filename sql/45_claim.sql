@@ -35,8 +35,8 @@ end
 $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
--- but one at least. A job that has been in a
--- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
+-- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
+-- its neighbours down again.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
 language plpgsql set search_path = ''
@@ -47,7 +47,7 @@ declare
   v_head record;
   v_ids bigint[];
 begin
-  select count(*), count(*) filter (where q.crashes > 0) into v_held, v_suspects
+  select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
   from public.photo_generation_queue as q
   where q.status = 'processing'
     and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0';
@@ -55,18 +55,18 @@ begin
     return null;
   end if;
   if v_held = 0 then
-    select q.id, q.crashes into v_head from public.photo_generation_queue as q
+    select q.id, q.suspect into v_head from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null
     order by q.priority desc, q."startTag", q.id limit 1
     for update skip locked;
-    if v_head.crashes > 0 then
+    if v_head.suspect then
       return array[v_head.id];
     end if;
   end if;
   with locked as materialized (
     select q.id, q.priority, q."startTag", q."numImagesPerExample" as images
     from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and q.crashes = 0
+    where q.status = 'pending' and q."retryAt" is null and not q.suspect
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
   ), counted as (

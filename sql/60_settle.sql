@@ -114,7 +114,7 @@ begin
   ), settled as (
     update public.photo_generation_queue as q
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
-      attempts = greatest(q.attempts - j.give_back, 0),
+      attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j

@@ -106,7 +106,7 @@ begin
     delete from generation.failed_images as f where f."jobId" = any (v_ids);
   end if;
   update public.photo_generation_queue as q
-  set status = 'pending', attempts = 0, crashes = 0, "retryAt" = null, "completedAt" = null,
+  set status = 'pending', attempts = 0, crashes = 0, suspect = false, "retryAt" = null, "completedAt" = null,
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);

@@ -46,10 +46,10 @@ create or replace function generation.next_jobs(p_limit integer) returns table (
 language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
-    select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
+    select q.id, q.priority, q."startTag" as tag, q.suspect from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null
   ), rescued as (
-    select e.id, e.priority, e."startTag" as tag, e.crashes + 1 as crashes
+    select e.id, e.priority, e."startTag" as tag, true as suspect
     from (
       select q.* from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
@@ -59,22 +59,22 @@ as $$
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union
-    (select * from ready where crashes = 0 order by priority desc, tag, id limit p_limit)
+    (select * from ready where not suspect order by priority desc, tag, id limit p_limit)
     union all
     select * from rescued
     union all
     (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.crashes
+        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.suspect
       from public.photo_generation_queue as q
       where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
       order by q."retryAt" limit 1000)
   ), placed as (
-    select c.id, c.crashes, row_number() over served as place, first_value(c.crashes) over served as head_crashes
+    select c.id, c.suspect, row_number() over served as place, first_value(c.suspect) over served as suspect_first
     from candidates as c
     window served as (order by c.priority desc, c.tag, c.id)
   )
   select p.id, p.place from placed as p
-  where case when p.head_crashes > 0 then p.place = 1 else p.crashes = 0 end
+  where case when p.suspect_first then p.place = 1 else not p.suspect end
   order by p.place limit p_limit
 $$;
 

@@ -114,7 +114,9 @@ create table if not exists public.photo_generation_queue (
   "startTag" bigint not null,
   attempts integer not null default 0,
   "maxAttempts" integer not null default 5,
+  -- How often its worker died while it was the run's only job; and whether it was among several the last time.
   crashes integer not null default 0,
+  suspect boolean not null default false,
   "retryAt" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,
@@ -546,6 +548,7 @@ begin
   new.attempts := coalesce(new.attempts, 0);
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
+  new.suspect := coalesce(new.suspect, false);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
   perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
     generation.check_folder(new."batchId", 'batch id');
@@ -823,20 +826,33 @@ as $$
       select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
 $$;
 
--- Why a job whose lease has run out is given up, null if it is not: its third crash, or attempts used up
--- though this one is given back. With nothing left to make it is not: the next claim only settles it.
+-- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
+create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
+language sql stable set search_path = ''
+as $$
+  select not exists (
+    select from public.photo_generation_queue as q
+    where q.status = 'processing' and q.id <> p_job.id
+      and q."lockedBy" collate "C" >= r.prefix || '/' and q."lockedBy" collate "C" < r.prefix || '0')
+  from (select regexp_replace(p_job."lockedBy", '/[^/]*$', '') as prefix) as r
+$$;
+
+-- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
+-- up though this one is given back. With nothing left to make it is not: the next claim only settles it.
 create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
 language sql stable set search_path = ''
 as $$
   select case
     when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
-    when p_job.crashes >= 2 then 'crashed'
+    when p_job.crashes >= 2 and generation.is_alone(p_job) then 'crashed'
     when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
   end
 $$;
 
 -- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. Each counts as a crash, and the attempt is given back. Skips rows that are locked right now.
+-- leases do. The attempt is given back, and from now on the job is handed out alone, until it has been tried and
+-- settled: so a photo that kills its worker takes its neighbours down once, and the crashes that follow are its
+-- own, of which the third is the last. Skips rows that are locked right now.
 create or replace function generation.rescue_expired_leases(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -854,17 +870,17 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, generation.crash_code(q) as code
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
-      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + 1,
+      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
-        when 'crashed' then 'The worker died three times while making these photos; one of the source photos may be to blame.'
+        when 'crashed' then 'The worker died three times while making these photos alone; one of the source photos may be to blame.'
         when 'attempts_exhausted' then format('Gave up after %s attempts; the worker died during the last.', q.attempts)
         else 'The worker died while making these photos; they will be tried again.'
       end
@@ -1205,8 +1221,8 @@ end
 $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
--- but one at least. A job that has been in a
--- crash is handed out alone in its run, so that one poisonous photo cannot take its neighbours down.
+-- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
+-- its neighbours down again.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
 language plpgsql set search_path = ''
@@ -1217,7 +1233,7 @@ declare
   v_head record;
   v_ids bigint[];
 begin
-  select count(*), count(*) filter (where q.crashes > 0) into v_held, v_suspects
+  select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
   from public.photo_generation_queue as q
   where q.status = 'processing'
     and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0';
@@ -1225,18 +1241,18 @@ begin
     return null;
   end if;
   if v_held = 0 then
-    select q.id, q.crashes into v_head from public.photo_generation_queue as q
+    select q.id, q.suspect into v_head from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null
     order by q.priority desc, q."startTag", q.id limit 1
     for update skip locked;
-    if v_head.crashes > 0 then
+    if v_head.suspect then
       return array[v_head.id];
     end if;
   end if;
   with locked as materialized (
     select q.id, q.priority, q."startTag", q."numImagesPerExample" as images
     from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and q.crashes = 0
+    where q.status = 'pending' and q."retryAt" is null and not q.suspect
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
   ), counted as (
@@ -1650,7 +1666,7 @@ begin
   ), settled as (
     update public.photo_generation_queue as q
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
-      attempts = greatest(q.attempts - j.give_back, 0),
+      attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
@@ -1837,7 +1853,7 @@ begin
     delete from generation.failed_images as f where f."jobId" = any (v_ids);
   end if;
   update public.photo_generation_queue as q
-  set status = 'pending', attempts = 0, crashes = 0, "retryAt" = null, "completedAt" = null,
+  set status = 'pending', attempts = 0, crashes = 0, suspect = false, "retryAt" = null, "completedAt" = null,
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);
@@ -2012,10 +2028,10 @@ create or replace function generation.next_jobs(p_limit integer) returns table (
 language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
-    select q.id, q.priority, q."startTag" as tag, q.crashes from public.photo_generation_queue as q
+    select q.id, q.priority, q."startTag" as tag, q.suspect from public.photo_generation_queue as q
     where q.status = 'pending' and q."retryAt" is null
   ), rescued as (
-    select e.id, e.priority, e."startTag" as tag, e.crashes + 1 as crashes
+    select e.id, e.priority, e."startTag" as tag, true as suspect
     from (
       select q.* from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
@@ -2025,22 +2041,22 @@ as $$
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union
-    (select * from ready where crashes = 0 order by priority desc, tag, id limit p_limit)
+    (select * from ready where not suspect order by priority desc, tag, id limit p_limit)
     union all
     select * from rescued
     union all
     (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.crashes
+        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.suspect
       from public.photo_generation_queue as q
       where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
       order by q."retryAt" limit 1000)
   ), placed as (
-    select c.id, c.crashes, row_number() over served as place, first_value(c.crashes) over served as head_crashes
+    select c.id, c.suspect, row_number() over served as place, first_value(c.suspect) over served as suspect_first
     from candidates as c
     window served as (order by c.priority desc, c.tag, c.id)
   )
   select p.id, p.place from placed as p
-  where case when p.head_crashes > 0 then p.place = 1 else p.crashes = 0 end
+  where case when p.suspect_first then p.place = 1 else not p.suspect end
   order by p.place limit p_limit
 $$;
 
@@ -2480,8 +2496,8 @@ $$;
 -- Columns the worker writes: what the app had in their place (defaults, checks) would get into its way.
 create or replace function pg_temp.worker_columns() returns text[]
 language sql immutable as $$
-  select array['id', 'startTag', 'status', 'attempts', 'crashes', 'retryAt', 'lockedBy', 'lockedAt', 'leaseExpiresAt',
-    'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'createdAt']
+  select array['id', 'startTag', 'status', 'attempts', 'crashes', 'suspect', 'retryAt', 'lockedBy', 'lockedAt',
+    'leaseExpiresAt', 'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'createdAt']
 $$;
 
 -- The target's columns beside the actual ones, of tables that exist.

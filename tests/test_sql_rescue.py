@@ -18,7 +18,7 @@ def crash(queue: Queue, clock: Clock, max_jobs: int = 100) -> list[int]:
 
 
 def test_lease_runs_out(queue: Queue, clock: Clock) -> None:
-    """An expired lease counts as a crash, gives the attempt back, and the job is handed out again."""
+    """An expired lease of a lone job is a crash of its own, gives the attempt back, and the job goes out again."""
     job = queue.claimed()
     clock.advance(LEASE - 0.001)
     assert queue.run().claim() == []
@@ -30,7 +30,7 @@ def test_lease_runs_out(queue: Queue, clock: Clock) -> None:
 
 
 def test_third_crash(queue: Queue, clock: Clock) -> None:
-    """The third crash fails the job with a reason of its own and rolls its batch up."""
+    """The third crash of its own fails the job with a reason of its own and rolls its batch up."""
     job = queue.claimed(images=3)
     queue.record(job, 0)
     queue.refuse(job, 1)
@@ -72,7 +72,7 @@ def test_crash_of_used_up_attempts(queue: Queue, clock: Clock) -> None:
 
 
 def test_suspect_goes_alone(queue: Queue, clock: Clock) -> None:
-    """A job that has been in a crash is handed out alone, and nothing beside it until it is settled."""
+    """A suspect of a crash is handed out alone, and nothing beside it until it is settled."""
     queue.claimed()
     clock.advance(LEASE)
     queue.enqueue(examples=3)
@@ -90,13 +90,37 @@ def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
     queue.enqueue(examples=2)
     crash(queue, clock, max_jobs=1)
     queue.call("release_stale_generation_jobs", p_older_than_seconds=100)
-    queue.connection.execute("update photo_generation_queue set crashes = 1 where attempts > 0")
+    queue.connection.execute("update photo_generation_queue set suspect = true where attempts > 0")
     queue.connection.execute('update photo_generation_queue set "startTag" = 0 where attempts = 0')
     run = queue.run()
     (held,) = run.claim(2)
-    assert held["crashes"] == 0
+    assert not queue.job(held["id"])["suspect"]
     assert run.answer()["reason"] == "isolated"
-    assert [job["crashes"] for job in queue.run().claim()] == [1]
+    assert [queue.job(job["id"])["suspect"] for job in queue.run().claim()] == [True]
+
+
+def test_crash_in_company(queue: Queue, clock: Clock) -> None:
+    """A crash among several jobs is nobody's own, also for one that has had two: all of them become suspects."""
+    queue.enqueue(examples=2)
+    queue.connection.execute("update photo_generation_queue set crashes = 2")
+    ids = crash(queue, clock)
+    queue.run().claim()
+    rows = [queue.job(i) for i in ids]
+    assert [(row["crashes"], row["suspect"], row["attempts"]) for row in rows] == [(2, True, 1), (2, True, 0)]
+    assert [row["status"] for row in rows] == ["processing", "pending"]
+
+
+def test_acquitted_by_a_try(queue: Queue, clock: Clock) -> None:
+    """A suspect that was tried and settled goes with the others again; one that never began stays alone."""
+    job = queue.claimed()
+    clock.advance(LEASE)
+    (again,) = queue.run().claim()
+    queue.settle(again, "released", attemptSpent=False)
+    assert queue.job(job["id"])["suspect"]
+    (again,) = queue.run().claim()
+    queue.settle(again, "retry", code="unavailable", message="The model did not answer.")
+    row = queue.job(job["id"])
+    assert (row["suspect"], row["crashes"]) == (False, 1)
 
 
 def test_many_leases(queue: Queue, clock: Clock) -> None:

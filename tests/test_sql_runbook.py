@@ -48,6 +48,7 @@ NULLS = [
     "attempts",
     "maxAttempts",
     "crashes",
+    "suspect",
     "retryAt",
     "lockedBy",
     "lockedAt",
@@ -104,7 +105,7 @@ def test_runbook_release_of_everything(queue: Queue, stack: Stack) -> None:
     queue.enqueue(examples=3)
     run = queue.run()
     run.claim()
-    queue.connection.execute("update photo_generation_queue set crashes = 2")
+    queue.connection.execute("update photo_generation_queue set crashes = 2, suspect = true")
     age_locks(queue.connection, 301)
     for _ in range(2):
         stack.psql(RELEASE)
