@@ -229,6 +229,9 @@ create table if not exists generation.gates (
   "learnedRate" numeric,
   "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
   "learnedAt" timestamptz,
+  -- Since when starts have followed each other without a gap, and when more of them than a stated value were tried.
+  "busySince" timestamptz,
+  "probedAt" timestamptz,
   -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
   "arrivalAt" timestamptz not null default '-infinity',
   -- Moved by a 429, a pause or a change of rate: starts given out under an older epoch are void.

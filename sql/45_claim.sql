@@ -179,7 +179,8 @@ language sql stable set search_path = ''
 as $$
   select generation.age_gate(coalesce(
     (select g from generation.gates as g where g.model = wanted.model),
-    (wanted.model, 60, 1, 60, 1, null, null, null, '-infinity', 1, null, null, 0, null, 0)::generation.gates
+    jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
+      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
   ), generation.moment())
   from (
     select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model

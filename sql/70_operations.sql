@@ -163,6 +163,7 @@ begin
   v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
   v_gate."learnedRate" := null;
   v_gate."learnedFrom" := null;
+  v_gate."probedAt" := null;
   v_gate.limits := 0;
   v_gate."blockedUntil" := null;
   v_gate."arrivalAt" := least(v_gate."arrivalAt",

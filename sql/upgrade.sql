@@ -279,6 +279,9 @@ create table if not exists generation.gates (
   "learnedRate" numeric,
   "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
   "learnedAt" timestamptz,
+  -- Since when starts have followed each other without a gap, and when more of them than a stated value were tried.
+  "busySince" timestamptz,
+  "probedAt" timestamptz,
   -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
   "arrivalAt" timestamptz not null default '-infinity',
   -- Moved by a 429, a pause or a change of rate: starts given out under an older epoch are void.
@@ -946,29 +949,32 @@ as $$
 $$;
 
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
--- value each quiet window adds a twentieth of the operator's rate; above a stated value one more start per
--- window is tried after sixty quiet windows (an hour, for a per-minute quota).
+-- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
+-- without a 429 for a horizon (see probe_starts): then it was old, and the operator's rate is in force again.
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_today date := (p_now at time zone 'America/Los_Angeles')::date;
-  v_stated boolean := p_gate."learnedFrom" is not distinct from 'stated';
-  v_quiet interval := make_interval(secs => p_gate."windowSeconds" * case when v_stated then 60 else 1 end);
+  v_since timestamptz := greatest(p_gate."learnedAt", p_gate."blockedUntil");
+  v_windows integer := greatest(floor(extract(epoch from p_now - v_since) / p_gate."windowSeconds"), 0);
 begin
   if p_gate.today is distinct from v_today then
     p_gate.today := v_today;
     p_gate."startedToday" := 0;
   end if;
-  if p_gate."learnedRate" is not null and p_now >= greatest(p_gate."learnedAt", p_gate."blockedUntil") + v_quiet then
-    p_gate."learnedRate" := p_gate."learnedRate" + case when v_stated then 1 else greatest(p_gate.rate / 20, 1) end;
-    p_gate."learnedAt" := p_now;
+  if p_gate."learnedFrom" = 'decrease' and v_windows > 0 then
+    p_gate."learnedRate" := p_gate."learnedRate" + v_windows * greatest(p_gate.rate / 20, 1);
+    p_gate."learnedAt" := v_since + make_interval(secs => v_windows * p_gate."windowSeconds");
     p_gate.limits := 0;
-    if p_gate."learnedRate" >= p_gate.rate then
-      p_gate."learnedRate" := null;
-      p_gate."learnedFrom" := null;
-    end if;
+  elsif p_gate."probedAt" <= p_now - make_interval(secs => p_gate."windowSeconds" / 6) then
+    p_gate."learnedRate" := p_gate.rate;
+  end if;
+  if p_gate."learnedRate" >= p_gate.rate then
+    p_gate."learnedRate" := null;
+    p_gate."learnedFrom" := null;
+    p_gate."probedAt" := null;
   end if;
   return p_gate;
 end
@@ -997,7 +1003,8 @@ as $$
   update generation.gates as g
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
-    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "arrivalAt" = p_gate."arrivalAt",
+    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "busySince" = p_gate."busySince",
+    "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
     epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
     limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model
@@ -1059,6 +1066,22 @@ begin
 end
 $$;
 
+-- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless no
+-- 429 has come for sixty windows (an hour, of a per-minute quota) and the gate has been busy for the last one; then as
+-- many as are needed to exceed that value, which is one up to 60 a minute. One 429 an hour is what it costs.
+create or replace function generation.probe_starts(p_gate generation.gates, p_now timestamptz) returns integer
+language sql immutable set search_path = ''
+as $$
+  select case
+    when p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null
+      and p_gate."learnedAt" <= p_now - make_interval(secs => 60 * p_gate."windowSeconds")
+      and p_gate."busySince" <= p_now - make_interval(secs => p_gate."windowSeconds")
+    then greatest(ceil(r.rate) + 1 - ceil(p_gate."windowSeconds" / generation.emission_seconds(p_gate)), 1)
+    else 0
+  end::integer
+  from (select generation.gate_rate(p_gate) as rate) as r
+$$;
+
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
 -- the run, so that a run that dies loses no more; none later than p_within_seconds from now, after which the run
 -- starts nothing more, so that no run takes starts along into its end. Returns {slots: [seconds from now,
@@ -1082,6 +1105,7 @@ declare
   v_start timestamptz;
   v_slots jsonb := '[]';
   v_most integer;
+  v_probe integer;
   v_closed jsonb;
 begin
   if p_slots is null or p_slots not between 1 and 1000 then
@@ -1101,6 +1125,15 @@ begin
   v_horizon := v_gate."windowSeconds" / 6;
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
+  if v_most > 0 and (v_gate."busySince" is null or v_gate."arrivalAt" < v_now - v_interval) then
+    v_gate."busySince" := v_now;
+  end if;
+  v_probe := generation.probe_starts(v_gate, v_now);
+  if v_probe between 1 and v_most then
+    v_gate."probedAt" := v_now;
+    v_gate."startedToday" := v_gate."startedToday" + v_probe;
+    v_slots := to_jsonb(array_fill(0, array[v_probe]));
+  end if;
   while jsonb_array_length(v_slots) < v_most loop
     v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
     exit when v_start > least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
@@ -1121,8 +1154,8 @@ $$;
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals; a
---                         second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first, as that of a probe, pushes the next start by
+--                         three intervals; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
@@ -1156,6 +1189,10 @@ declare
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
   p_gate."limitedAt" := p_now;
+  if p_gate."probedAt" is not null then
+    p_gate."probedAt" := null;
+    p_gate."learnedAt" := p_now;
+  end if;
   if p_facts ->> 'period' = 'day' then
     p_gate."blockedUntil" := generation.next_daily_reset(p_now);
     p_gate.epoch := p_gate.epoch + 1;
@@ -1365,7 +1402,8 @@ language sql stable set search_path = ''
 as $$
   select generation.age_gate(coalesce(
     (select g from generation.gates as g where g.model = wanted.model),
-    (wanted.model, 60, 1, 60, 1, null, null, null, '-infinity', 1, null, null, 0, null, 0)::generation.gates
+    jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
+      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
   ), generation.moment())
   from (
     select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
@@ -1910,6 +1948,7 @@ begin
   v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
   v_gate."learnedRate" := null;
   v_gate."learnedFrom" := null;
+  v_gate."probedAt" := null;
   v_gate.limits := 0;
   v_gate."blockedUntil" := null;
   v_gate."arrivalAt" := least(v_gate."arrivalAt",

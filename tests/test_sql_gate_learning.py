@@ -166,28 +166,26 @@ def test_bad_facts(queue: Queue, moment: Moment, facts: object) -> None:
 def test_recovery_after_a_decrease(queue: Queue, moment: Moment) -> None:
     """Each quiet window gives a twentieth of the operator's rate back, until that is reached."""
     blocked = limited(queue, "unknown")["blockedForSeconds"]
-    moment.advance(blocked)
+    moment.advance(blocked + 0.5)
     rates = []
     for _ in range(7):
-        moment.advance(59.9)
+        moment.advance(59)
         rates.append(shown(queue)["rate"])
-        moment.advance(0.2)
+        moment.advance(1)
         GateRun(queue).take(1)
     assert rates == [42, 45, 48, 51, 54, 57, 60]
     told = shown(queue)
     assert (told["rate"], told["learnedRate"], told["learnedFrom"]) == (60, None, None)
 
 
-def test_recovery_above_a_stated_value(queue: Queue, moment: Moment) -> None:
-    """Above a stated value one more start is tried after sixty quiet windows; a 429 takes it back."""
-    limited(queue, "minute", limit=10, retryAfterSeconds=0)
-    moment.advance(3599)
+def test_recovery_of_an_idle_gate(queue: Queue, moment: Moment) -> None:
+    """Quiet windows count whether anybody asked or not, and none of them twice."""
+    moment.advance(limited(queue, "unknown")["blockedForSeconds"] + 200.1)
+    assert shown(queue)["rate"] == 51
     GateRun(queue).take(1)
-    assert shown(queue)["rate"] == 10
-    moment.advance(1)
-    epoch = GateRun(queue).take(1)["epoch"]
-    assert (shown(queue)["rate"], shown(queue)["learnedFrom"]) == (11, "stated")
-    assert limited(queue, "minute", epoch, limit=10, retryAfterSeconds=0)["rate"] == 10
+    assert shown(queue)["rate"] == 51
+    moment.advance(40)
+    assert shown(queue)["rate"] == 54
 
 
 def test_block_grows_only_without_quiet(queue: Queue, moment: Moment) -> None:

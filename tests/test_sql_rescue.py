@@ -18,7 +18,7 @@ def crash(queue: Queue, clock: Clock, max_jobs: int = 100) -> list[int]:
 
 
 def test_lease_runs_out(queue: Queue, clock: Clock) -> None:
-    """An expired lease of a lone job is a crash of its own, gives the attempt back, and the job goes out again."""
+    """An expired lease of a lone job is its own crash, gives the attempt back; the job goes out again."""
     job = queue.claimed()
     clock.advance(LEASE - 0.001)
     assert queue.run().claim() == []
@@ -100,7 +100,7 @@ def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
 
 
 def test_crash_in_company(queue: Queue, clock: Clock) -> None:
-    """A crash among several jobs is nobody's own, also for one that has had two: all of them become suspects."""
+    """A crash among several jobs is nobody's own, also for one that has had two: all become suspects."""
     queue.enqueue(examples=2)
     queue.connection.execute("update photo_generation_queue set crashes = 2")
     ids = crash(queue, clock)
