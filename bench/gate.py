@@ -62,7 +62,12 @@ def _learned(site: Site, brief: bool) -> dict[str, Any]:
     _row("", f"429s in {waited['unknown']} windows", f"{found.spent_429}")
     _row("quota halves", "windows to follow", _windows(found.halved))
     _row("", f"429s in {waited['halved']} windows", f"{found.halved_429}")
-    _row("quota doubles", "windows to follow, nobody telling", _windows(found.doubled, waited["doubled"]))
+    _row(
+        "quota doubles",
+        "windows to follow, from the hourly probe",
+        _windows(found.doubled, waited["doubled"]),
+    )
+    _row("", f"429s in {waited['doubled']} windows", f"{found.doubled_429}")
     _row("", f"use of the new quota after {waited['doubled']}", f"{found.doubled_use:.1%}")
     if waited["told"]:
         _row("", "windows to follow `gate set`", _windows(found.told, waited["told"]))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import backoff
 
 from bench.rates import USER
-from bench.site import WORKERS, Site, photo
+from bench.site import COUNTING, WORKERS, Site, photo
 from local.demo.environment import simulated_gemini
 from worker.errors import RateLimited
 from worker.gemini import Gemini, GenerationRequest
@@ -31,6 +31,7 @@ DELAY_SECONDS = 1.0
 
 BACKOFF_CAP_SECONDS = 60.0
 BACKOFF, CROWD, SEQUENTIAL = DEFAULT_MODEL, "gemini-3.1-flash-image", "gemini-3-pro-image"
+"""Each peer has the quota of a model to itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ def peers(site: Site, windows: int) -> dict[str, Peer]:
     names = {
         "backoff": (BACKOFF, f"backoff, {AT_ONCE} at once"),
         "crowd": (CROWD, f"backoff, {WORKERS} × {AT_ONCE} at once"),
+        "counted": (COUNTING, f"backoff, {AT_ONCE} at once, 429s counting as well"),
         "sequential": (SEQUENTIAL, "one at a time, fixed delay"),
     }
     return {key: _peer(site, model, name, windows) for key, (model, name) in names.items()}
@@ -74,6 +76,7 @@ async def _work(seconds: float, factor: float) -> None:
     tasks = [
         *(asyncio.create_task(_backing_off(asks(BACKOFF), factor)) for _ in range(AT_ONCE)),
         *(asyncio.create_task(_backing_off(asks(CROWD), factor)) for _ in range(AT_ONCE * WORKERS)),
+        *(asyncio.create_task(_backing_off(asks(COUNTING), factor)) for _ in range(AT_ONCE)),
         asyncio.create_task(_one_at_a_time(asks(SEQUENTIAL), DELAY_SECONDS * factor)),
     ]
     await asyncio.sleep(seconds)

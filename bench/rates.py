@@ -37,6 +37,7 @@ class Learned:
     halved: float | None
     halved_429: int
     doubled: float | None
+    doubled_429: int
     doubled_use: float
     told: float | None
     waited: dict[str, int]
@@ -73,6 +74,7 @@ def known(site: Site, windows: int, ramp_windows: float = 1.0) -> Known:
 def learned(site: Site, watch: dict[str, int]) -> Learned:
     """The gate is told UNKNOWN_FACTOR × the quota; later the quota halves, and doubles again.
 
+    Above a stated value the gate looks once an hour: the doubling is measured from the next such look.
     `watch` says for how many windows each is looked at: `unknown`, `halved`, `doubled` and, with the operator
     having said the new rate, `told`.
     """
@@ -86,6 +88,7 @@ def learned(site: Site, watch: dict[str, int]) -> Learned:
         site.set_quota(rate // 2)
         doubled = _sleep_until(halved + watch["halved"] * window)
         site.set_quota(rate)
+        site.skip_hour()
         told = _sleep_until(doubled + watch["doubled"] * window)
         if watch["told"]:
             site.set_gate(rate)
@@ -97,6 +100,7 @@ def learned(site: Site, watch: dict[str, int]) -> Learned:
         halved=starts.windows_until_near(rate // 2, window, halved, doubled),
         halved_429=_limited(starts, halved, doubled),
         doubled=starts.windows_until_near(rate, window, doubled, told),
+        doubled_429=_limited(starts, doubled, told),
         doubled_use=starts.used(rate, window, told - window, told),
         told=starts.windows_until_near(rate, window, told, end) if watch["told"] else None,
         waited=watch,

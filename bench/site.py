@@ -22,6 +22,7 @@ from bench.ledger import Starts
 from bench.scale import Scale
 from local.demo.environment import kept, simulated_gemini
 from local.demo.simulation import ROOT, Simulation
+from local.simulator.behaviour import MODELS
 from local.stack.errors import StackError
 from local.stack.processes import Process
 from local.stack.stack import Stack
@@ -32,7 +33,9 @@ BUCKET = "training-photos"
 WORKERS = 3
 JOBS_PER_ORDER = 100
 IMAGES_PER_JOB = 4
-LATENCY = {"kind": "lognormal", "median_seconds": 0.3, "sigma": 0.3, "high_seconds": 2.0}
+COUNTING = "counts-rejected-calls"
+"""A model of the benchmark's own, whose quota counts the calls it rejects as well."""
+
 WORK_TABLES = (
     "public.photo_generation_queue, public.photo_generation_batches, generation.failed_images, "
     "generation.idempotency_keys, generation.runs, generation.flows, generation.gates"
@@ -57,7 +60,9 @@ class Site:
         with ExitStack() as running:
             folder = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
             self.stack = running.enter_context(Stack(Path(folder) / "stack", durable=False))
-            settings = {"latency": LATENCY, "scale": 0.1, "mime_type": "image/jpeg", "seed": 1}
+            models = [*MODELS, COUNTING]
+            looks = {"scale": 0.1, "mime_type": "image/jpeg"}
+            settings = {"latency": self.scale.latency, "models": models, "seed": 1, **looks}
             self.simulator = running.enter_context(Simulation(self.stack.postgres.folder, settings))
             self._upload()
             self._running = running.pop_all()
@@ -78,7 +83,7 @@ class Site:
     def set_quota(self, quota: int) -> None:
         """What the simulator allows per window, for each model by itself."""
         limits = {"requests_per_minute": quota, "window_seconds": self.scale.window_seconds}
-        self.simulator.configure({"quotas": {"*": limits}})
+        self.simulator.configure({"quotas": {"*": limits, COUNTING: {**limits, "count_rejected": True}}})
 
     def set_gate(self, rate: int) -> None:
         """What the operator allows per window; the gate's window and grace are the scale's."""
@@ -150,6 +155,11 @@ class Site:
     def starts(self, model: str = DEFAULT_MODEL) -> Starts:
         """What the ledger says of a model until now."""
         return Starts.of(self.simulator.ledger(), model)
+
+    def skip_hour(self) -> None:
+        """Lets an hour of the gate's go by since it last learned something: sixty windows."""
+        hour = f"make_interval(secs => {60 * self.scale.window_seconds})"
+        self.stack.psql(f'update generation.gates set "learnedAt" = "learnedAt" - {hour}')
 
     def call(self, function: str, **parameters: object) -> dict[str, Any]:
         """The answer of a database function, called as the service role."""

@@ -221,9 +221,15 @@ begin
 end
 $$;
 
+-- A claim's answer with the time it was given: {answeredAt} beside the rest, from which a worker, which has no
+-- clock of its own, tells when it will be due again.
+create or replace function generation.answered(p_answer jsonb) returns jsonb
+language sql volatile set search_path = ''
+as $$ select p_answer || jsonb_build_object('answeredAt', generation.moment()) $$;
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
--- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
+-- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
@@ -248,13 +254,14 @@ begin
   if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
     v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
-      return jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason', 'nextAttemptInSeconds', v_closed -> 'seconds');
+      return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
+        'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
-      return generation.nothing_claimed(v_run);
+      return generation.answered(generation.nothing_claimed(v_run));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
@@ -263,9 +270,9 @@ begin
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
     v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model);
+  return generation.answered(jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model));
 exception
   when lock_not_available then
-    return jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1);
+    return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
 end
 $$;

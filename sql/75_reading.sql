@@ -99,8 +99,32 @@ begin
 end
 $$;
 
+-- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
+-- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
+-- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+create or replace function public.generation_gate() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  with gates as (
+    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+  )
+  select jsonb_build_object(
+    'gates', (
+      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        order by g.model), '[]') from gates as g),
+    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+  ) || (
+    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+    from generation.limits as l)
+$$;
+
 -- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, lastRun}.
+-- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
 -- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
 create or replace function public.generation_queue_stats() returns jsonb
 language sql stable security definer set search_path = ''
@@ -129,31 +153,8 @@ as $$
         where q."completedAt" > generation.clock() - interval '24 hours'
         group by 1, 2
       ) as d),
+    'gate', public.generation_gate(),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason')
       from generation.runs as r order by r."startedAt" desc limit 1))
-$$;
-
--- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
--- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
-create or replace function public.generation_gate() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  with gates as (
-    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-  )
-  select jsonb_build_object(
-    'gates', (
-      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
-        order by g.model), '[]') from gates as g),
-    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
-    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
-  ) || (
-    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-    from generation.limits as l)
 $$;

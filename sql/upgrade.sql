@@ -1444,9 +1444,15 @@ begin
 end
 $$;
 
+-- A claim's answer with the time it was given: {answeredAt} beside the rest, from which a worker, which has no
+-- clock of its own, tells when it will be due again.
+create or replace function generation.answered(p_answer jsonb) returns jsonb
+language sql volatile set search_path = ''
+as $$ select p_answer || jsonb_build_object('answeredAt', generation.moment()) $$;
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets}; with nothing to give {jobs: [], reason,
--- nextAttemptInSeconds}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
+-- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
@@ -1471,13 +1477,14 @@ begin
   if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
     v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
-      return jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason', 'nextAttemptInSeconds', v_closed -> 'seconds');
+      return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
+        'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
-      return generation.nothing_claimed(v_run);
+      return generation.answered(generation.nothing_claimed(v_run));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
@@ -1486,10 +1493,10 @@ begin
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
     v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model);
+  return generation.answered(jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model));
 exception
   when lock_not_available then
-    return jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1);
+    return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
 end
 $$;
 $part_45_claim$);
@@ -2120,8 +2127,32 @@ begin
 end
 $$;
 
+-- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
+-- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
+-- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+create or replace function public.generation_gate() returns jsonb
+language sql stable security definer set search_path = ''
+as $$
+  with gates as (
+    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+  )
+  select jsonb_build_object(
+    'gates', (
+      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        order by g.model), '[]') from gates as g),
+    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+  ) || (
+    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+    from generation.limits as l)
+$$;
+
 -- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, lastRun}.
+-- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
 -- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
 create or replace function public.generation_queue_stats() returns jsonb
 language sql stable security definer set search_path = ''
@@ -2150,33 +2181,10 @@ as $$
         where q."completedAt" > generation.clock() - interval '24 hours'
         group by 1, 2
       ) as d),
+    'gate', public.generation_gate(),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason')
       from generation.runs as r order by r."startedAt" desc limit 1))
-$$;
-
--- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
--- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
-create or replace function public.generation_gate() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  with gates as (
-    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-  )
-  select jsonb_build_object(
-    'gates', (
-      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
-        order by g.model), '[]') from gates as g),
-    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
-    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
-  ) || (
-    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-    from generation.limits as l)
 $$;
 $part_75_reading$);
 

@@ -52,7 +52,7 @@ class Run:
         self.queue, self.worker, self.id = queue, worker, uuid4()
 
     def answer(self, max_jobs: int = 100, claim: UUID | None = None, **changes: object) -> Any:
-        """What `claim_generation_jobs` answers; `changes` replace parameters."""
+        """What `claim_generation_jobs` answers, but for the time; `changes` replace parameters."""
         parameters: dict[str, object] = {
             "p_run_id": self.id,
             "p_worker_id": self.worker,
@@ -61,7 +61,9 @@ class Run:
             "p_run_seconds": 240,
             "p_model": "model",
         }
-        return self.queue.call("claim_generation_jobs", **(parameters | changes))
+        answer = self.queue.call("claim_generation_jobs", **(parameters | changes))
+        assert datetime.fromisoformat(answer.pop("answeredAt")).tzinfo is not None
+        return answer
 
     def claim(self, max_jobs: int = 100, claim: UUID | None = None) -> list[dict[str, Any]]:
         """The jobs a claim gives, each with its fence."""

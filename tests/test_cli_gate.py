@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from tests.command_line import CommandLine
 from tests.runs import Site
 from worker.request import RunRequest
@@ -23,6 +25,20 @@ async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
     summary = await site.run(RunRequest(budget_seconds=6))
     assert (summary["images"]["made"], summary["stopReason"]) == (1, "daily_cap")
     assert summary["nextAttemptInSeconds"] > 0
+    (reset,) = site.rows("select generation.next_daily_reset(now()) as at")
+    assert abs(datetime.fromisoformat(summary["nextAttemptAt"]) - reset["at"]) < timedelta(seconds=5)
+
+
+async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
+    """What the gate has learned stands in `status` and in its JSON."""
+    facts = {"period": "minute", "limit": 7, "retryAfterSeconds": 30}
+    await site.worker().queue.operate(
+        "report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None}
+    )
+    shown = (await cli.call("status")).out
+    assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
+    (gate,) = (await cli.call("status", "--json")).json["gate"]["gates"]
+    assert (gate["rate"], gate["learnedFrom"]) == (7, "stated")
 
 
 async def test_pause(cli: CommandLine, site: Site) -> None:

@@ -32,6 +32,7 @@ CONSOLE = re.compile(r"```console\n(\$ .*?)\n```", re.DOTALL)
 MASKS = [
     (re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r'("(?:durationSeconds|nextAttemptInSeconds)": ?)[\d.]+'), r"\1<seconds>"),
+    (re.compile(r'("nextAttemptAt": ?)"[^"]+"'), r"\1<time>"),
     (re.compile(r'("(?:id|jobIds)": ?\[?)\d+'), r"\1<id>"),
 ]
 

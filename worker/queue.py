@@ -27,7 +27,10 @@ PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim gave: jobs, or a reason for none and the seconds until it may be different."""
+    """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
+
+    `answered_at` is the database's time.
+    """
 
     jobs: tuple[Job, ...] = ()
     successor: str | None = None
@@ -35,6 +38,7 @@ class Claim:
     photo_buckets: tuple[str, ...] = ()
     reason: str | None = None
     next_attempt_seconds: float | None = None
+    answered_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Queue:
             photo_buckets=tuple(answer.get("photoBuckets", ())),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),
+            answered_at=answer.get("answeredAt"),
         )
 
     async def record_photo(

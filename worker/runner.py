@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from worker import log
 from worker.budget import Budget
+from worker.database_time import DatabaseTime
 from worker.errors import GenerationError, Misconfigured, ModelRetired
 from worker.gate import DatabaseGate
 from worker.image_task import RunState
@@ -65,6 +66,7 @@ class Run:
         )
         self._summary = Summary(str(self._id), settings.worker_id, self._state.model)
         self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
+        self._database_time = DatabaseTime(tools.monotonic)
         self._active: dict[asyncio.Task[JobEnd], Job] = {}
         self._photos: PhotoLender | None = None
         self._queue_ran_dry = False
@@ -100,7 +102,7 @@ class Run:
             elif claim.reason == "isolated" and self._active:
                 await self._settle_next()
             else:
-                self._summary.next_attempt_seconds = claim.next_attempt_seconds
+                self._come_back_in(claim.next_attempt_seconds)
                 self._stop_for(CLAIM_REASONS.get(claim.reason, "queue_empty"), pause=False)
 
     def _should_stop(self) -> bool:
@@ -117,8 +119,12 @@ class Run:
     def _gate_closed(self) -> None:
         """The gate opens too late for this run: say why, and when to come back."""
         slots = self._state.slots
-        self._summary.next_attempt_seconds = round(self._budget.remaining(slots.blocked_until), 3)
+        self._come_back_in(round(self._budget.remaining(slots.blocked_until), 3))
         self._stop_for(CLAIM_REASONS.get(slots.refusal, "rate_limited"), pause=False)
+
+    def _come_back_in(self, seconds: float | None) -> None:
+        self._summary.next_attempt_seconds = seconds
+        self._summary.next_attempt_at = self._database_time.after(seconds)
 
     def _stop_for(self, reason: StopReason, pause: bool = True) -> None:
         """End the claiming; with `pause`, also start nothing more of what was claimed."""
@@ -137,6 +143,8 @@ class Run:
             self._state.model,
             min(CLAIM_SECONDS, self._budget.remaining(self._budget.save)),
         )
+        if claim.answered_at:
+            self._database_time.set(claim.answered_at)
         self._queue_ran_dry = len(claim.jobs) < room
         return claim
 

@@ -28,7 +28,17 @@ def queue_table(stats: Mapping[str, Any]) -> str:
         ("failed", day["failed"], failures),
         ("cancelled", day["cancelled"], ""),
     ]
-    return "\n".join(["jobs now", *(_row(*row) for row in rows), _last_run(last)])
+    parts = [
+        "jobs now",
+        *(_row(*row) for row in rows),
+        "rate gate and caps",
+        _indented(gate_table(stats["gate"])),
+    ]
+    return "\n".join([*parts, _last_run(last)])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def _row(name: str, count: int | None, note: str) -> str:

@@ -41,6 +41,7 @@ class Summary:
     model: str
     stop_reason: StopReason | None = None
     next_attempt_seconds: float | None = None
+    next_attempt_at: str | None = None
     problem: str | None = None
     changed_over_from: str | None = None
     claimed: int = 0
@@ -72,6 +73,7 @@ class Summary:
             "images": {name: self.images[name] for name in IMAGE_COUNTS},
             "durationSeconds": round(duration_seconds, 3),
             "nextAttemptInSeconds": self.next_attempt_seconds,
+            "nextAttemptAt": self.next_attempt_at,
         }
         if self.problem:
             answer["problem"] = self.problem
