@@ -37,7 +37,8 @@ async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
     )
     shown = (await cli.call("status")).out
     assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
-    (gate,) = (await cli.call("status", "--json")).json["gate"]["gates"]
+    gates = (await cli.call("status", "--json")).json["gate"]["gates"]
+    (gate,) = [each for each in gates if each["model"] == MODEL]
     assert (gate["rate"], gate["learnedFrom"]) == (7, "stated")
 
 
