@@ -157,9 +157,8 @@ class Site:
         return Starts.of(self.simulator.ledger(), model)
 
     def skip_hour(self) -> None:
-        """Lets an hour of the gate's go by since it last learned something: sixty windows."""
-        hour = f"make_interval(secs => {60 * self.scale.window_seconds})"
-        self.stack.psql(f'update generation.gates set "learnedAt" = "learnedAt" - {hour}')
+        """Lets the gate's hour between two probes go by: sixty windows."""
+        self.stack.psql('update generation.gates set "probeAt" = generation.moment()')
 
     def call(self, function: str, **parameters: object) -> dict[str, Any]:
         """The answer of a database function, called as the service role."""

@@ -229,8 +229,10 @@ create table if not exists generation.gates (
   "learnedRate" numeric,
   "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
   "learnedAt" timestamptz,
-  -- Since when starts have followed each other without a gap, and when more of them than a stated value were tried.
+  -- Since when starts have followed each other without a gap; when more of them than a stated value shall be tried
+  -- next, and when they were, while what came of it is not known.
   "busySince" timestamptz,
+  "probeAt" timestamptz,
   "probedAt" timestamptz,
   -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
   "arrivalAt" timestamptz not null default '-infinity',

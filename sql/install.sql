@@ -249,8 +249,10 @@ create table if not exists generation.gates (
   "learnedRate" numeric,
   "learnedFrom" text constraint gates_learned check ("learnedFrom" in ('stated', 'decrease')),
   "learnedAt" timestamptz,
-  -- Since when starts have followed each other without a gap, and when more of them than a stated value were tried.
+  -- Since when starts have followed each other without a gap; when more of them than a stated value shall be tried
+  -- next, and when they were, while what came of it is not known.
   "busySince" timestamptz,
+  "probeAt" timestamptz,
   "probedAt" timestamptz,
   -- The theoretical arrival time of GCRA: when the next start is due at strictly even pace.
   "arrivalAt" timestamptz not null default '-infinity',
@@ -920,7 +922,8 @@ $$;
 
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
 -- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
--- without a 429 for a horizon (see probe_starts): then it was old, and the operator's rate is in force again.
+-- without a 429 for a horizon (see probe_starts): then it was old, and twice the rate is tried, with the next probe
+-- as soon as a window has been filled at that rate (the first horizon's starts are given out already).
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
@@ -939,12 +942,13 @@ begin
     p_gate."learnedAt" := v_since + make_interval(secs => v_windows * p_gate."windowSeconds");
     p_gate.limits := 0;
   elsif p_gate."probedAt" <= p_now - make_interval(secs => p_gate."windowSeconds" / 6) then
-    p_gate."learnedRate" := p_gate.rate;
+    p_gate."learnedRate" := 2 * p_gate."learnedRate";
+    p_gate."probeAt" := p_now + make_interval(secs => p_gate."windowSeconds" * 7 / 6);
+    p_gate."probedAt" := null;
   end if;
   if p_gate."learnedRate" >= p_gate.rate then
     p_gate."learnedRate" := null;
     p_gate."learnedFrom" := null;
-    p_gate."probedAt" := null;
   end if;
   return p_gate;
 end
@@ -974,7 +978,7 @@ as $$
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
     "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "busySince" = p_gate."busySince",
-    "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
+    "probeAt" = p_gate."probeAt", "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
     epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
     limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model
@@ -1036,15 +1040,14 @@ begin
 end
 $$;
 
--- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless no
--- 429 has come for sixty windows (an hour, of a per-minute quota) and the gate has been busy for the last one; then as
--- many as are needed to exceed that value, which is one up to 60 a minute. One 429 an hour is what it costs.
+-- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless a probe
+-- is due, sixty windows (an hour, of a per-minute quota) after Gemini stated the value or refused the last probe, and the
+-- gate has been busy for a window; then as many as exceed the value, which is one up to 60 a minute. It costs one 429 an hour.
 create or replace function generation.probe_starts(p_gate generation.gates, p_now timestamptz) returns integer
 language sql immutable set search_path = ''
 as $$
   select case
-    when p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null
-      and p_gate."learnedAt" <= p_now - make_interval(secs => 60 * p_gate."windowSeconds")
+    when p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
       and p_gate."busySince" <= p_now - make_interval(secs => p_gate."windowSeconds")
     then greatest(ceil(r.rate) + 1 - ceil(p_gate."windowSeconds" / generation.emission_seconds(p_gate)), 1)
     else 0
@@ -1120,12 +1123,17 @@ begin
 end
 $$;
 
+-- 43_learning.sql
+
+-- What a 429 teaches a gate. Quiet time and probes, which take it back, are in age_gate and probe_starts.
+-- Refusals: PT400 (the facts).
+
 -- Tells the gate of a 429. p_facts is {period: `minute`, `day` or `unknown`, retryAfterSeconds, limit}; p_epoch
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first, as that of a probe, pushes the next start by
---                         three intervals; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals, that
+--                         of a probe by one; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
@@ -1156,12 +1164,14 @@ as $$
 declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
+  v_push integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
   p_gate."limitedAt" := p_now;
   if p_gate."probedAt" is not null then
     p_gate."probedAt" := null;
-    p_gate."learnedAt" := p_now;
+    p_gate."probeAt" := v_next_probe;
   end if;
   if p_facts ->> 'period' = 'day' then
     p_gate."blockedUntil" := generation.next_daily_reset(p_now);
@@ -1171,9 +1181,10 @@ begin
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
+    p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
     p_gate."arrivalAt" := greatest(p_gate."arrivalAt", p_now)
-      + make_interval(secs => 3 * generation.emission_seconds(p_gate));
+      + make_interval(secs => v_push * generation.emission_seconds(p_gate));
     return p_gate;
   elsif p_facts ->> 'period' = 'unknown' then
     p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);

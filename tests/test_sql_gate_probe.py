@@ -1,10 +1,11 @@
 """The probe: how a gate finds out that a value Gemini once stated no longer holds, at one 429 an hour."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
-from tests.gate_sql import GateRun, Moment, allow, caps, limited, shown, still_time
+from tests.gate_sql import GateRun, Moment, allow, caps, gate, limited, shown, still_time
 from tests.queue_sql import Queue
 
 pytest_plugins = ("tests.queue_fixtures",)
@@ -35,10 +36,15 @@ def busiest(starts: list[float]) -> int:
     return max(sum(1 for other in starts if start <= other < start + 60) for start in starts)
 
 
-def probed_after(queue: Queue, moment: Moment, seconds: int) -> int:
-    """The most starts in a window once so many seconds of work and five more have gone by; until then 30."""
+def next_start(queue: Queue) -> datetime:
+    """When the next start is due."""
+    return datetime.fromisoformat(gate(queue)["arrivalAt"])
+
+
+def probed_after(queue: Queue, moment: Moment, seconds: int, rate: int = 30) -> int:
+    """The most starts in a window once so many seconds of work and five more are over; until then `rate`."""
     before = work(queue, moment, seconds)
-    assert busiest(before) <= 30
+    assert busiest(before) <= rate
     return busiest(before + [seconds + start for start in work(queue, moment, 5)])
 
 
@@ -49,7 +55,7 @@ def test_one_start_an_hour(queue: Queue, moment: Moment) -> None:
 
 
 def test_quota_that_has_risen(queue: Queue, moment: Moment) -> None:
-    """A probe without a 429 within a horizon proves the value old: the operator's rate is in force again."""
+    """A probe without a 429 within a horizon proves the value old: twice the rate is in force."""
     moment.advance(HOUR)
     work(queue, moment, 65)
     assert (shown(queue)["rate"], shown(queue)["learnedFrom"]) == (30, "stated")
@@ -59,13 +65,34 @@ def test_quota_that_has_risen(queue: Queue, moment: Moment) -> None:
     assert busiest(work(queue, moment, 120)) == 60
 
 
+def test_quota_that_has_risen_far(queue: Queue, moment: Moment) -> None:
+    """The rate doubles once a window has been filled at the last one, up to what the operator allows."""
+    allow(queue, 100)
+    limited(queue, "minute", limit=10, retryAfterSeconds=0)
+    moment.advance(HOUR)
+    rates = []
+    for _ in range(5):
+        work(queue, moment, 80)
+        rates.append(shown(queue)["rate"])
+    assert rates == [20, 40, 80, 100, 100]
+
+
+def test_doubling_that_is_too_much(queue: Queue, moment: Moment) -> None:
+    """A limit stated after the rate has doubled is learned, and probed an hour later."""
+    moment.advance(HOUR)
+    work(queue, moment, 75)
+    assert limited(queue, "minute", limit=45, retryAfterSeconds=0)["rate"] == 45
+    assert probed_after(queue, moment, HOUR, 45) == 46
+
+
 def test_quota_that_has_not(queue: Queue, moment: Moment) -> None:
-    """The 429 of a probe leaves the stated value, pauses three intervals, and ends probing for an hour."""
+    """The 429 of a probe leaves the stated value, costs one interval, and ends probing for an hour."""
     moment.advance(HOUR)
     work(queue, moment, 65)
-    epoch = shown(queue)["epoch"]
+    epoch, due = shown(queue)["epoch"], next_start(queue)
     answer = limited(queue, "minute", epoch, limit=30, retryAfterSeconds=40)
     assert answer == {"epoch": epoch, "rate": 30, "blockedForSeconds": 0}
+    assert (next_start(queue) - due).total_seconds() == pytest.approx(61 / 30, abs=1e-5)
     moment.advance(60)
     assert probed_after(queue, moment, HOUR - 60) == 31
 
@@ -92,7 +119,7 @@ def test_as_many_as_it_takes(queue: Queue, moment: Moment, stated: int, extra: i
     allow(queue, 2000)
     limited(queue, "minute", limit=stated, retryAfterSeconds=0)
     moment.advance(HOUR)
-    starts = work(queue, moment, 180)
+    starts = work(queue, moment, 100)
     at_once = max(starts.count(start) for start in starts)
     assert at_once in (extra, extra + 1)
     assert busiest([start for start in starts if start <= 70]) == stated + 1
