@@ -87,7 +87,9 @@ def _application() -> Application:
 def _guard(settings: Settings) -> Guard:
     verifier = None
     if settings.oidc_audience and settings.oidc_service_account:
-        verifier = GoogleTokens(settings.oidc_audience, settings.oidc_service_account)
+        verifier = GoogleTokens(
+            settings.oidc_audience, settings.oidc_service_account, behind_iam=settings.oidc_behind_iam
+        )
     return Guard(
         secret=settings.worker_secret.reveal() if settings.worker_secret else None,
         verifier=verifier,

@@ -42,6 +42,10 @@ class InvalidToken(Exception):
     """The token proves nothing; the message says why, without quoting it."""
 
 
+class SignatureRemoved(InvalidToken):
+    """Cloud Run's IAM check has taken the signature off the token."""
+
+
 class CertificatesUnreachable(Exception):
     """Google's certificates cannot be had, so no token can be judged now."""
 
@@ -87,12 +91,12 @@ class Guard:
         return hmac.compare_digest(given.encode("latin-1", "replace"), self.secret.encode("utf-8"))
 
     async def _check_token(self, verifier: TokenVerifier, token: str) -> None:
-        if token.endswith(REMOVED_SIGNATURE):
-            raise _signature_removed()
         if len(token) > MAX_TOKEN_LENGTH:
             raise self._refuse("invalid_token", "the bearer is too long for a Google ID token")
         try:
             await asyncio.to_thread(verifier.verify, token)
+        except SignatureRemoved as exc:
+            raise _signature_removed() from exc
         except InvalidToken as exc:
             raise self._refuse("invalid_token", str(exc)) from exc
         except CertificatesUnreachable as exc:
@@ -167,12 +171,13 @@ def _unconfigured() -> RequestRefused:
 
 
 def _signature_removed() -> RequestRefused:
-    # Accepting such a token would rest on the service being closed by IAM, which we cannot see from here:
-    # once it is opened, anybody could write one.
+    # Accepting such a token rests on the service being closed by IAM, which we cannot see from here: once it
+    # is opened, anybody could write one. So somebody has to say that it is.
     return RequestRefused(
         401,
         "token_signature_removed",
         "Cloud Run's IAM check has taken the signature off the token, so it proves nothing any more",
-        f"set WORKER_SECRET and let the caller send it in {SECRET_HEADER}, beside the token that IAM wants",
+        "if only this service account may invoke the service, set OIDC_CHECKED_BY=cloud-run; "
+        f"or let the caller send WORKER_SECRET in {SECRET_HEADER}, beside the token that IAM wants",
         {"WWW-Authenticate": "Bearer"},
     )

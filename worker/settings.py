@@ -63,6 +63,7 @@ class Settings:
     worker_secret: Secret = field(default_factory=lambda: Secret(""))
     oidc_audience: str | None = None
     oidc_service_account: str | None = None
+    oidc_behind_iam: bool = False
     supabase_publishable_key: str = ""
     cors_allowed_origins: tuple[str, ...] = ("*",)
     invocation_timeout_seconds: float = 240.0
@@ -95,6 +96,7 @@ class Settings:
             worker_secret=Secret(read.text("WORKER_SECRET")),
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
             oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
+            oidc_behind_iam=read.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN",
             supabase_publishable_key=read.key("SUPABASE_ANON_KEY", needed=False).reveal(),
             cors_allowed_origins=read.names("CORS_ALLOWED_ORIGINS") or ("*",),
             invocation_timeout_seconds=_invocation_timeout(read),
@@ -107,6 +109,7 @@ class Settings:
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
         )
+        # What `log.set_up` reads, which must not fail before the settings are read.
         read.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
         read.one_of("LOG_FORMAT", ("LINE", "JSON"))
         problems = (*read.problems, *_contradictions(settings))
@@ -203,10 +206,12 @@ class _Reader:
             return default
         return number
 
-    def one_of(self, name: str, allowed: tuple[str, ...]) -> None:
-        """Check a variable that `log.set_up` reads, which must not fail before the settings are read."""
-        if self.text(name).upper() not in ("", *allowed):
+    def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
+        """The value in capitals, empty if it is not set."""
+        value = self.text(name).upper()
+        if value not in ("", *allowed):
             self.problems.append(f"{name} must be one of {', '.join(allowed)}")
+        return value
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         number = self.number(name, default, least, most)
