@@ -52,6 +52,10 @@ class Bench:
             raise self.failure
         return {"jobs": []}
 
+    async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """As `run`, for a sweep."""
+        return {**await self.peek(max_jobs), "jobsSwept": 0}
+
 
 def client(worker: Bench, guard: Guard | None = None) -> httpx.AsyncClient:
     """A client of the function, which every path reaches as it does in functions-framework."""
