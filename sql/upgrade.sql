@@ -824,8 +824,8 @@ begin
   perform generation.enter_user(v_user_id);
   v_answer := generation.insert_batch(generation.checked_order(p_request, v_user_id), v_user_id);
   if v_key is not null then
-    insert into generation.idempotency_keys ("userId", key, "requestHash", answer)
-    values (v_user_id, v_key, v_hash, v_answer);
+    insert into generation.idempotency_keys ("userId", key, "requestHash", answer, "createdAt")
+    values (v_user_id, v_key, v_hash, v_answer, generation.clock());
   end if;
   return v_answer || '{"created": true}';
 end
