@@ -214,7 +214,10 @@ def test_ids_that_name_no_folder(queue: Queue, user_id: str) -> None:
 
 def test_ids_of_third_parties(queue: Queue) -> None:
     """An id that Storage cannot have in a name is erased under the folder that stands for it."""
-    theirs: dict[str, Any] = {"user_id": "auth0|1", "trainingImageUrls": ["https://photos.example.com/me.jpg"]}
+    theirs: dict[str, Any] = {
+        "user_id": "auth0|1",
+        "trainingImageUrls": ["https://photos.example.com/me.jpg"],
+    }
     queue.enqueue(**theirs)
     assert erase(queue, "auth0|1")["userFolder"] == "auth0=7C1"
     with refused("409", "user_being_erased"):
