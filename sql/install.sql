@@ -2420,7 +2420,7 @@ begin
         select from public.photo_generation_queue as q
         where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
           and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')) and q."completedAt" < v_before
-        limit p_limit
+        order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
       ) as u));
 end
 $$;

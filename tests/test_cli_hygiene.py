@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.command_line import CommandLine
 from tests.runs import Site
 from tests.strays import failed, named, put
+from worker.cli import main
 from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs", "tests.command_line")
 
+UNUSABLE = ["erase", "prune --older-than-days 0", "prune --limit x", "sweep --limit 0"]
 OLD = """
     update photo_generation_batches set "completedAt" = "completedAt" - interval '40 days';
     update photo_generation_queue set "completedAt" = "completedAt" - interval '40 days'"""
+
+
+@pytest.mark.parametrize("arguments", UNUSABLE)
+def test_unusable_arguments(arguments: str) -> None:
+    """What cannot be meant is refused before anything is removed."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
 
 
 async def test_sweep(cli: CommandLine, site: Site) -> None:
@@ -56,3 +68,10 @@ async def test_erase_with_yes(cli: CommandLine, site: Site) -> None:
     done = await cli.call("erase", site.user, "--yes", stdin=b"")
     assert (done.code, done.json["jobsRemoved"], done.json["objectsRemoved"]) == (0, 0, 1)
     assert (await cli.call("erase", "", "--yes")).code == 1
+
+
+@pytest.mark.parametrize("arguments", ["sweep", "prune", "erase nobody --yes"])
+async def test_the_key_of_gemini_is_not_needed(cli: CommandLine, arguments: str) -> None:
+    """Whoever only tidies up need not have the key that photos are billed to."""
+    done = await cli.call(*arguments.split(), env={"GEMINI_API_KEY": None})
+    assert done.code == 0, done

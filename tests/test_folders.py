@@ -1,4 +1,4 @@
-"""Folders as Supabase Storage itself lists them: names within the folder, folders without an id, page by page."""
+"""Folders as Supabase Storage itself lists them: names within the folder, folders without id, in pages."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from worker import folders as module
 from worker.errors import Misconfigured, QueueUnavailable
 from worker.folders import Folders
 from worker.project import Project
+from worker.queue import Queue
 from worker.settings import Secret
 from worker.sweep import Sweep
 
@@ -75,15 +76,13 @@ async def project(wire: Wire) -> AsyncIterator[Project]:
 
 def sweep(project: Project) -> Sweep:
     """A sweep that has plenty of time."""
-    from worker.queue import Queue
-
     return Sweep(Queue(project, "w"), Folders(project), lambda: 0.0, 60.0, asyncio.Event())
 
 
 async def test_a_users_folder_is_emptied_to_the_bottom(
     wire: Wire, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every object below the folder goes, at any depth and page; what only begins with the same name stays."""
+    """Every object below the folder goes, at any depth and page; what only begins the same stays."""
     monkeypatch.setattr(module, "PAGE", 2)
     inside = {f"u/{batch}/{job}/{name}" for batch in "ab" for job in "12" for name in "xyz"} | {"u/loose"}
     storage = Storage(*inside, "u0/a/1/x", "other/u/1/x")
@@ -118,7 +117,7 @@ async def test_what_cannot_be_removed_ends_the_emptying(wire: Wire, project: Pro
 
 
 async def test_a_listing_that_names_other_folders(wire: Wire, project: Project) -> None:
-    """Whatever a server answers, nothing outside of the folder that was asked for is taken for its content."""
+    """Whatever a server answers, nothing outside of the folder is taken for its content."""
     entries = [{"name": name, "id": "1"} for name in ("v/b/1/x", "u/b/12/y", "u/b/1/z", "u/b/1")]
     wire.answer = reply("200 OK", entries)
     page = await Folders(project).page("u/b/1", 0, 10.0)

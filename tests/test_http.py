@@ -53,8 +53,8 @@ class Bench:
         return {"jobs": []}
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
-        """As `run`, for a sweep."""
-        return {**await self.peek(max_jobs), "jobsSwept": 0}
+        """As `peek`."""
+        return await self.peek(max_jobs)
 
 
 def client(worker: Bench, guard: Guard | None = None) -> httpx.AsyncClient:

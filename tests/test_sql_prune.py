@@ -1,14 +1,10 @@
 """What pruning removes, what it never touches, and that it gets along with everybody else."""
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from random import Random
 from typing import Any
 
-import pytest
-
 from tests.queue_invariants import check_invariants
-from tests.queue_sql import Clock, Queue, Run, blocked, order, refused, result_of
+from tests.queue_sql import Clock, Queue, blocked, order, refused
 
 pytest_plugins = ("tests.queue_fixtures",)
 
@@ -205,94 +201,3 @@ def test_an_insert_into_an_old_batch_saves_it(
         assert pruning.result()["batchesRemoved"] == 0
     assert queue.batch(job["batchId"])["status"] == "generating"
     check_invariants(queue.connection)
-
-
-AGE = """
-    update photo_generation_batches set "completedAt" = "completedAt" - interval '3 days'
-    where id in (select id from photo_generation_batches order by id for update skip locked)"""
-
-
-class Everyone:
-    """Does at random what workers, sweeps, operators and customers do, with a clock that leaps."""
-
-    def __init__(self, queue: Queue, random: Random, jobs: list[dict[str, Any]]) -> None:
-        self.queue, self.random, self.jobs = queue, random, jobs
-        self.run: Run = queue.run()
-
-    def act(self) -> None:
-        """One of the things that somebody does."""
-        acts: list[Callable[[], object]] = [
-            lambda: self.queue.enqueue(self.random.choice("abc"), self.random.randint(1, 3), 2),
-            self.claim, self.claim, self.record, self.record, self.record, self.settle, self.settle,
-            lambda: self.queue.call("retry_failed_generation_jobs", p_limit=5),
-            lambda: self.run.finish(), self.cancel, lambda: sweep(self.queue),
-            lambda: prune(self.queue, 1, self.random.choice([1, 3, 100])),
-            lambda: prune(self.queue, 1, 100),
-        ]  # fmt: skip
-        self.random.choice(acts)()
-
-    def claim(self) -> None:
-        self.run = self.queue.run()
-        self.jobs.extend(self.run.claim(self.random.randint(1, 5)))
-
-    def some(self) -> list[dict[str, Any]]:
-        known = self.jobs[-30:]
-        return self.random.sample(known, min(len(known), 4))
-
-    def record(self) -> None:
-        for job in self.some():
-            self.queue.record(job, self.random.randrange(2), f"{self.random.random()}")
-
-    def settle(self) -> None:
-        outcomes = ["completed", "failed", "retry", "released"]
-        self.queue.settle_all([result_of(job, self.random.choice(outcomes)) for job in self.some()])
-
-    def cancel(self) -> None:
-        for batch in self.queue.connection.execute("select id from photo_generation_batches").fetchall()[:1]:
-            self.queue.call("cancel_generation_batch", p_batch_id=batch["id"])
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_no_photo_is_ever_lost(queue: Queue, clock: Clock, seed: int) -> None:
-    """Whatever happens before and between, no row of a photo goes, and what is left of the queue adds up."""
-    random = Random(seed)
-    everyone = Everyone(queue, random, [])
-    seen: dict[int, Any] = {}
-    removed = 0
-    for _ in range(80):
-        everyone.act()
-        clock.advance(random.choice([0, 5, 700, 5 * 3600, 2 * DAY]))
-        photos = {
-            row["id"]: row
-            for row in queue.connection.execute("select * from photo_generation_photos").fetchall()
-        }
-        assert seen.items() <= photos.items()
-        seen = photos
-        check_invariants(queue.connection)
-        known = queue.one("select count(*) as n from photo_generation_queue")["n"]
-        removed = max(
-            removed, queue.one("select coalesce(max(id), 0) as n from photo_generation_queue")["n"] - known
-        )
-    assert seen
-    assert removed, "nothing was pruned"
-
-
-def test_pruning_among_everybody(queue: Queue, another: Callable[[], Queue]) -> None:
-    """Pruning deadlocks with no claim, record, settle, retry, sweep or cancel that happens meanwhile."""
-    jobs: list[dict[str, Any]] = []
-    queue.enqueue("a", 3, 2)
-
-    def work(seed: int) -> None:
-        everyone = Everyone(another_one[seed], Random(seed), jobs)
-        for step in range(60):
-            everyone.act()
-            if step % 5 == 0:
-                everyone.queue.connection.execute(AGE)
-                prune(everyone.queue, 1, 50)
-
-    another_one = [another() for _ in range(6)]
-    with ThreadPoolExecutor(6) as pool:
-        for done in [pool.submit(work, seed) for seed in range(6)]:
-            done.result()
-    check_invariants(queue.connection)
-    assert queue.one("select max(id) - count(*) as gone from photo_generation_queue")["gone"] > 0

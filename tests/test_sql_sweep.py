@@ -238,34 +238,3 @@ def test_ids_that_name_no_folder(queue: Queue, clock: Clock, ids: tuple[str, str
     clock.advance(TEN_MINUTES)
     assert to_sweep(queue) == []
     assert queue.job(job)["sweptAt"] == clock.now
-
-
-# 20 000 jobs that need no sweep, or had one, and 50 that do.
-HISTORY = """
-    insert into photo_generation_batches (id, "userId", "jobsTotal", "imagesTotal")
-    values ('b', 'u', 20000, 20000);
-    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
-      "numImagesPerExample", status, "completedAt", claims, "sweptAt", "errorMessage")
-    select 'b', 'u', 'https://photos.example.com/a', 'x', i, 1,
-      case when i % 2 = 0 then 'failed' else 'completed' end, now() - interval '1 day', 1,
-      case when i % 400 > 0 and i % 2 = 0 then now() end, 'x'
-    from generate_series(1, 20000) as i;
-    analyze photo_generation_queue, photo_generation_photos"""
-SCANS = """
-    select c.relname as name, pg_stat_get_xact_numscans(c.oid) as scans,
-      pg_stat_get_xact_tuples_returned(c.oid) as entries
-    from pg_class as c where c.relname like 'photo_generation_queue%' and c.relkind in ('r', 'i')"""
-
-
-def test_the_candidates_are_read_from_their_index(queue: Queue) -> None:
-    """Among thousands of swept and innocent jobs a sweep reads the head of its own index, not the table."""
-    queue.connection.execute(HISTORY.encode())
-    queue.connection.execute("begin")
-    before = {row["name"]: row for row in queue.connection.execute(SCANS).fetchall()}
-    assert len(to_sweep(queue, 20)) == 20
-    after = {row["name"]: row for row in queue.connection.execute(SCANS).fetchall()}
-    queue.connection.execute("rollback")
-    entries = {name: after[name]["entries"] - before[name]["entries"] for name in after}
-    assert after["photo_generation_queue"]["scans"] == before["photo_generation_queue"]["scans"]
-    assert 20 <= entries["photo_generation_queue_unswept"] <= 50
-    assert sum(entries.values()) < 200

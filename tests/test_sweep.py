@@ -14,6 +14,7 @@ from worker.app import Worker
 
 pytest_plugins = ("tests.runs",)
 
+HELD = {"kind": "image", "hold": True}
 ENDED = 'select id from photo_generation_queue where "completedAt" is not null'
 
 
