@@ -246,6 +246,5 @@ async def test_operations(cli: CommandLine, site: Site) -> None:
     assert (await cli.call("retry-failed", "--batch", site.job(job)["batchId"])).json == {"retried": 0}
     assert (await cli.call("retry-failed", "--batch", batch, "--limit", "5")).json == {"retried": 1}
     assert status_of(site) == ["completed", "pending"]
-    cancelled = {"batchId": batch, "status": "cancelled", "jobsCancelled": 1}
-    assert (await cli.call("cancel", batch)).json == cancelled
+    assert (await cli.call("cancel", batch)).json["jobsCancelled"] == 1
     assert (await cli.call("retry-failed", "--including-refused")).json == {"retried": 0}
