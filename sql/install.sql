@@ -2306,7 +2306,7 @@ $$;
 
 -- History goes: what ended long ago is removed, photos excepted. Refusals: PT400 (a parameter).
 
--- The batches to prune: ended before p_before, those that ended first, until they have p_limit jobs; one at least.
+-- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until they have p_limit jobs; one at least.
 -- Not while a job's folder waits to be swept: once the job is gone, nobody knows of the folder.
 create or replace function generation.batches_to_prune(p_before timestamptz, p_limit integer) returns text[]
 language sql stable set search_path = ''
@@ -2315,7 +2315,7 @@ as $$
     select b.id, sum(b."jobsTotal") over (order by b."completedAt", b.id) - b."jobsTotal" as jobs_before
     from (
       select o.id, o."completedAt", o."jobsTotal" from public.photo_generation_batches as o
-      where o."completedAt" < p_before and o.status <> 'generating' and not exists (
+      where o."completedAt" < p_before and not exists (
         select from public.photo_generation_queue as q
         where q."batchId" = o.id and q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
       )
@@ -2342,7 +2342,7 @@ begin
   perform 1 from public.photo_generation_batches as b where b.id = any (p_batch_ids) order by b.id for update;
   -- A look after the locks: nothing can come to these batches any more.
   select array_agg(b.id) into v_batches from public.photo_generation_batches as b
-  where b.id = any (p_batch_ids) and b."completedAt" < p_before and b.status <> 'generating' and not exists (
+  where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
     where q."batchId" = b.id and (q.id <> all (coalesce(v_jobs, '{}'))
       or (q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')))));

@@ -122,6 +122,7 @@ async def test_a_listing_that_names_other_folders(wire: Wire, project: Project) 
     wire.answer = reply("200 OK", entries)
     page = await Folders(project).page("u/b/1", 0, 10.0)
     assert [each.path for each in page.objects] == ["u/b/1/z"]
+    assert json.loads(wire.asked[-1].body)["prefix"] == "u/b/1/"
 
 
 @pytest.mark.parametrize(

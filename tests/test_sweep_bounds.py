@@ -33,7 +33,7 @@ async def test_bounded_by_time(site: Site) -> None:
         proxy.gate("/object/list/")
         worker = site.worker(SUPABASE_URL=proxy.url)
         sweep = Sweep(worker.queue, Folders(worker.project), time.monotonic, 2.0, worker.stopping)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             done = await sweep.run(10)
     assert (done["jobsSwept"], done["more"]) == (0, True)
     assert site.job(job.id)["sweptAt"] is None

@@ -28,11 +28,11 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a listing: objects, the folders beside them, and whether there may be more."""
+    """Part of a listing: objects, the folders beside them, and where to go on, None at the end."""
 
     objects: tuple[StoredObject, ...]
     folders: tuple[str, ...]
-    full: bool
+    next_offset: int | None
 
 
 class Folders:
@@ -53,7 +53,7 @@ class Folders:
         return Page(
             objects=tuple(StoredObject(path, _size(entry)) for path, entry in inside if entry.get("id")),
             folders=tuple(path for path, entry in inside if not entry.get("id")),
-            full=len(entries) >= PAGE,
+            next_offset=offset + len(entries) if len(entries) >= PAGE else None,
         )
 
     async def remove(self, objects: Sequence[StoredObject], timeout_seconds: float) -> list[StoredObject]:

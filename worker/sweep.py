@@ -152,12 +152,11 @@ class Sweep:
     async def _listed(self, folder: str) -> list[StoredObject]:
         """Every object of a folder; nothing is removed between its pages, so that none is skipped."""
         found: list[StoredObject] = []
-        offset, full = 0, True
-        while full:
+        offset: int | None = 0
+        while offset is not None:
             page = await self._folders.page(folder, offset, self._remaining())
             found += page.objects
-            offset += len(page.objects) + len(page.folders)
-            full = page.full
+            offset = page.next_offset
         return found
 
     async def _sweep_erasures(self) -> None:
