@@ -1,7 +1,8 @@
 -- History goes: what ended long ago is removed, photos excepted. Refusals: PT400 (a parameter).
 
--- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until they have p_limit jobs; one at least.
--- Not while a job's folder waits to be swept: once the job is gone, nobody knows of the folder.
+-- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until
+-- they have p_limit jobs; one at least. Not while a job's folder waits to be swept: once the job is gone, nobody
+-- knows of the folder.
 create or replace function generation.batches_to_prune(p_before timestamptz, p_limit integer) returns text[]
 language sql stable set search_path = ''
 as $$
@@ -38,8 +39,7 @@ begin
   select array_agg(b.id) into v_batches from public.photo_generation_batches as b
   where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
-    where q."batchId" = b.id and (q.id <> all (coalesce(v_jobs, '{}'))
-      or (q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')))));
+    where q."batchId" = b.id and q.id <> all (coalesce(v_jobs, '{}')));
   delete from generation.failed_images as f using public.photo_generation_queue as q
   where q."batchId" = any (v_batches) and f."jobId" = q.id;
   delete from public.photo_generation_queue as q where q."batchId" = any (v_batches);

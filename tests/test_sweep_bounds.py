@@ -8,7 +8,7 @@ import time
 from tests.proxy import Proxy
 from tests.runs import Site
 from tests.strays import failed, named, put
-from worker.folders import Folders
+from worker.folders import Folders, Page
 from worker.sweep import SWEEP_SECONDS, Sweep
 
 pytest_plugins = ("tests.runs",)
@@ -78,3 +78,24 @@ async def test_a_removal_whose_answer_is_lost(site: Site) -> None:
 def test_a_sweep_is_over_long_before_a_retry_may_begin() -> None:
     """The database keeps retried jobs back for three times as long as a sweep can take."""
     assert SWEEP_SECONDS * 3 <= 180
+
+
+class Noted(Folders):
+    """Folders that remember how long each listing was allowed to take."""
+
+    allowed: tuple[float, ...] = ()
+
+    async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
+        """A listing, noted."""
+        self.allowed += (timeout_seconds,)
+        return await super().page(folder, offset, timeout_seconds)
+
+
+async def test_no_call_may_outlive_the_sweep(site: Site) -> None:
+    """Each call to Storage gets the time that is left, less what settling takes, and 20 s at most."""
+    for seconds, expected in ((8.0, 4.0), (20.0, 15.0), (60.0, 20.0)):
+        await failed(site)
+        worker = site.worker()
+        folders = Noted(worker.project)
+        await Sweep(worker.queue, folders, lambda: 0.0, seconds, worker.stopping).run(1)
+        assert folders.allowed == (expected,)
