@@ -19,7 +19,7 @@ do $$
 begin
   if to_regclass('public.photo_generation_queue') is not null and not exists (
     select from pg_catalog.pg_attribute as a
-    where a.attrelid = to_regclass('public.photo_generation_queue') and a.attname = 'startTag') then
+    where a.attrelid = to_regclass('public.photo_generation_queue') and a.attname = 'sweptAt') then
     raise exception using message = 'Not installed; there is an older photo_generation_queue.',
       hint = 'Run sql/upgrade.sql.';
   end if;

@@ -126,12 +126,17 @@ create or replace function generation.user_folder(p_user_id text) returns text
 language sql immutable set search_path = ''
 as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
 
--- Refuses an id (p_what says whose) that cannot name a folder: it would lie in another one, or in none.
+-- Whether a text can name a folder in Storage; anything else would lie in another one, or in none.
+create or replace function generation.is_folder(p_folder text) returns boolean
+language sql immutable set search_path = ''
+as $$ select p_folder ~ '^[A-Za-z0-9_.@:;+,=-]{1,200}$' and p_folder !~ '^\.{1,2}$' $$;
+
+-- Refuses an id (p_what says whose) that cannot name a folder.
 create or replace function generation.check_folder(p_folder text, p_what text) returns void
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  if p_folder !~ '^[A-Za-z0-9_.@:;+,=-]{1,200}$' or p_folder ~ '^\.{1,2}$' then
+  if not generation.is_folder(p_folder) then
     perform generation.refuse('400', 'bad_id', format('this %s cannot name a folder in Storage', p_what),
       'Use an id of 1 to 200 letters, digits and _ . @ : ; + , = -');
   end if;
@@ -217,6 +222,7 @@ begin
   new."maxAttempts" := coalesce(new."maxAttempts", 5);
   new.crashes := coalesce(new.crashes, 0);
   new.suspect := coalesce(new.suspect, false);
+  new.claims := coalesce(new.claims, 0);
   new."createdAt" := coalesce(new."createdAt", generation.clock());
   perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
     generation.check_folder(new."batchId", 'batch id');
@@ -224,6 +230,7 @@ begin
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
   end if;
+  perform generation.enter_user(new."userId");
   -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
   new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
     + new."numImagesPerExample";

@@ -148,10 +148,23 @@ begin
 end
 $$;
 
+-- Lets a user order, or refuses with PT409 while the user is being erased: what is ordered then would lose its
+-- photos. Holds an erasure up until the end of the transaction.
+create or replace function generation.enter_user(p_user_id text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  perform pg_advisory_xact_lock_shared(hashtextextended('generation.user:' || p_user_id, 0));
+  if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
+    perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
+  end if;
+end
+$$;
+
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
--- (`idempotency_key_reused`). Locks: the user's tag row; a repeated key waits for its first use.
+-- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
 -- Safe to repeat with a key; without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
@@ -178,10 +191,11 @@ begin
       return v_known.answer || '{"created": false}';
     end if;
   end if;
+  perform generation.enter_user(v_user_id);
   v_answer := generation.insert_batch(generation.checked_order(p_request, v_user_id), v_user_id);
   if v_key is not null then
-    insert into generation.idempotency_keys ("userId", key, "requestHash", answer)
-    values (v_user_id, v_key, v_hash, v_answer);
+    insert into generation.idempotency_keys ("userId", key, "requestHash", answer, "createdAt")
+    values (v_user_id, v_key, v_hash, v_answer, generation.clock());
   end if;
   return v_answer || '{"created": true}';
 end

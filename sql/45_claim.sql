@@ -83,14 +83,14 @@ language sql stable set search_path = ''
 as $$ select exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds")) $$;
 
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
--- plus 15 s for its last settle, never more than 290 s.
+-- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
 language sql set search_path = ''
 as $$
   update public.photo_generation_queue as q
   set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = generation.clock(),
     "leaseExpiresAt" = generation.clock() + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
-    "startedAt" = coalesce(q."startedAt", generation.clock())
+    "startedAt" = coalesce(q."startedAt", generation.clock()), claims = q.claims + 1, "sweptAt" = null
   where q.id = any (p_ids)
 $$;
 

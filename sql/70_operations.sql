@@ -68,7 +68,8 @@ end
 $$;
 
 -- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
--- still missing are made. Jobs whose every missing image was refused are left alone unless
+-- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
+-- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
 -- p_including_refused. Cancelled batches stay cancelled. Returns {retried}. Errors: PT404.
 -- Locks: jobs by id, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
@@ -106,7 +107,8 @@ begin
     delete from generation.failed_images as f where f."jobId" = any (v_ids);
   end if;
   update public.photo_generation_queue as q
-  set status = 'pending', attempts = 0, crashes = 0, suspect = false, "retryAt" = null, "completedAt" = null,
+  set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
+    "retryAt" = case when q."sweepUntil" > generation.clock() then q."sweepUntil" end,
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);

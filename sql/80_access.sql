@@ -27,6 +27,7 @@ alter table generation.photo_buckets enable row level security;
 alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;
+alter table generation.erasures enable row level security;
 
 drop policy if exists "own batches" on public.photo_generation_batches;
 create policy "own batches" on public.photo_generation_batches for select to authenticated
@@ -61,7 +62,13 @@ public.set_generation_rate(text, numeric, integer, double precision, double prec
 public.set_generation_limits(jsonb),
 public.pause_generation(text),
 public.resume_generation(),
-public.generation_gate()
+public.generation_gate(),
+public.generation_jobs_to_sweep(integer),
+public.settle_swept_generation_jobs(jsonb),
+public.prune_generation_history(integer, integer),
+public.erase_generation_user(text),
+public.generation_erasures_to_sweep(integer),
+public.settle_generation_erasure(text, boolean)
 from public, anon, authenticated;
 
 grant execute on function
@@ -85,7 +92,13 @@ public.set_generation_rate(text, numeric, integer, double precision, double prec
 public.set_generation_limits(jsonb),
 public.pause_generation(text),
 public.resume_generation(),
-public.generation_gate()
+public.generation_gate(),
+public.generation_jobs_to_sweep(integer),
+public.settle_swept_generation_jobs(jsonb),
+public.prune_generation_history(integer, integer),
+public.erase_generation_user(text),
+public.generation_erasures_to_sweep(integer),
+public.settle_generation_erasure(text, boolean)
 to service_role;
 
 grant execute on function

@@ -15,7 +15,8 @@ from worker.cli import main
 
 pytest_plugins = ("tests.runs", "tests.command_line")
 
-COMMANDS = ["tick", "run", "enqueue", "status", "release-stale", "retry-failed", "gate", "cancel", "check"]
+QUEUE = ["tick", "run", "enqueue", "status", "release-stale", "retry-failed", "gate", "cancel"]
+COMMANDS = [*QUEUE, "sweep", "prune", "erase", "check"]
 WITHOUT_KEY = ["status", "release-stale", "retry-failed", "cancel none", "enqueue -", "tick --dry-run"]
 NOBODY = {"SUPABASE_URL": "http://127.0.0.1:9"}
 
@@ -245,6 +246,5 @@ async def test_operations(cli: CommandLine, site: Site) -> None:
     assert (await cli.call("retry-failed", "--batch", site.job(job)["batchId"])).json == {"retried": 0}
     assert (await cli.call("retry-failed", "--batch", batch, "--limit", "5")).json == {"retried": 1}
     assert status_of(site) == ["completed", "pending"]
-    cancelled = {"batchId": batch, "status": "cancelled", "jobsCancelled": 1}
-    assert (await cli.call("cancel", batch)).json == cancelled
+    assert (await cli.call("cancel", batch)).json["jobsCancelled"] == 1
     assert (await cli.call("retry-failed", "--including-refused")).json == {"retried": 0}

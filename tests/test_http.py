@@ -52,6 +52,8 @@ class Bench:
             raise self.failure
         return {"jobs": []}
 
+    sweep = peek
+
 
 def client(worker: Bench, guard: Guard | None = None) -> httpx.AsyncClient:
     """A client of the function, which every path reaches as it does in functions-framework."""
@@ -133,8 +135,7 @@ async def test_unexpected_failure_is_logged_with_its_traceback(caplog: pytest.Lo
     async with client(Bench(failure=RuntimeError("the reason"))) as http:
         await http.post("/")
     [record] = [r for r in caplog.records if r.message == "request_failed"]
-    assert record.exc_info is not None
-    assert str(record.exc_info[1]) == "the reason"
+    assert record.exc_info and str(record.exc_info[1]) == "the reason"
 
 
 async def test_summary_that_is_no_json_is_an_error_of_ours() -> None:

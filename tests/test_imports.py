@@ -48,7 +48,7 @@ LAYERS = [
         "genai_client",
     },
     {"queue", "storage", "photos", "gemini", "answer"},
-    {"keeper", "auth", "enqueue"},
+    {"keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},
     {"tools"},

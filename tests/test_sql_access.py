@@ -46,6 +46,12 @@ SERVICE_ONLY: dict[str, dict[str, Any]] = {
     "pause_generation": {"p_reason": "x"},
     "resume_generation": {},
     "generation_gate": {},
+    "generation_jobs_to_sweep": {"p_limit": 1},
+    "settle_swept_generation_jobs": {"p_job_ids": []},
+    "prune_generation_history": {"p_older_than_days": 1, "p_limit": 1},
+    "erase_generation_user": {"p_user_id": "u"},
+    "generation_erasures_to_sweep": {"p_limit": 1},
+    "settle_generation_erasure": {"p_user_folder": "u", "p_empty": True},
 }
 FUNCTIONS = """
     select p.oid::regprocedure::text as signature, p.proname as name, n.nspname as schema,

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from worker import log
+from worker.folders import Folders
 from worker.gemini import Gemini
 from worker.photos import PhotoCache, PhotoFetcher
 from worker.project import Project
@@ -21,9 +22,11 @@ from worker.retry import Uniform
 from worker.runner import Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
+from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.tools import Tools
 
 PEEK_JOBS = 10
+ERASE_SECONDS = 120.0
 
 
 class Worker:
@@ -55,6 +58,16 @@ class Worker:
         """What a run would claim now: the answer of `peek_generation_jobs`."""
         return await self.queue.operate("peek_generation_jobs", {"p_max_jobs": max_jobs or PEEK_JOBS})
 
+    async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured."""
+        return await self._sweep().run(max_jobs or SWEEP_JOBS)
+
+    async def erase(self, user_id: str) -> Mapping[str, Any]:
+        """Remove everything of a user: all rows at once, and from Storage what a first sweep finds."""
+        erased = await self.queue.operate("erase_generation_user", {"p_user_id": user_id}, ERASE_SECONDS)
+        folder = erased["userFolder"]
+        return {**erased, **(await self._sweep().empty(folder) if folder else {})}
+
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
     ) -> Mapping[str, Any]:
@@ -73,6 +86,12 @@ class Worker:
         """Close all connections."""
         await self.gemini.close()
         await self.project.close()
+
+    def _sweep(self) -> Sweep:
+        # A run's own time is the invocation timeout less the margin, so that is the longest a sweep may be.
+        run_seconds = self.settings.invocation_timeout_seconds - self.settings.margin_seconds
+        seconds = min(SWEEP_SECONDS, run_seconds)
+        return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
 
     def _photos(self, buckets: Sequence[str]) -> RunPhotos:
         return RunPhotos(PhotoFetcher(self.store, buckets))

@@ -37,6 +37,11 @@ def parser() -> argparse.ArgumentParser:
     _gate(_command(found, "gate", "show or change rate and caps", manual.GATE, commands.gate))
     cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
     cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
+    _sweep(_command(found, "sweep", "remove stray objects", manual.SWEEP, commands.sweep))
+    _prune(_command(found, "prune", "remove old history", manual.PRUNE, commands.prune))
+    erase = _command(found, "erase", "erase a user", manual.ERASE, commands.erase)
+    erase.add_argument("user", metavar="USER_ID", help="the user's id, as in the token's `sub`")
+    erase.add_argument("--yes", action="store_true", help="do not ask")
     _json(
         _command(found, "check", "look for what is missing", manual.CHECK, commands.look, needs_gemini=True)
     )
@@ -141,6 +146,22 @@ def _retry(command: argparse.ArgumentParser) -> None:
     command.add_argument("--including-refused", action="store_true", help="also what Gemini refused")
     command.add_argument(
         "--limit", metavar="N", type=whole(1, 100_000), default=1000, help="at most N jobs (default: 1000)"
+    )
+
+
+def _sweep(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--limit", metavar="N", type=whole(1, 100_000), help="at most N jobs' folders (default: 500)"
+    )
+
+
+def _prune(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--older-than-days", metavar="D", type=whole(1, 36_500), default=30,
+        help="how long ago it must have ended (default: 30)",
+    )  # fmt: skip
+    command.add_argument(
+        "--limit", metavar="N", type=whole(1, 100_000), default=1000, help="about N of each (default: 1000)"
     )
 
 

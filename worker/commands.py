@@ -171,6 +171,35 @@ async def cancel(worker: Worker, options: Namespace) -> int:
     return OK
 
 
+async def sweep(worker: Worker, options: Namespace) -> int:
+    """Stored objects that no row tells of are removed."""
+    done = await worker.sweep(options.limit)
+    say_json(done)
+    return FAILED if done["failures"] else OK
+
+
+async def prune(worker: Worker, options: Namespace) -> int:
+    """What ended long ago is removed, photos excepted."""
+    params = {"p_older_than_days": options.older_than_days, "p_limit": options.limit}
+    say_json(await worker.queue.operate("prune_generation_history", params))
+    return OK
+
+
+async def erase(worker: Worker, options: Namespace) -> int:
+    """A user is removed from every table, and from Storage. Raises Unusable if that was not confirmed."""
+    if not options.yes:
+        sys.stderr.write(
+            f"This removes every order and every generated photo of {options.user!r}, for good.\n"
+            "Type the user id to go on: "
+        )
+        sys.stderr.flush()
+        if sys.stdin.readline().strip() != options.user:
+            raise Unusable("nothing was erased: the user id was not confirmed (--yes does without)")
+    done = await worker.erase(options.user)
+    say_json(done)
+    return FAILED if done.get("failures") else OK
+
+
 async def look(worker: Worker, options: Namespace) -> int:
     """Everything a run needs is looked at."""
     findings = await check(worker)

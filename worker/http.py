@@ -15,7 +15,7 @@ from starlette.responses import Response
 from worker.answer import answer, guarded, read_body
 from worker.auth import Guard
 from worker.errors import QueueRefused
-from worker.request import RequestRefused, RunRequest, parse_run
+from worker.request import RequestRefused, RunRequest, parse_run, parse_sweep
 
 VERSION = "0.1.0"
 MAX_BODY_BYTES = 64 * 1024
@@ -30,6 +30,10 @@ class Worker(Protocol):
 
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
         """The jobs that a run would claim now; changes nothing."""
+        ...
+
+    async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """Remove stored objects that no row tells of, and return what was done."""
         ...
 
 
@@ -80,6 +84,15 @@ async def _run(function: QueueFunction, request: Request) -> Response:
     return answer(500 if summary.get("stopReason") == "misconfigured" else 200, summary)
 
 
+async def _sweep(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    max_jobs = parse_sweep(body, request.headers.get("content-type", ""))
+    try:
+        return answer(200, await function.worker.sweep(max_jobs))
+    except QueueRefused as exc:
+        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+
+
 async def _health(_function: QueueFunction, _request: Request) -> Response:
     # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
     return answer(200, {"ok": True, "version": VERSION})
@@ -87,6 +100,7 @@ async def _health(_function: QueueFunction, _request: Request) -> Response:
 
 ROUTES: Mapping[str, Route] = {
     "/": Route(_run, ("POST",)),
+    "/sweep": Route(_sweep, ("POST",)),
     "/healthz": Route(_health, ("GET", "HEAD"), guarded=False),
     # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
     "/health": Route(_health, ("GET", "HEAD"), guarded=False),

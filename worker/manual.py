@@ -122,6 +122,45 @@ you will see the batch, one line of JSON; a batch that had ended stays as it was
   {"batchId": "...", "status": "cancelled", "jobsCancelled": 4}
 """
 
+SWEEP = """\
+Removes stored objects that no row tells of: those of workers that died between storing and recording a
+photo, second copies, what came late for a cancelled order. Looks only into folders of jobs that ended at
+least ten minutes ago, and never touches a photo that has a row. Also empties the folders of erased users.
+Takes a minute at most; what it did not get to is done the next time.
+
+example:
+  python -m worker sweep --limit 100
+
+you will see what was done, one line of JSON; "more" means that another sweep has something to do:
+  {"jobsSwept": 12, "objectsRemoved": 3, "bytesRemoved": 5120, "erasuresDone": 0, "failures": 0, ...}
+"""
+
+PRUNE = """\
+Removes what ended long ago: whole batches with their jobs, and finished runs; idempotency keys 60 days
+later. Photos stay, with their rows. A batch one of whose jobs still waits for a sweep is left alone, and
+counted in "unswept".
+
+example:
+  python -m worker prune --older-than-days 30
+
+you will see what was removed, one line of JSON; "more" means that there is more of it:
+  {"more": false, "unswept": 0, "jobsRemoved": 40, "keysRemoved": 0, "runsRemoved": 7, "batchesRemoved": 9}
+"""
+
+ERASE = """\
+Erases a user: every order, also what is being made right now, every row, every generated photo. Asks for
+the user id once more, unless you say --yes. The rows go at once, the photos as far as a minute reaches; the
+sweep removes the rest and looks again after ten minutes, when nothing can be on its way any more. Until it is
+done the user cannot order. Source photos in the app's own buckets, and the account, are the app's to delete:
+delete the account first.
+
+example:
+  python -m worker erase 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43 --yes
+
+you will see what was removed, one line of JSON:
+  {"jobsRemoved": 3, "photosRemoved": 12, "userFolder": "0b0c...", "objectsRemoved": 12, "more": false, ...}
+"""
+
 CHECK = """\
 Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
 Gemini key and model, and who may call the HTTP function. Changes nothing and costs nothing.

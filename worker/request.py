@@ -61,6 +61,17 @@ def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunR
     )
 
 
+def parse_sweep(body: bytes, content_type: str) -> int | None:
+    """Read the optional body of a sweep, {"maxJobs": …}; None leaves the default."""
+    if not body.strip():
+        return None
+    fields = parse_object(body, content_type)
+    for name in fields:
+        if name != "maxJobs":
+            raise _invalid(f"unknown field {name[:60]!r}", "only maxJobs is allowed")
+    return _max_jobs(fields)
+
+
 def _max_jobs(fields: Mapping[str, Any]) -> int | None:
     if "maxJobs" not in fields:
         return None

@@ -79,7 +79,7 @@ class PhotoStore:
                     {"content-type": image.mime_type, "metadata": photo_row(path, image)},
                 )
 
-        async with _in_time("upload", timeout_seconds):
+        async with in_time("upload", timeout_seconds):
             try:
                 await attempt()
             except _Duplicate:
@@ -87,14 +87,14 @@ class PhotoStore:
 
     async def remove(self, path: str, timeout_seconds: float) -> None:
         """Remove an object of our own that the database did not want."""
-        async with _in_time("remove", timeout_seconds):
+        async with in_time("remove", timeout_seconds):
             with translated("remove"):
                 await self._bucket().remove([path])
 
     async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
         """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
         found: dict[int, StoredImage] = {}
-        async with _in_time("list", timeout_seconds):
+        async with in_time("list", timeout_seconds):
             for index, path in await self._listed(job):
                 if index not in found and (row := await self._describe(path)):
                     found[index] = StoredImage(path, row)
@@ -103,7 +103,7 @@ class PhotoStore:
     async def _listed(self, job: Job) -> list[tuple[int, str]]:
         """Index and path of every object in the job's folder that is named as ours are."""
         with translated("list"):
-            listing = await self._bucket().list(job.folder, {"limit": 1000})
+            listing = await self._bucket().list(f"{job.folder}/", {"limit": 1000})
         # Supabase names an object within its folder, other servers by its whole path.
         names = sorted(str(entry["name"]).rsplit("/", 1)[-1] for entry in listing)
         matches = [match for name in names if (match := OBJECT_NAME.fullmatch(name))]
@@ -175,7 +175,8 @@ def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
 
 
 @asynccontextmanager
-async def _in_time(what: str, timeout_seconds: float) -> AsyncIterator[None]:
+async def in_time(what: str, timeout_seconds: float) -> AsyncIterator[None]:
+    """Give a call to Storage so many seconds. Raises QueueUnavailable once they are over."""
     try:
         async with asyncio.timeout(timeout_seconds):
             yield

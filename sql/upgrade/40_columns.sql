@@ -3,8 +3,8 @@
 -- Columns the worker writes: what the app had in their place (defaults, checks) would get into its way.
 create or replace function pg_temp.worker_columns() returns text[]
 language sql immutable as $$
-  select array['id', 'startTag', 'status', 'attempts', 'crashes', 'suspect', 'retryAt', 'lockedBy', 'lockedAt',
-    'leaseExpiresAt', 'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'createdAt']
+  select array['id', 'startTag', 'status', 'attempts', 'crashes', 'suspect', 'claims', 'retryAt', 'lockedBy', 'lockedAt',
+    'leaseExpiresAt', 'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'sweptAt', 'sweepUntil', 'createdAt']
 $$;
 
 -- The target's columns beside the actual ones, of tables that exist.

@@ -43,6 +43,8 @@ insert into pg_temp.upgrade_mend (difference, action, condition, assignment) val
   ('ended at an unknown time', '"completedAt" is set to "updatedAt", or "createdAt"',
     $$ s in ('completed', 'failed', 'cancelled') and j ->> 'completedAt' is null $$,
     $$ "completedAt" = coalesce(pg_temp.as_time(to_jsonb(q) ->> 'updatedAt'), q."createdAt") $$),
+  ('were claimed before claims were counted', 'claims 2: their folders in Storage are swept once',
+    $$ j ->> 'startedAt' is not null and coalesce(pg_temp.as_number(j ->> 'claims'), 0) = 0 $$, $$ claims = 2 $$),
   ('have not ended but have a "completedAt"', '"completedAt" is emptied',
     $$ s in ('pending', 'processing', 'rate_limited') and j ->> 'completedAt' is not null $$, $$ "completedAt" = null $$),
   ('have a null or senseless number of attempts', 'attempts 0, "maxAttempts" 5',

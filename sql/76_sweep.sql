@@ -1,0 +1,71 @@
+-- Storage is rid of what no row tells of. Only the Storage API can remove objects, so a worker does it; these functions
+-- say where to look, and remember what was looked at. Refusals: PT400 (a parameter).
+--
+-- A sweep takes nothing from anybody: it only sees jobs that ended at least ten minutes ago. A run lives for 270 s at
+-- most and a job that has ended is not claimed, so nothing is being uploaded to such a job's folder any more, and since an
+-- ended job takes no record, the list of recorded photos that a sweep is given stays true as long as the job is final. If
+-- it is retried meanwhile, it waits until `sweepUntil`: else its next claim could adopt an object that is being removed.
+
+-- Up to p_limit ended jobs whose folders may hold objects without a row: {jobs: [{id, folder, recorded}], seconds}.
+-- Whatever lies in `folder` under a worker's name and is not in `recorded` may be removed within `seconds`, not
+-- later; then settle_swept_generation_jobs. A job that is not settled comes again, after all others.
+-- Errors: PT400. Locks: jobs; those locked by others are skipped. Safe to repeat: others are given the second time.
+create or replace function public.generation_jobs_to_sweep(p_limit integer default 20) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_jobs jsonb;
+begin
+  if p_limit is null or p_limit not between 1 and 1000 then
+    perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer jobs at once.');
+  end if;
+  with found as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
+      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+      and q."completedAt" <= generation.clock() - interval '10 minutes'
+      and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock())
+    order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
+    for update skip locked
+  ), taken as (
+    update public.photo_generation_queue as q
+    set "sweepUntil" = generation.clock() + interval '3 minutes',
+      -- An old row's ids may name no folder: then there is none of its own to look into.
+      "sweptAt" = case when not (generation.is_folder(generation.user_folder(q."userId")) and generation.is_folder(q."batchId"))
+        then generation.clock() end
+    from found as f where q.id = f.id
+    returning q.id, q."userId", q."batchId", q."sweptAt"
+  )
+  select jsonb_agg(jsonb_build_object('id', t.id,
+    'folder', format('%s/%s/%s', generation.user_folder(t."userId"), t."batchId", t.id),
+    'recorded', (
+      select coalesce(jsonb_agg(p."storagePath"), '[]') from public.photo_generation_photos as p where p."jobId" = t.id
+    )) order by t.id) into v_jobs
+  from taken as t where t."sweptAt" is null;
+  return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'seconds', 180);
+end
+$$;
+
+-- Remembers that the folders of jobs were swept. p_job_ids is an array of ids; one that has been retried since, or
+-- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat.
+create or replace function public.settle_swept_generation_jobs(p_job_ids jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_swept integer;
+begin
+  if jsonb_typeof(p_job_ids) is distinct from 'array' then
+    perform generation.refuse('400', 'wrong_type', 'p_job_ids must be an array', 'Send [1, 2, 3].');
+  end if;
+  with held as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q.id in (select i::bigint from jsonb_array_elements_text(p_job_ids) as i)
+      and q.status in ('completed', 'failed', 'cancelled') and q."sweepUntil" > generation.clock()
+    order by q.id for no key update
+  )
+  update public.photo_generation_queue as q set "sweptAt" = generation.clock(), "sweepUntil" = null
+  from held as h where q.id = h.id;
+  get diagnostics v_swept = row_count;
+  return jsonb_build_object('swept', v_swept);
+end
+$$;

@@ -1,0 +1,120 @@
+-- History goes: what ended long ago is removed, photos excepted. Refusals: PT400 (a parameter).
+
+-- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until
+-- they have p_limit jobs; one at least. Not while a job's folder waits to be swept: once the job is gone, nobody
+-- knows of the folder.
+create or replace function generation.batches_to_prune(p_before timestamptz, p_limit integer) returns text[]
+language sql stable set search_path = ''
+as $$
+  select array_agg(c.id) from (
+    select b.id, sum(b."jobsTotal") over (order by b."completedAt", b.id) - b."jobsTotal" as jobs_before
+    from (
+      select o.id, o."completedAt", o."jobsTotal" from public.photo_generation_batches as o
+      where o."completedAt" < p_before and not exists (
+        select from public.photo_generation_queue as q
+        where q."batchId" = o.id and q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+      )
+      order by o."completedAt", o.id limit p_limit
+    ) as b
+  ) as c
+  where c.jobs_before < p_limit
+$$;
+
+-- Removes batches with their jobs and what is known of images that failed; the photos' rows stay. A batch goes as a
+-- whole or not at all, so that its counters always equal its rows: one of which somebody holds a job, or which has been
+-- taken up again, is left for the next time. Returns how many jobs and batches have gone.
+create or replace function generation.prune_batches(p_batch_ids text[], p_before timestamptz, out jobs integer, out batches integer)
+language plpgsql set search_path = ''
+as $$
+declare
+  v_jobs bigint[];
+  v_batches text[];
+begin
+  select array_agg(l.id) into v_jobs from (
+    select q.id from public.photo_generation_queue as q
+    where q."batchId" = any (p_batch_ids) order by q.id for update skip locked
+  ) as l;
+  perform 1 from public.photo_generation_batches as b where b.id = any (p_batch_ids) order by b.id for update;
+  -- A look after the locks: nothing can come to these batches any more.
+  select array_agg(b.id) into v_batches from public.photo_generation_batches as b
+  where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
+    select from public.photo_generation_queue as q
+    where q."batchId" = b.id and q.id <> all (coalesce(v_jobs, '{}')));
+  delete from generation.failed_images as f using public.photo_generation_queue as q
+  where q."batchId" = any (v_batches) and f."jobId" = q.id;
+  delete from public.photo_generation_queue as q where q."batchId" = any (v_batches);
+  get diagnostics jobs = row_count;
+  delete from public.photo_generation_batches as b where b.id = any (v_batches);
+  get diagnostics batches = row_count;
+end
+$$;
+
+-- Runs that ended, or died, before p_before; the last run stays, for whoever asks when there was one.
+create or replace function generation.prune_runs(p_before timestamptz, p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_gone integer;
+begin
+  delete from generation.runs as r where r.id in (
+    select o.id from generation.runs as o
+    where o."endsBy" < p_before and o.id <> (select n.id from generation.runs as n order by n."startedAt" desc limit 1)
+    order by o."startedAt" limit p_limit for update skip locked);
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+
+-- Idempotency keys from before p_before whose batch has gone: a key is good for longer than its order can be seen.
+create or replace function generation.prune_keys(p_before timestamptz, p_limit integer) returns integer
+language plpgsql set search_path = ''
+as $$
+declare
+  v_gone integer;
+begin
+  delete from generation.idempotency_keys as k where (k."userId", k.key) in (
+    select o."userId", o.key from generation.idempotency_keys as o
+    where o."createdAt" < p_before
+      and not exists (select from public.photo_generation_batches as b where b.id = o.answer ->> 'batchId')
+    order by o."createdAt" limit p_limit for update skip locked);
+  get diagnostics v_gone = row_count;
+  return v_gone;
+end
+$$;
+
+-- Removes what ended more than p_older_than_days ago: batches with their jobs and failed images, and runs; keys 60 days
+-- later, and not before they are 90 days old. Never a photo's row, and no batch with a job whose folder waits to be swept.
+-- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
+-- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
+-- would be old enough but wait for a sweep. Errors: PT400. Locks: jobs, those locked by others are skipped, then
+-- batches by id. Safe to repeat.
+create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
+returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_before timestamptz;
+  v_batch_ids text[];
+  v_gone record;
+  v_runs integer;
+  v_keys integer;
+begin
+  if p_older_than_days is null or p_older_than_days not between 1 and 36500 or p_limit is null or p_limit not between 1 and 100000 then
+    perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000', 'Keep 30 days, for example.');
+  end if;
+  v_before := generation.clock() - make_interval(days => p_older_than_days);
+  v_batch_ids := generation.batches_to_prune(v_before, p_limit);
+  select * into v_gone from generation.prune_batches(v_batch_ids, v_before);
+  v_runs := generation.prune_runs(v_before, p_limit);
+  v_keys := generation.prune_keys(generation.clock() - make_interval(days => greatest(p_older_than_days + 60, 90)), p_limit);
+  return jsonb_build_object('jobsRemoved', v_gone.jobs, 'batchesRemoved', v_gone.batches, 'runsRemoved', v_runs,
+    'keysRemoved', v_keys, 'more', v_gone.jobs >= p_limit or p_limit in (v_gone.batches, v_runs, v_keys),
+    'unswept', (
+      select count(*) from (
+        select from public.photo_generation_queue as q
+        where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
+          and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')) and q."completedAt" < v_before
+        order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
+      ) as u));
+end
+$$;

@@ -1,0 +1,79 @@
+"""Folders in the bucket of generated photos: what lies in them, and removing it; for the sweep.
+
+Takes paths only from a listing of the folder it was asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from worker.project import Project
+from worker.storage import BUCKET, in_time, translated
+
+PAGE = 1000
+"""Entries of one listing, and objects of one removal, at most (Supabase Storage's own limit for both)."""
+
+BY_NAME = {"column": "name", "order": "asc"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object by its whole path, and its size."""
+
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a listing: objects, the folders beside them, and where to go on, None at the end."""
+
+    objects: tuple[StoredObject, ...]
+    folders: tuple[str, ...]
+    next_offset: int | None
+
+
+class Folders:
+    """The bucket of generated photos as folders. Raises QueueUnavailable and Misconfigured."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
+        """What lies in a folder, by name, from `offset` on; only what is below it, whatever Storage says."""
+        options = {"limit": PAGE, "offset": offset, "sortBy": BY_NAME}
+        async with in_time("list", timeout_seconds):
+            with translated("list"):
+                # With the slash, so that no server takes `…/1` for the beginning of `…/12` as well.
+                entries = await self._bucket().list(f"{folder}/", options)
+        paths = [(_whole(folder, str(entry["name"])), entry) for entry in entries]
+        inside = [(path, entry) for path, entry in paths if path.startswith(f"{folder}/")]
+        return Page(
+            objects=tuple(StoredObject(path, _size(entry)) for path, entry in inside if entry.get("id")),
+            folders=tuple(path for path, entry in inside if not entry.get("id")),
+            next_offset=offset + len(entries) if len(entries) >= PAGE else None,
+        )
+
+    async def remove(self, objects: Sequence[StoredObject], timeout_seconds: float) -> list[StoredObject]:
+        """Remove objects and return those that were there; a repeat removes nothing more."""
+        removed: set[str] = set()
+        async with in_time("remove", timeout_seconds):
+            for start in range(0, len(objects), PAGE):
+                some = [each.path for each in objects[start : start + PAGE]]
+                with translated("remove"):
+                    removed |= {str(gone["name"]) for gone in await self._bucket().remove(some)}
+        return [each for each in objects if each.path in removed]
+
+    def _bucket(self) -> Any:
+        return self._project.client.storage.from_(BUCKET)
+
+
+def _whole(folder: str, name: str) -> str:
+    # Supabase names an entry within its folder, other servers by its whole path.
+    return name if "/" in name else f"{folder}/{name}"
+
+
+def _size(entry: dict[str, Any]) -> int:
+    return int((entry.get("metadata") or {}).get("size") or 0)
