@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests import faults
-from tests.fault_calls import CALLS, GEMINI, Call
+from tests.fault_calls import CALLS, GEMINI, Call, held, overtaken
 from tests.faults import Fault, FaultProxy
 from tests.queue_invariants import check_invariants
 from tests.runs import USUAL, Site
@@ -45,6 +46,13 @@ PAID_IN_VAIN = {"half_answer": 1, "answer_lost": 1, "duplicate": 1, "late_duplic
 def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading the certificates that plain HTTP never uses would take a third of the matrix's time."""
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Every fault is met where it is expected: none gets as far as the boundary around a job."""
+    yield
+    assert "job_crashed" not in caplog.messages
 
 
 async def disturbed(
@@ -132,3 +140,17 @@ async def _for_good(site: Site, call: Call, fault: Fault) -> None:
         await complete(site, worker)
 
     site.audit(lost=call.discarded, foreign=call.foreign)
+
+
+async def test_object_left_behind(site: Site) -> None:
+    """An image that is not wanted counts as discarded also when its object, the only one, has to be left."""
+    await held(site)
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.reset, CALLS["remove"].request, 1000)
+        run = asyncio.create_task(site.run(SUPABASE_URL=proxy.url))
+        await overtaken(site)
+        summary = await run
+
+    images = summary["images"]
+    assert (summary["completed"], images["discarded"], images["erred"]) == (1, 1, 0)
+    assert len(set(site.objects()) - {row["storagePath"] for row in site.photos()}) == 1
