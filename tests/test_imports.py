@@ -35,7 +35,19 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 
 LAYERS = [
     {"errors", "job", "model", "rpc_status", "log"},
-    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals", "tries"},
+    {
+        "settings",
+        "outcome",
+        "retry",
+        "address",
+        "image",
+        "quota",
+        "finish",
+        "request",
+        "prompt",
+        "signals",
+        "tries",
+    },
     {
         "budget",
         "database_time",
