@@ -165,7 +165,7 @@ $$;
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
 -- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
--- Safe to repeat with a key; without one every call is a new batch.
+-- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
 language plpgsql security definer set search_path = ''

@@ -9,7 +9,8 @@
 --                         of a probe by one; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
--- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
+-- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
+-- blocks where a push would have done: slower for one delay, and nothing else.
 create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$

@@ -27,7 +27,8 @@ $$;
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
 -- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile and
 -- the image is not wanted any more. An image that had been given up and was made after all counts as made.
--- Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+-- Errors: PT400. Locks: the job, then its batch.
+-- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -67,7 +68,8 @@ $$;
 
 -- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
 -- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+-- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch.
+-- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
 returns jsonb
 language plpgsql security definer set search_path = ''

@@ -20,7 +20,8 @@ $$;
 
 -- Cancels every job of a batch that has not ended. Photos already made stay; what is being generated right
 -- now is discarded when its worker comes to record it. Returns {batchId, status, jobsCancelled}; a batch that
--- has ended stays as it is. Errors: PT404. Locks: jobs by id, then the batch. Safe to repeat.
+-- has ended stays as it is. Errors: PT404. Locks: jobs by id, then the batch.
+-- Safe to repeat: what is cancelled is final, so the second time cancels no job.
 create or replace function public.cancel_generation_batch(p_batch_id text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -45,7 +46,8 @@ end
 $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
--- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id. Safe to repeat.
+-- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id.
+-- Safe to repeat: what is released has no lock, and whoever claims it since has a younger one.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -119,7 +121,7 @@ $$;
 
 -- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
 -- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
--- Safe to repeat.
+-- Safe to repeat: one row per model, which the second time already says so.
 create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -142,7 +144,8 @@ $$;
 -- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
 -- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
 -- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
--- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate. Safe to repeat.
+-- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate.
+-- Safe to repeat: the same values are set again; starts given out in between are void, and asked for anew.
 create or replace function public.set_generation_rate(
   p_model text, p_rate numeric default null, p_burst integer default null,
   p_window_seconds double precision default null, p_grace_seconds double precision default null
@@ -177,7 +180,8 @@ end
 $$;
 
 -- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
--- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400. Safe to repeat.
+-- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400.
+-- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -219,7 +223,8 @@ end
 $$;
 
 -- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
--- Returns the gate. Locks: every gate, then jobs by id. Safe to repeat.
+-- Returns the gate. Locks: every gate, then jobs by id.
+-- Safe to repeat: the second time there is nothing left to end, but for what was paused or blocked in between.
 create or replace function public.resume_generation() returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

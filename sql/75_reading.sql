@@ -126,7 +126,7 @@ $$;
 
 -- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
 -- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
--- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
+-- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat: reads only.
 create or replace function public.generation_queue_stats() returns jsonb
 language sql stable security definer set search_path = ''
 as $$

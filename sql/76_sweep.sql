@@ -47,7 +47,8 @@ end
 $$;
 
 -- Remembers that the folders of jobs were swept. p_job_ids is an array of ids; one that has been retried since, or
--- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat.
+-- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
+-- swept stays so.
 create or replace function public.settle_swept_generation_jobs(p_job_ids jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

@@ -87,7 +87,8 @@ $$;
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
 -- would be old enough but wait for a sweep. Errors: PT400. Locks: jobs, those locked by others are skipped, then
--- batches by id. Safe to repeat.
+-- batches by id. Safe to repeat: what
+-- has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb
 language plpgsql security definer set search_path = ''

@@ -44,7 +44,8 @@ $$;
 -- A worker that still makes one of the photos is told `job_final` and discards it. Until the folder has been emptied
 -- (see settle_generation_erasure) the user can order nothing, so that nothing new lies in it.
 -- Returns {userFolder, jobsRemoved, batchesRemoved, photosRemoved, keysRemoved}; userFolder is null if the id cannot name a
--- folder. Errors: PT400. Locks: the user, jobs by id, then batches by id. Safe to repeat.
+-- folder. Errors: PT400. Locks: the user, jobs by id, then batches by id. Safe to repeat:
+-- there is nothing left to remove.
 create or replace function public.erase_generation_user(p_user_id text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

@@ -765,7 +765,7 @@ $$;
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
 -- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
--- Safe to repeat with a key; without one every call is a new batch.
+-- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1193,7 +1193,8 @@ $$;
 --                         of a probe by one; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
--- Not repeated by the worker: without an epoch that has moved, a second telling would count as a second 429.
+-- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
+-- blocks where a push would have done: slower for one delay, and nothing else.
 create or replace function public.report_rate_limit(p_model text, p_facts jsonb, p_epoch bigint) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
@@ -1569,7 +1570,8 @@ $$;
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
 -- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile and
 -- the image is not wanted any more. An image that had been given up and was made after all counts as made.
--- Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+-- Errors: PT400. Locks: the job, then its batch.
+-- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1609,7 +1611,8 @@ $$;
 
 -- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
 -- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch. Safe to repeat.
+-- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch.
+-- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1850,7 +1853,8 @@ $$;
 
 -- Cancels every job of a batch that has not ended. Photos already made stay; what is being generated right
 -- now is discarded when its worker comes to record it. Returns {batchId, status, jobsCancelled}; a batch that
--- has ended stays as it is. Errors: PT404. Locks: jobs by id, then the batch. Safe to repeat.
+-- has ended stays as it is. Errors: PT404. Locks: jobs by id, then the batch.
+-- Safe to repeat: what is cancelled is final, so the second time cancels no job.
 create or replace function public.cancel_generation_batch(p_batch_id text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -1875,7 +1879,8 @@ end
 $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
--- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id. Safe to repeat.
+-- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id.
+-- Safe to repeat: what is released has no lock, and whoever claims it since has a younger one.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -1949,7 +1954,7 @@ $$;
 
 -- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
 -- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
--- Safe to repeat.
+-- Safe to repeat: one row per model, which the second time already says so.
 create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -1972,7 +1977,8 @@ $$;
 -- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
 -- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
 -- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
--- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate. Safe to repeat.
+-- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate.
+-- Safe to repeat: the same values are set again; starts given out in between are void, and asked for anew.
 create or replace function public.set_generation_rate(
   p_model text, p_rate numeric default null, p_burst integer default null,
   p_window_seconds double precision default null, p_grace_seconds double precision default null
@@ -2007,7 +2013,8 @@ end
 $$;
 
 -- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
--- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400. Safe to repeat.
+-- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400.
+-- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -2049,7 +2056,8 @@ end
 $$;
 
 -- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
--- Returns the gate. Locks: every gate, then jobs by id. Safe to repeat.
+-- Returns the gate. Locks: every gate, then jobs by id.
+-- Safe to repeat: the second time there is nothing left to end, but for what was paused or blocked in between.
 create or replace function public.resume_generation() returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -2194,7 +2202,7 @@ $$;
 
 -- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
 -- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
--- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat.
+-- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat: reads only.
 create or replace function public.generation_queue_stats() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -2279,7 +2287,8 @@ end
 $$;
 
 -- Remembers that the folders of jobs were swept. p_job_ids is an array of ids; one that has been retried since, or
--- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat.
+-- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
+-- swept stays so.
 create or replace function public.settle_swept_generation_jobs(p_job_ids jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -2393,7 +2402,8 @@ $$;
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
 -- would be old enough but wait for a sweep. Errors: PT400. Locks: jobs, those locked by others are skipped, then
--- batches by id. Safe to repeat.
+-- batches by id. Safe to repeat: what
+-- has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -2473,7 +2483,8 @@ $$;
 -- A worker that still makes one of the photos is told `job_final` and discards it. Until the folder has been emptied
 -- (see settle_generation_erasure) the user can order nothing, so that nothing new lies in it.
 -- Returns {userFolder, jobsRemoved, batchesRemoved, photosRemoved, keysRemoved}; userFolder is null if the id cannot name a
--- folder. Errors: PT400. Locks: the user, jobs by id, then batches by id. Safe to repeat.
+-- folder. Errors: PT400. Locks: the user, jobs by id, then batches by id. Safe to repeat:
+-- there is nothing left to remove.
 create or replace function public.erase_generation_user(p_user_id text) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

@@ -10,8 +10,8 @@ from tests.strays import claimed, failed, named, photo, put
 from worker.app import Worker
 from worker.folders import Folders, Page
 from worker.request import RunRequest
-from worker.storage import in_time
 from worker.sweep import Sweep
+from worker.tries import in_tries
 
 pytest_plugins = ("tests.runs",)
 
@@ -26,8 +26,7 @@ class SlowFor(Folders):
     async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
         """A listing, or the time-out of one."""
         if folder.startswith(self._prefix):
-            async with in_time("list", timeout_seconds):
-                await asyncio.Event().wait()
+            await in_tries(asyncio.Event().wait, "Storage: list", timeout_seconds, 1)
         return await super().page(folder, offset, timeout_seconds)
 
 

@@ -19,7 +19,7 @@ PURE = {
 PURE_MAY = {"retry": {"backoff"}, "address": {"idna"}}
 
 VENDORS = {
-    "backoff": {"image_task", "queue", "retry", "storage"},
+    "backoff": {"image_task", "retry", "tries"},
     "google": {"gemini", "genai_client", "oidc", "check"},
     "supabase": {"project"},
     "postgrest": {"queue"},
@@ -35,7 +35,19 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 
 LAYERS = [
     {"errors", "job", "model", "rpc_status", "log"},
-    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
+    {
+        "settings",
+        "outcome",
+        "retry",
+        "address",
+        "image",
+        "quota",
+        "finish",
+        "request",
+        "prompt",
+        "signals",
+        "tries",
+    },
     {
         "budget",
         "database_time",

@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.project import Project
-from worker.storage import BUCKET, in_time, translated
+from worker.storage import BUCKET, translated
+from worker.tries import in_tries
 
 PAGE = 1000
 """Entries of one listing, and objects of one removal, at most (Supabase Storage's own limit for both)."""
+
+ONCE = 1
+"""Tries of one call: the next sweep is the other one."""
 
 BY_NAME = {"column": "name", "order": "asc"}
 
@@ -44,10 +48,14 @@ class Folders:
     async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
         """What lies in a folder, by name, from `offset` on; only what is below it, whatever Storage says."""
         options = {"limit": PAGE, "offset": offset, "sortBy": BY_NAME}
-        async with in_time("list", timeout_seconds):
+
+        async def attempt() -> list[dict[str, Any]]:
             with translated("list"):
                 # With the slash, so that no server takes `…/1` for the beginning of `…/12` as well.
-                entries = await self._bucket().list(f"{folder}/", options)
+                listed: list[dict[str, Any]] = await self._bucket().list(f"{folder}/", options)
+                return listed
+
+        entries = await in_tries(attempt, "Storage: list", timeout_seconds, ONCE)
         paths = [(_whole(folder, str(entry["name"])), entry) for entry in entries]
         inside = [(path, entry) for path, entry in paths if path.startswith(f"{folder}/")]
         return Page(
@@ -59,11 +67,14 @@ class Folders:
     async def remove(self, objects: Sequence[StoredObject], timeout_seconds: float) -> list[StoredObject]:
         """Remove objects and return those that were there; a repeat removes nothing more."""
         removed: set[str] = set()
-        async with in_time("remove", timeout_seconds):
+
+        async def attempt() -> None:
             for start in range(0, len(objects), PAGE):
                 some = [each.path for each in objects[start : start + PAGE]]
                 with translated("remove"):
-                    removed |= {str(gone["name"]) for gone in await self._bucket().remove(some)}
+                    removed.update(str(gone["name"]) for gone in await self._bucket().remove(some))
+
+        await in_tries(attempt, "Storage: remove", timeout_seconds, ONCE)
         return [each for each in objects if each.path in removed]
 
     def _bucket(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from worker import log
 from worker.budget import Budget
-from worker.errors import Refused
+from worker.errors import GenerationError, Refused
 from worker.job import GeneratedImage, Job
 from worker.outcome import ImageDiscarded, ImageErred, ImageMade, ImageOutcome
 from worker.queue import Recorded
@@ -69,7 +69,10 @@ class Keeper:
         if answer.result == "recorded" or answer.storage_path == path:
             log.event("image_made", image=index, adopted=adopted)
             return ImageMade(index, adopted)
-        await self.store.remove(path, self._remaining())
+        try:
+            await self.store.remove(path, self._remaining())
+        except GenerationError as error:  # the image is refused all the same; its object is left behind
+            log.event("object_left", level="warning", image=index, code=error.code, reason=error.message)
         log.event("image_discarded", image=index, reason=answer.result)
         return ImageDiscarded(index, job_final=answer.result == "job_final")
 

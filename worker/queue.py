@@ -5,21 +5,19 @@ Each call is safe to repeat and is repeated when Supabase does not answer, withi
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import backoff
-
 from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
 from worker.job import Job
 from worker.project import KEY_REFUSED, Project
+from worker.tries import in_tries
 
 TRIES = 4
-"""Tries of one call; with the waits of `_retrying` they take 3.5 s at most when Supabase refuses at once."""
+"""Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
 
 PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 """SQLSTATE classes that pass: connection, rollback, resources, locks, cancelled or shutting down, system."""
@@ -191,15 +189,6 @@ class Queue:
     ) -> dict[str, Any]:
         """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
 
-        @backoff.on_exception(
-            backoff.expo,
-            QueueUnavailable,
-            max_tries=tries,
-            factor=0.5,
-            max_value=2,
-            jitter=backoff.full_jitter,
-            logger=None,
-        )
         async def attempt() -> dict[str, Any]:
             request = self._project.client.postgrest.rpc(function, dict(params))
             for name, value in (headers or {}).items():
@@ -210,11 +199,7 @@ class Queue:
                 raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
             return data
 
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                return await attempt()
-        except TimeoutError as exc:
-            raise QueueUnavailable("timeout", f"{function} did not answer in time") from exc
+        return await in_tries(attempt, function, timeout_seconds, tries)
 
 
 @contextmanager

@@ -246,7 +246,8 @@ class Run:
         note = price_note(retired, successor)
         log.event("model_changed_over", level="warning", model=retired, successor=successor, note=note)
         try:
-            await self._tools.queue.set_successor(retired, successor, CLAIM_SECONDS)
+            seconds = min(CLAIM_SECONDS, self._budget.remaining(self._budget.save))
+            await self._tools.queue.set_successor(retired, successor, seconds)
         except GenerationError as error:
             log.event("successor_not_remembered", level="error", code=error.code, reason=error.message)
         while self._active and not self._budget.passed(self._budget.save):

@@ -5,26 +5,29 @@ Objects are written once and never overwritten; the only place that knows storag
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
-
-import backoff
 
 from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
+from worker.tries import in_tries
 
 BUCKET = "generated-photos"
 MAX_OBJECT_BYTES = 50 * 1024 * 1024
 """The bucket's own limit (sql/90_storage.sql)."""
+
+TRIES = 3
+
+STORE_TRIES = 10
+"""More than for any other call, as many as the time for storing holds: what is stored has been paid for."""
 
 OBJECT_NAME = re.compile(r"(\d{1,3})-[0-9a-f]{16}")
 UNKNOWN_MODEL = "unknown"
@@ -67,10 +70,6 @@ class PhotoStore:
     async def put(self, path: str, image: GeneratedImage, timeout_seconds: float) -> None:
         """Store an image under its content's name. Already being there is success: the bytes are the same."""
 
-        @backoff.on_exception(
-            backoff.expo, QueueUnavailable, max_tries=3, factor=0.5, max_value=2,
-            jitter=backoff.full_jitter, logger=None,
-        )  # fmt: skip
         async def attempt() -> None:
             with translated("upload"):
                 await self._bucket().upload(
@@ -79,26 +78,31 @@ class PhotoStore:
                     {"content-type": image.mime_type, "metadata": photo_row(path, image)},
                 )
 
-        async with in_time("upload", timeout_seconds):
-            try:
-                await attempt()
-            except _Duplicate:
-                return
+        try:
+            await in_tries(attempt, "Storage: upload", timeout_seconds, STORE_TRIES)
+        except _Duplicate:
+            return
 
     async def remove(self, path: str, timeout_seconds: float) -> None:
-        """Remove an object of our own that the database did not want."""
-        async with in_time("remove", timeout_seconds):
+        """Remove an object of our own that the database did not want. Having gone already is success."""
+
+        async def attempt() -> None:
             with translated("remove"):
                 await self._bucket().remove([path])
 
+        await in_tries(attempt, "Storage: remove", timeout_seconds, TRIES)
+
     async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
         """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
-        found: dict[int, StoredImage] = {}
-        async with in_time("list", timeout_seconds):
+
+        async def attempt() -> dict[int, StoredImage]:
+            found: dict[int, StoredImage] = {}
             for index, path in await self._listed(job):
                 if index not in found and (row := await self._describe(path)):
                     found[index] = StoredImage(path, row)
-        return found
+            return found
+
+        return await in_tries(attempt, "Storage: list", timeout_seconds, TRIES)
 
     async def _listed(self, job: Job) -> list[tuple[int, str]]:
         """Index and path of every object in the job's folder that is named as ours are."""
@@ -172,16 +176,6 @@ def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
         return None
     usage = Usage(model=UNKNOWN_MODEL)
     return photo_row(path, GeneratedImage(data, read.mime_type, read.width, read.height, usage))
-
-
-@asynccontextmanager
-async def in_time(what: str, timeout_seconds: float) -> AsyncIterator[None]:
-    """Give a call to Storage so many seconds. Raises QueueUnavailable once they are over."""
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            yield
-    except TimeoutError as exc:
-        raise QueueUnavailable("timeout", f"Storage: {what} did not end in time") from exc
 
 
 @contextmanager
