@@ -1,0 +1,197 @@
+"""After the storm: database, storage and the simulator's ledger are compared, and every kill accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.customers import POISON
+from bench.fleet import Kill, key_of
+from bench.invariants import violations
+from bench.objects import Objects
+from bench.storm import Storm
+from local.simulator.ledger import Call
+
+FINAL = ("completed", "failed", "cancelled")
+NAME = re.compile(r"\[[^\]]+\]")
+
+
+@dataclass(slots=True)
+class Audit:
+    """The figures, and a line for each promise that is `broken`."""
+
+    jobs: Counter[str] = field(default_factory=Counter)
+    phases: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    doubled: int = 0
+    photos: int = 0
+    paid: int = 0
+    paid_and_lost: int = 0
+    in_flight_at_kill: int = 0
+    discarded: int = 0
+    cut_by_runs: int = 0
+    not_stored: int = 0
+    crashed_alone: int = 0
+    poisoned: int = 0
+    orphans_before_sweep: int = 0
+    orphans: int | None = None
+    broken: list[str] = field(default_factory=list)
+
+
+class Auditor:
+    """Reads everything once, then judges."""
+
+    def __init__(self, storm: Storm) -> None:
+        self._storm, self._site = storm, storm.site
+        self._jobs = {int(row["id"]): row for row in self._site.rows("select * from photo_generation_queue")}
+        self._photos = self._site.rows("select * from photo_generation_photos")
+        self._calls = self._site.simulator.ledger()
+        self._kills = {kill.worker: kill for kill in storm.fleet.kills}
+        self._recorded = {row["storagePath"].rsplit("-", 1)[1] for row in self._photos}
+        names = {row["exampleImagePrompt"]: row for row in self._jobs.values()}
+        self._job_of = {
+            call.sequence: names[found[0]]
+            for call in self._calls
+            if (found := NAME.search(call.prompt_start)) and found[0] in names
+        }
+        self.found = Audit()
+
+    def judge(self) -> Audit:
+        """Everything, in the order of the promises."""
+        found = self.found
+        found.photos, found.paid = len(self._photos), sum(call.images for call in self._calls)
+        found.jobs = Counter(row["status"] for row in self._jobs.values())
+        self._ends()
+        self._crashes()
+        self._images()
+        for worker in self._storm.fleet.workers:
+            self._payments(worker)
+        self._objects()
+        found.broken += violations(self._site.rows)
+        return found
+
+    def _ends(self) -> None:
+        """Every job that was ordered has ended as it had to."""
+        for job_id, kind in self._storm.customers.ordered.items():
+            row = self._jobs.get(job_id)
+            if row is None or row["status"] not in FINAL:
+                self.found.lost += 1
+                self.found.broken.append(f"job {job_id} is lost: {row and row['status']}")
+            elif row["batchId"] not in self._storm.customers.cancelled and not _ended_well(row, kind):
+                end = (row["status"], row["errorCode"], row["errorMessage"])
+                self.found.broken.append(f"job {job_id} ({kind}) ended as {end}")
+            elif kind == POISON:
+                self.found.poisoned += 1
+
+    def _crashes(self) -> None:
+        """A job counts no crash but those in which its worker had nothing else, and none without a kill."""
+        held = list(self._storm.held.values())
+        touched = {job_id for jobs in held for job_id in jobs}
+        for job_id, row in self._jobs.items():
+            own = sum(self._was_alone(job_id, jobs) for jobs in held)
+            if row["crashes"] > own:
+                self.found.broken.append(f"job {job_id} counts {row['crashes']} crashes, {own} were its own")
+            if row["errorCode"] == "crashed" and self._storm.customers.ordered[job_id] != POISON:
+                self.found.crashed_alone += 1
+        for job_id in sorted(self._storm.suspects - touched):
+            self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
+
+    def _was_alone(self, job_id: int, jobs: tuple[int, ...]) -> bool:
+        """Whether a dead worker left this job and no other but such as were cancelled before they came back."""
+        return job_id in jobs and all(
+            self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
+        )
+
+    def _images(self) -> None:
+        """No index of a job has two rows."""
+        rows = Counter((row["jobId"], row["imageIndex"]) for row in self._photos)
+        for (job_id, index), count in rows.items():
+            if count > 1:
+                self.found.doubled += 1
+                self.found.broken.append(f"image {index} of job {job_id} is recorded {count} times")
+
+    def _payments(self, worker: str) -> None:
+        """What one worker had made and has no row: accounted for, and no more than was in flight at its death."""
+        key, kill = key_of(worker), self._kills.get(worker)
+        calls = [call for call in self._calls if call.key == key and call.admitted]
+        open_calls = [call for call in calls if kill and _open_at(call, kill)]
+        events = list(self._storm.fleet.log(worker))
+        told = Counter(_told(event) for event in events)
+        delivered = [call for call in calls if call.outcome == "image" and call not in open_calls]
+        in_flight = len(open_calls) + max(len(delivered) - told["kept"] - told["not stored"], 0)
+        lost = sum(self._unrecorded(call) for call in open_calls)
+        unstored = told["not stored"]
+        for call in delivered:
+            if not self._unrecorded(call):
+                continue
+            if self._is_cancelled(call):
+                self.found.discarded += 1
+            elif unstored:
+                unstored -= 1
+                self.found.not_stored += 1
+            else:
+                lost += 1
+        cut = [call for call in calls if call.outcome == "cut" and call not in open_calls]
+        self.found.cut_by_runs += sum(call.images for call in cut)
+        if kill:
+            self.found.in_flight_at_kill += in_flight
+            self.found.phases[kill.phase or ("generating" if open_calls else "idle")] += 1
+        self.found.paid_and_lost += lost
+        if lost > (in_flight if kill else 0):
+            self.found.broken.append(f"{worker} lost {lost} paid images with {in_flight} in flight")
+
+    def _unrecorded(self, call: Call) -> int:
+        return sum(sha not in self._recorded for sha in call.image_shas)
+
+    def _is_cancelled(self, call: Call) -> bool:
+        job = self._job_of.get(call.sequence)
+        return bool(job and job["batchId"] in self._storm.customers.cancelled)
+
+    def _objects(self) -> None:
+        """Every row has its object; what else lies there is the sweeper's."""
+        folders = {f"{row['userId']}/{row['batchId']}/{row['id']}" for row in self._jobs.values()}
+        paths = {row["storagePath"] for row in self._photos}
+        objects = Objects(self._site, folders)
+        before = objects.paths()
+        self.found.broken += [f"{path} has a row and no object" for path in sorted(paths - before)]
+        self.found.orphans_before_sweep = len(before - paths)
+        if objects.sweep():
+            after = objects.paths()
+            self.found.orphans = len(after - paths)
+            self.found.broken += [f"{path} has an object and no row" for path in sorted(after - paths)]
+            self.found.broken += [f"{path} was swept though it has a row" for path in sorted(paths - after)]
+
+
+def _ended_well(row: Mapping[str, Any], kind: str) -> bool:
+    """Whether a job of an order that nobody cancelled has ended as its kind must.
+
+    A healthy one may end as crashed, for crashes of its own: those are counted against the kills.
+    """
+    if kind == POISON:
+        return (row["status"], row["errorCode"]) == ("failed", "crashed")
+    if row["errorCode"] == "crashed":
+        return bool(row["crashes"] >= 3)
+    if kind == "ok":
+        return (row["status"], row["errorCode"]) == ("completed", None)
+    return row["status"] == "failed" and row["errorCode"] not in ("attempts_exhausted", None)
+
+
+def _open_at(call: Call, kill: Kill) -> bool:
+    return call.ended is None or call.ended >= kill.at
+
+
+def _told(event: Mapping[str, Any]) -> str:
+    """What a line of a worker's log says of an image it was sent by Gemini: `kept`, `not stored` or nothing."""
+    if event["message"] == "image_made" and not event["adopted"]:
+        return "kept"
+    if event["message"] == "image_discarded":
+        return "kept"
+    return "not stored" if event["message"] == "image_erred" and event["paid"] else ""
+
+
+def phases_missed(phases: Counter[str], wanted: Iterator[str]) -> list[str]:
+    """The phases in which nobody was killed."""
+    return [phase for phase in wanted if not phases[phase]]
