@@ -1,19 +1,19 @@
-"""After the storm: database, storage and the simulator's ledger are compared, and every kill accounted for."""
+"""After the storm: database, storage and the simulator's ledger are compared, every kill accounted for."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.customers import POISON
-from bench.fleet import Kill, key_of
+from bench.fleet import key_of
 from bench.invariants import violations
 from bench.objects import Objects
+from bench.payments import is_open, payments
 from bench.storm import Storm
-from local.simulator.ledger import Call
 
 FINAL = ("completed", "failed", "cancelled")
 NAME = re.compile(r"\[[^\]]+\]")
@@ -24,7 +24,7 @@ class Audit:
     """The figures, and a line for each promise that is `broken`."""
 
     jobs: Counter[str] = field(default_factory=Counter)
-    phases: Counter[str] = field(default_factory=Counter)
+    kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     lost: int = 0
     doubled: int = 0
     photos: int = 0
@@ -51,13 +51,14 @@ class Auditor:
         self._calls = self._site.simulator.ledger()
         self._kills = {kill.worker: kill for kill in storm.fleet.kills}
         self._recorded = {row["storagePath"].rsplit("-", 1)[1] for row in self._photos}
-        names = {row["exampleImagePrompt"]: row for row in self._jobs.values()}
-        self._job_of = {
-            call.sequence: names[found[0]]
-            for call in self._calls
-            if (found := NAME.search(call.prompt_start)) and found[0] in names
-        }
+        self._cancelled = self._calls_of(storm.customers.cancelled)
         self.found = Audit()
+
+    def _calls_of(self, batches: set[str]) -> set[int]:
+        """The calls for jobs of these orders, told by the name in their prompts."""
+        names = {row["exampleImagePrompt"] for row in self._jobs.values() if row["batchId"] in batches}
+        found = {call.sequence: NAME.search(call.prompt_start) for call in self._calls}
+        return {sequence for sequence, name in found.items() if name and name[0] in names}
 
     def judge(self) -> Audit:
         """Everything, in the order of the promises."""
@@ -100,7 +101,7 @@ class Auditor:
             self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
 
     def _was_alone(self, job_id: int, jobs: tuple[int, ...]) -> bool:
-        """Whether a dead worker left this job and no other but such as were cancelled before they came back."""
+        """Whether a dead worker left this job and no other, but for those cancelled before they came back."""
         return job_id in jobs and all(
             self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
         )
@@ -114,41 +115,24 @@ class Auditor:
                 self.found.broken.append(f"image {index} of job {job_id} is recorded {count} times")
 
     def _payments(self, worker: str) -> None:
-        """What one worker had made and has no row: accounted for, and no more than was in flight at its death."""
-        key, kill = key_of(worker), self._kills.get(worker)
-        calls = [call for call in self._calls if call.key == key and call.admitted]
-        open_calls = [call for call in calls if kill and _open_at(call, kill)]
-        events = list(self._storm.fleet.log(worker))
-        told = Counter(_told(event) for event in events)
-        delivered = [call for call in calls if call.outcome == "image" and call not in open_calls]
-        in_flight = len(open_calls) + max(len(delivered) - told["kept"] - told["not stored"], 0)
-        lost = sum(self._unrecorded(call) for call in open_calls)
-        unstored = told["not stored"]
-        for call in delivered:
-            if not self._unrecorded(call):
-                continue
-            if self._is_cancelled(call):
-                self.found.discarded += 1
-            elif unstored:
-                unstored -= 1
-                self.found.not_stored += 1
-            else:
-                lost += 1
-        cut = [call for call in calls if call.outcome == "cut" and call not in open_calls]
-        self.found.cut_by_runs += sum(call.images for call in cut)
+        """What a worker had made is recorded or accounted for; at most what was in flight is lost."""
+        kill = self._kills.get(worker)
+        calls = [call for call in self._calls if call.key == key_of(worker)]
+        events = self._storm.fleet.log(worker)
+        paid = payments(calls, kill.at if kill else None, events, self._recorded, self._cancelled)
+        found = self.found
+        found.in_flight_at_kill += paid.in_flight
+        found.paid_and_lost += paid.lost
+        found.discarded += paid.discarded
+        found.not_stored += paid.not_stored
+        found.cut_by_runs += paid.cut
+        if paid.lost > paid.in_flight:
+            found.broken.append(f"{worker} lost {paid.lost} paid images with {paid.in_flight} in flight")
         if kill:
-            self.found.in_flight_at_kill += in_flight
-            self.found.phases[kill.phase or ("generating" if open_calls else "idle")] += 1
-        self.found.paid_and_lost += lost
-        if lost > (in_flight if kill else 0):
-            self.found.broken.append(f"{worker} lost {lost} paid images with {in_flight} in flight")
-
-    def _unrecorded(self, call: Call) -> int:
-        return sum(sha not in self._recorded for sha in call.image_shas)
-
-    def _is_cancelled(self, call: Call) -> bool:
-        job = self._job_of.get(call.sequence)
-        return bool(job and job["batchId"] in self._storm.customers.cancelled)
+            doing = (
+                "generating" if any(call.admitted and is_open(call, kill.at) for call in calls) else "idle"
+            )
+            found.kills[kill.phase or doing, kill.moment] += 1
 
     def _objects(self) -> None:
         """Every row has its object; what else lies there is the sweeper's."""
@@ -177,21 +161,3 @@ def _ended_well(row: Mapping[str, Any], kind: str) -> bool:
     if kind == "ok":
         return (row["status"], row["errorCode"]) == ("completed", None)
     return row["status"] == "failed" and row["errorCode"] not in ("attempts_exhausted", None)
-
-
-def _open_at(call: Call, kill: Kill) -> bool:
-    return call.ended is None or call.ended >= kill.at
-
-
-def _told(event: Mapping[str, Any]) -> str:
-    """What a line of a worker's log says of an image it was sent by Gemini: `kept`, `not stored` or nothing."""
-    if event["message"] == "image_made" and not event["adopted"]:
-        return "kept"
-    if event["message"] == "image_discarded":
-        return "kept"
-    return "not stored" if event["message"] == "image_erred" and event["paid"] else ""
-
-
-def phases_missed(phases: Counter[str], wanted: Iterator[str]) -> list[str]:
-    """The phases in which nobody was killed."""
-    return [phase for phase in wanted if not phases[phase]]

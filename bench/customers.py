@@ -27,7 +27,11 @@ FAULTS: tuple[dict[str, Any], ...] = (
     {"kind": "error", "code": 503},
     {"kind": "html", "code": 502},
     {"kind": "reset"},
-    {"kind": "quota", "limit": 1_000_000, "retry_seconds": 1},  # more than the gate's rate teaches it no other
+    {
+        "kind": "quota",
+        "limit": 1_000_000,
+        "retry_seconds": 1,
+    },  # more than the gate's rate teaches it no other
 )
 
 
@@ -93,9 +97,7 @@ class Customers:
         }
         key = f"order-{self._names}"
         function = "enqueue_generation_batch"
-        answer = patiently(
-            lambda: self._site.call(function, p_request=request, p_idempotency_key=key)
-        )
+        answer = patiently(lambda: self._site.call(function, p_request=request, p_idempotency_key=key))
         self.ordered |= dict(zip(answer["jobIds"], kinds, strict=True))
         return str(answer["batchId"])
 

@@ -38,11 +38,16 @@ LEASE_SECONDS = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill -9. `at` is the machine's monotonic clock; `phase` what the wire or the watcher saw, if anything."""
+    """One kill -9, at a moment of the machine's monotonic clock.
+
+    `phase` is what the worker was doing as far as the wire or the watcher can tell, else empty; `moment` how
+    the request under way was met, or `random`.
+    """
 
     worker: str
     at: float
     phase: str
+    moment: str
 
 
 def key_of(worker: str) -> str:
@@ -97,14 +102,14 @@ class Fleet:
             if not is_running:
                 self._start(seat)
 
-    def kill(self, worker: str, phase: str = "") -> None:
+    def kill(self, worker: str, phase: str = "", moment: str = "random") -> None:
         """Kills a worker, from any thread; nothing happens if it is dead."""
         with self._lock:
             for name, process in zip(self._names, self._processes, strict=True):
                 if name == worker and process and process.is_running and not self._is_dead(worker):
                     phase = phase or self._phase(worker)
                     os.killpg(process.pid, signal.SIGKILL)
-                    self.kills.append(Kill(worker, time.monotonic(), phase))
+                    self.kills.append(Kill(worker, time.monotonic(), phase, moment))
 
     def end(self) -> None:
         """Asks every worker to end, and waits until they have."""

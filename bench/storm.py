@@ -1,4 +1,4 @@
-"""The storm: workers are killed at random and aimed moments while orders come in; then all is left to drain."""
+"""The storm: workers are killed at random and aimed moments while orders come in; then all drains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ AUTOPSY_SECONDS = 1.0
 AIM_SECONDS = 4.0
 """After this long without such a request the worker is killed whatever it does."""
 
+STARTING_SHARE = 0.05
+"""Of the kills meet a worker that has not sent anything yet."""
+
 AIMED_SHARE = 0.6
+"""Of the others wait for a request of a chosen kind."""
+
 AIMS: dict[str, int] = {
     "claiming": 5, "looking for objects": 2, "fetching photos": 1, "taking slots": 2, "uploading": 5,
     "recording": 5, "giving up": 1, "settling": 1, "rolling up": 5, "finishing": 4, "removing": 1,
@@ -58,7 +63,7 @@ class Storm:
     outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
     waiting: int = 0
     _aimed: dict[int, float] = field(default_factory=dict)
-    _calls_seen: set[int] = field(default_factory=set)
+    _call_seen: int = 0
     _planted: int = 0
 
     def rage(self, tell: Callable[[str], None]) -> None:
@@ -93,12 +98,18 @@ class Storm:
 
     def _strike(self) -> None:
         """At once, or at the next request of a chosen kind."""
-        seats = [seat for seat in self.fleet.seats if seat not in self._aimed]
+        fleet = self.fleet
+        starting = self.chance.random() < STARTING_SHARE
+        seats = [
+            seat
+            for seat in fleet.seats
+            if seat not in self._aimed and fleet.wire.has_spoken(fleet.worker(seat)) != starting
+        ]
         if not seats:
             return
         seat = self.chance.choice(seats)
-        if self.chance.random() > AIMED_SHARE:
-            self.fleet.kill(self.fleet.worker(seat))
+        if starting or self.chance.random() > AIMED_SHARE:
+            fleet.kill(fleet.worker(seat))
             return
         phase = self.chance.choices(tuple(AIMS), tuple(AIMS.values()))[0]
         moment = self.chance.choice(MOMENTS if phase in MAY_BE_LATE else MOMENTS[:3])
@@ -106,7 +117,7 @@ class Storm:
         if moment == "late":
             lease = 3.0 if self.plan.leases_by_hand else LEASE_SECONDS
             seconds = lease + self.chance.uniform(0, 5)
-        self.fleet.wire.aim(seat, Aim(phase, moment, seconds))
+        fleet.wire.aim(seat, Aim(phase, moment, seconds))
         self._aimed[seat] = time.monotonic()
 
     def _miss(self) -> None:
@@ -143,7 +154,7 @@ class Storm:
         due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
         rows = patiently(
             lambda: self.site.rows(
-                'select id, status, suspect, split_part("lockedBy", \'/\', 1) as worker '
+                "select id, status, suspect, split_part(\"lockedBy\", '/', 1) as worker "
                 "from photo_generation_queue where status in ('pending', 'rate_limited', 'processing') "
             )
         )
@@ -166,21 +177,23 @@ class Storm:
     def _watch_for_poison(self) -> None:
         """Kills whoever has a poisonous image made; the simulator holds such a call back until then."""
         owners = {key_of(self.fleet.worker(seat)): self.fleet.worker(seat) for seat in self.fleet.seats}
-        for call in self.site.simulator.ledger():
-            if f"[{POISON}" in call.prompt_start and call.outcome == "open" and call.key in owners:
-                self.fleet.kill(owners[call.key], POISON)
+        for call in self.site.simulator.ledger(self._call_seen):
+            self._call_seen = call.sequence
+            if f"[{POISON}" in call.prompt_start and call.key in owners:
+                self.fleet.kill(owners[call.key], "generating", POISON)
 
     def _outage(self) -> None:
-        """The API server dies and is started again, or a backend dies, and PostgreSQL with it recovers."""
+        """The API server dies, or a backend of PostgreSQL, which then ends all others and the API with them."""
         stack = self.site.stack
-        if self.outages["api"] <= self.outages["database"]:
+        if self.outages["api"] > self.outages["database"]:
+            query = (
+                "select pid from pg_stat_activity where backend_type = 'client backend' "
+                "and pid <> pg_backend_pid() order by random() limit 1"
+            )
+            os.kill(int(patiently(lambda: stack.psql(query))), signal.SIGKILL)
+            patiently(lambda: stack.psql("select 1"))
+            self.outages["database"] += 1
+        else:
             os.kill(stack.supabase.pid, signal.SIGKILL)
-            stack.supabase.restart()
             self.outages["api"] += 1
-            return
-        query = (
-            "select pid from pg_stat_activity where backend_type = 'client backend' "
-            "and pid <> pg_backend_pid() order by random() limit 1"
-        )
-        os.kill(int(patiently(lambda: stack.psql(query))), signal.SIGKILL)
-        self.outages["database"] += 1
+        stack.supabase.restart()

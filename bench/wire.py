@@ -38,8 +38,8 @@ FUNCTIONS = {
 class Aim:
     """Strike at the worker's next request of this phase.
 
-    before: it never leaves; during: so many seconds after it was forwarded; after: its answer is lost; late: it
-    is delivered so many seconds after the death.
+    before: it never leaves; during: so many seconds after it was forwarded; after: its answer is lost;
+    late: it is delivered so many seconds after the death.
     """
 
     phase: str
@@ -48,7 +48,7 @@ class Aim:
 
 
 def phase_of(request: bytes) -> str:
-    """What a worker is doing that sends this request; settling jobs that have ended rolls their batches up."""
+    """What a worker does that sends this request; settling jobs that have ended rolls their batches up."""
     line = REQUEST_LINE.match(request)
     method, path = (line[1], line[2]) if line else (b"", b"")
     if path.startswith(b"rest/v1/rpc/settle_generation_jobs"):
@@ -80,16 +80,16 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 class Wire:
     """One address for each seat, all leading to `target`; a context manager, served by a thread.
 
-    `strike(worker, phase)` is called in that thread, at the very moment.
+    `strike(worker, phase, moment)` is called in that thread, at the very moment.
     """
 
-    def __init__(self, target: str, seats: int, strike: Callable[[str, str], None]) -> None:
+    def __init__(self, target: str, seats: int, strike: Callable[[str, str, str], None]) -> None:
         self._target, self._strike = urlsplit(target), strike
         self._workers = [""] * seats
         self._aims: list[Aim | None] = [None] * seats
         self._open: list[tuple[str, str]] = []
         self._seen: set[str] = set()
-        self._held_back = 0
+        self._deliveries: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self.delivered_late: Counter[str] = Counter()
         self.urls: list[str] = []
@@ -134,7 +134,7 @@ class Wire:
     def is_quiet(self) -> bool:
         """Whether nothing is under way or held back."""
         with self._lock:
-            return not self._open and not self._held_back
+            return not self._open and not self._deliveries
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
@@ -166,7 +166,7 @@ class Wire:
         aim = self._hit(seat, worker, phase)
         entry = (worker, phase)
         if aim and aim.moment in ("before", "late"):
-            self._strike(worker, phase)
+            self._strike(worker, phase, aim.moment)
             if aim.moment == "late":
                 self._hold_back(request, aim)
             return False
@@ -175,10 +175,10 @@ class Wire:
         try:
             upstream[1].write(request)
             if aim and aim.moment == "during":
-                self._loop.call_later(aim.seconds, self._strike, worker, phase)
+                self._loop.call_later(aim.seconds, self._strike, worker, phase, aim.moment)
             answer = await read_message(upstream[0])
             if aim and aim.moment == "after":
-                self._strike(worker, phase)
+                self._strike(worker, phase, aim.moment)
         finally:
             with self._lock:
                 self._open.remove(entry)
@@ -195,9 +195,9 @@ class Wire:
             return aim
 
     def _hold_back(self, request: bytes, aim: Aim) -> None:
-        with self._lock:
-            self._held_back += 1
-        self._late = asyncio.ensure_future(self._deliver(request, aim))
+        task = asyncio.ensure_future(self._deliver(request, aim))
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
 
     async def _deliver(self, request: bytes, aim: Aim) -> None:
         await asyncio.sleep(aim.seconds)
@@ -207,8 +207,6 @@ class Wire:
             await read_message(upstream[0])
             upstream[1].transport.abort()
             self.delivered_late[aim.phase] += 1
-        with self._lock:
-            self._held_back -= 1
 
     async def _connect(self) -> Streams:
         return await asyncio.open_connection(self._target.hostname, self._target.port, limit=1 << 20)
