@@ -142,11 +142,20 @@ class Auditor:
         before = objects.paths()
         self.found.broken += [f"{path} has a row and no object" for path in sorted(paths - before)]
         self.found.orphans_before_sweep = len(before - paths)
+        self.found.broken += [
+            f"{path} was stored and not adopted" for path in self._not_adopted(before - paths)
+        ]
         if objects.sweep():
             after = objects.paths()
             self.found.orphans = len(after - paths)
             self.found.broken += [f"{path} has an object and no row" for path in sorted(after - paths)]
             self.found.broken += [f"{path} was swept though it has a row" for path in sorted(paths - after)]
+
+    def _not_adopted(self, orphans: set[str]) -> list[str]:
+        """Those of completed jobs, which the next claim should have found: they were not late themselves."""
+        completed = {str(job_id) for job_id, row in self._jobs.items() if row["status"] == "completed"}
+        late = {path.split("generated-photos/")[-1] for path in self._storm.fleet.wire.delivered_late}
+        return sorted(path for path in orphans - late if path.split("/")[2] in completed)
 
 
 def _ended_well(row: Mapping[str, Any], kind: str) -> bool:

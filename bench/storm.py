@@ -19,6 +19,10 @@ AUTOPSY_SECONDS = 1.0
 AIM_SECONDS = 4.0
 """After this long without such a request the worker is killed whatever it does."""
 
+MOST_WAITING = 150
+"""Jobs not ended, those of dead workers included; with more, nobody orders."""
+
+ORDERS_A_SECOND = 2
 STARTING_SHARE = 0.05
 """Of the kills meet a worker that has not sent anything yet."""
 
@@ -141,7 +145,7 @@ class Storm:
             self._planted += 1
         if sum(self.outages.values()) < int(done * (self.plan.outages + 1)):
             self._outage()
-        if self.waiting < 25 * self.fleet.seats.stop:
+        for _ in range(min(MOST_WAITING - self.waiting, 3 * ORDERS_A_SECOND) // 3):
             self.customers.order()
         if self.chance.random() < 0.1:
             self.customers.cancel()

@@ -11,7 +11,6 @@ import contextlib
 import functools
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -62,6 +61,12 @@ def phase_of(request: bytes) -> str:
     return "looking for objects" if b"generated-photos" in path else "fetching photos"
 
 
+def path_of(request: bytes) -> str:
+    """The path and query of a request, without the slash it begins with."""
+    line = REQUEST_LINE.match(request)
+    return line[2].decode() if line else ""
+
+
 async def read_message(reader: asyncio.StreamReader) -> bytes:
     """One HTTP/1.1 message whose body has a length or comes in chunks. Raises EOFError and OSError."""
     head = await reader.readuntil(b"\r\n\r\n")
@@ -91,7 +96,7 @@ class Wire:
         self._seen: set[str] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
-        self.delivered_late: Counter[str] = Counter()
+        self.delivered_late: list[str] = []
         self.urls: list[str] = []
 
     def __enter__(self) -> Self:
@@ -206,7 +211,7 @@ class Wire:
             upstream[1].write(request)
             await read_message(upstream[0])
             upstream[1].transport.abort()
-            self.delivered_late[aim.phase] += 1
+            self.delivered_late.append(path_of(request))
 
     async def _connect(self) -> Streams:
         return await asyncio.open_connection(self._target.hostname, self._target.port, limit=1 << 20)
