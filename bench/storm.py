@@ -55,7 +55,11 @@ class Plan:
 
 @dataclass(slots=True)
 class Storm:
-    """`held` are the jobs a dead worker left, by worker; `suspects` all jobs ever seen as such."""
+    """`held` are the jobs a dead worker left, by worker; `suspects` all jobs ever seen as such.
+
+    Who has a healthy job that has crashed twice is spared, as far as a look once a second can tell: the third
+    time it would fail, and by rights, but that is the poison's part.
+    """
 
     site: Site
     fleet: Fleet
@@ -67,6 +71,7 @@ class Storm:
     outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
     waiting: int = 0
     _aimed: dict[int, float] = field(default_factory=dict)
+    _spared: set[str] = field(default_factory=set)
     _call_seen: int = 0
     _planted: int = 0
 
@@ -107,7 +112,9 @@ class Storm:
         seats = [
             seat
             for seat in fleet.seats
-            if seat not in self._aimed and fleet.wire.has_spoken(fleet.worker(seat)) != starting
+            if seat not in self._aimed
+            and fleet.worker(seat) not in self._spared
+            and fleet.wire.has_spoken(fleet.worker(seat)) != starting
         ]
         if not seats:
             return
@@ -129,6 +136,8 @@ class Storm:
         for seat, since in list(self._aimed.items()):
             if not self.fleet.wire.is_aimed_at(seat):
                 del self._aimed[seat]
+            elif self.fleet.worker(seat) in self._spared:
+                self.fleet.wire.aim(seat, None)
             elif time.monotonic() > since + AIM_SECONDS:
                 self.fleet.kill(self.fleet.worker(seat))
                 del self._aimed[seat]
@@ -164,6 +173,12 @@ class Storm:
         )
         self.waiting = len(rows)
         self.suspects |= {row["id"] for row in rows if row["suspect"]}
+        # A healthy job whose worker has died twice while it was alone has had its share of bad luck.
+        self._spared = {
+            row["worker"]
+            for row in rows
+            if row["crashes"] > 1 and self.customers.ordered.get(row["id"]) != POISON
+        }
         for kill in due:
             self.held[kill.worker] = tuple(row["id"] for row in rows if row["worker"] == kill.worker)
         if self.plan.leases_by_hand and due:
@@ -187,7 +202,7 @@ class Storm:
                 self.fleet.kill(owners[call.key], "generating", POISON)
 
     def _outage(self) -> None:
-        """The API server dies, or a backend of PostgreSQL, which then ends all others and the API with them."""
+        """The API server dies, or a backend of PostgreSQL, which then ends all others; the API falls with them."""
         stack = self.site.stack
         if self.outages["api"] > self.outages["database"]:
             query = (

@@ -117,8 +117,8 @@ class Wire:
         with self._lock:
             self._workers[seat], self._aims[seat] = worker, None
 
-    def aim(self, seat: int, aim: Aim) -> None:
-        """Strike once at the seat's worker."""
+    def aim(self, seat: int, aim: Aim | None) -> None:
+        """Strike once at the seat's worker; None takes the aim back."""
         with self._lock:
             self._aims[seat] = aim
 
