@@ -202,7 +202,7 @@ class Storm:
                 self.fleet.kill(owners[call.key], "generating", POISON)
 
     def _outage(self) -> None:
-        """The API server dies, or a backend of PostgreSQL, which then ends all others; the API falls with them."""
+        """The API server dies; or a backend of PostgreSQL, which ends all others, and the API falls as well."""
         stack = self.site.stack
         if self.outages["api"] > self.outages["database"]:
             query = (
