@@ -167,7 +167,7 @@ class Storm:
         due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
         rows = patiently(
             lambda: self.site.rows(
-                "select id, status, suspect, split_part(\"lockedBy\", '/', 1) as worker "
+                "select id, suspect, crashes, split_part(\"lockedBy\", '/', 1) as worker "
                 "from photo_generation_queue where status in ('pending', 'rate_limited', 'processing') "
             )
         )
@@ -202,7 +202,7 @@ class Storm:
                 self.fleet.kill(owners[call.key], "generating", POISON)
 
     def _outage(self) -> None:
-        """The API server dies; or a backend of PostgreSQL, which ends all others, and the API falls as well."""
+        """The API server dies; or a backend of PostgreSQL, which ends all others, and the API with them."""
         stack = self.site.stack
         if self.outages["api"] > self.outages["database"]:
             query = (
