@@ -71,6 +71,7 @@ def crash(plan: Plan, seed: int, tell: Any) -> Audit:
     with ExitStack() as running:
         site = running.enter_context(Site(Scale(60.0), USERS))
         tell(site.hardware())
+        _keep_commits(site)
         _open_gate(site)
         stack = site.stack
         folder = stack.postgres.folder
@@ -81,6 +82,12 @@ def crash(plan: Plan, seed: int, tell: Any) -> Audit:
         storm.drain()
         fleet.end()
         return Auditor(storm).judge()
+
+
+def _keep_commits(site: Site) -> None:
+    """What is committed survives the death of PostgreSQL, though not that of the machine."""
+    site.stack.psql("alter database postgres set synchronous_commit = on")
+    site.stack.supabase.restart()
 
 
 def _open_gate(site: Site) -> None:

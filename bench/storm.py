@@ -55,11 +55,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Storm:
-    """`held` are the jobs a dead worker left, by worker; `suspects` all jobs ever seen as such.
-
-    Who has a healthy job that has crashed twice is spared, as far as a look once a second can tell: the third
-    time it would fail, and by rights, but that is the poison's part.
-    """
+    """`held` are the jobs a dead worker left, by worker; `suspects` all jobs ever seen as such."""
 
     site: Site
     fleet: Fleet
@@ -71,7 +67,6 @@ class Storm:
     outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
     waiting: int = 0
     _aimed: dict[int, float] = field(default_factory=dict)
-    _spared: set[str] = field(default_factory=set)
     _call_seen: int = 0
     _planted: int = 0
 
@@ -113,7 +108,7 @@ class Storm:
             seat
             for seat in fleet.seats
             if seat not in self._aimed
-            and fleet.worker(seat) not in self._spared
+            and fleet.worker(seat) not in self.fleet.wire.spared
             and fleet.wire.has_spoken(fleet.worker(seat)) != starting
         ]
         if not seats:
@@ -136,7 +131,7 @@ class Storm:
         for seat, since in list(self._aimed.items()):
             if not self.fleet.wire.is_aimed_at(seat):
                 del self._aimed[seat]
-            elif self.fleet.worker(seat) in self._spared:
+            elif self.fleet.worker(seat) in self.fleet.wire.spared:
                 self.fleet.wire.aim(seat, None)
             elif time.monotonic() > since + AIM_SECONDS:
                 self.fleet.kill(self.fleet.worker(seat))
@@ -167,18 +162,12 @@ class Storm:
         due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
         rows = patiently(
             lambda: self.site.rows(
-                "select id, suspect, crashes, split_part(\"lockedBy\", '/', 1) as worker "
+                "select id, suspect, split_part(\"lockedBy\", '/', 1) as worker "
                 "from photo_generation_queue where status in ('pending', 'rate_limited', 'processing') "
             )
         )
         self.waiting = len(rows)
         self.suspects |= {row["id"] for row in rows if row["suspect"]}
-        # A healthy job whose worker has died twice while it was alone has had its share of bad luck.
-        self._spared = {
-            row["worker"]
-            for row in rows
-            if row["crashes"] > 1 and self.customers.ordered.get(row["id"]) != POISON
-        }
         for kill in due:
             self.held[kill.worker] = tuple(row["id"] for row in rows if row["worker"] == kill.worker)
         if self.plan.leases_by_hand and due:

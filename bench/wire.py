@@ -17,11 +17,14 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from bench.customers import POISON
+
 Moment = Literal["before", "during", "after", "late"]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 REQUEST_LINE = re.compile(rb"(\w+) /(\S*) HTTP/1\.1\r\n")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+SECOND_CRASH = re.compile(rb'"crashes": ?[2-9]')
 ENDED = re.compile(rb'"outcome": ?"(?:completed|failed)"')
 FUNCTIONS = {
     b"claim_generation_jobs": "claiming",
@@ -85,7 +88,9 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 class Wire:
     """One address for each seat, all leading to `target`; a context manager, served by a thread.
 
-    `strike(worker, phase, moment)` is called in that thread, at the very moment.
+    `strike(worker, phase, moment)` is called in that thread, at the very moment. `spared` are those who were
+    given a healthy job that has crashed twice: the third time it would fail, and by rights, but that is the
+    poison's part.
     """
 
     def __init__(self, target: str, seats: int, strike: Callable[[str, str, str], None]) -> None:
@@ -96,6 +101,7 @@ class Wire:
         self._seen: set[str] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
+        self.spared: set[str] = set()
         self.delivered_late: list[str] = []
         self.urls: list[str] = []
 
@@ -182,7 +188,9 @@ class Wire:
             if aim and aim.moment == "during":
                 self._loop.call_later(aim.seconds, self._strike, worker, phase, aim.moment)
             answer = await read_message(upstream[0])
-            if aim and aim.moment == "after":
+            if phase == "claiming":
+                self._spare(worker, answer)
+            if aim and aim.moment == "after" and worker not in self.spared:
                 self._strike(worker, phase, aim.moment)
         finally:
             with self._lock:
@@ -194,10 +202,17 @@ class Wire:
     def _hit(self, seat: int, worker: str, phase: str) -> Aim | None:
         with self._lock:
             aim = self._aims[seat]
-            if aim is None or aim.phase != phase or self._workers[seat] != worker:
+            if aim is None or aim.phase != phase or self._workers[seat] != worker or worker in self.spared:
                 return None
             self._aims[seat] = None
             return aim
+
+    def _spare(self, worker: str, answer: bytes) -> None:
+        """Keeps the wire off a worker as long as it has a healthy job whose third crash this would be."""
+        if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
+            self.spared.add(worker)
+        else:
+            self.spared.discard(worker)
 
     def _hold_back(self, request: bytes, aim: Aim) -> None:
         task = asyncio.ensure_future(self._deliver(request, aim))
