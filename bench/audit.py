@@ -35,6 +35,7 @@ class Audit:
     cut_by_runs: int = 0
     not_stored: int = 0
     crashed_alone: int = 0
+    cut_off: int = 0
     poisoned: int = 0
     orphans_before_sweep: int = 0
     orphans: int | None = None
@@ -88,11 +89,11 @@ class Auditor:
                 self.found.poisoned += 1
 
     def _crashes(self) -> None:
-        """A job counts no crash but those in which its worker had nothing else, and none without a kill."""
-        held = list(self._storm.held.values())
-        touched = {job_id for jobs in held for job_id in jobs}
+        """A job counts no crash but those in which its run had nothing else, and none without a kill."""
+        left = self._left_behind()
+        touched = {job_id for jobs in left for job_id in jobs}
         for job_id, row in self._jobs.items():
-            own = sum(self._was_alone(job_id, jobs) for jobs in held)
+            own = sum(self._was_alone(job_id, jobs) for jobs in left)
             if row["crashes"] > own:
                 self.found.broken.append(f"job {job_id} counts {row['crashes']} crashes, {own} were its own")
             if row["errorCode"] == "crashed" and self._storm.customers.ordered[job_id] != POISON:
@@ -100,8 +101,24 @@ class Auditor:
         for job_id in sorted(self._storm.suspects - touched):
             self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
 
-    def _was_alone(self, job_id: int, jobs: tuple[int, ...]) -> bool:
-        """Whether a dead worker left this job and no other, but for those cancelled before they came back."""
+    def _left_behind(self) -> list[set[int]]:
+        """What each run that could not finish had in hand: those of the dead, and those that an outage cut off.
+
+        Of the latter it is not known what they had at the same time: each job is taken for alone.
+        """
+        held = {run: jobs for runs in self._storm.held.values() for run, jobs in runs.items()}
+        unfinished = {
+            str(event["run"])
+            for worker in self._storm.fleet.workers
+            for event in self._storm.fleet.log(worker)
+            if event["message"] == "finish_failed"
+        }
+        self.found.cut_off = len(unfinished - set(held))
+        alone = [{job_id} for run in unfinished - set(held) for job_id in self._storm.seen.get(run, ())]
+        return [*held.values(), *alone]
+
+    def _was_alone(self, job_id: int, jobs: set[int]) -> bool:
+        """Whether a run left this job and no other, but for those cancelled before they came back."""
         return job_id in jobs and all(
             self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
         )

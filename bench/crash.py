@@ -30,6 +30,7 @@ ROWS = {
     "discarded": "paid for and discarded: the order was cancelled",
     "not_stored": "paid for and not stored: the stack was down",
     "cut_by_runs": "paid for and cut at the end of a run",
+    "cut_off": "runs that an outage kept from finishing",
     "poisoned": "poisonous jobs that failed alone",
     "crashed_alone": "healthy jobs that failed, each killed three times while alone",
     "orphans_before_sweep": "objects without a row",

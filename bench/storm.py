@@ -55,14 +55,18 @@ class Plan:
 
 @dataclass(slots=True)
 class Storm:
-    """`held` are the jobs a dead worker left, by worker; `suspects` all jobs ever seen as such."""
+    """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` what any run ever had.
+
+    `suspects` are all jobs ever seen as such, `waiting` is how many have not ended.
+    """
 
     site: Site
     fleet: Fleet
     customers: Customers
     chance: random.Random
     plan: Plan
-    held: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    held: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    seen: dict[str, set[int]] = field(default_factory=dict)
     suspects: set[int] = field(default_factory=set)
     outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
     waiting: int = 0
@@ -162,14 +166,21 @@ class Storm:
         due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
         rows = patiently(
             lambda: self.site.rows(
-                "select id, suspect, split_part(\"lockedBy\", '/', 1) as worker "
+                "select id, suspect, split_part(\"lockedBy\", '/', 1) as worker, "
+                "split_part(\"lockedBy\", '/', 2) as run "
                 "from photo_generation_queue where status in ('pending', 'rate_limited', 'processing') "
             )
         )
         self.waiting = len(rows)
         self.suspects |= {row["id"] for row in rows if row["suspect"]}
+        for row in rows:
+            if row["run"]:
+                self.seen.setdefault(row["run"], set()).add(row["id"])
         for kill in due:
-            self.held[kill.worker] = tuple(row["id"] for row in rows if row["worker"] == kill.worker)
+            held = self.held.setdefault(kill.worker, {})
+            for row in rows:
+                if row["worker"] == kill.worker:
+                    held.setdefault(row["run"], set()).add(row["id"])
         if self.plan.leases_by_hand and due:
             self._end_leases(due)
 

@@ -99,7 +99,8 @@ class Wire:
         self._aims: list[Aim | None] = [None] * seats
         self._open: list[tuple[str, str]] = []
         self._seen: set[str] = set()
-        self._deliveries: set[asyncio.Task[None]] = set()
+        self._held_back = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         self.spared: set[str] = set()
         self.delivered_late: list[str] = []
@@ -145,7 +146,7 @@ class Wire:
     def is_quiet(self) -> bool:
         """Whether nothing is under way or held back."""
         with self._lock:
-            return not self._open and not self._deliveries
+            return not self._open and not self._held_back
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
@@ -160,6 +161,7 @@ class Wire:
 
     async def _connected(self, seat: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         worker = self._workers[seat]
+        self._keep(asyncio.current_task())
         with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError):
             upstream = await self._connect()
             try:
@@ -215,9 +217,9 @@ class Wire:
             self.spared.discard(worker)
 
     def _hold_back(self, request: bytes, aim: Aim) -> None:
-        task = asyncio.ensure_future(self._deliver(request, aim))
-        self._deliveries.add(task)
-        task.add_done_callback(self._deliveries.discard)
+        with self._lock:
+            self._held_back += 1
+        self._keep(asyncio.ensure_future(self._deliver(request, aim)))
 
     async def _deliver(self, request: bytes, aim: Aim) -> None:
         await asyncio.sleep(aim.seconds)
@@ -227,6 +229,14 @@ class Wire:
             await read_message(upstream[0])
             upstream[1].transport.abort()
             self.delivered_late.append(path_of(request))
+        with self._lock:
+            self._held_back -= 1
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        """The loop itself does not: without this a task may be collected in the middle of its work."""
+        if task:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _connect(self) -> Streams:
         return await asyncio.open_connection(self._target.hostname, self._target.port, limit=1 << 20)
