@@ -204,6 +204,8 @@ create table if not exists generation.runs (
   "startedAt" timestamptz not null,
   "endsBy" timestamptz not null,
   "finishedAt" timestamptz,
+  -- When the first job of the dead run was taken back: whichever follows had company when the worker died.
+  "rescuedAt" timestamptz,
   -- Claims that were answered: a repeated one gets what it still holds, never new jobs under an old fence.
   "claimIds" uuid[] not null default '{}',
   summary jsonb

@@ -224,6 +224,8 @@ create table if not exists generation.runs (
   "startedAt" timestamptz not null,
   "endsBy" timestamptz not null,
   "finishedAt" timestamptz,
+  -- When the first job of the dead run was taken back: whichever follows had company when the worker died.
+  "rescuedAt" timestamptz,
   -- Claims that were answered: a repeated one gets what it still holds, never new jobs under an old fence.
   "claimIds" uuid[] not null default '{}',
   summary jsonb
@@ -858,7 +860,13 @@ as $$
       select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
 $$;
 
+-- The run under whose fence a job is held; null if it is no fence of a claim.
+create or replace function generation.run_of(p_fence text) returns uuid
+language sql immutable set search_path = ''
+as $$ select substring(p_fence from '^[^/]+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/')::uuid $$;
+
 -- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
+-- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
 create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -866,6 +874,9 @@ as $$
     select from public.photo_generation_queue as q
     where q.status = 'processing' and q.id <> p_job.id
       and q."lockedBy" collate "C" >= r.prefix || '/' and q."lockedBy" collate "C" < r.prefix || '0')
+    and not exists (
+      select from generation.runs as d
+      where d.id = generation.run_of(p_job."lockedBy") and d."rescuedAt" is not null)
   from (select regexp_replace(p_job."lockedBy", '/[^/]*$', '') as prefix) as r
 $$;
 
@@ -891,6 +902,7 @@ as $$
 declare
   v_ids bigint[];
   v_changes jsonb;
+  v_runs uuid[];
 begin
   select array_agg(e.id order by e.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
@@ -902,7 +914,8 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone,
+      generation.run_of(q."lockedBy") as run
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q
@@ -918,15 +931,25 @@ begin
       end
     from judged as j
     where q.id = j.id
-    returning q.id, q."batchId", q.status, q."numImagesPerExample"
+    returning q.id, q."batchId", q.status, q."numImagesPerExample", j.run
   )
   select jsonb_agg(jsonb_build_object('batchId', r."batchId", 'jobsDone', 0, 'jobsFailed', 1,
-    'imagesFailed', cardinality(generation.missing_images(r.id, r."numImagesPerExample"))))
-  into v_changes
-  from rescued as r where r.status = 'failed';
+      'imagesFailed', cardinality(generation.missing_images(r.id, r."numImagesPerExample"))))
+    filter (where r.status = 'failed'),
+    array_agg(distinct r.run)
+  into v_changes, v_runs
+  from rescued as r;
   if v_changes is not null then
     perform generation.roll_up(v_changes);
   end if;
+  -- One that is locked right now is being marked by another claim.
+  update generation.runs as r set "rescuedAt" = generation.clock()
+  from (
+    select d.id from generation.runs as d
+    where d.id = any (v_runs) and d."rescuedAt" is null
+    order by d.id for no key update skip locked
+  ) as dead
+  where r.id = dead.id;
 end
 $$;
 

@@ -110,6 +110,22 @@ def test_crash_in_company(queue: Queue, clock: Clock) -> None:
     assert [row["status"] for row in rows] == ["processing", "pending"]
 
 
+def test_company_rescued_first(queue: Queue, clock: Clock) -> None:
+    """Jobs of one run had company when it died, also if their leases end, and are rescued, one by one."""
+    queue.enqueue(examples=3)
+    run = queue.run()
+    (first,) = run.claim(1)
+    clock.advance(1)
+    (second,) = run.claim(1)
+    clock.advance(LEASE - 1)
+    queue.run().claim(1)
+    assert queue.job(second["id"])["status"] == "processing"
+    clock.advance(1)
+    queue.run().claim(1)
+    rows = [queue.job(job["id"]) for job in (first, second)]
+    assert [(row["crashes"], row["suspect"]) for row in rows] == [(0, True), (0, True)]
+
+
 def test_acquitted_by_a_try(queue: Queue, clock: Clock) -> None:
     """A suspect that was tried and settled goes with the others again; one that never began stays alone."""
     job = queue.claimed()

@@ -55,9 +55,9 @@ class Simulation:
         """Changes settings from now on; `reset` undoes it."""
         self._ask("/_sim/configure", settings)
 
-    def ledger(self) -> list[Call]:
-        """Every call since the start or the last reset."""
-        calls: list[dict[str, Any]] = self._ask("/_sim/ledger")["calls"]
+    def ledger(self, after: int = 0) -> list[Call]:
+        """Every call since the start or the last reset, or those that came after call number `after`."""
+        calls: list[dict[str, Any]] = self._ask(f"/_sim/ledger?after={after}")["calls"]
         return [Call(**{**call, "image_shas": tuple(call["image_shas"])}) for call in calls]
 
     def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:

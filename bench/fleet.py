@@ -1,0 +1,159 @@
+"""Worker processes in their seats: started, killed with -9 and started again, each time under a new name."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bench.wire import Wire
+from local.demo.environment import kept, simulated_gemini
+from local.demo.simulation import ROOT
+from local.simulator.ledger import fingerprint
+from local.stack.folder import Folder
+from local.stack.processes import Process
+
+SETTINGS = {
+    "INVOCATION_TIMEOUT_SECONDS": "10",  # the least there is: leases of the dead last 25 s at most
+    "MARGIN_SECONDS": "2",
+    "CALL_TIMEOUT_SECONDS": "5",
+    "JOBS_AT_A_TIME": "4",
+    "IMAGES_AT_A_TIME": "4",
+    "RETRY_BASE_SECONDS": "0.1",
+    "RETRY_CAP_SECONDS": "1",
+    "MAX_IDLE_SECONDS": "1",
+    "LOG_FORMAT": "json",
+}
+LEASE_SECONDS = 25.0
+"""The longest lease: the rest of a run, and 15 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill -9, at a moment of the machine's monotonic clock.
+
+    `phase` is what the worker was doing as far as the wire or the watcher can tell, else empty; `moment` how
+    the request under way was met, or `random`.
+    """
+
+    worker: str
+    at: float
+    phase: str
+    moment: str
+
+
+def key_of(worker: str) -> str:
+    """The fingerprint in the simulator's ledger of the key that a worker calls Gemini with."""
+    return fingerprint(_key(worker))
+
+
+def _key(worker: str) -> str:
+    return f"key-of-{worker}"
+
+
+class Fleet:
+    """`seats` workers, each in a process of its own; a context manager that ends them in order."""
+
+    def __init__(self, folder: Folder, stack_url: str, secret: str, gemini_url: str, seats: int) -> None:
+        self._folder = Folder(folder.path / "workers")
+        self._folder.path.mkdir()
+        self._secret, self._gemini_url = secret, gemini_url
+        self._names = [""] * seats
+        self._processes: list[Process | None] = [None] * seats
+        self._count = 0
+        self._lock = threading.Lock()
+        self.wire = Wire(stack_url, seats, self.kill)
+        self.kills: list[Kill] = []
+        self.workers: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.wire.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        self.wire.__exit__(None, None, None)
+
+    @property
+    def seats(self) -> range:
+        """The numbers of the seats."""
+        return range(len(self._names))
+
+    def worker(self, seat: int) -> str:
+        """Who sits there now."""
+        return self._names[seat]
+
+    def fill(self) -> None:
+        """Starts a worker in every empty seat."""
+        for seat in self.seats:
+            with self._lock:
+                process = self._processes[seat]
+                is_running = process is not None and process.is_running
+            if not is_running:
+                self._start(seat)
+
+    def kill(self, worker: str, phase: str = "", moment: str = "random") -> None:
+        """Kills a worker, from any thread; nothing happens if it is dead."""
+        with self._lock:
+            for name, process in zip(self._names, self._processes, strict=True):
+                if name == worker and process and process.is_running and not self._is_dead(worker):
+                    phase = phase or self._phase(worker)
+                    os.killpg(process.pid, signal.SIGKILL)
+                    self.kills.append(Kill(worker, time.monotonic(), phase, moment))
+
+    def end(self) -> None:
+        """Asks every worker to end, and waits until they have."""
+        running = [process for process in self._processes if process]
+        for process in running:
+            if process.is_running:
+                os.kill(process.pid, signal.SIGTERM)
+        for process in running:
+            process.stop(signal.SIGTERM)
+        self._processes = [None] * len(self._processes)
+
+    def log(self, worker: str) -> Iterator[Mapping[str, Any]]:
+        """What a worker has logged; the line that a kill cut short is left out."""
+        path = Path(self._folder.path / f"{worker}.log")
+        for line in path.read_text(errors="replace").splitlines():
+            if line.startswith("{") and line.endswith("}"):
+                yield json.loads(line)
+
+    def _is_dead(self, worker: str) -> bool:
+        return any(kill.worker == worker for kill in self.kills[-len(self._names) :])
+
+    def _phase(self, worker: str) -> str:
+        """The worker's oldest request, or that it has sent none; empty if the wire cannot tell."""
+        under_way = self.wire.under_way(worker)
+        if under_way:
+            return under_way[0]
+        return "" if self.wire.has_spoken(worker) else "starting"
+
+    def _start(self, seat: int) -> None:
+        self._count += 1
+        worker = f"worker-{seat}-{self._count}"
+        self.wire.seat(seat, worker)
+        environment = {
+            **kept(),
+            "PYTHONPATH": str(ROOT),
+            "SUPABASE_URL": self.wire.urls[seat],
+            "SUPABASE_SERVICE_ROLE_KEY": self._secret,
+            **simulated_gemini(self._gemini_url),
+            "GEMINI_API_KEY": _key(worker),
+            "WORKER_ID": worker,
+            **SETTINGS,
+        }
+        command = [sys.executable, "-m", "worker", "--no-env-file", "run"]
+        process = Process(worker, command, self._folder, last_signal=signal.SIGKILL, env=environment)
+        with self._lock:
+            self._names[seat], self._processes[seat] = worker, process
+            self.workers.append(worker)

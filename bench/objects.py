@@ -1,0 +1,61 @@
+"""What lies in the bucket of generated photos, asked of the Storage API; and the sweeper's turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+
+import httpx
+
+from bench.site import Site
+from local.demo.environment import kept
+from local.demo.simulation import ROOT
+from local.stack.errors import StackError
+
+UNKNOWN_COMMAND = 2
+BUCKET = "generated-photos"
+
+
+class Objects:
+    """The objects in the folders of jobs."""
+
+    def __init__(self, site: Site, folders: Iterable[str]) -> None:
+        self._site, self._folders = site, sorted(folders)
+
+    def paths(self) -> set[str]:
+        """The paths of all objects, by listing every job's folder."""
+        headers = {"apikey": self._site.stack.secret_key}
+        with httpx.Client(base_url=self._site.stack.url, headers=headers, timeout=30, trust_env=False) as api:
+            return {path for folder in self._folders for path in self._list(api, folder)}
+
+    def sweep(self) -> bool:
+        """Lets `python -m worker sweep` remove what has no row; False if this worker has no such command.
+
+        It looks into the folders of jobs that ended ten minutes ago at least, so all ends are moved back.
+        """
+        self._site.stack.psql(
+            'update photo_generation_queue set "completedAt" = "completedAt" - interval \'11 minutes\''
+        )
+        environment = {
+            **kept(),
+            "PYTHONPATH": str(ROOT),
+            "SUPABASE_URL": self._site.stack.url,
+            "SUPABASE_SERVICE_ROLE_KEY": self._site.stack.secret_key,
+        }
+        command = [sys.executable, "-m", "worker", "--no-env-file", "sweep"]
+        while True:
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode == UNKNOWN_COMMAND:
+                return False
+            if done.returncode:
+                raise StackError("The sweeper failed:", "Its log says why.", done.stderr)
+            if not json.loads(done.stdout)["more"]:
+                return True
+
+    def _list(self, api: httpx.Client, folder: str) -> list[str]:
+        body = {"prefix": f"{folder}/", "limit": 1000, "offset": 0}
+        answer = api.post(f"/storage/v1/object/list/{BUCKET}", json=body).raise_for_status().json()
+        # Supabase names an object within its folder, other servers by its whole path.
+        return [f"{folder}/{entry['name'].rsplit('/', 1)[-1]}" for entry in answer]

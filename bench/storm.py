@@ -1,0 +1,218 @@
+"""The storm: workers are killed at random and aimed moments while orders come in; then all drains."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from bench.customers import POISON, Customers, patiently
+from bench.fleet import LEASE_SECONDS, Fleet, Kill, key_of
+from bench.site import Site
+from bench.wire import Aim, Moment
+
+TICK_SECONDS = 0.05
+AUTOPSY_SECONDS = 1.0
+AIM_SECONDS = 4.0
+"""After this long without such a request the worker is killed whatever it does."""
+
+MOST_WAITING = 150
+"""Jobs not ended, those of dead workers included; with more, nobody orders."""
+
+ORDERS_A_SECOND = 2
+STARTING_SHARE = 0.05
+"""Of the kills meet a worker that has not sent anything yet."""
+
+AIMED_SHARE = 0.6
+"""Of the others wait for a request of a chosen kind."""
+
+AIMS: dict[str, int] = {
+    "claiming": 5, "looking for objects": 2, "fetching photos": 1, "taking slots": 2, "uploading": 5,
+    "recording": 5, "giving up": 1, "settling": 1, "rolling up": 5, "finishing": 4, "removing": 1,
+}  # fmt: skip
+MOMENTS: tuple[Moment, ...] = ("before", "during", "after", "late")
+MAY_BE_LATE = ("uploading", "recording", "giving up", "settling", "rolling up", "finishing")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is killed and how fast; `leases_by_hand` ends the leases of the dead at their autopsy.
+
+    Planted poison and outages of the stack are spread over the kills. Times in seconds.
+    """
+
+    kills: int
+    seats: int
+    every_seconds: float
+    poisons: int
+    outages: int
+    leases_by_hand: bool = False
+    drain_seconds: float = 300.0
+
+
+@dataclass(slots=True)
+class Storm:
+    """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` what any run ever had.
+
+    `suspects` are all jobs ever seen as such, `waiting` is how many have not ended.
+    """
+
+    site: Site
+    fleet: Fleet
+    customers: Customers
+    chance: random.Random
+    plan: Plan
+    held: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    seen: dict[str, set[int]] = field(default_factory=dict)
+    suspects: set[int] = field(default_factory=set)
+    outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
+    waiting: int = 0
+    _aimed: dict[int, float] = field(default_factory=dict)
+    _call_seen: int = 0
+    _planted: int = 0
+
+    def rage(self, tell: Callable[[str], None]) -> None:
+        """Kills until the plan is fulfilled."""
+        began = kill_at = look_at = time.monotonic()
+        told = 0
+        while len(self.fleet.kills) < self.plan.kills:
+            now = time.monotonic()
+            self.fleet.fill()
+            if now >= kill_at:
+                self._strike()
+                kill_at = now + self.chance.expovariate(1 / self.plan.every_seconds)
+            self._miss()
+            if now >= look_at:
+                self._look(ordering=True)
+                look_at = now + 1
+            if len(self.fleet.kills) >= told + 100:
+                told = len(self.fleet.kills)
+                tell(f"{told} kills after {now - began:.0f} s")
+            time.sleep(TICK_SECONDS)
+
+    def drain(self) -> None:
+        """Waits until every job has ended and nothing is held back, killing only what the poison kills."""
+        self.customers.calm()
+        deadline = time.monotonic() + self.plan.drain_seconds
+        while time.monotonic() < deadline:
+            self.fleet.fill()
+            self._look(ordering=False)
+            if not self.waiting and self.fleet.wire.is_quiet and len(self.held) == len(self.fleet.kills):
+                return
+            time.sleep(0.5)
+
+    def _strike(self) -> None:
+        """At once, or at the next request of a chosen kind."""
+        fleet = self.fleet
+        starting = self.chance.random() < STARTING_SHARE
+        seats = [
+            seat
+            for seat in fleet.seats
+            if seat not in self._aimed
+            and fleet.worker(seat) not in self.fleet.wire.spared
+            and fleet.wire.has_spoken(fleet.worker(seat)) != starting
+        ]
+        if not seats:
+            return
+        seat = self.chance.choice(seats)
+        if starting or self.chance.random() > AIMED_SHARE:
+            fleet.kill(fleet.worker(seat))
+            return
+        phase = self.chance.choices(tuple(AIMS), tuple(AIMS.values()))[0]
+        moment = self.chance.choice(MOMENTS if phase in MAY_BE_LATE else MOMENTS[:3])
+        seconds = self.chance.uniform(0, 0.01)
+        if moment == "late":
+            lease = 3.0 if self.plan.leases_by_hand else LEASE_SECONDS
+            seconds = lease + self.chance.uniform(0, 5)
+        fleet.wire.aim(seat, Aim(phase, moment, seconds))
+        self._aimed[seat] = time.monotonic()
+
+    def _miss(self) -> None:
+        """Forgets the aims that were hit; kills where one was not in time."""
+        for seat, since in list(self._aimed.items()):
+            if not self.fleet.wire.is_aimed_at(seat):
+                del self._aimed[seat]
+            elif self.fleet.worker(seat) in self.fleet.wire.spared:
+                self.fleet.wire.aim(seat, None)
+            elif time.monotonic() > since + AIM_SECONDS:
+                self.fleet.kill(self.fleet.worker(seat))
+                del self._aimed[seat]
+
+    def _look(self, ordering: bool) -> None:
+        """Once a second: autopsies, poison, and what comes in from outside."""
+        self._autopsy()
+        self._watch_for_poison()
+        if not ordering:
+            return
+        done = len(self.fleet.kills) / self.plan.kills
+        if self._planted < self.plan.poisons and done >= self._planted / (2 * self.plan.poisons):
+            self.customers.plant()
+            self._planted += 1
+        if sum(self.outages.values()) < int(done * (self.plan.outages + 1)):
+            self._outage()
+        for _ in range(min(MOST_WAITING - self.waiting, 3 * ORDERS_A_SECOND) // 3):
+            self.customers.order()
+        if self.chance.random() < 0.1:
+            self.customers.cancel()
+        self.customers.trouble()
+
+    def _autopsy(self) -> None:
+        """What the dead have left, once everything they had sent has been carried out."""
+        old = time.monotonic() - AUTOPSY_SECONDS
+        due = [kill for kill in self.fleet.kills if kill.worker not in self.held and kill.at < old]
+        due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
+        rows = patiently(
+            lambda: self.site.rows(
+                "select id, suspect, split_part(\"lockedBy\", '/', 1) as worker, "
+                "split_part(\"lockedBy\", '/', 2) as run "
+                "from photo_generation_queue where status in ('pending', 'rate_limited', 'processing') "
+            )
+        )
+        self.waiting = len(rows)
+        self.suspects |= {row["id"] for row in rows if row["suspect"]}
+        for row in rows:
+            if row["run"]:
+                self.seen.setdefault(row["run"], set()).add(row["id"])
+        for kill in due:
+            held = self.held.setdefault(kill.worker, {})
+            for row in rows:
+                if row["worker"] == kill.worker:
+                    held.setdefault(row["run"], set()).add(row["id"])
+        if self.plan.leases_by_hand and due:
+            self._end_leases(due)
+
+    def _end_leases(self, kills: list[Kill]) -> None:
+        names = ", ".join(f"'{kill.worker}'" for kill in kills)
+        patiently(
+            lambda: self.site.stack.psql(
+                "update photo_generation_queue set \"leaseExpiresAt\" = now() - interval '1 second' "
+                f"where status = 'processing' and split_part(\"lockedBy\", '/', 1) in ({names})"
+            )
+        )
+
+    def _watch_for_poison(self) -> None:
+        """Kills whoever has a poisonous image made; the simulator holds such a call back until then."""
+        owners = {key_of(self.fleet.worker(seat)): self.fleet.worker(seat) for seat in self.fleet.seats}
+        for call in self.site.simulator.ledger(self._call_seen):
+            self._call_seen = call.sequence
+            if f"[{POISON}" in call.prompt_start and call.key in owners:
+                self.fleet.kill(owners[call.key], "generating", POISON)
+
+    def _outage(self) -> None:
+        """The API server dies; or a backend of PostgreSQL, which ends all others, and the API with them."""
+        stack = self.site.stack
+        if self.outages["api"] > self.outages["database"]:
+            query = (
+                "select pid from pg_stat_activity where backend_type = 'client backend' "
+                "and pid <> pg_backend_pid() order by random() limit 1"
+            )
+            os.kill(int(patiently(lambda: stack.psql(query))), signal.SIGKILL)
+            patiently(lambda: stack.psql("select 1"))
+            self.outages["database"] += 1
+        else:
+            os.kill(stack.supabase.pid, signal.SIGKILL)
+            self.outages["api"] += 1
+        stack.supabase.restart()

@@ -1,0 +1,242 @@
+"""The wire between workers and stack: tells which requests are under way, and strikes in the middle of one.
+
+Each worker has an address of its own here. What has been forwarded is carried out to its end by the stack,
+as it is when a client dies; a request can also be held back and delivered long after its sender's death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from bench.customers import POISON
+
+Moment = Literal["before", "during", "after", "late"]
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+REQUEST_LINE = re.compile(rb"(\w+) /(\S*) HTTP/1\.1\r\n")
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+SECOND_CRASH = re.compile(rb'"crashes": ?[2-9]')
+ENDED = re.compile(rb'"outcome": ?"(?:completed|failed)"')
+FUNCTIONS = {
+    b"claim_generation_jobs": "claiming",
+    b"take_start_slots": "taking slots",
+    b"report_rate_limit": "telling a 429",
+    b"record_generated_photo": "recording",
+    b"record_failed_image": "giving up",
+    b"finish_generation_run": "finishing",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """Strike at the worker's next request of this phase.
+
+    before: it never leaves; during: so many seconds after it was forwarded; after: its answer is lost;
+    late: it is delivered so many seconds after the death.
+    """
+
+    phase: str
+    moment: Moment
+    seconds: float = 0.0
+
+
+def phase_of(request: bytes) -> str:
+    """What a worker does that sends this request; settling jobs that have ended rolls their batches up."""
+    line = REQUEST_LINE.match(request)
+    method, path = (line[1], line[2]) if line else (b"", b"")
+    if path.startswith(b"rest/v1/rpc/settle_generation_jobs"):
+        return "rolling up" if ENDED.search(request) else "settling"
+    if path.startswith(b"rest/v1/rpc/"):
+        return FUNCTIONS.get(path.removeprefix(b"rest/v1/rpc/").split(b"?")[0], "asking")
+    if method == b"DELETE":
+        return "removing"
+    if path.startswith(b"storage/v1/object/generated-photos/"):
+        return "uploading"
+    return "looking for objects" if b"generated-photos" in path else "fetching photos"
+
+
+def path_of(request: bytes) -> str:
+    """The path and query of a request, without the slash it begins with."""
+    line = REQUEST_LINE.match(request)
+    return line[2].decode() if line else ""
+
+
+async def read_message(reader: asyncio.StreamReader) -> bytes:
+    """One HTTP/1.1 message whose body has a length or comes in chunks. Raises EOFError and OSError."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    lower = head.lower()
+    if b"\r\ntransfer-encoding: chunked" in lower:
+        body = b""
+        while True:
+            line = await reader.readuntil(b"\r\n")
+            body += line + await reader.readexactly(int(line.split(b";")[0], 16) + 2)
+            if int(line.split(b";")[0], 16) == 0:
+                return head + body
+    length = LENGTH.search(lower)
+    return head + (await reader.readexactly(int(length[1])) if length else b"")
+
+
+class Wire:
+    """One address for each seat, all leading to `target`; a context manager, served by a thread.
+
+    `strike(worker, phase, moment)` is called in that thread, at the very moment. `spared` are those who were
+    given a healthy job that has crashed twice: the third time it would fail, and by rights, but that is the
+    poison's part.
+    """
+
+    def __init__(self, target: str, seats: int, strike: Callable[[str, str, str], None]) -> None:
+        self._target, self._strike = urlsplit(target), strike
+        self._workers = [""] * seats
+        self._aims: list[Aim | None] = [None] * seats
+        self._open: list[tuple[str, str]] = []
+        self._seen: set[str] = set()
+        self._held_back = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lock = threading.Lock()
+        self.spared: set[str] = set()
+        self.delivered_late: list[str] = []
+        self.urls: list[str] = []
+
+    def __enter__(self) -> Self:
+        ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="wire")
+        self._thread.start()
+        ready.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+
+    def seat(self, seat: int, worker: str) -> None:
+        """From now on this worker connects to the seat's address; an aim at the one before it is void."""
+        with self._lock:
+            self._workers[seat], self._aims[seat] = worker, None
+
+    def aim(self, seat: int, aim: Aim | None) -> None:
+        """Strike once at the seat's worker; None takes the aim back."""
+        with self._lock:
+            self._aims[seat] = aim
+
+    def is_aimed_at(self, seat: int) -> bool:
+        """Whether an aim has not been hit yet."""
+        return self._aims[seat] is not None
+
+    def under_way(self, worker: str) -> list[str]:
+        """The phases of a worker's requests that the stack has not answered, the oldest first."""
+        with self._lock:
+            return [phase for sender, phase in self._open if sender == worker]
+
+    def has_spoken(self, worker: str) -> bool:
+        """Whether the worker has sent anything."""
+        return worker in self._seen
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way or held back."""
+        with self._lock:
+            return not self._open and not self._held_back
+
+    async def _serve(self, ready: threading.Event) -> None:
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        async with contextlib.AsyncExitStack() as running:
+            for seat in range(len(self._workers)):
+                serve = functools.partial(self._connected, seat)
+                server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=1 << 20)
+                running.callback(server.close)
+                self.urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            ready.set()
+            await self._ended.wait()
+
+    async def _connected(self, seat: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        worker = self._workers[seat]
+        self._keep(asyncio.current_task())
+        with contextlib.suppress(OSError, EOFError, asyncio.LimitOverrunError):
+            upstream = await self._connect()
+            try:
+                while await self._exchange(seat, worker, (reader, writer), upstream):
+                    pass
+            finally:
+                upstream[1].transport.abort()
+        writer.transport.abort()
+
+    async def _exchange(self, seat: int, worker: str, client: Streams, upstream: Streams) -> bool:
+        """One request and its answer; False if the request goes no further."""
+        request = await read_message(client[0])
+        phase = phase_of(request)
+        self._seen.add(worker)
+        aim = self._hit(seat, worker, phase)
+        entry = (worker, phase)
+        if aim and aim.moment in ("before", "late"):
+            self._strike(worker, phase, aim.moment)
+            if aim.moment == "late":
+                self._hold_back(request, aim)
+            return False
+        with self._lock:
+            self._open.append(entry)
+        try:
+            upstream[1].write(request)
+            if aim and aim.moment == "during":
+                self._loop.call_later(aim.seconds, self._strike, worker, phase, aim.moment)
+            answer = await read_message(upstream[0])
+            if phase == "claiming":
+                self._spare(worker, answer)
+            if aim and aim.moment == "after" and worker not in self.spared:
+                self._strike(worker, phase, aim.moment)
+        finally:
+            with self._lock:
+                self._open.remove(entry)
+        client[1].write(answer)
+        await client[1].drain()
+        return True
+
+    def _hit(self, seat: int, worker: str, phase: str) -> Aim | None:
+        with self._lock:
+            aim = self._aims[seat]
+            if aim is None or aim.phase != phase or self._workers[seat] != worker or worker in self.spared:
+                return None
+            self._aims[seat] = None
+            return aim
+
+    def _spare(self, worker: str, answer: bytes) -> None:
+        """Keeps the wire off a worker as long as it has a healthy job whose third crash this would be."""
+        if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
+            self.spared.add(worker)
+        else:
+            self.spared.discard(worker)
+
+    def _hold_back(self, request: bytes, aim: Aim) -> None:
+        with self._lock:
+            self._held_back += 1
+        self._keep(asyncio.ensure_future(self._deliver(request, aim)))
+
+    async def _deliver(self, request: bytes, aim: Aim) -> None:
+        await asyncio.sleep(aim.seconds)
+        with contextlib.suppress(OSError, EOFError):
+            upstream = await self._connect()
+            upstream[1].write(request)
+            await read_message(upstream[0])
+            upstream[1].transport.abort()
+            self.delivered_late.append(path_of(request))
+        with self._lock:
+            self._held_back -= 1
+
+    def _keep(self, task: asyncio.Task[None] | None) -> None:
+        """The loop itself does not: without this a task may be collected in the middle of its work."""
+        if task:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self) -> Streams:
+        return await asyncio.open_connection(self._target.hostname, self._target.port, limit=1 << 20)
