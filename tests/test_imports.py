@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "errors", "finish", "job", "model", "outcome", "prompt", "quota",
+    "address", "budget", "errors", "finish", "job", "mask", "model", "outcome", "prompt", "quota",
     "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
@@ -31,7 +31,7 @@ VENDORS = {
 """Each vendor is known to these modules and to no others."""
 
 LAYERS = [
-    {"errors", "job", "model", "rpc_status", "log"},
+    {"errors", "job", "mask", "model", "rpc_status", "log"},
     {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
     {"budget", "gate", "slots", "summary", "rejection", "project", "download", "genai_client"},
     {"queue", "storage", "photos", "gemini", "answer"},
