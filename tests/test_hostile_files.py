@@ -22,7 +22,7 @@ pytest_plugins = ("tests.runs",)
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {"JOBS_AT_A_TIME": "100", "IMAGES_AT_A_TIME": "20"}
 
-# How much more memory a process needs at its height once it has looked at every file of a folder, in kB. Built
+# How much more memory a process needs at its height once it has looked at all files of a folder, in kB. Built
 # here, the files would need more than looking at them.
 MEASURE = """
 import json, resource, sys
