@@ -6,6 +6,8 @@ ARGS ?=
 PY := .venv/bin/python
 PYTHON_PACKAGES := .venv/.installed
 NODE_PACKAGES := local/npm/node_modules/.installed
+LOCK := .venv/bin/uv pip compile --quiet --no-config --system-certs --universal --python-version 3.11 --no-python-downloads \
+	--generate-hashes --custom-compile-command "make lock"
 READY := $(PYTHON_PACKAGES) $(NODE_PACKAGES)
 
 # Nothing here may reach a real project or a real key by accident: exported settings are not passed on. Only
@@ -18,7 +20,7 @@ ifneq ($(FOREIGN),)
 unexport $(FOREIGN)
 endif
 
-.PHONY: help install demo up test test-system check bench clean
+.PHONY: help install demo up test test-system check bench lock audit clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -47,6 +49,14 @@ check: $(PYTHON_PACKAGES) ## lint, format, types, SQL
 
 bench: $(READY) ## the figures, briefly (`.venv/bin/python -m bench gate` takes its time)
 	@$(PY) -m bench gate --brief
+
+lock: $(PYTHON_PACKAGES) ## renew the locks after a change of a requirements*.in (all newer: ARGS=--upgrade)
+	$(LOCK) $(ARGS) requirements.in --output-file requirements.txt
+	$(LOCK) $(ARGS) requirements-dev.in --constraints requirements.txt --output-file requirements-dev.txt
+	$(LOCK) $(ARGS) --no-deps requirements-photos.in --output-file requirements-photos.txt
+
+audit: $(PYTHON_PACKAGES) ## ask osv.dev for known vulnerabilities of every locked package
+	@$(PY) -m local.audit
 
 clean: ## remove the local stack's data, the demo's photos and all caches; .venv and node_modules stay
 	rm -rf .local demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache

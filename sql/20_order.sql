@@ -143,6 +143,17 @@ begin
 end
 $$;
 
+-- Whether a photo's host, as it stands in a URL, can be a public one: a name of at least two labels, no address
+-- in any notation, no port but 443, none of the names that lead inside (worker/address.py has their sources).
+create or replace function generation.is_public_host(p_host text) returns boolean
+language sql immutable set search_path = ''
+as $$
+  select length(p_host) <= 253
+    and p_host ~ '^([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+    and p_host !~ ('(^|\.)(localhost|localdomain|local|internal|intranet|private|corp|home|lan|home\.arpa'
+      || '|metadata\.goog|metadata\.tencentyun\.com)$')
+$$;
+
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
 -- but `https://` with a public-looking host name, or `bucket/{user id}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
@@ -152,10 +163,14 @@ as $$
 declare
   v_host text := lower(substring(p_reference from '^https://([^/?#]*)'));
   v_bucket text := split_part(p_reference, '/', 1);
+  v_unseen constant text := '[\u0001-\u001f\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f'
+    || '\u3000\ufeff\ufff9-\ufffb]';
 begin
-  if v_host is not null then
-    if p_reference ~ '[[:space:]]' or v_host !~ '^([a-z0-9_-]+\.)+[a-z][a-z0-9-]*(:443)?$'
-      or v_host ~ '(^|\.)(localhost|local|internal|home\.arpa)(:443)?$' then
+  if p_reference ~ v_unseen then
+    perform generation.refuse('400', 'control_characters', format('%s contains characters that cannot be seen', p_field),
+      'Remove them, or percent-encode them in a URL.');
+  elsif v_host is not null then
+    if p_reference ~ '[[:space:]]' or not generation.is_public_host(regexp_replace(v_host, ':443$', '')) then
       perform generation.refuse('400', 'forbidden_address',
         format('%s: photos are not fetched from this address', p_field),
         'Use https:// with a public host name and no port, user name or IP address (international names as xn--…).');
@@ -163,7 +178,7 @@ begin
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
-  elsif p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\t\n\r\\%?#]|//|(^|/)\.{1,2}(/|$)|/$' then
+  elsif length(p_reference) > 1024 or p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|(^|/) *\.{0,2} *(/|$)' then
     perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
       'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "database_time", "errors", "finish", "job", "model", "outcome", "prompt", "quota",
-    "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary",
+    "address", "budget", "database_time", "errors", "finish", "job", "mask", "model", "outcome", "prompt",
+    "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -34,31 +34,10 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 """Modules that read times which others wrote: tokens' and certificates', the database's."""
 
 LAYERS = [
-    {"errors", "job", "model", "rpc_status", "log"},
-    {
-        "settings",
-        "outcome",
-        "retry",
-        "address",
-        "image",
-        "quota",
-        "finish",
-        "request",
-        "prompt",
-        "signals",
-        "tries",
-    },
-    {
-        "budget",
-        "database_time",
-        "gate",
-        "slots",
-        "summary",
-        "rejection",
-        "project",
-        "download",
-        "genai_client",
-    },
+    {"errors", "job", "mask", "model", "rpc_status", "log"},
+    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
+    {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
+    {"genai_client"},
     {"queue", "storage", "photos", "gemini", "answer"},
     {"keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},

@@ -72,9 +72,8 @@ class Worker:
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
     ) -> Mapping[str, Any]:
         """Enqueue an order as the user whom the token names. Raises QueueRefused and QueueUnavailable."""
-        return await self.queue.enqueue(
-            request, idempotency_key, access_token, self.settings.supabase_publishable_key
-        )
+        key = self.settings.supabase_publishable_key.reveal()
+        return await self.queue.enqueue(request, idempotency_key, access_token, key)
 
     def stop(self) -> None:
         """End every run soon, and start no other: the process has been told to end."""

@@ -38,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`); flushing it at exit must not complain a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
+    except Exception:  # noqa: BLE001 - the command's boundary: only the log masks what a traceback may quote
+        log.event("command_failed", level="error", exc_info=True)
+        return FAILED
 
 
 async def _execute(options: Namespace, settings: Settings) -> int:

@@ -22,6 +22,7 @@ from worker.genai_client import Connection, check_key, connect
 from worker.image import inspect
 from worker.job import GeneratedImage, Photo, Usage
 from worker.rejection import rejection
+from worker.settings import Secret
 
 if TYPE_CHECKING:
     from google.genai import types
@@ -53,7 +54,7 @@ class Gemini:
     """
 
     def __init__(self, api_key: str, monotonic: Callable[[], float]) -> None:
-        self._api_key = api_key.strip()
+        self._api_key = Secret(api_key.strip())
         self._monotonic = monotonic
         self._connection: Connection | None = None
 
@@ -106,9 +107,10 @@ class Gemini:
     def _connected(self) -> Connection:
         """Return the connection, built once."""
         if self._connection is None:
-            check_key(self._api_key)
+            key = self._api_key.reveal()
+            check_key(key)
             try:
-                self._connection = connect(self._api_key)
+                self._connection = connect(key)
             except (ValueError, ImportError, OSError) as exc:
                 text = f"The Gemini client cannot be built from this environment ({type(exc).__name__})."
                 raise Misconfigured("gemini_client", text) from None

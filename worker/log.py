@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
+from worker.mask import Mask
+
 logger = logging.getLogger("worker")
 
 _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa: B039 - never changed in place
@@ -44,32 +46,46 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line, with the names Cloud Logging looks for (`severity`, `message`)."""
 
+    def __init__(self, mask: Mask) -> None:
+        super().__init__()
+        self._mask = mask
+
     def format(self, record: logging.LogRecord) -> str:
         """The record as JSON."""
         entry = {"severity": record.levelname, "message": record.getMessage(), "logger": record.name}
         entry.update(fields_of(record))
         if record.exc_info:
             entry["stack_trace"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str)
+        return self._mask(json.dumps(entry, default=str))
 
 
 class LineFormatter(logging.Formatter):
     """`HH:MM:SS event field=value …` for people."""
+
+    def __init__(self, mask: Mask) -> None:
+        super().__init__()
+        self._mask = mask
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, with a traceback below it if there is one."""
         mark = "" if record.levelno < logging.WARNING else f" {record.levelname.lower()}"
         pairs = "".join(f" {name}={value}" for name, value in fields_of(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')}{mark} {record.getMessage()}{pairs}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        text = f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        return self._mask(text)
 
 
 def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or when LOG_FORMAT=json."""
+    """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or when LOG_FORMAT=json.
+
+    Whoever logs, no secret of `env` gets through: not even if it stands in another's exception or a library's
+    debugging output.
+    """
     hosted = bool(env.get("K_SERVICE") or env.get("CLOUD_RUN_JOB"))
     as_json = env.get("LOG_FORMAT", "json" if hosted else "line").lower() == "json"
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
+    mask = Mask(env)
+    handler.setFormatter(JsonFormatter(mask) if as_json else LineFormatter(mask))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)

@@ -64,7 +64,7 @@ class Settings:
     oidc_audience: str | None = None
     oidc_service_account: str | None = None
     oidc_behind_iam: bool = False
-    supabase_publishable_key: str = ""
+    supabase_publishable_key: Secret = field(default_factory=lambda: Secret(""))
     cors_allowed_origins: tuple[str, ...] = ("*",)
     invocation_timeout_seconds: float = 240.0
     margin_seconds: float = 20.0
@@ -97,7 +97,7 @@ class Settings:
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
             oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
             oidc_behind_iam=read.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN",
-            supabase_publishable_key=read.key("SUPABASE_ANON_KEY", needed=False).reveal(),
+            supabase_publishable_key=read.key("SUPABASE_ANON_KEY", needed=False),
             cors_allowed_origins=read.names("CORS_ALLOWED_ORIGINS") or ("*",),
             invocation_timeout_seconds=_invocation_timeout(read),
             margin_seconds=read.number("MARGIN_SECONDS", 20.0, 2.0, 120.0),

@@ -1,0 +1,169 @@
+"""Nothing that a customer names makes us reach into the network around us, or into somebody else's folder."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpcore
+import psycopg
+import pytest
+
+from tests.hostile import ADDRESSES, UNSEEN_OR_LONG, URLS, USER, reached, references
+from tests.photo_host import (
+    ADDRESS,
+    HOST,
+    OTHER_HOST,
+    URL,
+    Authority,
+    Loopback,
+    Names,
+    NoBucket,
+    PhotoHost,
+    World,
+    reply,
+    running,
+)
+from tests.queue_sql import Queue, order
+from worker.download import resolve
+from worker.errors import BadInput
+from worker.photos import PhotoFetcher
+
+pytest_plugins = ("tests.queue_fixtures",)
+
+# What the database does not refuse: it trims (nothing is wrong then), does not encode, and cannot be sent NUL
+# or half a character.
+NOT_THE_DATABASE = re.compile(r"^ | $|ü{1000}|\x00|\ud800")
+BUCKET = "training-photos"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def world(authority: Authority) -> AsyncIterator[World]:
+    async with running(authority) as world:
+        yield world
+
+
+def test_the_tables_are_large_enough() -> None:
+    """The tables hold at least 60 URLs, addresses and references each, no line twice."""
+    for table in (URLS, ADDRESSES, [*references(), *UNSEEN_OR_LONG]):
+        assert len(set(table)) == len(table) >= 60
+
+
+async def test_no_url_is_even_looked_up() -> None:
+    """A fetcher as in production refuses every hostile URL and reference before any lookup or connection."""
+    fetcher = PhotoFetcher(NoBucket(), ("uploads",))
+    hostile = [*(url for _, url in URLS), *UNSEEN_OR_LONG, *(text for _, text in references())]
+    with reached() as found:
+        for reference in hostile:
+            with pytest.raises(BadInput):
+                await fetcher.fetch(reference, USER)
+    await fetcher.close()
+    assert found == []
+
+
+async def test_the_recorder_sees_what_a_fetch_does() -> None:
+    """The recorder of the other tests sees the lookup and the connection of a fetch that is let through."""
+    with reached() as found:
+        await resolve("localhost")
+        with pytest.raises((httpcore.ConnectError, OSError)):
+            await httpcore.AnyIOBackend().connect_tcp("127.0.0.1", 9, 1)
+    assert any(entry.startswith("socket.getaddrinfo ") for entry in found), found
+    assert any(entry.startswith("socket.connect ") for entry in found), found
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("others", [[], [ADDRESS]], ids=["alone", "beside a public one"])
+async def test_no_hostile_address_is_connected_to(address: str, others: list[str]) -> None:
+    """A host is refused whole if any of its addresses is not public; the network is the real one."""
+    answers = iter([[*others, address], [address, *others]])
+
+    async def resolver(_host: str) -> list[str]:
+        return next(answers)
+
+    fetcher = PhotoFetcher(NoBucket(), (), resolver=resolver)
+    with reached() as found:
+        for _ in range(2):
+            with pytest.raises(BadInput, match="forbidden_address"):
+                await fetcher.fetch(URL, USER)
+    await fetcher.close()
+    assert found == []
+
+
+async def test_a_server_inside_gets_no_byte(authority: Authority) -> None:
+    """Servers that really listen on loopback are never connected to, whatever name leads to them."""
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.settimeout(0)
+        port = inside.getsockname()[1]
+        host, names = PhotoHost(), Names()
+        host.port = port
+        names.table |= {HOST: [["127.0.0.1"]], OTHER_HOST: [["::ffff:127.0.0.1"]]}
+        network = Loopback(host)
+        fetcher = PhotoFetcher(NoBucket(), (), resolver=names, network=network, tls=authority.client)
+        for url in (
+            f"https://{HOST}/",
+            f"https://{OTHER_HOST}/",
+            "https://127.0.0.1/",
+            f"https://{HOST}:{port}/",
+        ):
+            with pytest.raises(BadInput, match="forbidden_address"):
+                await fetcher.fetch(url, USER)
+        with pytest.raises(BlockingIOError):
+            inside.accept()
+        assert network.dialled == []
+
+
+# Relative ones lead back to the same public host: they are fetched, and that is right.
+ABSOLUTE = [url for _, url in URLS if re.match(r"[a-z]+://[^/?#]", url, re.I | re.A) and "\\" not in url]
+
+
+async def test_no_redirect_leads_there(world: World) -> None:
+    """A redirect to a hostile URL is refused on the spot, also as the second hop."""
+    assert len(ABSOLUTE) > 100
+    for url in ABSOLUTE:
+        answer = reply(status=302, location=url.encode().decode("latin-1"))
+        for hops in ({"/album/me.jpg": answer},
+                     {"/album/me.jpg": reply(status=301, location="/next"), "/next": answer}):  # fmt: skip
+            world.host.answers = dict(hops)
+            failure = await world.failure()
+            assert isinstance(failure, BadInput) and failure.code in ("forbidden_address", "bad_url"), url
+    assert set(world.network.dialled) == {ADDRESS}
+    assert set(world.names.asked) == {HOST}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:10.0.0.1", "169.254.169.254", "fd00:ec2::254"])
+async def test_each_hop_is_looked_up_anew(world: World, address: str) -> None:
+    """Another host, and the same one over a new connection, is checked as the first was."""
+    world.names.table[OTHER_HOST] = [[address]]
+    world.host.answers["/album/me.jpg"] = reply(status=302, location=f"https://{OTHER_HOST}/a")
+    assert (await world.failure()).code == "forbidden_address"
+    await world.fetcher.close()
+    world.names.table[HOST] = [[ADDRESS], [address]]
+    world.host.answers["/album/me.jpg"] = reply(status=302, close=True, location="/b", connection="close")
+    assert (await world.failure()).code == "forbidden_address"
+    assert world.names.asked == [HOST, OTHER_HOST, HOST, HOST]
+    assert world.network.dialled == [ADDRESS, ADDRESS]
+
+
+def hostile_orders() -> Iterator[str]:
+    """Every URL and reference of the tables that can be asked of the database."""
+    texts = [*(url for _, url in URLS), *UNSEEN_OR_LONG, *(text for _, text in references(bucket=BUCKET))]
+    return (text for text in texts if not NOT_THE_DATABASE.search(text))
+
+
+@pytest.mark.parametrize("field", ["trainingImageUrls", "exampleImages"])
+def test_the_database_refuses_it(queue: Queue, field: str) -> None:
+    """The same tables are refused when the order is placed, so that the customer learns it at once."""
+    for reference in hostile_orders():
+        value: Any = [reference] if field == "trainingImageUrls" else [{"url": reference}]
+        with pytest.raises(psycopg.Error) as caught:
+            queue.call("enqueue_generation_batch", p_request=order(USER) | {field: value})
+        assert caught.value.sqlstate == "PT400", reference
+        assert (caught.value.diag.message_primary or "").startswith(f"{field}[0]"), reference
+    assert set(queue.written().values()) == {0}
