@@ -18,6 +18,7 @@ HELD = {"kind": "image", "hold": True}
 
 async def timed(site: Site, budget: float, **settings: str) -> Summary:
     """The summary of a run that answered, or failed, before its budget was over."""
+    site.worker().gemini.prepare()  # importing the SDK may take as long as a short budget
     began = time.monotonic()
     try:
         return await site.run(RunRequest(budget_seconds=budget), **settings)
