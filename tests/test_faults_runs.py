@@ -38,6 +38,12 @@ FAULTS: dict[str, Fault] = {
 SHORT_BUDGET = 3.0
 """For a run whose call is silent or never heard: only its deadlines end that."""
 
+READING = ("take_start_slots", "download", "list", "info", "adopt")
+"""Calls that leave nothing behind that an answer would have to tell of."""
+
+DEADLINES = ("claim_generation_jobs", "take_start_slots", "download", "upload", "settle_generation_jobs")
+"""One call for each of a run's deadlines."""
+
 PAID_IN_VAIN = {"half_answer": 1, "answer_lost": 1, "duplicate": 1, "late_duplicate": 1}
 """Images lost by a fault of a call to Gemini: it made them, and they did not arrive."""
 
@@ -63,6 +69,7 @@ async def disturbed(
     await call.arrange(site)
     proxy.inject(fault, call.request, times)
     worker = site.worker(**settings)
+    worker.gemini.prepare()  # importing the SDK may take as long as a short budget
     began = time.monotonic()
     run = asyncio.create_task(worker.run(RunRequest(budget_seconds=budget)))
     if call.meanwhile:
@@ -110,24 +117,13 @@ async def test_gemini_once(site: Site, fault: str, monkeypatch: pytest.MonkeyPat
     site.audit(lost=PAID_IN_VAIN.get(fault, 0))
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in READING])
 async def test_never_heard(site: Site, name: str) -> None:
     """A call whose answers are lost again and again bounds a run all the same; the next completes all."""
     await _for_good(site, CALLS[name], faults.answer_lost)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "claim_generation_jobs",
-        "take_start_slots",
-        "record_generated_photo",
-        "settle_generation_jobs",
-        "finish_generation_run",
-        "download",
-        "upload",
-    ],
-)
+@pytest.mark.parametrize("name", DEADLINES)
 async def test_trickle(site: Site, name: str) -> None:
     """An answer that comes too slowly to end, but never pauses for long, is cut at the run's deadline."""
     await _for_good(site, CALLS[name], faults.trickle)
