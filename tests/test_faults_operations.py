@@ -14,6 +14,7 @@ from tests.fault_calls import CALLS, rpc
 from tests.faults import Fault, FaultProxy
 from tests.runs import MODEL, Site, fresh_order
 from tests.test_faults_runs import FAULTS
+from tests.test_faults_sweep import SWEEPING
 from worker.check import FUNCTIONS
 from worker.errors import QueueUnavailable
 from worker.queue import Queue
@@ -24,16 +25,20 @@ WORKER = Path(__file__).resolve().parent.parent / "worker"
 
 OPERATIONS: dict[str, Mapping[str, Any]] = {
     "cancel_generation_batch": {"p_batch_id": "the batch"},
-    "generation_gate": {},
-    "generation_queue_stats": {},
-    "generation_schema_version": {},
+    "erase_generation_user": {"p_user_id": "the user"},
     "pause_generation": {"p_reason": "a test"},
-    "peek_generation_jobs": {"p_max_jobs": 3},
+    "prune_generation_history": {"p_older_than_days": 30, "p_limit": 10},
     "release_stale_generation_jobs": {"p_older_than_seconds": 0},
     "resume_generation": {},
     "retry_failed_generation_jobs": {"p_batch_id": None, "p_including_refused": True, "p_limit": 10},
     "set_generation_limits": {"p_limits": {"imagesPerDay": 7}},
     "set_generation_rate": {"p_model": MODEL, "p_rate": 7},
+}
+QUESTIONS: dict[str, Mapping[str, Any]] = {
+    "generation_gate": {},
+    "generation_queue_stats": {},
+    "generation_schema_version": {},
+    "peek_generation_jobs": {"p_max_jobs": 3},
 }
 
 STATE = """
@@ -54,25 +59,35 @@ def state(site: Site) -> object:
 
 
 async def one_of_each(site: Site) -> str:
-    """A batch with a job that has failed, one whose worker has died, and one that is ready; its id."""
-    site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, times=1)
+    """A complete batch of long ago; and one with a failed job, a dead worker's and a ready one, whose id it is."""
+    site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, prompt="[a]")
+    (old,) = await site.order("old")
     jobs = await site.order("a", "b", "c")
-    await site.run(JOBS_AT_A_TIME="1", IMAGES_AT_A_TIME="1", MAX_JOBS="1")
+    await site.run(JOBS_AT_A_TIME="1", IMAGES_AT_A_TIME="1", MAX_JOBS="2")
+    for table in ("photo_generation_queue", "photo_generation_batches"):
+        site.rows(
+            f"update {table} set \"completedAt\" = now() - '99 days'::interval"
+            " where status = 'completed' returning 1"
+        )
     site.rows(
         "update photo_generation_queue set status = 'processing', \"lockedBy\" = 'dead',"
         ' "lockedAt" = now() - interval \'1 hour\', "leaseExpiresAt" = now() where id = %s returning id',
         jobs[1],
     )
-    assert [site.job(job)["status"] for job in jobs] == ["failed", "processing", "pending"]
+    found = [site.job(job)["status"] for job in (old, *jobs)]
+    assert found == ["completed", "failed", "processing", "pending"]
     return str(site.job(jobs[0])["batchId"])
 
 
 @pytest.mark.parametrize("fault", [faults.answer_lost, faults.duplicate])
-@pytest.mark.parametrize("function", OPERATIONS)
+@pytest.mark.parametrize("function", OPERATIONS | QUESTIONS)
 async def test_operation(site: Site, function: str, fault: Fault) -> None:
     """An operation that reaches the database twice does what it does once, and gets an answer."""
-    batch = await one_of_each(site)
-    params = {k: batch if v == "the batch" else v for k, v in OPERATIONS[function].items()}
+    names = {"the batch": await one_of_each(site), "the user": site.user}
+    params = {k: names.get(str(v), v) for k, v in (OPERATIONS | QUESTIONS)[function].items()}
+    if function == "resume_generation":
+        await site.service.rpc("pause_generation").execute()
+    before = state(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(fault, rpc(function))
         await site.worker(SUPABASE_URL=proxy.url).queue.operate(function, params)
@@ -82,6 +97,7 @@ async def test_operation(site: Site, function: str, fault: Fault) -> None:
     await site.worker().queue.operate(function, params)
 
     assert state(site) == twice
+    assert (before == twice) == (function in QUESTIONS)
 
 
 def order(site: Site) -> dict[str, object]:
@@ -126,6 +142,8 @@ def test_every_call_is_in_the_matrix() -> None:
     """Whatever the worker asks of the database or does to its bucket is disturbed in some test here."""
     text = "".join(path.read_text() for path in WORKER.glob("*.py") if path.stem != "check")
     asked = {function for function in FUNCTIONS if f'"{function}"' in text} | {"generation_schema_version"}
-    assert asked == (CALLS.keys() & FUNCTIONS) | OPERATIONS.keys() | {"enqueue_generation_batch"}
-    done = set(re.findall(r"_bucket\(\)\.(\w+)", (WORKER / "storage.py").read_text()))
-    assert done and done <= CALLS.keys()
+    disturbed = CALLS.keys() | SWEEPING.keys() | OPERATIONS.keys() | QUESTIONS.keys()
+    assert asked == (disturbed & FUNCTIONS) | {"enqueue_generation_batch"}
+    for module, calls in (("storage", CALLS), ("folders", SWEEPING)):
+        done = set(re.findall(r"_bucket\(\)\.(\w+)", (WORKER / f"{module}.py").read_text()))
+        assert done and done <= calls.keys(), module
