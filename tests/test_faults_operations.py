@@ -59,7 +59,7 @@ def state(site: Site) -> object:
 
 
 async def one_of_each(site: Site) -> str:
-    """A complete batch of long ago; and one with a failed job, a dead worker's and a ready one, whose id it is."""
+    """A complete batch of long ago; and one with a failed job, a dead worker's and a ready one: its id."""
     site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, prompt="[a]")
     (old,) = await site.order("old")
     jobs = await site.order("a", "b", "c")
