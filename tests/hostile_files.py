@@ -63,6 +63,7 @@ def with_exif(size: int) -> bytes:
 
 FILES: dict[str, tuple[bytes, str | None]] = {
     "png-bomb.png": (png_of(60_000, 60_000), "photo_too_large"),
+    "png-above.png": (png_of(10_001, 5_000), "photo_too_large"),
     "png-most.png": (png_of(2**31 - 1, 2**31 - 1), "photo_too_large"),
     "png-thin.png": (png_of(2**31 - 1, 1), "photo_too_large"),
     "png-negative.png": (png_of(2**32 - 1, 2**32 - 1), "photo_too_large"),
