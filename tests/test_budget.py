@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.budget import Budget
+from worker.budget import Budget, Deadline
 from worker.settings import MAX_RUN_SECONDS
 
 
@@ -51,22 +53,49 @@ def test_a_small_budget_still_starts_something() -> None:
 
 
 async def test_a_shutdown_draws_the_deadlines_nearer_and_cuts_calls() -> None:
-    """What is under way at SIGTERM is cut in time for the answer to leave."""
+    """What is under way at SIGTERM is cut in time for the answer to leave, whatever it was to wait for."""
     loop = asyncio.get_running_loop()
     budget = Budget(240, 20, loop.time)
-    inside = asyncio.Event()
-
-    async def call() -> None:
-        async with budget.until_generate():
-            inside.set()
-            await asyncio.Event().wait()
-
-    task = asyncio.create_task(call())
-    await inside.wait()
+    tasks = [asyncio.create_task(hang(budget.until(deadline))) for deadline in get_args(Deadline)]
+    await settled()
     budget.shorten(0.2)
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(task, 5)
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    assert [type(end) for end in ends] == [TimeoutError] * len(tasks)
     assert budget.end <= loop.time() + 0.2
+
+
+async def test_a_shutdown_finds_calls_at_their_end() -> None:
+    """A call that is being cut already, when the shutdown comes, keeps no other from being cut."""
+    budget = Budget(240, 20, asyncio.get_running_loop().time)
+    tasks = [asyncio.create_task(hang(budget.until("save", seconds))) for seconds in (0, 200)]
+    await settled(1)
+    # The first timeout fires before this runs, and its task learns of it after.
+    asyncio.get_running_loop().call_soon(budget.shorten, 0.1)
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 30)
+    assert [type(end) for end in ends] == [TimeoutError] * 2
+
+
+async def test_a_shutdown_leaves_a_nearer_bound_alone() -> None:
+    """A call's own limit still counts where it comes before the deadlines that were drawn nearer."""
+    loop = asyncio.get_running_loop()
+    budget = Budget(240, 20, loop.time)
+    task = asyncio.create_task(hang(budget.until("save", 0.1)))
+    await settled()
+    budget.shorten(120)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(task, 60)
+
+
+async def settled(turns: int = 10) -> None:
+    """Let every task run as far as it can."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def hang(within: AbstractAsyncContextManager[object]) -> None:
+    """A call that is never answered."""
+    async with within:
+        await asyncio.Event().wait()
 
 
 def test_a_shutdown_never_gives_more_time() -> None:

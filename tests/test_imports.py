@@ -44,6 +44,7 @@ LAYERS = [
     {"pipeline"},
     {"tools"},
     {"settle"},
+    {"active"},
     {"runner"},
     {"app"},
 ]

@@ -19,7 +19,7 @@ from worker.project import Project
 from worker.queue import Queue
 from worker.request import RunRequest
 from worker.retry import Uniform
-from worker.runner import Run
+from worker.runner import SHUTDOWN_SECONDS, Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
 from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
@@ -56,7 +56,8 @@ class Worker:
 
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
         """What a run would claim now: the answer of `peek_generation_jobs`."""
-        return await self.queue.operate("peek_generation_jobs", {"p_max_jobs": max_jobs or PEEK_JOBS})
+        params = {"p_max_jobs": max_jobs or PEEK_JOBS}
+        return await self.queue.operate("peek_generation_jobs", params, SHUTDOWN_SECONDS)
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
         """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured."""

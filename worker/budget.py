@@ -10,10 +10,14 @@ answer    the response leaves; what is still stuck is abandoned
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from worker.settings import MAX_RUN_SECONDS
+
+Deadline = Literal["generate", "save", "answer", "finish"]
 
 UNKNOWN_LATENCY_SECONDS = 15.0
 """Assumed until a model has made its first images: 1.5 times what gemini-2.5-flash-image usually takes."""
@@ -29,7 +33,7 @@ class Budget:
 
     def __init__(self, seconds: float, margin_seconds: float, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._calls: set[asyncio.Timeout] = set()
+        self._calls: dict[asyncio.Timeout, Deadline] = {}
         self.latency_seconds: float | None = None
         self.began = monotonic()
         self._set(min(seconds, MAX_RUN_SECONDS), margin_seconds)
@@ -55,29 +59,33 @@ class Budget:
         return max(deadline - self._monotonic(), 0.0)
 
     @property
-    def finish_seconds(self) -> float:
-        """What the run's last call may take: up to `answer`, else half of what is left for the response."""
-        return max(self.remaining(self.answer), self.remaining(self.end) / 2)
+    def finish(self) -> float:
+        """When the run's last call is cut: at `answer`, or halfway from now to `end` if that is later."""
+        return max(self.answer, (self._monotonic() + self.end) / 2)
 
     def passed(self, deadline: float) -> bool:
         """Whether a deadline has passed."""
         return self._monotonic() >= deadline
 
     def shorten(self, seconds: float) -> None:
-        """End within `seconds` at the latest, as SIGTERM asks; calls under way are cut accordingly."""
+        """End within `seconds` at the latest, as SIGTERM asks; every call under way is cut accordingly."""
         if self.remaining(self.end) <= seconds:
             return
         self._set(seconds, seconds / 2)
         now = asyncio.get_running_loop().time()
-        for call in self._calls:
-            call.reschedule(now + self.remaining(self.generate))
+        for call, deadline in self._calls.items():
+            when = now + self.remaining(getattr(self, deadline))
+            if not call.expired() and when < (call.when() or math.inf):
+                call.reschedule(when)
 
     @asynccontextmanager
-    async def until_generate(self) -> AsyncIterator[None]:
-        """Bound a call by the generate deadline; TimeoutError when it is cut."""
-        async with asyncio.timeout(self.remaining(self.generate)) as call:
-            self._calls.add(call)
+    async def until(
+        self, deadline: Deadline, at_most_seconds: float = math.inf
+    ) -> AsyncIterator[asyncio.Timeout]:
+        """Bound a call by a deadline, wherever a shutdown moves it meanwhile; TimeoutError when it is cut."""
+        async with asyncio.timeout(min(self.remaining(getattr(self, deadline)), at_most_seconds)) as call:
+            self._calls[call] = deadline
             try:
-                yield
+                yield call
             finally:
-                self._calls.discard(call)
+                del self._calls[call]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
+from worker.budget import Budget
 from worker.errors import QuotaFacts
 from worker.slots import LimitAnswer, SlotAnswer
+from worker.tries import Within
 
 MOST_SLOTS = 1000
 
@@ -17,18 +19,18 @@ class Database(Protocol):
     """What calls a database function by name; raises QueueUnavailable and QueueRefused."""
 
     async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0, tries: int = 4
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
     ) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseGate:
-    """The gate of one model for one run. `remaining_seconds` bounds each question."""
+    """The gate of one model for one run, whose budget bounds each question."""
 
     database: Database
     run_id: UUID
     model: str
-    remaining_seconds: Callable[[], float]
+    budget: Budget
 
     async def take(self, slots: int, within_seconds: float) -> SlotAnswer:
         """Ask for up to `slots` starts. An answer that is lost costs its slots and nothing else."""
@@ -38,7 +40,8 @@ class DatabaseGate:
             "p_slots": min(max(slots, 1), MOST_SLOTS),
             "p_within_seconds": within_seconds,
         }
-        answer = await self.database.operate("take_start_slots", params, self.remaining_seconds(), tries=1)
+        within = self.budget.until("generate")
+        answer = await self.database.operate("take_start_slots", params, within, tries=1)
         return SlotAnswer(
             slots=tuple(answer["slots"]),
             grace_seconds=answer["graceSeconds"],
@@ -56,5 +59,6 @@ class DatabaseGate:
             "limit": facts.limit,
         }
         params = {"p_model": self.model, "p_facts": told, "p_epoch": epoch}
-        answer = await self.database.operate("report_rate_limit", params, self.remaining_seconds(), tries=1)
+        within = self.budget.until("save")
+        answer = await self.database.operate("report_rate_limit", params, within, tries=1)
         return LimitAnswer(answer["epoch"], answer["blockedForSeconds"])

@@ -15,7 +15,14 @@ import backoff
 
 from worker import log
 from worker.budget import Budget
-from worker.errors import GenerationError, Misconfigured, RateLimited, Refused, Transient
+from worker.errors import (
+    GenerationError,
+    Misconfigured,
+    QueueUnavailable,
+    RateLimited,
+    Refused,
+    Transient,
+)
 from worker.gemini import GenerationRequest
 from worker.job import GeneratedImage, Job
 from worker.keeper import Keeper
@@ -57,6 +64,10 @@ class RunState:
     call_timeout_seconds: float
     sent: Counter[int] = field(default_factory=Counter)
 
+    def not_tried(self, error: GenerationError) -> bool:
+        """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
+        return self.slots.closed and isinstance(error, (Transient, QueueUnavailable))
+
 
 class ImageTask:
     """One image on its way; remembers how far it came, so that its end can be told truly.
@@ -93,6 +104,8 @@ class ImageTask:
                 return self._erred(self._first_error)
             return ImageNotStarted(self._index, exc.reason)
         except GenerationError as error:
+            if not self._sent and self._state.not_tried(error):
+                return ImageNotStarted(self._index, "stopped")
             return self._erred(error)
 
     async def _make(self) -> ImageOutcome:
@@ -125,7 +138,7 @@ class ImageTask:
         self._sent = True
         state.sent[self._job.id] += 1
         try:
-            async with state.budget.until_generate():
+            async with state.budget.until("generate"):
                 return await state.gemini.generate(self._request, state.call_timeout_seconds)
         except RateLimited as error:
             await self._tell_gate(error, epoch)

@@ -11,7 +11,7 @@ from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
-from worker.outcome import ImageDiscarded, ImageErred, ImageOutcome
+from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome
 from worker.prompt import build_prompt
 
 
@@ -40,7 +40,7 @@ class Pipeline:
                 return outcomes
             photos = await self._photos(job)
         except GenerationError as error:
-            return [*outcomes, *(ImageErred(index, error) for index in sorted(missing))]
+            return [*outcomes, *(self._not_begun(index, error) for index in sorted(missing))]
         request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
         ended = asyncio.Event()
         tasks = [ImageTask(self.state, job, index, request, ended).run() for index in sorted(missing)]
@@ -52,11 +52,16 @@ class Pipeline:
             outcomes.append(result)
         return outcomes
 
+    def _not_begun(self, index: int, error: GenerationError) -> ImageOutcome:
+        if self.state.not_tried(error):
+            return ImageNotStarted(index, "stopped")
+        return ImageErred(index, error)
+
     async def _photos(self, job: Job) -> tuple[Photo, ...]:
         """Every photo of the job in hand; the first that fails ends the wait for the others."""
         fetches = [asyncio.create_task(self._photo(job, place)) for place in range(len(job.photo_references))]
         try:
-            async with self.state.budget.until_generate():
+            async with self.state.budget.until("generate"):
                 return tuple(await asyncio.gather(*fetches))
         except TimeoutError as exc:
             raise Transient("photo_timeout", "The photos did not arrive within the run's time.") from exc

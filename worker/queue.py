@@ -1,6 +1,6 @@
 """The queue's gateway: the database functions as methods, the only place that knows postgrest's errors.
 
-Each call is safe to repeat and is repeated when Supabase does not answer, within the time it is given.
+Each call is safe to repeat and is repeated when Supabase does not answer, as long as what bounds it lasts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from uuid import UUID
 from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
 from worker.job import Job
 from worker.project import KEY_REFUSED, Project
-from worker.tries import in_tries
+from worker.tries import Within, in_tries
 
 TRIES = 4
 """Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
@@ -82,13 +82,7 @@ class Queue:
         self._worker_id = worker_id
 
     async def claim(
-        self,
-        run_id: UUID,
-        claim_id: UUID,
-        max_jobs: int,
-        run_seconds: float,
-        model: str,
-        timeout_seconds: float,
+        self, run_id: UUID, claim_id: UUID, max_jobs: int, run_seconds: float, model: str, within: Within
     ) -> Claim:
         """Claim jobs for a run that lasts `run_seconds` more. The same claim id gives the same jobs."""
         params = {
@@ -99,7 +93,7 @@ class Queue:
             "p_run_seconds": round(run_seconds, 3),
             "p_model": model,
         }
-        answer = await self._call("claim_generation_jobs", params, timeout_seconds)
+        answer = await self._call("claim_generation_jobs", params, within)
         return Claim(
             jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
             successor=answer.get("successor"),
@@ -110,51 +104,47 @@ class Queue:
             answered_at=answer.get("answeredAt"),
         )
 
-    async def record_photo(
-        self, job: Job, index: int, photo: Mapping[str, Any], timeout_seconds: float
-    ) -> Recorded:
+    async def record_photo(self, job: Job, index: int, photo: Mapping[str, Any], within: Within) -> Recorded:
         """Record a stored image; the first writer wins until the job is final."""
         params = {"p_job_id": job.id, "p_image_index": index, "p_photo": dict(photo)}
-        answer = await self._call("record_generated_photo", params, timeout_seconds)
+        answer = await self._call("record_generated_photo", params, within)
         return Recorded(answer["result"], answer["storagePath"])
 
     async def record_failed_image(
-        self, job: Job, index: int, code: str, message: str, timeout_seconds: float
+        self, job: Job, index: int, code: str, message: str, within: Within
     ) -> Recorded:
         """Record that an image will never be made."""
         params = {"p_job_id": job.id, "p_image_index": index, "p_code": code, "p_message": message}
-        return Recorded((await self._call("record_failed_image", params, timeout_seconds))["result"])
+        return Recorded((await self._call("record_failed_image", params, within))["result"])
 
-    async def settle(
-        self, settlements: Sequence[Settlement], timeout_seconds: float
-    ) -> dict[int, str | None]:
+    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, str | None]:
         """Settle jobs; returns each one's new status, None where the lease was lost."""
         params = {"p_results": [settlement.as_json() for settlement in settlements]}
-        answer = await self._call("settle_generation_jobs", params, timeout_seconds)
+        answer = await self._call("settle_generation_jobs", params, within)
         return {row["jobId"]: row["status"] for row in answer["results"]}
 
     async def finish(
-        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
+        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
     ) -> None:
-        """End the run; `spent` are the jobs still held for which a request was sent."""
+        """End the run; of the jobs it still holds, `spent` are those for which a request was sent."""
         params = {
             "p_run_id": str(run_id),
             "p_worker_id": self._worker_id,
             "p_summary": dict(summary),
             "p_spent_jobs": list(spent),
         }
-        await self._call("finish_generation_run", params, timeout_seconds)
+        await self._call("finish_generation_run", params, within)
 
-    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None:
+    async def set_successor(self, model: str, successor: str, within: Within) -> None:
         """Remember that `model` was shut down and which one takes its place."""
         params = {"p_model": model, "p_successor": successor}
-        await self._call("set_generation_model_successor", params, timeout_seconds)
+        await self._call("set_generation_model_successor", params, within)
 
     async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float = 30.0, tries: int = TRIES
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = TRIES
     ) -> dict[str, Any]:
         """Call a function by name and return its answer."""
-        return await self._call(function, params, timeout_seconds, tries)
+        return await self._call(function, params, within, tries)
 
     async def enqueue(
         self,
@@ -183,7 +173,7 @@ class Queue:
         self,
         function: str,
         params: Mapping[str, Any],
-        timeout_seconds: float,
+        within: Within,
         tries: int = TRIES,
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
@@ -199,7 +189,7 @@ class Queue:
                 raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
             return data
 
-        return await in_tries(attempt, function, timeout_seconds, tries)
+        return await in_tries(attempt, function, within, tries)
 
 
 @contextmanager

@@ -6,41 +6,32 @@ Ends by itself: when the queue is empty, its jobs or its time are used up, or no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 from uuid import uuid4
 
 from worker import log
+from worker.active import ActiveJobs
 from worker.budget import Budget
 from worker.database_time import DatabaseTime
 from worker.errors import GenerationError, Misconfigured, ModelRetired
 from worker.gate import DatabaseGate
 from worker.image_task import RunState
-from worker.job import Job
 from worker.keeper import Keeper
 from worker.model import price_note, retirement_hint
-from worker.outcome import ImageErred, Retry, decide
+from worker.outcome import ImageErred
 from worker.pipeline import Pipeline
 from worker.queue import Claim
 from worker.request import RunRequest
 from worker.settings import Settings
 from worker.settle import JobEnd, Settler
 from worker.slots import Slots
-from worker.summary import StopReason, Summary
+from worker.summary import CLAIM_REASONS, StopReason, Summary
 from worker.tools import PhotoLender, Tools
 
 CLAIM_SECONDS = 20.0
-LOOK_SECONDS = 0.1
-"""How often a run that waits for jobs to end looks whether it could claim, or has to end itself."""
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
-
-CLAIM_REASONS: dict[str | None, StopReason] = {
-    "busy": "busy",
-    "rate_limited": "rate_limited",
-    "daily_cap": "daily_cap",
-    "paused": "paused",
-    "too_many_runs": "too_many_runs",
-}
 
 
 class Run:
@@ -65,9 +56,9 @@ class Run:
             call_timeout_seconds=settings.call_timeout_seconds,
         )
         self._summary = Summary(str(self._id), settings.worker_id, self._state.model)
-        self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
+        settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
+        self._active = ActiveJobs(self._state, settler)
         self._database_time = DatabaseTime(tools.monotonic)
-        self._active: dict[asyncio.Task[JobEnd], Job] = {}
         self._photos: PhotoLender | None = None
         self._queue_ran_dry = False
         self._must_finish = False
@@ -141,7 +132,7 @@ class Run:
             room,
             max(self._budget.remaining(self._budget.end), 1.0),
             self._state.model,
-            min(CLAIM_SECONDS, self._budget.remaining(self._budget.save)),
+            self._budget.until("generate", CLAIM_SECONDS),
         )
         if claim.answered_at:
             self._database_time.set(claim.answered_at)
@@ -169,11 +160,8 @@ class Run:
             self._photos = self._tools.photos(claim.photo_buckets)
         pipeline = Pipeline(self._photos, self._state)
         for job in claim.jobs:
-            self._summary.claimed += 1
-            log.event(
-                "job_claimed", job=job.id, batch=job.batch_id, attempt=job.attempt, images=len(job.missing)
-            )
-            self._active[asyncio.create_task(_work(pipeline, job))] = job
+            self._active.start(pipeline, job)
+        self._summary.claimed += len(claim.jobs)
 
     def _use_model(self, model: str) -> None:
         if model != self._state.model:
@@ -181,46 +169,27 @@ class Run:
             self._state.slots.move(self._gate(model))
 
     def _gate(self, model: str) -> DatabaseGate:
-        return DatabaseGate(
-            self._tools.queue, self._id, model, lambda: max(self._budget.remaining(self._budget.save), 1.0)
-        )
+        return DatabaseGate(self._tools.queue, self._id, model, self._budget)
 
     async def _make_room(self) -> None:
         """Wait until another claim is worth its round trip: few images left that have not started, so that
         what is claimed does not stand before others' jobs for long, and a quarter of the places free, or,
         when the last claim emptied the queue, all of them."""
         most = 0 if self._queue_ran_dry else self._settings.jobs_at_a_time * 3 // 4
-        while self._is_full(most) and not self._budget.passed(self._budget.save):
+        most_images = self._settings.images_at_a_time // 2
+        while len(self._active) > most or self._active.unsent_images > most_images:
+            if self._budget.passed(self._budget.save):
+                return
             await self._settle_next()
-
-    def _is_full(self, most_jobs: int) -> bool:
-        """Whether more than so many jobs are under way, or images for half of the places have not started."""
-        sent = self._state.sent
-        unsent = sum(max(len(job.missing) - sent[job.id], 0) for job in self._active.values())
-        return len(self._active) > most_jobs or unsent > self._settings.images_at_a_time // 2
 
     async def _drain(self) -> None:
         """Settle what ends before the settle deadline; abandon the rest, which finishing releases."""
         while self._active and not self._budget.passed(self._budget.settle):
             await self._settle_next()
-        for task, job in self._active.items():
-            task.cancel()
-            log.event("job_abandoned", level="error", job=job.id, batch=job.batch_id)
+        self._active.abandon()
 
     async def _settle_next(self) -> None:
-        """Wait for jobs to end and settle all that have ended by then in one call."""
-        remaining = self._budget.remaining(self._budget.settle)
-        # Short waits, so that images that have started and a deadline that has been drawn nearer are noticed.
-        done, _ = await asyncio.wait(
-            self._active, timeout=min(remaining, LOOK_SECONDS), return_when=asyncio.FIRST_COMPLETED
-        )
-        if not done:
-            return
-        ends = [task.result() for task in done]
-        for task in done:
-            del self._active[task]
-        await self._settler.settle(ends)
-        for end in ends:
+        for end in await self._active.settle_next():
             await self._heed(end)
 
     async def _heed(self, end: JobEnd) -> None:
@@ -245,9 +214,9 @@ class Run:
         self._summary.changed_over_from = retired
         note = price_note(retired, successor)
         log.event("model_changed_over", level="warning", model=retired, successor=successor, note=note)
+        within = self._budget.until("save", CLAIM_SECONDS)
         try:
-            seconds = min(CLAIM_SECONDS, self._budget.remaining(self._budget.save))
-            await self._tools.queue.set_successor(retired, successor, seconds)
+            await self._tools.queue.set_successor(retired, successor, within)
         except GenerationError as error:
             log.event("successor_not_remembered", level="error", code=error.code, reason=error.message)
         while self._active and not self._budget.passed(self._budget.save):
@@ -265,24 +234,15 @@ class Run:
 
     async def _close(self) -> None:
         if self._photos is not None:
-            await self._photos.close()
+            with contextlib.suppress(TimeoutError):
+                async with self._budget.until("answer"):
+                    await self._photos.close()
         if not self._must_finish:
             return
         summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
-        held = [job.id for job in self._active.values() if job.id in self._state.sent]
         try:
-            await self._tools.queue.finish(self._id, summary, held, self._budget.finish_seconds)
+            await self._tools.queue.finish(
+                self._id, summary, list(self._state.sent), self._budget.until("finish")
+            )
         except (GenerationError, asyncio.CancelledError) as error:
             log.event("finish_failed", level="error", reason=str(error))
-
-
-async def _work(pipeline: Pipeline, job: Job) -> JobEnd:
-    """The job boundary: whatever is unexpected becomes a retry, bounded by the job's attempts."""
-    with log.bound(job=job.id, batch=job.batch_id):
-        try:
-            images = await pipeline.work(job)
-        except Exception:  # noqa: BLE001 - the one boundary where an unknown error ends
-            log.event("job_crashed", level="error", exc_info=True)
-            outcome = Retry("internal", "An unexpected error; the worker's log has its traceback.")
-            return JobEnd(job, (), outcome)
-        return JobEnd(job, images, decide(images))

@@ -66,7 +66,7 @@ class Settler:
         if not results:
             return {}
         try:
-            return await self.queue.settle(results, self.budget.remaining(self.budget.answer))
+            return await self.queue.settle(results, self.budget.until("answer"))
         except GenerationError as error:
             log.event(
                 "settle_failed", level="error", code=error.code, reason=error.message, jobs=len(results)

@@ -18,7 +18,7 @@ from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavail
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
-from worker.tries import in_tries
+from worker.tries import Within, in_tries
 
 BUCKET = "generated-photos"
 MAX_OBJECT_BYTES = 50 * 1024 * 1024
@@ -67,7 +67,7 @@ class PhotoStore:
     def __init__(self, project: Project) -> None:
         self._project = project
 
-    async def put(self, path: str, image: GeneratedImage, timeout_seconds: float) -> None:
+    async def put(self, path: str, image: GeneratedImage, within: Within) -> None:
         """Store an image under its content's name. Already being there is success: the bytes are the same."""
 
         async def attempt() -> None:
@@ -79,20 +79,20 @@ class PhotoStore:
                 )
 
         try:
-            await in_tries(attempt, "Storage: upload", timeout_seconds, STORE_TRIES)
+            await in_tries(attempt, "Storage: upload", within, STORE_TRIES)
         except _Duplicate:
             return
 
-    async def remove(self, path: str, timeout_seconds: float) -> None:
+    async def remove(self, path: str, within: Within) -> None:
         """Remove an object of our own that the database did not want. Having gone already is success."""
 
         async def attempt() -> None:
             with translated("remove"):
                 await self._bucket().remove([path])
 
-        await in_tries(attempt, "Storage: remove", timeout_seconds, TRIES)
+        await in_tries(attempt, "Storage: remove", within, TRIES)
 
-    async def stored(self, job: Job, timeout_seconds: float) -> dict[int, StoredImage]:
+    async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
         """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
 
         async def attempt() -> dict[int, StoredImage]:
@@ -102,7 +102,7 @@ class PhotoStore:
                     found[index] = StoredImage(path, row)
             return found
 
-        return await in_tries(attempt, "Storage: list", timeout_seconds, TRIES)
+        return await in_tries(attempt, "Storage: list", within, TRIES)
 
     async def _listed(self, job: Job) -> list[tuple[int, str]]:
         """Index and path of every object in the job's folder that is named as ours are."""

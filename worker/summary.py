@@ -31,6 +31,15 @@ StopReason = Literal[
     "queue_lost",
 ]
 
+CLAIM_REASONS: dict[str | None, StopReason] = {
+    "busy": "busy",
+    "rate_limited": "rate_limited",
+    "daily_cap": "daily_cap",
+    "paused": "paused",
+    "too_many_runs": "too_many_runs",
+}
+"""What a claim says when it gives nothing and the queue is not empty."""
+
 
 @dataclass(slots=True)
 class Summary:

@@ -32,9 +32,7 @@ SETTLE_SECONDS = 5.0
 class Queue(Protocol):
     """The database's functions by name."""
 
-    async def operate(
-        self, function: str, params: Mapping[str, Any], timeout_seconds: float
-    ) -> Mapping[str, Any]: ...
+    async def operate(self, function: str, params: Mapping[str, Any], within: float) -> Mapping[str, Any]: ...
 
 
 class Folders(Protocol):

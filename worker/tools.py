@@ -13,30 +13,23 @@ from worker.keeper import Recorder, Store
 from worker.pipeline import Photos
 from worker.queue import Claim, Settlement
 from worker.retry import Uniform
+from worker.tries import Within
 
 
 class Queue(Recorder, Database, Protocol):
     """What a run needs of the queue beyond recording and asking the gate."""
 
     async def claim(
-        self,
-        run_id: UUID,
-        claim_id: UUID,
-        max_jobs: int,
-        run_seconds: float,
-        model: str,
-        timeout_seconds: float,
+        self, run_id: UUID, claim_id: UUID, max_jobs: int, run_seconds: float, model: str, within: Within
     ) -> Claim: ...
 
-    async def settle(
-        self, settlements: Sequence[Settlement], timeout_seconds: float
-    ) -> dict[int, str | None]: ...
+    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, str | None]: ...
 
     async def finish(
-        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], timeout_seconds: float
+        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
     ) -> None: ...
 
-    async def set_successor(self, model: str, successor: str, timeout_seconds: float) -> None: ...
+    async def set_successor(self, model: str, successor: str, within: Within) -> None: ...
 
 
 class PhotoLender(Photos, Protocol):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
 import backoff
@@ -12,16 +13,18 @@ from worker.errors import QueueUnavailable
 
 T = TypeVar("T")
 
+Within = float | AbstractAsyncContextManager[asyncio.Timeout]
+"""What bounds a call: seconds from now, or a context it is made in, whose end may come nearer meanwhile."""
 
-async def in_tries(attempt: Callable[[], Awaitable[T]], what: str, timeout_seconds: float, most: int) -> T:
+
+async def in_tries(attempt: Callable[[], Awaitable[T]], what: str, within: Within, most: int) -> T:
     """The answer of the first try that gets one; between two tries a wait of up to 0.5, 1, then 2 s.
 
     A try that hangs is given up at half of the time then left, so that there is another; only the last of
     `most` may take it all. Raises QueueUnavailable once the time or the tries are used up.
     """
-    clock = asyncio.get_running_loop().time
-    ends = clock() + timeout_seconds
     tries = 0
+    bound = asyncio.timeout(within) if isinstance(within, (int, float)) else within
 
     @backoff.on_exception(
         backoff.expo,
@@ -32,18 +35,22 @@ async def in_tries(attempt: Callable[[], Awaitable[T]], what: str, timeout_secon
         jitter=backoff.full_jitter,
         logger=None,
     )
-    async def one() -> T:
+    async def one(whole: asyncio.Timeout) -> T:
         nonlocal tries
         tries += 1
-        left = ends - clock()
-        return await _in_time(attempt, what, left if tries == most else left / 2)
+        ends, now = whole.when(), asyncio.get_running_loop().time()
+        with _told(what):
+            async with asyncio.timeout_at(ends if ends is None or tries == most else (now + ends) / 2):
+                return await attempt()
 
-    return await _in_time(one, what, timeout_seconds)
+    with _told(what):
+        async with bound as whole:
+            return await one(whole)
 
 
-async def _in_time(attempt: Callable[[], Awaitable[T]], what: str, timeout_seconds: float) -> T:
+@contextmanager
+def _told(what: str) -> Iterator[None]:
     try:
-        async with asyncio.timeout(timeout_seconds):
-            return await attempt()
+        yield
     except TimeoutError as exc:
         raise QueueUnavailable("timeout", f"{what} did not answer in time") from exc
