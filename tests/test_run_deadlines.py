@@ -33,7 +33,7 @@ async def test_hanging_calls_are_cut(site: Site) -> None:
     site.gemini.add_rule({"kind": "drip", "seconds": 30.0}, prompt="[b]", times=1)
     a, b, c = await site.order("a", "b", "c", images=2)
 
-    first = await timed(site, 3)
+    first = await timed(site, 6)
 
     for row in (site.job(a), site.job(b)):
         assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "cut")

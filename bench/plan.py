@@ -1,0 +1,78 @@
+"""What one randomised run will meet: its time, its order, what hangs, when it is stopped."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from bench.relay import Fault
+
+LATENCY = {"kind": "lognormal", "median_seconds": 0.4, "sigma": 1.3, "high_seconds": 60.0}
+"""One call in forty takes longer than 5 s, which is most of a run's time here."""
+
+MARKS: dict[str, dict[str, Any]] = {
+    "[hang]": {"kind": "hang"},
+    "[lost]": {"kind": "hang", "images": 1},
+    "[drip]": {"kind": "drip", "seconds": 30.0},
+}
+"""What a prompt carries for Gemini never to answer it: at all, though an image was made, or not in time."""
+
+FAULTS: tuple[Fault, ...] = ("silent", "no uploads", "drip")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A fault of Supabase: when it begins, in seconds of the run, and how long it lasts (None: for good)."""
+
+    fault: Fault
+    begins_seconds: float
+    lasts_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run. `prompts` are those of the jobs ordered before it; `stop_seconds` is when SIGTERM comes."""
+
+    number: int
+    budget_seconds: float
+    prompts: tuple[str, ...]
+    images: int
+    trouble: Trouble | None
+    stop_seconds: float | None = None
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether nothing was planned to fail; slow calls and what others left may be met all the same."""
+        return self.trouble is None and not any(mark in prompt for prompt in self.prompts for mark in MARKS)
+
+
+def rules() -> list[dict[str, Any]]:
+    """The simulator's rules for the marks."""
+    return [{"match": {"prompt": mark}, "times": None, "answer": answer} for mark, answer in MARKS.items()]
+
+
+def draw(number: int, chance: random.Random) -> Plan:
+    """A run of 5 to 9 s."""
+    return Plan(
+        number, chance.uniform(5, 9), _prompts(number, chance), chance.choice((1, 1, 2)), _trouble(chance, 6)
+    )
+
+
+def draw_stopped(number: int, chance: random.Random) -> Plan:
+    """A run of a minute that is stopped in its first 2 s, before or after something has begun to fail."""
+    prompts, images = _prompts(number, chance, least=1), chance.choice((1, 1, 2))
+    return Plan(number, 60, prompts, images, _trouble(chance, 2), chance.uniform(0, 2))
+
+
+def _prompts(number: int, chance: random.Random, least: int = 0) -> tuple[str, ...]:
+    weights = (0.85, 0.05, 0.05, 0.05)
+    marks = chance.choices(("", *MARKS), weights, k=chance.randint(least, 4))
+    return tuple(f"[{number}-{place}] {mark}" for place, mark in enumerate(marks))
+
+
+def _trouble(chance: random.Random, latest_seconds: float) -> Trouble | None:
+    if chance.random() < 0.5:
+        return None
+    lasts = None if chance.random() < 0.5 else chance.uniform(0.1, 3)
+    return Trouble(chance.choice(FAULTS), chance.uniform(0, latest_seconds), lasts)

@@ -1,0 +1,97 @@
+"""A TCP relay before Supabase that can fall silent, drip, or stop uploads halfway, and never hangs up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from types import TracebackType
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+Fault = Literal["silent", "drip", "no uploads"]
+
+UPLOAD_BYTES = 2048
+"""A piece of a request that is larger than this belongs to an image: what else is sent is smaller."""
+
+DRIP_BYTES, DRIP_SECONDS = 64, 0.05
+
+
+class Relay:
+    """Forwards to `target`; an async context manager. `fault` is what it does now, None for nothing."""
+
+    def __init__(self, target: str) -> None:
+        self._target = urlsplit(target)
+        self._connections: set[asyncio.Task[None]] = set()
+        self._fault: Fault | None = None
+        self._sound = asyncio.Event()
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self.mend()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.close()
+        self.hang_up()
+
+    def begin(self, fault: Fault) -> None:
+        """Do this to everything from now on, connections that stand and new ones."""
+        self._fault = fault
+        self._sound.clear()
+
+    def mend(self) -> None:
+        """Forward again, also what was held back."""
+        self._fault = None
+        self._sound.set()
+
+    def hang_up(self) -> None:
+        """Close every connection, so that nothing held back arrives later."""
+        for connection in self._connections:
+            connection.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream: asyncio.StreamWriter | None = None
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            answers, upstream = await asyncio.open_connection(self._target.hostname, self._target.port)
+            pumps = {
+                asyncio.ensure_future(self._pump(reader, upstream, upwards=True)),
+                asyncio.ensure_future(self._pump(answers, writer, upwards=False)),
+            }
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+        except (ConnectionError, asyncio.CancelledError):
+            return
+        finally:
+            self._connections.discard(task)
+            for end in (writer, upstream):
+                if end is not None:
+                    end.transport.abort()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, upwards: bool) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(1 << 16):
+                await self._forward(data, sink, upwards)
+
+    async def _forward(self, data: bytes, sink: asyncio.StreamWriter, upwards: bool) -> None:
+        if self._fault == "silent":
+            await self._sound.wait()
+        elif self._fault == "no uploads" and upwards and len(data) > UPLOAD_BYTES:
+            sink.write(data[: len(data) // 2])
+            data = data[len(data) // 2 :]
+            await self._sound.wait()
+        while self._fault == "drip" and len(data) > DRIP_BYTES:
+            sink.write(data[:DRIP_BYTES])
+            data = data[DRIP_BYTES:]
+            await asyncio.sleep(DRIP_SECONDS)
+        sink.write(data)
+        await sink.drain()

@@ -1,0 +1,203 @@
+"""Randomised runs on one stack: several at a time in this process, each worker behind a relay of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from bench.journal import Journal
+from bench.plan import LATENCY, Plan, Trouble, rules
+from bench.relay import Relay
+from bench.site import BUCKET, Site
+from local.demo.environment import SIMULATED_KEY, simulated_gemini
+from worker.app import Worker
+from worker.errors import GenerationError
+from worker.request import RunRequest
+from worker.settings import Settings
+
+USER = "somebody"
+STUCK_SECONDS = 60.0
+"""How much longer than it may a run is waited for, so that one which hangs is counted and not waited for."""
+
+GATE_RATE = 100_000
+LOOK_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run went, in seconds from its start; `stopped` says whether SIGTERM came while it was at work."""
+
+    plan: Plan
+    seconds: float
+    useful_seconds: float
+    stopped: bool
+    reason: str
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the answer came after the invocation's timeout."""
+        return self.seconds > self.plan.budget_seconds
+
+    @property
+    def wasted_seconds(self) -> float:
+        """From the last moment after which something stayed (or the start) to the answer."""
+        return self.seconds - self.useful_seconds
+
+    @property
+    def seconds_after_stop(self) -> float:
+        """From SIGTERM to the answer."""
+        return self.seconds - (self.plan.stop_seconds or 0.0)
+
+
+class Trials:
+    """Does runs on a site and keeps what must be known of them: a journal, and the jobs' ids by name."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.journal = Journal()
+        self.jobs: dict[str, int] = {}
+        self.discarded = 0
+        self.slowest_turn_seconds = 0.0
+        os.environ.update(simulated_gemini(site.simulator.url))
+
+    def begin(self) -> None:
+        """An empty queue and ledger, no limits but time, and a Gemini that is slow and hangs as planned."""
+        self.site.begin(GATE_RATE, GATE_RATE)
+        self.site.stack.psql("truncate public.photo_generation_photos")
+        self.site.stack.psql("select set_generation_limits('{\"maxRuns\": 1000}')")
+        self.site.simulator.configure({"latency": LATENCY, "rules": rules(), "seed": 1})
+        self.journal.clear()
+        self.jobs.clear()
+        self.discarded, self.slowest_turn_seconds = 0, 0.0
+
+    async def run_all(self, plans: Sequence[Plan], at_a_time: int, fresh: bool) -> list[Result]:
+        """The results of all plans, so many at a time; each run has a `fresh` worker, or its lane's own."""
+        waiting, results = iter(plans), list[Result]()
+        ready = asyncio.Barrier(at_a_time + 1)  # while workers are opened, other runs would stand still
+
+        async def lane() -> None:
+            async with Relay(self.site.stack.url) as relay, contextlib.AsyncExitStack() as open_worker:
+                worker = await open_worker.enter_async_context(self._worker(relay.url))
+                await ready.wait()
+                for plan in waiting:
+                    await asyncio.to_thread(self._order, plan)
+                    results.append(await self._run(plan, worker, relay))
+                    if fresh:
+                        await open_worker.aclose()
+                        worker = await open_worker.enter_async_context(self._worker(relay.url))
+
+        lanes = [asyncio.create_task(lane()) for _ in range(at_a_time)]
+        watch = asyncio.create_task(self._watch(ready))
+        await asyncio.gather(*lanes)
+        watch.cancel()
+        return results
+
+    async def finish_all(self) -> None:
+        """Let runs that nothing hinders do what is left, dead leases included, until no job is open."""
+        self.site.simulator.configure({"latency": 0.0, "rules": []})
+        async with self._worker(self.site.stack.url) as worker:
+            while self._open_jobs():
+                self.site.stack.psql(
+                    "update photo_generation_queue set \"leaseExpiresAt\" = now() - interval '1 second' "
+                    "where status = 'processing'; "
+                    'update photo_generation_queue set "retryAt" = now() where "retryAt" is not null'
+                )
+                self.discarded += (await worker.run(RunRequest()))["images"]["discarded"]
+
+    def _open_jobs(self) -> int:
+        query = "select count(*) from photo_generation_queue where status not in ('completed', 'failed')"
+        return int(self.site.stack.psql(query))
+
+    @asynccontextmanager
+    async def _worker(self, url: str) -> AsyncIterator[Worker]:
+        environment = {
+            "SUPABASE_URL": url,
+            "SUPABASE_SERVICE_ROLE_KEY": self.site.stack.secret_key,
+            "GEMINI_API_KEY": SIMULATED_KEY,
+            "MARGIN_SECONDS": "3",
+            "CALL_TIMEOUT_SECONDS": "6",
+            "RETRY_BASE_SECONDS": "0.5",
+            "RETRY_CAP_SECONDS": "2",
+        }
+        worker = Worker(Settings.from_env(environment, "bench"))
+        await asyncio.to_thread(_open, worker)
+        try:
+            yield worker
+        finally:
+            await worker.close()
+
+    def _order(self, plan: Plan) -> None:
+        if not plan.prompts:
+            return
+        photo = f"{BUCKET}/{USER}/me.jpg"
+        request = {
+            "userId": USER,
+            "basePrompt": "A portrait",
+            "numImagesPerExample": plan.images,
+            "trainingImageUrls": [photo],
+            "exampleImages": [{"url": photo, "prompt": prompt} for prompt in plan.prompts],
+        }
+        ids = self.site.call("enqueue_generation_batch", p_request=request)["jobIds"]
+        self.jobs |= {prompt.split()[0]: job for prompt, job in zip(plan.prompts, ids, strict=True)}
+
+    async def _run(self, plan: Plan, worker: Worker, relay: Relay) -> Result:
+        request = RunRequest(budget_seconds=plan.budget_seconds)
+        began = time.monotonic()
+        run = asyncio.ensure_future(worker.run(request))
+        trouble = asyncio.create_task(_meddle(relay, plan.trouble))
+        stopped = False
+        if plan.stop_seconds is not None:
+            await asyncio.wait([run], timeout=plan.stop_seconds)
+            stopped = not run.done()
+            worker.stop()
+        left = began + plan.budget_seconds + STUCK_SECONDS - time.monotonic()
+        await asyncio.wait([run], timeout=left)
+        seconds = time.monotonic() - began
+        trouble.cancel()
+        run.cancel()
+        relay.hang_up()
+        relay.mend()
+        reason, useful = self._told(run, began)
+        return Result(plan, seconds, useful, stopped, reason)
+
+    def _told(self, run: asyncio.Future[Mapping[str, Any]], began: float) -> tuple[str, float]:
+        """Why a run ended, and when in it something stayed for the last time."""
+        if not run.done() or run.cancelled():
+            return "stuck", 0.0
+        error = run.exception()
+        if isinstance(error, GenerationError):
+            return error.code, 0.0
+        summary = run.result()
+        self.discarded += summary["images"]["discarded"]
+        return str(summary["stopReason"]), self.journal.last_useful.get(summary["runId"], began) - began
+
+    async def _watch(self, ready: asyncio.Barrier) -> None:
+        """Notes the longest time that this process's loop, or the machine, kept everybody waiting."""
+        await ready.wait()
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+            late = time.monotonic() - began - LOOK_SECONDS
+            self.slowest_turn_seconds = max(self.slowest_turn_seconds, late)
+
+
+def _open(worker: Worker) -> None:
+    """Import and build what the first run would have to wait for."""
+    worker.gemini.prepare()
+    assert worker.project.client
+
+
+async def _meddle(relay: Relay, trouble: Trouble | None) -> None:
+    if trouble is None:
+        return
+    await asyncio.sleep(trouble.begins_seconds)
+    relay.begin(trouble.fault)
+    if trouble.lasts_seconds is not None:
+        await asyncio.sleep(trouble.lasts_seconds)
+        relay.mend()
