@@ -6,7 +6,6 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import get_args
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -75,7 +75,7 @@ class Budget:
         now = asyncio.get_running_loop().time()
         for call, deadline in self._calls.items():
             when = now + self.remaining(getattr(self, deadline))
-            if not call.expired() and when < (call.when() or math.inf):
+            if when < (call.when() or math.inf):  # never so for one that is being cut already
                 call.reschedule(when)
 
     @asynccontextmanager
