@@ -55,19 +55,23 @@ def rules() -> list[dict[str, Any]]:
 def draw(number: int, chance: random.Random) -> Plan:
     """A run of 5 to 9 s."""
     return Plan(
-        number, chance.uniform(5, 9), _prompts(number, chance), chance.choice((1, 1, 2)), _trouble(chance, 6)
+        number,
+        chance.uniform(5, 9),
+        _prompts(number, chance),
+        chance.choice((1, 1, 1, 2)),
+        _trouble(chance, 6),
     )
 
 
 def draw_stopped(number: int, chance: random.Random) -> Plan:
-    """A run of a minute that is stopped in its first 2 s, before or after something has begun to fail."""
-    prompts, images = _prompts(number, chance, least=1), chance.choice((1, 1, 2))
-    return Plan(number, 60, prompts, images, _trouble(chance, 2), chance.uniform(0, 2))
+    """A run of a minute that is stopped in its first 1.5 s, before or after something has begun to fail."""
+    prompts, images = _prompts(number, chance, 3, 6), chance.choice((1, 1, 1, 2))
+    return Plan(number, 60, prompts, images, _trouble(chance, 1.5), chance.uniform(0, 1.5))
 
 
-def _prompts(number: int, chance: random.Random, least: int = 0) -> tuple[str, ...]:
+def _prompts(number: int, chance: random.Random, least: int = 0, most: int = 3) -> tuple[str, ...]:
     weights = (0.85, 0.05, 0.05, 0.05)
-    marks = chance.choices(("", *MARKS), weights, k=chance.randint(least, 4))
+    marks = chance.choices(("", *MARKS), weights, k=chance.randint(least, most))
     return tuple(f"[{number}-{place}] {mark}" for place, mark in enumerate(marks))
 
 

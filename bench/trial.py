@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,15 +27,21 @@ STUCK_SECONDS = 60.0
 
 GATE_RATE = 100_000
 LOOK_SECONDS = 0.02
+STOOD_STILL_SECONDS = 0.05
+"""A turn of the loop that comes later than this is told; others are as they always are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run went, in seconds from its start; `stopped` says whether SIGTERM came while it was at work."""
+    """How a run went, in seconds from its start; `stopped` says whether SIGTERM came while it was at work.
+
+    `stood_still_seconds` is for how long this process, or the machine, kept all runs from going on meanwhile.
+    """
 
     plan: Plan
     seconds: float
     useful_seconds: float
+    stood_still_seconds: float
     stopped: bool
     reason: str
 
@@ -43,6 +49,11 @@ class Result:
     def is_late(self) -> bool:
         """Whether the answer came after the invocation's timeout."""
         return self.seconds > self.plan.budget_seconds
+
+    @property
+    def is_late_by_itself(self) -> bool:
+        """Whether it would have been late, had it never been kept from going on."""
+        return self.seconds - self.stood_still_seconds > self.plan.budget_seconds
 
     @property
     def wasted_seconds(self) -> float:
@@ -63,7 +74,7 @@ class Trials:
         self.journal = Journal()
         self.jobs: dict[str, int] = {}
         self.discarded = 0
-        self.slowest_turn_seconds = 0.0
+        self._late_turns: list[tuple[float, float]] = []
         os.environ.update(simulated_gemini(site.simulator.url))
 
     def begin(self) -> None:
@@ -74,23 +85,20 @@ class Trials:
         self.site.simulator.configure({"latency": LATENCY, "rules": rules(), "seed": 1})
         self.journal.clear()
         self.jobs.clear()
-        self.discarded, self.slowest_turn_seconds = 0, 0.0
+        self._late_turns.clear()
+        self.discarded = 0
 
-    async def run_all(self, plans: Sequence[Plan], at_a_time: int, fresh: bool) -> list[Result]:
-        """The results of all plans, so many at a time; each run has a `fresh` worker, or its lane's own."""
+    async def run_all(self, plans: Sequence[Plan], at_a_time: int) -> list[Result]:
+        """The results of all plans, done by so many workers at a time."""
         waiting, results = iter(plans), list[Result]()
         ready = asyncio.Barrier(at_a_time + 1)  # while workers are opened, other runs would stand still
 
         async def lane() -> None:
-            async with Relay(self.site.stack.url) as relay, contextlib.AsyncExitStack() as open_worker:
-                worker = await open_worker.enter_async_context(self._worker(relay.url))
+            async with Relay(self.site.stack.url) as relay, self._worker(relay.url) as worker:
                 await ready.wait()
                 for plan in waiting:
                     await asyncio.to_thread(self._order, plan)
                     results.append(await self._run(plan, worker, relay))
-                    if fresh:
-                        await open_worker.aclose()
-                        worker = await open_worker.enter_async_context(self._worker(relay.url))
 
         lanes = [asyncio.create_task(lane()) for _ in range(at_a_time)]
         watch = asyncio.create_task(self._watch(ready))
@@ -140,6 +148,7 @@ class Trials:
             "userId": USER,
             "basePrompt": "A portrait",
             "numImagesPerExample": plan.images,
+            "maxAttempts": 2,  # what hangs does so for good: enough to have seen it come back
             "trainingImageUrls": [photo],
             "exampleImages": [{"url": photo, "prompt": prompt} for prompt in plan.prompts],
         }
@@ -163,8 +172,9 @@ class Trials:
         run.cancel()
         relay.hang_up()
         relay.mend()
+        worker.stopping.clear()  # the next run stands for one of a new process
         reason, useful = self._told(run, began)
-        return Result(plan, seconds, useful, stopped, reason)
+        return Result(plan, seconds, useful, self._stood_still_seconds(began), stopped, reason)
 
     def _told(self, run: asyncio.Future[Mapping[str, Any]], began: float) -> tuple[str, float]:
         """Why a run ended, and when in it something stayed for the last time."""
@@ -178,13 +188,18 @@ class Trials:
         return str(summary["stopReason"]), self.journal.last_useful.get(summary["runId"], began) - began
 
     async def _watch(self, ready: asyncio.Barrier) -> None:
-        """Notes the longest time that this process's loop, or the machine, kept everybody waiting."""
+        """Notes when this process's loop, or the machine, kept everybody waiting, and for how long."""
         await ready.wait()
         while True:
             began = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
-            late = time.monotonic() - began - LOOK_SECONDS
-            self.slowest_turn_seconds = max(self.slowest_turn_seconds, late)
+            now = time.monotonic()
+            if now - began - LOOK_SECONDS > STOOD_STILL_SECONDS:
+                self._late_turns.append((now, now - began - LOOK_SECONDS))
+
+    def _stood_still_seconds(self, since: float) -> float:
+        first = bisect_left(self._late_turns, (since, 0.0))
+        return sum(late for _, late in self._late_turns[first:])
 
 
 def _open(worker: Worker) -> None:
