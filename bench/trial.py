@@ -8,7 +8,7 @@ import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.journal import Journal
@@ -24,6 +24,9 @@ from worker.settings import Settings
 USER = "somebody"
 STUCK_SECONDS = 60.0
 """How much longer than it may a run is waited for, so that one which hangs is counted and not waited for."""
+
+KILL_SECONDS = 10.0
+"""Cloud Run kills so long after SIGTERM (Cloud Run, "Container runtime contract")."""
 
 GATE_RATE = 100_000
 LOOK_SECONDS = 0.02
@@ -51,9 +54,14 @@ class Result:
         return self.seconds > self.plan.budget_seconds
 
     @property
-    def is_late_by_itself(self) -> bool:
-        """Whether it would have been late, had it never been kept from going on."""
-        return self.seconds - self.stood_still_seconds > self.plan.budget_seconds
+    def is_killed(self) -> bool:
+        """Whether the platform would have ended the process before the answer to SIGTERM."""
+        return self.stopped and self.seconds_after_stop > KILL_SECONDS
+
+    @property
+    def undisturbed(self) -> Result:
+        """How it would have gone, had it never been kept from going on."""
+        return replace(self, seconds=self.seconds - self.stood_still_seconds, stood_still_seconds=0.0)
 
     @property
     def wasted_seconds(self) -> float:
