@@ -115,3 +115,12 @@ def refusal(answer: dict[str, Any]) -> tuple[str, float | None]:
     """Why a claim gave nothing, and when to come back."""
     assert answer["jobs"] == []
     return answer["reason"], answer["nextAttemptInSeconds"]
+
+
+def most_in_a_window(starts: list[int], window: int, grace: int) -> int:
+    """The most starts that any window can see, in microseconds, if each comes up to `grace` late."""
+    # The worst window opens with a start at its latest, and the later ones come at their earliest.
+    return max(
+        (sum(other < start + grace + window for other in starts[i:]) for i, start in enumerate(starts)),
+        default=0,
+    )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.gate_sql import MODEL, GateRun, Moment, allow, gate, still_time, take
+from tests.gate_sql import MODEL, GateRun, Moment, allow, gate, most_in_a_window, still_time, take
 from tests.queue_sql import Queue, blocked, refused
 
 pytest_plugins = ("tests.queue_fixtures",)
@@ -25,15 +25,6 @@ def moment(queue: Queue) -> Iterator[Moment]:
     """A time that stands still at noon until a test moves it."""
     with still_time(queue.connection) as moment:
         yield moment
-
-
-def most_in_a_window(starts: list[int], window: int, grace: int) -> int:
-    """The most starts that any window can see, in microseconds, if each comes up to `grace` late."""
-    # The worst window opens with a start at its latest, and the later ones come at their earliest.
-    return max(
-        (sum(other < start + grace + window for other in starts[i:]) for i, start in enumerate(starts)),
-        default=0,
-    )
 
 
 @BOUNDED
