@@ -39,6 +39,7 @@ class Audit:
     poisoned: int = 0
     orphans_before_sweep: int = 0
     orphans: int | None = None
+    told: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
 
@@ -98,11 +99,12 @@ class Auditor:
                 self.found.broken.append(f"job {job_id} counts {row['crashes']} crashes, {own} were its own")
             if row["errorCode"] == "crashed" and self._storm.customers.ordered[job_id] != POISON:
                 self.found.crashed_alone += 1
+                self.found.told.append(f"job {job_id} failed for: {self._killers(job_id)}")
         for job_id in sorted(self._storm.suspects - touched):
             self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
 
     def _left_behind(self) -> list[set[int]]:
-        """What each run that could not finish had in hand: those of the dead, and those that an outage cut off.
+        """What each run that could not finish had in hand: those of the dead, those that an outage cut off.
 
         Of the latter it is not known what they had at the same time: each job is taken for alone.
         """
@@ -122,6 +124,15 @@ class Auditor:
         return job_id in jobs and all(
             self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
         )
+
+    def _killers(self, job_id: int) -> str:
+        """The kills that met a job alone, in order."""
+        kills = [
+            f"{self._kills[worker].phase or 'no request'} ({self._kills[worker].moment})"
+            for worker, runs in self._storm.held.items()
+            if any(self._was_alone(job_id, jobs) for jobs in runs.values())
+        ]
+        return ", ".join(kills)
 
     def _images(self) -> None:
         """No index of a job has two rows."""
@@ -160,7 +171,8 @@ class Auditor:
         self.found.broken += [f"{path} has a row and no object" for path in sorted(paths - before)]
         self.found.orphans_before_sweep = len(before - paths)
         self.found.broken += [
-            f"{path} was stored and not adopted" for path in self._not_adopted(before - paths)
+            f"{path} of {self._maker(path)} was stored and not adopted"
+            for path in self._not_adopted(before - paths)
         ]
         if objects.sweep():
             after = objects.paths()
@@ -173,6 +185,13 @@ class Auditor:
         completed = {str(job_id) for job_id, row in self._jobs.items() if row["status"] == "completed"}
         late = {path.split("generated-photos/")[-1] for path in self._storm.fleet.wire.delivered_late}
         return sorted(path for path in orphans - late if path.split("/")[2] in completed)
+
+    def _maker(self, path: str) -> str:
+        """Who had the image made, and how that worker ended."""
+        sha = path.rsplit("-", 1)[1]
+        keys = {call.key for call in self._calls if sha in call.image_shas}
+        makers = [worker for worker in self._storm.fleet.workers if key_of(worker) in keys]
+        return ", ".join(f"{worker} ({self._kills.get(worker)})" for worker in makers) or "nobody"
 
 
 def _ended_well(row: Mapping[str, Any], kind: str) -> bool:

@@ -114,6 +114,8 @@ def _tell(found: Audit) -> None:
         _row(f"jobs {status}", count)
     for name, words in ROWS.items():
         _row(words, getattr(found, name))
+    for line in found.told:
+        _say(line)
     for line in found.broken[:40]:
         _say(f"BROKEN: {line}")
 

@@ -55,7 +55,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Storm:
-    """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` what any run ever had.
+    """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` those any run had.
 
     `suspects` are all jobs ever seen as such, `waiting` is how many have not ended.
     """
