@@ -22,7 +22,7 @@ AIM_SECONDS = 4.0
 MOST_WAITING = 150
 """Jobs not ended, those of dead workers included; with more, nobody orders."""
 
-ORDERS_A_SECOND = 2
+ORDERS_A_SECOND = 4
 STARTING_SHARE = 0.05
 """Of the kills meet a worker that has not sent anything yet."""
 
@@ -153,7 +153,7 @@ class Storm:
             self._planted += 1
         if sum(self.outages.values()) < int(done * (self.plan.outages + 1)):
             self._outage()
-        for _ in range(min(MOST_WAITING - self.waiting, 3 * ORDERS_A_SECOND) // 3):
+        for _ in range(min((MOST_WAITING - self.waiting) // 4, ORDERS_A_SECOND)):
             self.customers.order()
         if self.chance.random() < 0.1:
             self.customers.cancel()
