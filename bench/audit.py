@@ -38,7 +38,7 @@ class Audit:
     cut_off: int = 0
     poisoned: int = 0
     orphans_before_sweep: int = 0
-    orphans: int | None = None
+    orphans: int = 0
     told: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
@@ -174,11 +174,13 @@ class Auditor:
             f"{path} of {self._maker(path)} was stored and not adopted"
             for path in self._not_adopted(before - paths)
         ]
-        if objects.sweep():
-            after = objects.paths()
-            self.found.orphans = len(after - paths)
-            self.found.broken += [f"{path} has an object and no row" for path in sorted(after - paths)]
-            self.found.broken += [f"{path} was swept though it has a row" for path in sorted(paths - after)]
+        objects.sweep()
+        after = objects.paths()
+        self.found.orphans = len(after - paths)
+        self.found.broken += [f"{path} has an object and no row" for path in sorted(after - paths)]
+        self.found.broken += [
+            f"{path} was swept though it has a row" for path in sorted(paths & before - after)
+        ]
 
     def _not_adopted(self, orphans: set[str]) -> list[str]:
         """Those of completed jobs, which the next claim should have found: they were not late themselves."""

@@ -34,7 +34,7 @@ ROWS = {
     "poisoned": "poisonous jobs that failed alone",
     "crashed_alone": "healthy jobs that failed, each killed three times while alone",
     "orphans_before_sweep": "objects without a row",
-    "orphans": "  after the sweeper",
+    "orphans": "  after the sweeper (all ends moved back by 11 minutes for it)",
 }
 LATENCY = {"kind": "uniform", "low_seconds": 0.1, "high_seconds": 0.5}
 

@@ -14,7 +14,6 @@ from local.demo.environment import kept
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
 
-UNKNOWN_COMMAND = 2
 BUCKET = "generated-photos"
 
 
@@ -30,8 +29,8 @@ class Objects:
         with httpx.Client(base_url=self._site.stack.url, headers=headers, timeout=30, trust_env=False) as api:
             return {path for folder in self._folders for path in self._list(api, folder)}
 
-    def sweep(self) -> bool:
-        """Lets `python -m worker sweep` remove what has no row; False if this worker has no such command.
+    def sweep(self) -> None:
+        """Lets `python -m worker sweep` remove what has no row.
 
         It looks into the folders of jobs that ended ten minutes ago at least, so all ends are moved back.
         """
@@ -47,12 +46,10 @@ class Objects:
         command = [sys.executable, "-m", "worker", "--no-env-file", "sweep"]
         while True:
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode == UNKNOWN_COMMAND:
-                return False
             if done.returncode:
                 raise StackError("The sweeper failed:", "Its log says why.", done.stderr)
             if not json.loads(done.stdout)["more"]:
-                return True
+                return
 
     def _list(self, api: httpx.Client, folder: str) -> list[str]:
         body = {"prefix": f"{folder}/", "limit": 1000, "offset": 0}
