@@ -157,9 +157,9 @@ class Auditor:
         if paid.lost > paid.in_flight:
             found.broken.append(f"{worker} lost {paid.lost} paid images with {paid.in_flight} in flight")
         if kill:
-            doing = (
-                "generating" if any(call.admitted and is_open(call, kill.at) for call in calls) else "idle"
-            )
+            generating = any(call.admitted and is_open(call, kill.at) for call in calls)
+            doing = "between requests" if self._storm.held.get(worker) else "idle"
+            doing = "generating" if generating else doing
             found.kills[kill.phase or doing, kill.moment] += 1
 
     def _objects(self) -> None:

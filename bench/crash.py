@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -66,7 +67,7 @@ def measure(options: Namespace) -> None:
         sys.exit(1)
 
 
-def crash(plan: Plan, seed: int, tell: Any) -> Audit:
+def crash(plan: Plan, seed: int, tell: Callable[[str], None]) -> Audit:
     """The whole proof on a stack of its own."""
     chance = random.Random(seed)
     with ExitStack() as running:

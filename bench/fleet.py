@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,12 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.offspring import Nursery, Offspring
 from bench.wire import Wire
 from local.demo.environment import kept, simulated_gemini
-from local.demo.simulation import ROOT
 from local.simulator.ledger import fingerprint
 from local.stack.folder import Folder
-from local.stack.processes import Process
 
 SETTINGS = {
     "INVOCATION_TIMEOUT_SECONDS": "10",  # the least there is: leases of the dead last 25 s at most
@@ -60,14 +57,15 @@ def _key(worker: str) -> str:
 
 
 class Fleet:
-    """`seats` workers, each in a process of its own; a context manager that ends them in order."""
+    """`seats` workers, each in a process of its own; a context manager that kills those who are left."""
 
     def __init__(self, folder: Folder, stack_url: str, secret: str, gemini_url: str, seats: int) -> None:
         self._folder = Folder(folder.path / "workers")
         self._folder.path.mkdir()
         self._secret, self._gemini_url = secret, gemini_url
         self._names = [""] * seats
-        self._processes: list[Process | None] = [None] * seats
+        self._processes: list[Offspring | None] = [None] * seats
+        self._nursery = Nursery()
         self._count = 0
         self._lock = threading.Lock()
         self.wire = Wire(stack_url, seats, self.kill)
@@ -76,12 +74,13 @@ class Fleet:
 
     def __enter__(self) -> Self:
         self.wire.__enter__()
+        self._nursery.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.end()
+        self._nursery.__exit__(None, None, None)
         self.wire.__exit__(None, None, None)
 
     @property
@@ -108,22 +107,22 @@ class Fleet:
             for name, process in zip(self._names, self._processes, strict=True):
                 if name == worker and process and process.is_running and not self._is_dead(worker):
                     phase = phase or self._phase(worker)
-                    os.killpg(process.pid, signal.SIGKILL)
+                    process.send(signal.SIGKILL)
                     self.kills.append(Kill(worker, time.monotonic(), phase, moment))
 
     def end(self) -> None:
         """Asks every worker to end, and waits until they have."""
         running = [process for process in self._processes if process]
         for process in running:
-            if process.is_running:
-                os.kill(process.pid, signal.SIGTERM)
+            process.send(signal.SIGTERM)
         for process in running:
-            process.stop(signal.SIGTERM)
-        self._processes = [None] * len(self._processes)
+            process.wait()
 
     def log(self, worker: str) -> Iterator[Mapping[str, Any]]:
         """What a worker has logged; the line that a kill cut short is left out."""
         path = Path(self._folder.path / f"{worker}.log")
+        if not path.exists():
+            return
         for line in path.read_text(errors="replace").splitlines():
             if line.startswith("{") and line.endswith("}"):
                 yield json.loads(line)
@@ -144,7 +143,6 @@ class Fleet:
         self.wire.seat(seat, worker)
         environment = {
             **kept(),
-            "PYTHONPATH": str(ROOT),
             "SUPABASE_URL": self.wire.urls[seat],
             "SUPABASE_SERVICE_ROLE_KEY": self._secret,
             **simulated_gemini(self._gemini_url),
@@ -152,8 +150,7 @@ class Fleet:
             "WORKER_ID": worker,
             **SETTINGS,
         }
-        command = [sys.executable, "-m", "worker", "--no-env-file", "run"]
-        process = Process(worker, command, self._folder, last_signal=signal.SIGKILL, env=environment)
+        process = self._nursery.fork(self._folder.path / f"{worker}.log", environment)
         with self._lock:
             self._names[seat], self._processes[seat] = worker, process
             self.workers.append(worker)

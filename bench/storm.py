@@ -23,6 +23,9 @@ MOST_WAITING = 150
 """Jobs not ended, those of dead workers included; with more, nobody orders."""
 
 ORDERS_A_SECOND = 4
+CANCELLED_SHARE, TROUBLED_SHARE = 0.05, 0.3
+"""How often somebody cancels after an order, and in how many seconds Gemini fails a call or two."""
+
 STARTING_SHARE = 0.05
 """Of the kills meet a worker that has not sent anything yet."""
 
@@ -76,6 +79,7 @@ class Storm:
 
     def rage(self, tell: Callable[[str], None]) -> None:
         """Kills until the plan is fulfilled."""
+        self.customers.calm()
         began = kill_at = look_at = time.monotonic()
         told = 0
         while len(self.fleet.kills) < self.plan.kills:
@@ -112,7 +116,7 @@ class Storm:
             seat
             for seat in fleet.seats
             if seat not in self._aimed
-            and fleet.worker(seat) not in self.fleet.wire.spared
+            and not fleet.wire.spares(fleet.worker(seat))
             and fleet.wire.has_spoken(fleet.worker(seat)) != starting
         ]
         if not seats:
@@ -135,7 +139,7 @@ class Storm:
         for seat, since in list(self._aimed.items()):
             if not self.fleet.wire.is_aimed_at(seat):
                 del self._aimed[seat]
-            elif self.fleet.worker(seat) in self.fleet.wire.spared:
+            elif self.fleet.wire.spares(self.fleet.worker(seat)):
                 self.fleet.wire.aim(seat, None)
             elif time.monotonic() > since + AIM_SECONDS:
                 self.fleet.kill(self.fleet.worker(seat))
@@ -155,9 +159,10 @@ class Storm:
             self._outage()
         for _ in range(min((MOST_WAITING - self.waiting) // 4, ORDERS_A_SECOND)):
             self.customers.order()
-        if self.chance.random() < 0.1:
-            self.customers.cancel()
-        self.customers.trouble()
+            if self.chance.random() < CANCELLED_SHARE:
+                self.customers.cancel()
+        if self.chance.random() < TROUBLED_SHARE:
+            self.customers.trouble()
 
     def _autopsy(self) -> None:
         """What the dead have left, once everything they had sent has been carried out."""

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,6 +25,9 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 REQUEST_LINE = re.compile(rb"(\w+) /(\S*) HTTP/1\.1\r\n")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)")
+SPARED_SECONDS = 10.0
+"""A run of these workers is over by then."""
+
 SECOND_CRASH = re.compile(rb'"crashes": ?[2-9]')
 ENDED = re.compile(rb'"outcome": ?"(?:completed|failed)"')
 FUNCTIONS = {
@@ -88,9 +92,7 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 class Wire:
     """One address for each seat, all leading to `target`; a context manager, served by a thread.
 
-    `strike(worker, phase, moment)` is called in that thread, at the very moment. `spared` are those who were
-    given a healthy job that has crashed twice: the third time it would fail, and by rights, but that is the
-    poison's part.
+    `strike(worker, phase, moment)` is called in that thread, at the very moment.
     """
 
     def __init__(self, target: str, seats: int, strike: Callable[[str, str, str], None]) -> None:
@@ -102,7 +104,7 @@ class Wire:
         self._held_back = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
-        self.spared: set[str] = set()
+        self._spared_until: dict[str, float] = {}
         self.delivered_late: list[str] = []
         self.urls: list[str] = []
 
@@ -132,6 +134,10 @@ class Wire:
     def is_aimed_at(self, seat: int) -> bool:
         """Whether an aim has not been hit yet."""
         return self._aims[seat] is not None
+
+    def spares(self, worker: str) -> bool:
+        """Whether it may have a healthy job that has crashed twice: a third time, and by rights it would fail."""
+        return time.monotonic() < self._spared_until.get(worker, 0.0)
 
     def under_way(self, worker: str) -> list[str]:
         """The phases of a worker's requests that the stack has not answered, the oldest first."""
@@ -192,7 +198,7 @@ class Wire:
             answer = await read_message(upstream[0])
             if phase == "claiming":
                 self._spare(worker, answer)
-            if aim and aim.moment == "after" and worker not in self.spared:
+            if aim and aim.moment == "after" and not self.spares(worker):
                 self._strike(worker, phase, aim.moment)
         finally:
             with self._lock:
@@ -204,17 +210,15 @@ class Wire:
     def _hit(self, seat: int, worker: str, phase: str) -> Aim | None:
         with self._lock:
             aim = self._aims[seat]
-            if aim is None or aim.phase != phase or self._workers[seat] != worker or worker in self.spared:
+            if aim is None or aim.phase != phase or self._workers[seat] != worker or self.spares(worker):
                 return None
             self._aims[seat] = None
             return aim
 
     def _spare(self, worker: str, answer: bytes) -> None:
-        """Keeps the wire off a worker as long as it has a healthy job whose third crash this would be."""
+        """Keeps the wire off who is given a healthy job whose third crash this would be, for as long as a run."""
         if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
-            self.spared.add(worker)
-        else:
-            self.spared.discard(worker)
+            self._spared_until[worker] = time.monotonic() + SPARED_SECONDS
 
     def _hold_back(self, request: bytes, aim: Aim) -> None:
         with self._lock:
