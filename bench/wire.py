@@ -136,7 +136,7 @@ class Wire:
         return self._aims[seat] is not None
 
     def spares(self, worker: str) -> bool:
-        """Whether it may have a healthy job that has crashed twice: a third time, and by rights it would fail."""
+        """Whether it may have a healthy job that has crashed twice, which a third time would fail by rights."""
         return time.monotonic() < self._spared_until.get(worker, 0.0)
 
     def under_way(self, worker: str) -> list[str]:
@@ -216,7 +216,7 @@ class Wire:
             return aim
 
     def _spare(self, worker: str, answer: bytes) -> None:
-        """Keeps the wire off who is given a healthy job whose third crash this would be, for as long as a run."""
+        """Keeps the wire off who is given a healthy job whose third crash this would be, as long as a run lasts."""
         if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
             self._spared_until[worker] = time.monotonic() + SPARED_SECONDS
 
