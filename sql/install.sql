@@ -2634,6 +2634,20 @@ to authenticated;
 grant all on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
 to service_role;
 
+-- The sequences behind the ids are open by default as well; who could set one back would stop every insert.
+-- An old table's may have another name, and has none at this point where the upgrade makes it.
+do $$
+declare
+  v_sequence text;
+begin
+  foreach v_sequence in array array_remove(array[
+    pg_get_serial_sequence('public.photo_generation_queue', 'id'),
+    pg_get_serial_sequence('public.photo_generation_photos', 'id')], null) loop
+    execute format('revoke all on sequence %s from public, anon, authenticated', v_sequence);
+  end loop;
+end
+$$;
+
 -- Row-level security: everyone sees their own rows, and only the functions write. The condition is
 -- `auth.jwt() ->> 'sub'` spelled out, so that it also stands where there is no schema auth; the sub-select
 -- makes PostgreSQL read the token once per query instead of once per row.

@@ -1,229 +1,142 @@
-"""Access: who may call what is decided function by function, and everyone sees their own rows only."""
+"""Access as state: grants, policies and schemas are those of the table, installed afresh or upgraded to."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import pytest
-from postgrest.exceptions import APIError
-from supabase import AsyncClient
 
-from tests.conftest import User
-from tests.queue_sql import Connection, Queue, order, refused
+from local.stack.postgres import Postgres
+from tests.access_table import (
+    COLUMN_PRIVILEGES,
+    FUNCTIONS,
+    POLICIES,
+    PRIVILEGES,
+    ROLES,
+    SEQUENCES,
+    TABLES,
+)
+from tests.databases import Database, database
+from tests.old_tables import OLD_TABLES
+from tests.queue_sql import Connection
 
-pytest_plugins = ("tests.queue_fixtures",)
-pytestmark = pytest.mark.usefixtures("as_installed")
+pytest_plugins = ("tests.database_fixtures",)
 
-ROLES = ("anon", "authenticated", "service_role")
-TABLES = ("photo_generation_batches", "photo_generation_queue", "photo_generation_photos")
-PRIVILEGES = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER")
-UUID = "00000000-0000-0000-0000-000000000001"
-
-USERS_MAY_CALL = {"enqueue_generation_batch", "get_generation_batch", "cancel_generation_batch"}
-# function: parameters for a call that must not get through
-SERVICE_ONLY: dict[str, dict[str, Any]] = {
-    "claim_generation_jobs": {
-        "p_run_id": UUID,
-        "p_worker_id": "w",
-        "p_claim_id": UUID,
-        "p_max_jobs": 1,
-        "p_run_seconds": 60,
-        "p_model": "m",
-    },
-    "record_generated_photo": {"p_job_id": 1, "p_image_index": 0, "p_photo": {}},
-    "record_failed_image": {"p_job_id": 1, "p_image_index": 0, "p_code": "c", "p_message": "m"},
-    "settle_generation_jobs": {"p_results": []},
-    "finish_generation_run": {"p_run_id": UUID, "p_worker_id": "w", "p_summary": {}, "p_spent_jobs": []},
-    "generation_schema_version": {},
-    "release_stale_generation_jobs": {"p_older_than_seconds": 300},
-    "retry_failed_generation_jobs": {"p_batch_id": None, "p_including_refused": False, "p_limit": 10},
-    "peek_generation_jobs": {"p_max_jobs": 10},
-    "generation_queue_stats": {},
-    "set_generation_model_successor": {"p_model": "a", "p_successor": "b"},
-    "take_start_slots": {"p_run_id": UUID, "p_model": "m", "p_slots": 1},
-    "report_rate_limit": {"p_model": "m", "p_facts": {"period": "day"}, "p_epoch": None},
-    "set_generation_rate": {"p_model": "m", "p_rate": 10},
-    "set_generation_limits": {"p_limits": {"imagesPerDay": 0}},
-    "pause_generation": {"p_reason": "x"},
-    "resume_generation": {},
-    "generation_gate": {},
-    "generation_jobs_to_sweep": {"p_limit": 1},
-    "settle_swept_generation_jobs": {"p_job_ids": []},
-    "prune_generation_history": {"p_older_than_days": 1, "p_limit": 1},
-    "erase_generation_user": {"p_user_id": "u"},
-    "generation_erasures_to_sweep": {"p_limit": 1},
-    "settle_generation_erasure": {"p_user_folder": "u", "p_empty": True},
-}
-FUNCTIONS = """
+# What an old app may have opened beside what Supabase opens by default: the upgrade has to close it.
+GENEROUS = """
+    grant all on public.photo_generation_queue to public, authenticated;
+    grant update ("exampleImagePrompt"), select ("userId") on public.photo_generation_queue to anon, public;
+    alter table public.photo_generation_queue disable row level security;"""
+RELATIONS = """
+    select format('%%s.%%s', n.nspname, c.relname) as name, c.relrowsecurity as secured, r.role, v.privilege,
+      has_table_privilege(r.role, c.oid, v.privilege) as may,
+      v.privilege = any (%(columns)s) and has_any_column_privilege(r.role, c.oid, v.privilege) as may_in_part
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    cross join unnest(%(roles)s::text[]) as r (role)
+    cross join unnest(%(privileges)s::text[]) as v (privilege)
+    where c.relkind in ('r', 'p', 'v', 'm', 'f') and n.nspname in ('public', 'generation')"""
+ROUTINES = """
     select p.oid::regprocedure::text as signature, p.proname as name, n.nspname as schema,
       p.prosecdef as definer, p.proconfig as config, r.role,
       has_function_privilege(r.role, p.oid, 'execute') as may
     from pg_proc as p join pg_namespace as n on n.oid = p.pronamespace
-    cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
+    cross join unnest(%(roles)s::text[]) as r (role)
     where n.nspname in ('public', 'generation')
       and not exists (select from pg_depend as d where d.objid = p.oid and d.deptype = 'e')"""
-RELATIONS = """
-    select c.relname as name, n.nspname as schema, r.role, v.privilege, c.relrowsecurity as secured,
-      has_table_privilege(r.role, c.oid, v.privilege) as may
+RULES = """
+    select schemaname || '.' || tablename as name, policyname as policy, permissive, roles::text[], cmd
+    from pg_policies"""
+NUMBERS = """
+    select c.relname as name, r.role, has_sequence_privilege(r.role, c.oid, 'usage, select, update') as may
     from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
-    cross join unnest(array['anon', 'authenticated', 'service_role']) as r (role)
-    cross join unnest(%s::text[]) as v (privilege)
-    where c.relkind in ('r', 'p', 'v', 'm', 'f')
-      and (n.nspname = 'generation' or n.nspname = 'public' and c.relname like '%%generation%%')"""
+    cross join unnest(%(roles)s::text[]) as r (role)
+    where c.relkind = 'S' and n.nspname in ('public', 'generation')"""
+ALL_ROLES = {"roles": list(ROLES)}
 
 
-def callers(name: str, schema: str) -> set[str]:
-    """Who may call a function, as we have decided; a function nobody decided about is an error."""
-    if schema == "generation":
-        return set()
-    if name in USERS_MAY_CALL:
-        return {"authenticated", "service_role"}
-    assert name in SERVICE_ONLY, f"decide who may call {name}"
-    return {"service_role"}
+def fresh(made: Database) -> None:
+    """As a new project installs it."""
+    made.install()
 
 
-def test_function_grants(db: Connection) -> None:
-    """Each function can be called by exactly those we decided on, whatever Supabase's defaults grant."""
-    rows = db.execute(FUNCTIONS).fetchall()
+def upgraded(made: Database) -> None:
+    """As a project with an old and generous table gets it."""
+    made.connection.execute(OLD_TABLES["serial, enum, integer users, times without zone"].sql.encode())
+    made.connection.execute(GENEROUS.encode())
+    made.upgrade()
+
+
+@pytest.fixture(scope="module", params=[fresh, upgraded], ids=lambda made: str(made.__name__))
+def installed(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[Connection]:
+    """A database with Supabase's default privileges, in which our SQL has been installed."""
+    make: Callable[[Database], None] = request.param
+    with database(postgres) as made:
+        make(made)
+        yield made.connection
+
+
+def test_the_defaults_are_supabases(scratch: Database) -> None:
+    """What is tested here is that we close what a new project leaves open: it does leave it open."""
+    scratch.connection.execute("create table public.t (id bigint generated by default as identity)")
+    scratch.connection.execute("create function public.f() returns int language sql as 'select 1'")
+    found = scratch.connection.execute("""
+        select has_table_privilege('anon', 'public.t', 'delete') as rows,
+          has_sequence_privilege('anon', 'public.t_id_seq', 'update') as numbers,
+          has_function_privilege('authenticated', 'public.f()', 'execute') as calls""")
+    assert found.fetchall() == [{"rows": True, "numbers": True, "calls": True}]
+
+
+def test_tables(installed: Connection) -> None:
+    """Every table is in the table of access, is secured by row, and grants what stands there and no more."""
+    bound = {**ALL_ROLES, "privileges": list(PRIVILEGES), "columns": list(COLUMN_PRIVILEGES)}
+    rows = installed.execute(RELATIONS.encode(), bound).fetchall()
+    assert {row["name"] for row in rows} == TABLES.keys()
     for row in rows:
-        assert row["may"] == (row["role"] in callers(row["name"], row["schema"])), row
-    found = {row["name"] for row in rows if row["schema"] == "public"}
-    assert found == USERS_MAY_CALL | SERVICE_ONLY.keys()
+        wanted = row["privilege"] in TABLES[row["name"]].privileges(row["role"])
+        assert row["secured"], row
+        assert row["may"] == wanted, row
+        assert row["may_in_part"] == (wanted and row["privilege"] in COLUMN_PRIVILEGES), row
 
 
-def test_functions_are_safe(db: Connection) -> None:
+def test_functions(installed: Connection) -> None:
+    """Every function of the API is in the table of access, under one signature, for those named there."""
+    rows = installed.execute(ROUTINES.encode(), ALL_ROLES).fetchall()
+    public = [row for row in rows if row["schema"] == "public"]
+    assert sorted(row["name"] for row in public) == sorted([*FUNCTIONS] * len(ROLES))
+    for row in rows:
+        wanted = row["schema"] == "public" and row["role"] in FUNCTIONS[row["name"]].callers
+        assert row["may"] == wanted, row
+
+
+def test_functions_are_safe(installed: Connection) -> None:
     """Every function pins its search path; only those of the API run as their owner."""
-    for row in db.execute(FUNCTIONS).fetchall():
+    for row in installed.execute(ROUTINES.encode(), ALL_ROLES).fetchall():
         assert 'search_path=""' in (row["config"] or []), row["signature"]
         trigger = row["name"] == "adopt_inserted_job"
         assert row["definer"] == (row["schema"] == "public" or trigger), row["signature"]
 
 
-def test_table_grants(db: Connection) -> None:
-    """On the public tables users may select and the service role do all; on internal ones nobody anything."""
-    rows = db.execute(RELATIONS, [list(PRIVILEGES)]).fetchall()
-    assert {row["name"] for row in rows if row["schema"] == "public"} == set(TABLES)
+def test_policies(installed: Connection) -> None:
+    """Row-level security has these rules and no others: each lets the signed-in select, nothing else."""
+    rows = installed.execute(RULES.encode()).fetchall()
+    assert {(row["name"], row["policy"]) for row in rows} == POLICIES
     for row in rows:
-        assert row["secured"], f"{row['name']} has no row-level security"
-        wanted = row["schema"] == "public" and (
-            row["role"] == "service_role" or (row["role"] == "authenticated" and row["privilege"] == "SELECT")
-        )
-        assert row["may"] == wanted, row
+        assert (row["permissive"], row["roles"], row["cmd"]) == ("PERMISSIVE", ["authenticated"], "SELECT")
 
 
-def test_internal_schema_is_closed(db: Connection) -> None:
-    """Nobody but the owner gets into the internal schema."""
-    for role in ROLES:
-        found = db.execute("select has_schema_privilege(%s, 'generation', 'usage, create') as may", [role])
-        assert found.fetchall() == [{"may": False}]
+def test_sequences(installed: Connection) -> None:
+    """Nobody but the service role may move the numbers that ids are taken from."""
+    rows = installed.execute(NUMBERS.encode(), ALL_ROLES).fetchall()
+    assert {row["name"] for row in rows} == SEQUENCES
+    assert {row["role"] for row in rows if row["may"]} == {"service_role"}
 
 
-async def code(request: Any) -> str | None:
-    """The error code a request is answered with."""
-    with pytest.raises(APIError) as caught:
-        await request.execute()
-    return caught.value.code
-
-
-async def answer(request: Any) -> Any:
-    """What a request is answered with."""
-    return (await request.execute()).data
-
-
-async def test_service_functions_are_closed(
-    db: Connection, anyone: AsyncClient, user: Callable[[], Awaitable[User]]
-) -> None:
-    """Neither anyone nor a user gets through to a function of the worker or the operator."""
-    signed_in = (await user()).client
-    for name, parameters in SERVICE_ONLY.items():
-        assert await code(anyone.rpc(name, parameters)) == "42501", name
-        assert await code(signed_in.rpc(name, parameters)) == "42501", name
-
-
-async def test_anyone_orders_nothing(db: Connection, anyone: AsyncClient) -> None:
-    """Who has not signed in neither orders nor sees nor cancels anything."""
-    assert await code(anyone.rpc("enqueue_generation_batch", {"p_request": order()})) == "42501"
-    for name in ("get_generation_batch", "cancel_generation_batch"):
-        assert await code(anyone.rpc(name, {"p_batch_id": "x"})) == "42501"
-    for table in TABLES:
-        assert await code(anyone.table(table).select("*")) == "42501"
-
-
-async def test_internal_functions_are_unreachable(
-    db: Connection, service: AsyncClient, anyone: AsyncClient
-) -> None:
-    """The internal schema is not exposed, not even to the service role."""
-    for client in (service, anyone):
-        assert await code(client.schema("generation").rpc("clock", {})) == "PGRST106"
-        assert await code(client.schema("generation").table("runs").select("*")) == "PGRST106"
-        assert await code(client.rpc("roll_up", {"p_changes": []})) in ("PGRST202", "42883")
-
-
-async def photographed(queue: Queue, someone: User) -> str:
-    """A batch ordered by a user themselves, with one photo made; its id."""
-    request = {key: value for key, value in order(someone.id, images=2).items() if key != "userId"}
-    ordered = await answer(someone.client.rpc("enqueue_generation_batch", {"p_request": request}))
-    queue.record(queue.run().claim()[0], 0)
-    return str(ordered["batchId"])
-
-
-async def test_own_rows_only(queue: Queue, user: Callable[[], Awaitable[User]]) -> None:
-    """A user sees their own batches, jobs and photos, and none of anybody else's."""
-    mine, other = await user(), await user()
-    for someone in (mine, other):
-        await photographed(queue, someone)
-    for table in TABLES:
-        rows = await answer(mine.client.table(table).select("*"))
-        assert [row["userId"] for row in rows] == [mine.id], table
-        assert await answer(mine.client.table(table).select("*").eq("userId", other.id)) == []
-
-
-async def test_foreign_batches(queue: Queue, user: Callable[[], Awaitable[User]]) -> None:
-    """Somebody else's batch is not there: it can neither be seen nor cancelled; one's own can."""
-    mine, other = await user(), await user()
-    batch_id = await photographed(queue, mine)
-    for name in ("get_generation_batch", "cancel_generation_batch"):
-        assert await code(other.client.rpc(name, {"p_batch_id": batch_id})) == "PT404"
-    shown = await answer(mine.client.rpc("get_generation_batch", {"p_batch_id": batch_id}))
-    assert (shown["batch"]["userId"], len(shown["photos"])) == (mine.id, 1)
-    cancelled = await answer(mine.client.rpc("cancel_generation_batch", {"p_batch_id": batch_id}))
-    assert (cancelled["status"], cancelled["jobsCancelled"]) == ("cancelled", 1)
-
-
-async def test_users_write_nothing(queue: Queue, user: Callable[[], Awaitable[User]]) -> None:
-    """A user cannot insert, change or delete rows, not even their own."""
-    mine = await user()
-    await photographed(queue, mine)
-    before = [queue.connection.execute(f"select * from {table}").fetchall() for table in TABLES]
-    for name in TABLES:
-        table = mine.client.table(name)
-        assert await code(table.insert({"userId": mine.id})) == "42501"
-        assert await code(table.update({"userId": "x"}).eq("userId", mine.id)) == "42501"
-        assert await code(table.delete().eq("userId", mine.id)) == "42501"
-    assert [queue.connection.execute(f"select * from {table}").fetchall() for table in TABLES] == before
-
-
-@pytest.fixture
-def moderator(queue: Queue) -> Iterator[None]:
-    """A role of the app's own, which may do what users may."""
-    queue.connection.execute("create role moderator in role authenticated")
-    yield
-    queue.connection.execute("reset role; drop role moderator")
-
-
-def test_roles_of_an_apps_own(queue: Queue, moderator: None) -> None:
-    """A role of the app's own acts for itself only, as users do."""
-    batch_id = queue.enqueue("user-1")["batchId"]
-    queue.connection.execute("set role moderator")
-    queue.connection.execute("""select set_config('request.jwt.claims', '{"sub": "user-2"}', false)""")
-    with refused("400", "not_yours_to_set", "userId"):
-        queue.enqueue("user-1")
-    with refused("404", "no_such_batch"):
-        queue.call("cancel_generation_batch", p_batch_id=batch_id)
-
-
-@pytest.mark.parametrize("role", ["service_role", "postgres", "none"])
-def test_roles_of_operators(queue: Queue, role: str) -> None:
-    """The service role, and an operator in a SQL session, act for everybody."""
-    queue.connection.execute(f"set role {role}".encode())
-    batch_id = queue.enqueue("user-1")["batchId"]
-    assert queue.call("cancel_generation_batch", p_batch_id=batch_id)["status"] == "cancelled"
+@pytest.mark.parametrize("role", ROLES)
+def test_schemas(installed: Connection, role: str) -> None:
+    """Nobody but the owner gets into the internal schema, or makes anything beside our tables."""
+    found = installed.execute(
+        "select has_schema_privilege(%(r)s, 'generation', 'usage, create') as inside,"
+        " has_schema_privilege(%(r)s, 'public', 'create') as beside",
+        {"r": role},
+    )
+    assert found.fetchall() == [{"inside": False, "beside": False}]
