@@ -225,4 +225,5 @@ def meaning(
         )
     if text[:2] in PASSING_SQLSTATES or text.startswith("PGRST0") or not text[:1].isdigit() or len(text) == 3:
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
-    return QueueRefused("database_error", f"{function}: {said}", 500, hint)
+    # Class 22 is about the data that came: of a user's order it is theirs to mend.
+    return QueueRefused("database_error", f"{function}: {said}", 400 if text[:2] == "22" else 500, hint)
