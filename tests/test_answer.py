@@ -69,3 +69,14 @@ async def test_cancellation_is_not_swallowed() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await answer.guarded(_request(), produce)
+
+
+async def test_long_messages_are_cut() -> None:
+    """A message or hint that lists what was sent stays short, however much was sent."""
+
+    async def refuse() -> Response:
+        raise RequestRefused(400, "unknown_field", "x" * 501, "y" * 500)
+
+    told = json.loads(bytes((await answer.guarded(_request(), refuse)).body))["error"]
+    assert told["message"] == "x" * 499 + "…"
+    assert told["hint"] == "y" * 500

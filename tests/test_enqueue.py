@@ -105,6 +105,7 @@ async def test_order_is_enqueued_as_its_caller() -> None:
         f"Bearer {TOKEN} x",
         "Bearer null",
         "Bearer undefined",
+        f"Bearer ey{'a' * 8187}.b.c",
     ],
 )
 async def test_caller_without_a_token_is_401(authorization: str) -> None:

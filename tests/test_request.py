@@ -45,6 +45,7 @@ def test_every_field_is_read() -> None:
     least = parse_run(b'{"maxJobs": 1, "budgetSeconds": 1.0, "dryRun": false}', JSON, 240.0)
     assert least == RunRequest(1, 1.0, dry_run=False)
     assert parse_run(b"{}", JSON, 240.0) == RunRequest()
+    assert parse_run(b'{"maxJobs": 1e2, "budgetSeconds": 60}', JSON, 240.0) == RunRequest(100, 60.0)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_other_content_types_are_refused_with_the_mend(content_type: str) -> Non
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("maxJobs", ["0", "-1", "1001", "true", "false", "null", '"5"', "1.0", "1e2", "[]", "{}", "9" * 400]),
+        ("maxJobs", ["0", "-1", "1001", "true", "false", "null", '"5"', "1.5", "1e4", "[]", "{}", "9" * 400]),
         ("budgetSeconds", ["0", "0.99", "240.1", "1e999", "true", "null", '"5"', "[1]", "-5", "9" * 400]),
         ("dryRun", ["0", "1", "null", '"true"', "[]"]),
         ("maxjobs", ["5"]),
@@ -120,6 +121,21 @@ def test_what_jsonb_cannot_hold_is_refused_here(text: str) -> None:
     with pytest.raises(RequestRefused) as caught:
         parse_object(text.encode(), JSON)
     assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize("body", [b'{"a": 1, "a": 1}', b'{"a": [{"b": 1, "c": 2, "\\u0062": 3}]}'])
+def test_a_name_that_occurs_twice_is_refused(body: bytes) -> None:
+    """Of two values under one name nobody can say which one was meant, at whatever depth."""
+    with pytest.raises(RequestRefused, match="occurs twice"):
+        parse_object(body, JSON)
+
+
+@pytest.mark.parametrize("part", [b"[],", b"{},", b"1,", b'"",'])
+def test_too_many_values_are_refused(part: bytes) -> None:
+    """A body of more values than any order has is refused, whatever they are; as many as allowed pass."""
+    with pytest.raises(RequestRefused, match="10000 names and values"):
+        parse_object(b'{"styles": [' + part * 10_000 + b"1]}", JSON)
+    parse_object(b'{"styles": [' + part * (10_000 - 4) + b"1]}", JSON)
 
 
 def test_an_order_passes_unchanged() -> None:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 RETRY_AFTER_SECONDS = 10
 BODY_SECONDS = 15.0
+MAX_TEXT_LENGTH = 500
+"""Longest message or hint: the database's may name as many fields as it was sent."""
 
 
 def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
@@ -36,10 +38,14 @@ def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | No
 
 def error_answer(refused: RequestRefused, extra: Mapping[str, Any]) -> Response:
     """`{"error": {"code", "message", "hint"?}}`, with a function's own fields before it."""
-    error = {"code": refused.code, "message": refused.message}
+    error = {"code": refused.code, "message": _shortened(refused.message)}
     if refused.hint:
-        error["hint"] = refused.hint
+        error["hint"] = _shortened(refused.hint)
     return answer(refused.status, {**extra, "error": error}, refused.headers)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_LENGTH else f"{text[: MAX_TEXT_LENGTH - 1]}…"
 
 
 async def guarded(
