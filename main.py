@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import functions_framework.aio
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from worker import signals
 from worker.auth import Guard
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+# Nobody here wants a WebSocket, and a POST that asks to become one would never be answered (uvicorn 0.54 with
+# websockets 15): without them it is answered like any other.
+UvicornWorker.CONFIG_KWARGS["ws"] = "none"
 
 # Here a loopback connection comes from a proxy beside us, not from a developer's keyboard.
 HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
