@@ -1,0 +1,156 @@
+"""The OpenAPI descriptions say what the code does: paths, fields, reasons, limits, headers and refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from worker import answer, enqueue, http
+from worker.request import MAX_JOBS
+from worker.settings import Settings
+from worker.summary import IMAGE_COUNTS, StopReason, Summary
+from worker.sweep import Swept
+
+ROOT = Path(__file__).resolve().parent.parent
+DESCRIPTIONS = ROOT / "docs" / "openapi"
+NOT_THE_CALLERS = ("userId", "priority", "maxAttempts")  # fields of an order that a user may not set
+
+
+def read(name: str) -> dict[str, Any]:
+    """A description."""
+    described: dict[str, Any] = yaml.safe_load((DESCRIPTIONS / f"{name}.yaml").read_text())
+    return described
+
+
+QUEUE, ORDERS = read("process_generation_queue"), read("generate_images")
+SCHEMAS: dict[str, Any] = QUEUE["components"]["schemas"]
+ORDER: dict[str, Any] = ORDERS["components"]["schemas"]["Order"]
+
+
+def sql(name: str) -> str:
+    """A SQL file."""
+    return (ROOT / "sql" / name).read_text()
+
+
+def listed(text: str, pattern: str) -> list[str]:
+    """The quoted words in the first match of a pattern."""
+    found = re.search(pattern, text, re.DOTALL)
+    assert found, pattern
+    return re.findall(r"'([^']+)'", found[1])
+
+
+def test_paths_and_methods() -> None:
+    """The paths of the queue's function are its routes, each with its methods and its guard."""
+    described = {path: {m.upper() for m in methods} for path, methods in QUEUE["paths"].items()}
+    assert described == {path: set(route.methods) for path, route in http.ROUTES.items()}
+    for path, route in http.ROUTES.items():
+        for operation in QUEUE["paths"][path].values():
+            assert (operation.get("security") == []) != route.guarded, path
+
+
+def test_versions() -> None:
+    """Both descriptions have the version of the code."""
+    assert {each["info"]["version"] for each in (QUEUE, ORDERS)} == {http.VERSION}
+
+
+def test_stop_reasons() -> None:
+    """Every reason for which a run may end is described, and no other."""
+    assert SCHEMAS["Summary"]["properties"]["stopReason"]["enum"] == list(get_args(StopReason))
+
+
+def test_summary() -> None:
+    """The described summary has the fields of the code's; those that are always there are required."""
+    usual = Summary("run", "worker", "model").as_json(1.0)
+    full = Summary("run", "worker", "model", problem="p", changed_over_from="m").as_json(1.0)
+    assert SCHEMAS["Summary"]["required"] == list(usual)
+    assert set(SCHEMAS["Summary"]["properties"]) == set(full)
+    assert SCHEMAS["Images"]["required"] == list(SCHEMAS["Images"]["properties"]) == list(IMAGE_COUNTS)
+
+
+def test_sweep() -> None:
+    """The described answer of a sweep has the fields of the code's."""
+    assert SCHEMAS["Swept"]["required"] == list(SCHEMAS["Swept"]["properties"]) == list(Swept().as_json())
+
+
+def test_limits() -> None:
+    """The described bounds are the code's: jobs, seconds, bytes, times and lengths."""
+    for name in ("RunRequest", "SweepRequest"):
+        assert SCHEMAS[name]["properties"]["maxJobs"]["maximum"] == MAX_JOBS
+    required = dict.fromkeys(("SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY"), "key-of-a-test-1234567890")
+    usual = Settings.from_env({"SUPABASE_URL": "https://a.supabase.co", **required}, "worker")
+    seconds = SCHEMAS["RunRequest"]["properties"]["budgetSeconds"]["maximum"]
+    assert seconds == usual.invocation_timeout_seconds
+    (key,) = ORDERS["paths"]["/"]["post"]["parameters"]
+    assert key["schema"]["maxLength"] == enqueue.MAX_KEY_LENGTH
+    assert f"more than {http.MAX_BODY_BYTES // 1024} KiB" in str(QUEUE)
+    assert f"more than {enqueue.MAX_BODY_BYTES // 1024**2} MiB" in str(ORDERS)
+    for described in (QUEUE, ORDERS):
+        assert f"within {answer.BODY_SECONDS:g} s" in str(described)
+        error = described["components"]["schemas"]["Error"]["properties"]["error"]["properties"]
+        assert {error[text]["maxLength"] for text in ("message", "hint")} == {answer.MAX_TEXT_LENGTH}
+
+
+def test_order() -> None:
+    """An order has the fields that the database takes from a user, with its ratios."""
+    text = sql("30_enqueue.sql")
+    taken = listed(text, r"refuse_unknown_fields\(p_request, array\[(.*?)\]")
+    assert set(ORDER["properties"]) == set(taken) - set(NOT_THE_CALLERS)
+    example = listed(text, r"refuse_unknown_fields\(p_example, array\[(.*?)\]")
+    assert list(ORDER["properties"]["exampleImages"]["items"]["properties"]) == example
+    ratios = listed(text, r"v_ratios constant text\[\] := array\[(.*?)\]")
+    assert ORDER["properties"]["aspectRatio"]["enum"] == [*ratios, None]
+
+
+def test_bounds_of_an_order() -> None:
+    """Lists and numbers of an order are described with the database's bounds."""
+    text = sql("30_enqueue.sql")
+    for name in ("exampleImages", "trainingImageUrls"):
+        least, most = re.findall(rf"checked_array\([^()]*'{name}', (\d+), (\d+)\)", text)[0]
+        described = ORDER["properties"][name]
+        assert (described["minItems"], described["maxItems"]) == (int(least), int(most))
+    found = re.findall(r"'numImagesPerExample', (\d+), (\d+), (\d+)\)", text)[0]
+    images = ORDER["properties"]["numImagesPerExample"]
+    assert (images["minimum"], images["maximum"], images["default"]) == tuple(map(int, found))
+
+
+def test_refusals_of_an_order() -> None:
+    """Every reason for which the database refuses an order, as sql/README.md lists them, is described."""
+    row = next(
+        line for line in sql("README.md").splitlines() if line.startswith("| `enqueue_generation_batch(")
+    )
+    reasons = {
+        status: re.findall(r"`([a-z_]+)`", part)
+        for status, part in re.findall(r"PT(\d+) ((?:`[a-z_]+`,? ?)+)", row)
+    }
+    assert set(reasons) == {"400", "409"}
+    for status, names in reasons.items():
+        described = ORDERS["paths"]["/"]["post"]["responses"][status]["description"]
+        assert set(names) <= set(re.findall(r"`([a-z_]+)`", described))
+
+
+def test_preflight() -> None:
+    """What a browser is told before an order is what the code tells it."""
+    headers = ORDERS["paths"]["/"]["options"]["responses"]["204"]["headers"]
+    assert headers["Access-Control-Allow-Headers"]["schema"]["const"] == enqueue.ALLOWED_HEADERS
+    assert headers["Access-Control-Max-Age"]["schema"]["const"] == str(enqueue.PREFLIGHT_SECONDS)
+
+
+def objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every described object, however deep."""
+    for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+        if isinstance(each, dict) and each.get("type") == "object":
+            yield each
+        yield from objects(each)
+
+
+@pytest.mark.parametrize("described", [QUEUE, ORDERS], ids=["queue", "orders"])
+def test_objects_are_closed(described: dict[str, Any]) -> None:
+    """No object may have fields that are not described: else the comparison of answers would find nothing."""
+    found = list(objects(described["components"]["schemas"]))
+    assert len(found) > 3
+    assert all(each["additionalProperties"] is False for each in found)
