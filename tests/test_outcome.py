@@ -92,6 +92,15 @@ def test_a_retry_keeps_the_servers_delay() -> None:
     assert decide([TRANSIENT, MADE]) == Retry("timeout", "late", 7.0)
 
 
+def test_a_supabase_that_is_away_spends_nothing() -> None:
+    """A job that met only our own side's failure keeps its attempt, unless a call to Gemini went out."""
+    away = ImageErred(0, QueueUnavailable("timeout", "no answer"))
+    assert decide([away, NOT_STARTED]) == Retry("timeout", "no answer", attempt_spent=False)
+    for other in (MADE, TRANSIENT, ImageErred(1, Transient("photo_timeout", "late"))):
+        outcome = decide([away, other])
+        assert isinstance(outcome, Retry) and outcome.attempt_spent, other
+
+
 def test_an_attempt_is_given_back_only_if_nothing_was_sent() -> None:
     """A job of which one image was requested has used its attempt, even if the rest was not started."""
     assert decide([NOT_STARTED]) == Released("budget", RELEASED, attempt_spent=False)

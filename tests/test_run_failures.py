@@ -8,7 +8,7 @@ from worker.request import RunRequest
 pytest_plugins = ("tests.runs",)
 
 JITTER = 0.1  # RETRY_BASE_SECONDS of these tests: the width of the first retry's window
-AGO = 5.0  # how long before a look at the row the job may have been settled
+AGO = 60.0  # how long before a look at the row the job may have been settled
 WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
 
 PASSING: dict[str, tuple[dict[str, object], str]] = {

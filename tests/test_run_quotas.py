@@ -11,7 +11,7 @@ from worker.request import RunRequest
 pytest_plugins = ("tests.runs",)
 
 JITTER = 0.1  # RETRY_BASE_SECONDS of these tests: the width of the first retry's window
-AGO = 5.0  # how long before a look at the row the job may have been settled
+AGO = 60.0  # how long before a look at the row the job may have been settled
 
 PER_MINUTE = {
     # shape of the 429: the delay it names, or what is assumed where it names none

@@ -113,10 +113,13 @@ async def test_shared_photo_fetched_once(site: Site) -> None:
 
 async def test_images_at_a_time(site: Site) -> None:
     """No more than IMAGES_AT_A_TIME calls are ever under way, and that many are."""
-    site.gemini.configure(latency=0.05)
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=3)
     await site.order("a", "b", "c", images=3)
 
-    summary = await site.run(IMAGES_AT_A_TIME="3")
+    run = asyncio.create_task(site.run(IMAGES_AT_A_TIME="3"))
+    await site.open_calls(3)
+    site.gemini.release()
+    summary = await run
 
     assert site.gemini.ledger.most_open() == 3
     site.audit(summary)
@@ -124,17 +127,17 @@ async def test_images_at_a_time(site: Site) -> None:
 
 async def test_paced_by_the_gate(site: Site) -> None:
     """Calls start as far apart as the gate says, across all jobs of a run."""
-    site.stack.psql("select set_generation_rate('gemini-2.5-flash-image', 299, 1, 59, 1)")
+    site.stack.psql("select set_generation_rate('gemini-2.5-flash-image', 60, 1, 59, 1)")
     worker = site.worker()
     await site.order("warm-up")
     first = await worker.run(RunRequest())  # loads the SDK, which would delay the first start
-    await site.order("a", "b", images=3)
+    await site.order("a", "b", images=2)
     second = await worker.run(RunRequest())
 
     starts = [call.started for call in site.calls()][1:]
-    late = 0.1  # how much later than another a request may arrive after its start
-    assert all(later - earlier >= 0.2 - late for earlier, later in pairwise(starts))
-    assert starts[-1] - starts[0] >= 5 * 0.2 - late
+    late = 0.8  # how much later than another a request may arrive after its start, on a busy machine
+    assert all(later - earlier >= 1 - late for earlier, later in pairwise(starts))
+    assert starts[-1] - starts[0] >= 3 - late
     site.audit(first, second)
 
 

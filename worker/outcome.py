@@ -10,6 +10,7 @@ from worker.errors import (
     BadInput,
     GenerationError,
     Misconfigured,
+    QueueUnavailable,
     RateLimited,
     Refused,
     Transient,
@@ -73,11 +74,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Worth another try, after the server's delay at least; the attempt is spent."""
+    """Worth another try, after the server's delay at least. Spends the attempt, if not only Supabase failed."""
 
     code: str
     message: str
     server_delay_seconds: float | None = None
+    attempt_spent: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +117,18 @@ def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
     if any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
         return Abandoned()
     errors = [o.error for o in outcomes if isinstance(o, ImageErred) and not isinstance(o.error, Refused)]
+    sent = any(_reached_gemini(o) for o in outcomes)
     for kind in (Misconfigured, BadInput, RateLimited, GenerationError):
         chosen = [error for error in errors if isinstance(error, kind)]
         if chosen:
-            return _from_errors(chosen)
+            return _from_errors(chosen, sent)
     held_back = [o.reason for o in outcomes if isinstance(o, ImageNotStarted)]
     if held_back:
-        sent = any(_reached_gemini(o) for o in outcomes)
         return Released(held_back[0], _why_not_started(held_back[0]), attempt_spent=sent)
     return Completed()
 
 
-def _from_errors(errors: Sequence[GenerationError]) -> JobOutcome:
+def _from_errors(errors: Sequence[GenerationError], sent: bool) -> JobOutcome:
     first = errors[0]
     match first:
         case Misconfigured():
@@ -143,7 +145,8 @@ def _from_errors(errors: Sequence[GenerationError]) -> JobOutcome:
                 for error in errors
                 if isinstance(error, Transient) and error.retry_after_seconds is not None
             ]
-            return Retry(first.code, first.message, max(delays, default=None))
+            ours = all(isinstance(error, QueueUnavailable) for error in errors)
+            return Retry(first.code, first.message, max(delays, default=None), attempt_spent=sent or not ours)
 
 
 def _reached_gemini(outcome: ImageOutcome) -> bool:

@@ -91,11 +91,13 @@ def settlement(job: Job, outcome: JobOutcome, settings: Settings, uniform: Unifo
             return Settlement(job.id, job.fence, "completed")
         case Failed(code, message):
             return Settlement(job.id, job.fence, "failed", code, message)
-        case Retry(code, message, server_delay):
+        case Retry(code, message, server_delay, attempt_spent):
             delay = retry_delay_seconds(
                 job.attempt, settings.retry_base_seconds, settings.retry_cap_seconds, uniform, server_delay
             )
-            return Settlement(job.id, job.fence, "retry", code, message, retry_seconds=delay)
+            return Settlement(
+                job.id, job.fence, "retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent
+            )
         case PutAside(message, delay, until_daily_reset):
             at_least = 0.0 if until_daily_reset else delay or UNKNOWN_QUOTA_DELAY_SECONDS
             return Settlement(
