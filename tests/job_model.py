@@ -57,6 +57,7 @@ class Job:
     attempts: int = 0
     crashes: int = 0
     suspect: bool = False
+    claims: int = 0
     retry_at: datetime | None = None
     fence: str | None = None
     locked_at: datetime | None = None
@@ -84,7 +85,7 @@ class Job:
     def lease(self, fence: str, now: datetime, run_seconds: float) -> None:
         """A run has claimed it."""
         self.status, self.fence, self.attempts = "processing", fence, self.attempts + 1
-        self.locked_at, self.started = now, self.started or now
+        self.locked_at, self.started, self.claims = now, self.started or now, self.claims + 1
         self.lease_ends = now + timedelta(seconds=min(run_seconds + 15, 290))
 
     def free(self, status: str) -> None:

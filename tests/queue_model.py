@@ -22,6 +22,7 @@ class RunState:
     id: UUID
     ends_by: datetime | None = None
     finished: bool = False
+    rescued: bool = False
     claims: list[UUID] = field(default_factory=list)
 
     @property
@@ -120,13 +121,20 @@ class QueueModel:
     def come_back(self) -> list[str]:
         """Expired leases are rescued, then what is due becomes ready; what became of the rescued."""
         expired = [job for job in self.held() if job.lease_ends and job.lease_ends <= self.now]
-        alone = [len(self.held(str(job.fence).rpartition("/")[0] + "/")) == 1 for job in expired]
+        dead = [self._run_of(job) for job in expired]
+        # Whoever comes back later than another one of the same run was not alone either.
+        alone = [len(self.held(run.prefix)) == 1 and not run.rescued for run in dead]
         ends = [job.lease_expired(is_alone) for job, is_alone in zip(expired, alone, strict=True)]
+        for run in dead:
+            run.rescued = True
         times = {job.priority: self.virtual_time(job.priority) for job in self.jobs.values()}
         for job in self.jobs.values():
             if job.retry_at and job.retry_at <= self.now and job.status in ("pending", "rate_limited"):
                 job.status, job.retry_at, job.tag = "pending", None, max(job.tag, times[job.priority])
         return ends
+
+    def _run_of(self, job: Job) -> RunState:
+        return next(run for run in self.runs if job.fence and job.fence.startswith(run.prefix))
 
     def choose(self, run: RunState, most: int, starts: float) -> list[Job]:
         """What a claim of a run takes: a suspect alone, the others as far as the gate can start them."""

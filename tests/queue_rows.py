@@ -29,6 +29,7 @@ def expected_job(job: Job) -> dict[str, object]:
         "attempts": job.attempts,
         "crashes": job.crashes,
         "suspect": job.suspect,
+        "claims": job.claims,
         "startTag": job.tag,
         "retryAt": job.retry_at,
         "lockedBy": job.fence,
@@ -88,7 +89,8 @@ def check_rows(queue: Queue, model: QueueModel) -> dict[int, str]:
     runs = {row["id"]: row for row in queue.connection.execute("select * from generation.runs").fetchall()}
     _compare(runs, {run.id: expected_run(run) for run in model.runs if run.ends_by})
     for run in model.runs:
-        assert run.ends_by is None or (runs[run.id]["finishedAt"] is not None) == run.finished
+        ends = [runs[run.id][name] is not None for name in ("finishedAt", "rescuedAt")] if run.ends_by else []
+        assert run.ends_by is None or ends == [run.finished, run.rescued], run
     check_gate(gate(queue), model.gate)
     check_invariants(queue.connection)
     return {row["id"]: row["status"] for row in jobs.values()}
