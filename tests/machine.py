@@ -137,9 +137,9 @@ class Machine(RuleBasedStateMachine):
         self.model.runs.append(RunState(worker, self.runs[-1].id))
 
     def claimers(self) -> list[int]:
-        """The runs that may claim, and a new one if there are few; by their numbers."""
+        """The latest runs that may claim, and a new one; by their numbers."""
         live = [number for number, run in enumerate(self.model.runs) if not run.finished]
-        return live if len(live) > 3 else [*live, len(self.model.runs)]
+        return [*live[-3:], len(self.model.runs)]
 
     def claimable(self) -> bool:
         """Whether a claim may find something."""
