@@ -18,7 +18,18 @@ MARKS: dict[str, dict[str, Any]] = {
 }
 """What a prompt carries for Gemini never to answer it: at all, though an image was made, or not in time."""
 
-FAULTS: tuple[Fault, ...] = ("silent", "no uploads", "drip")
+FAULTS: tuple[Fault, ...] = ("silent", "no uploads", "drip", "deaf", "deaf", "deaf")
+PATHS = (
+    "/rpc/claim_generation_jobs",
+    "/rpc/take_start_slots",
+    "/rpc/record_generated_photo",
+    "/rpc/settle_generation_jobs",
+    "/rpc/finish_generation_run",
+    "/object/training-photos/",
+    "/object/generated-photos/",
+    "/object/list/",
+)
+"""The calls of a run that Supabase may be deaf to, one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,7 @@ class Trouble:
     """A fault of Supabase: when it begins, in seconds of the run, and how long it lasts (None: for good)."""
 
     fault: Fault
+    path: str
     begins_seconds: float
     lasts_seconds: float | None
 
@@ -79,4 +91,4 @@ def _trouble(chance: random.Random, latest_seconds: float) -> Trouble | None:
     if chance.random() < 0.5:
         return None
     lasts = None if chance.random() < 0.5 else chance.uniform(0.1, 3)
-    return Trouble(chance.choice(FAULTS), chance.uniform(0, latest_seconds), lasts)
+    return Trouble(chance.choice(FAULTS), chance.choice(PATHS), chance.uniform(0, latest_seconds), lasts)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-Fault = Literal["silent", "drip", "no uploads"]
+Fault = Literal["silent", "deaf", "drip", "no uploads"]
 
 UPLOAD_BYTES = 2048
 """A piece of a request that is larger than this belongs to an image: what else is sent is smaller."""
@@ -23,6 +23,7 @@ class Relay:
         self._target = urlsplit(target)
         self._connections: set[asyncio.Task[None]] = set()
         self._fault: Fault | None = None
+        self._path = b""
         self._sound = asyncio.Event()
         self.url = ""
 
@@ -38,9 +39,9 @@ class Relay:
         self._server.close()
         self.hang_up()
 
-    def begin(self, fault: Fault) -> None:
-        """Do this to everything from now on, connections that stand and new ones."""
-        self._fault = fault
+    def begin(self, fault: Fault, path: str) -> None:
+        """Do this from now on, on connections that stand and new ones; be `deaf` to calls of `path` alone."""
+        self._fault, self._path = fault, path.encode()
         self._sound.clear()
 
     def mend(self) -> None:
@@ -83,7 +84,8 @@ class Relay:
                 await self._forward(data, sink, upwards)
 
     async def _forward(self, data: bytes, sink: asyncio.StreamWriter, upwards: bool) -> None:
-        if self._fault == "silent":
+        deaf = self._fault == "deaf" and upwards and self._path in data.partition(b"\r\n")[0]
+        if self._fault == "silent" or deaf:
             await self._sound.wait()
         elif self._fault == "no uploads" and upwards and len(data) > UPLOAD_BYTES:
             sink.write(data[: len(data) // 2])

@@ -220,7 +220,7 @@ async def _meddle(relay: Relay, trouble: Trouble | None) -> None:
     if trouble is None:
         return
     await asyncio.sleep(trouble.begins_seconds)
-    relay.begin(trouble.fault)
+    relay.begin(trouble.fault, trouble.path)
     if trouble.lasts_seconds is not None:
         await asyncio.sleep(trouble.lasts_seconds)
         relay.mend()
