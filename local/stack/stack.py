@@ -24,11 +24,12 @@ class Stack:
     """A Supabase on loopback with this project's SQL applied; a context manager.
 
     The data stays in `folder`, also when the process using it is killed; one stack at a time may use it.
-    It ends with the thread that started it. `durable=False` gives up surviving a crash of the machine.
+    It ends with the thread that started it. `durable=False` gives up surviving a crash of the machine;
+    another PostgreSQL than the usual 18 may be given instead of it.
     """
 
-    def __init__(self, folder: Path, durable: bool = True) -> None:
-        self.postgres = Postgres(folder, durable=durable)
+    def __init__(self, folder: Path, durable: bool = True, postgres: Postgres | None = None) -> None:
+        self.postgres = postgres or Postgres(folder, durable=durable)
         self.supabase = Supabase(self.postgres)
 
     @property
