@@ -74,7 +74,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Worth another try, after the server's delay at least. Spends the attempt, if not only Supabase failed."""
+    """Worth another try, after the server's delay at least; an attempt, unless only Supabase failed."""
 
     code: str
     message: str
