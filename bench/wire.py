@@ -136,7 +136,7 @@ class Wire:
         return self._aims[seat] is not None
 
     def spares(self, worker: str) -> bool:
-        """Whether it may have a healthy job that has crashed twice, which a third time would fail by rights."""
+        """Whether it may have a healthy job that has crashed twice, which a third would fail."""
         return time.monotonic() < self._spared_until.get(worker, 0.0)
 
     def under_way(self, worker: str) -> list[str]:
@@ -216,7 +216,7 @@ class Wire:
             return aim
 
     def _spare(self, worker: str, answer: bytes) -> None:
-        """Keeps the wire off who is given a healthy job whose third crash this would be, as long as a run lasts."""
+        """Keeps the wire off who is given a healthy job whose third crash this would be, for a run."""
         if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
             self._spared_until[worker] = time.monotonic() + SPARED_SECONDS
 
