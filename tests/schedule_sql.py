@@ -53,5 +53,3 @@ def requests(connection: Connection) -> list[DictRow]:
 def forget_kicks(connection: Connection) -> None:
     """Lets the interval of the latest kick pass."""
     connection.execute('update generation.worker_calls set "calledAt" = "calledAt" - interval \'4 seconds\'')
-
-

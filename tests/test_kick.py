@@ -1,4 +1,4 @@
-"""The kick: an order calls the worker at once, with its commit, once at a time, and is never in an order's way."""
+"""The kick: an order calls the worker with its commit, and nothing of that is ever in an order's way."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -73,7 +73,7 @@ def test_a_rolled_back_order_sends_none(db: Connection) -> None:
 
 
 def test_a_direct_insert_kicks(db: Connection) -> None:
-    """An app that still inserts by itself, as the service role, kicks too, though it may not call the worker."""
+    """An app that inserts by itself, as the service role, kicks too, though it may not call the worker."""
     db.execute("set role service_role")
     db.execute(INSERT)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -191,10 +191,8 @@ def test_a_broken_kick_breaks_no_order(db: Connection, case: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["net.http_request_queue", "generation.worker_calls"])
-def test_a_locked_table_stops_no_order(
-    db: Connection, another: Callable[[], Connection], table: str
-) -> None:
-    """Whoever alters or upgrades pg_net meanwhile does not make orders wait: they are accepted under the lock."""
+def test_a_locked_table_stops_no_order(db: Connection, another: Callable[[], Connection], table: str) -> None:
+    """Whoever alters or upgrades pg_net meanwhile makes no order wait: it is accepted under the lock."""
     other = another()
     with other.transaction():
         other.execute(f"lock table {table}".encode())
