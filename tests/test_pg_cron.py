@@ -138,7 +138,7 @@ def test_every_scheduled_command_works(site: Clocked) -> None:
 
 
 def test_an_old_pg_cron_refuses_seconds(site: Clocked) -> None:
-    """With 1.4 a tick of seconds is refused, both versions named; from 1.5 on pg_cron decides, here against it."""
+    """With 1.4 a tick of seconds is refused, both versions named; from 1.5 on pg_cron itself decides."""
     with pytest.raises(psycopg.errors.RaiseException) as caught:
         paste(site.db, "schedule.sql", every(15))
     assert caught.value.diag.message_primary == (

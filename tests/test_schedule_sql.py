@@ -99,7 +99,7 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
     ],
 )
 def test_the_address(scratch: Database, url: str, called: str | None) -> None:
-    """The secret travels encrypted or not at all; the path follows the address, whatever was pasted around it."""
+    """The secret travels encrypted or not at all; the path follows the address, however that was pasted."""
     scratch.install()
     if called is None:
         with pytest.raises(psycopg.errors.RaiseException, match="begins with https://"):

@@ -58,7 +58,7 @@ def test_what_an_answer_means(
 
 
 def test_a_call_without_an_answer(db: Connection) -> None:
-    """A call is under way until its time is over; then its answer is lost. Others' answers are not taken for it."""
+    """A call is under way until its time is over; then its answer is lost. Others' are not its own."""
     db.execute("insert into net._http_response (id, status_code) values (-1, 200)")
     assert call(db)["meaning"] == "under way"
     db.execute("""update generation.worker_calls set "calledAt" = now() - interval '5 minutes'""")
