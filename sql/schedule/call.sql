@@ -53,7 +53,8 @@ declare
   v_secret text := (select btrim(s.decrypted_secret, E' \t\r\n') from vault.decrypted_secrets as s where s.name = p_name);
 begin
   if v_secret is null then
-    raise exception 'Vault has no secret named %.', p_name using hint = format('Run: select vault.create_secret(''%s'', ''%s'');', p_shape, p_name);
+    raise exception 'Vault has no secret named %.', p_name
+      using hint = format('Run: select vault.create_secret(''%s'', ''%s'');', p_shape, p_name);
   elsif v_secret !~ p_pattern then
     raise exception 'The secret % in Vault is not %.', p_name, p_shape
       using hint = format('Run: select vault.update_secret(id, ''…'') from vault.secrets where name = ''%s'';', p_name);

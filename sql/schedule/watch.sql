@@ -88,7 +88,7 @@ begin
   if not found then
     return 'not yet: pg_cron has not run it; look again in a minute';
   elsif v_run.started_at < now() - interval '3 minutes' then
-    return format('not ticking: pg_cron has run nothing since %s; does its own process live? A restart of the database helps', v_run.started_at);
+    return format('not ticking: pg_cron has run nothing since %s; a restart of the database starts its process again', v_run.started_at);
   elsif v_run.status = 'failed' then
     return 'not ticking: ' || v_run.message;
   end if;
