@@ -171,7 +171,7 @@ class Auditor:
         self.found.broken += [f"{path} has a row and no object" for path in sorted(paths - before)]
         self.found.orphans_before_sweep = len(before - paths)
         self.found.broken += [
-            f"{path} of {self._maker(path)} was stored and not adopted"
+            f"{path} was stored and not adopted: {self._story(path)}"
             for path in self._not_adopted(before - paths)
         ]
         objects.sweep()
@@ -186,14 +186,34 @@ class Auditor:
         """Those of completed jobs, which the next claim should have found: they were not late themselves."""
         completed = {str(job_id) for job_id, row in self._jobs.items() if row["status"] == "completed"}
         late = {path.split("generated-photos/")[-1] for path in self._storm.fleet.wire.delivered_late}
-        return sorted(path for path in orphans - late if path.split("/")[2] in completed)
+        return sorted(
+            path for path in orphans - late if path.split("/")[2] in completed and not self._given_up(path)
+        )
 
-    def _maker(self, path: str) -> str:
-        """Who had the image made, and how that worker ended."""
+    def _given_up(self, path: str) -> bool:
+        """Whether its living maker gave the upload up, which may have ended after the next claim's look."""
+        job_id = int(path.split("/")[2])
+        return any(
+            event.get("job") == job_id and (event["message"] == "job_abandoned" or event.get("paid"))
+            for worker in self._makers(path)
+            for event in self._storm.fleet.log(worker)
+        )
+
+    def _makers(self, path: str) -> list[str]:
+        """Who had an image made."""
         sha = path.rsplit("-", 1)[1]
         keys = {call.key for call in self._calls if sha in call.image_shas}
-        makers = [worker for worker in self._storm.fleet.workers if key_of(worker) in keys]
-        return ", ".join(f"{worker} ({self._kills.get(worker)})" for worker in makers) or "nobody"
+        return [worker for worker in self._storm.fleet.workers if key_of(worker) in keys]
+
+    def _story(self, path: str) -> str:
+        """How the maker of an image ended, and what it logged about the job."""
+        (worker,) = self._makers(path)
+        events = [
+            event["message"]
+            for event in self._storm.fleet.log(worker)
+            if event.get("job") == int(path.split("/")[2])
+        ]
+        return f"{self._kills.get(worker, worker)} after {', '.join(events)}"
 
 
 def _ended_well(row: Mapping[str, Any], kind: str) -> bool:

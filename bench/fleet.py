@@ -18,8 +18,14 @@ from local.demo.environment import kept, simulated_gemini
 from local.simulator.ledger import fingerprint
 from local.stack.folder import Folder
 
+RUN_SECONDS = 10.0
+"""The least there is."""
+
+LEASE_SECONDS = RUN_SECONDS + 15
+"""The longest lease."""
+
 SETTINGS = {
-    "INVOCATION_TIMEOUT_SECONDS": "10",  # the least there is: leases of the dead last 25 s at most
+    "INVOCATION_TIMEOUT_SECONDS": f"{RUN_SECONDS:g}",
     "MARGIN_SECONDS": "2",
     "CALL_TIMEOUT_SECONDS": "5",
     "JOBS_AT_A_TIME": "4",
@@ -29,8 +35,6 @@ SETTINGS = {
     "MAX_IDLE_SECONDS": "1",
     "LOG_FORMAT": "json",
 }
-LEASE_SECONDS = 25.0
-"""The longest lease: the rest of a run, and 15 s."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.customers import POISON, Customers, patiently
-from bench.fleet import LEASE_SECONDS, Fleet, Kill, key_of
+from bench.fleet import LEASE_SECONDS, RUN_SECONDS, Fleet, Kill, key_of
 from bench.site import Site
 from bench.wire import Aim, Moment
 
@@ -22,9 +22,12 @@ AIM_SECONDS = 4.0
 MOST_WAITING = 150
 """Jobs not ended, those of dead workers included; with more, nobody orders."""
 
-ORDERS_A_SECOND = 4
+ORDERS_A_SECOND = 3
 CANCELLED_SHARE, TROUBLED_SHARE = 0.05, 0.3
 """How often somebody cancels after an order, and in how many seconds Gemini fails a call or two."""
+
+STALLED_SHARE = 0.05
+"""Of the aims kill nobody, but keep a settle from its answer until the run is over."""
 
 STARTING_SHARE = 0.05
 """Of the kills meet a worker that has not sent anything yet."""
@@ -34,9 +37,9 @@ AIMED_SHARE = 0.6
 
 AIMS: dict[str, int] = {
     "claiming": 5, "looking for objects": 2, "fetching photos": 1, "taking slots": 2, "uploading": 5,
-    "recording": 5, "giving up": 1, "settling": 1, "rolling up": 5, "finishing": 4, "removing": 1,
+    "recording": 5, "giving up": 1, "settling": 2, "rolling up": 8, "finishing": 4, "removing": 1,
 }  # fmt: skip
-MOMENTS: tuple[Moment, ...] = ("before", "during", "after", "late")
+MOMENTS: tuple[Moment, ...] = ("before", "during", "after", "late", "late")
 MAY_BE_LATE = ("uploading", "recording", "giving up", "settling", "rolling up", "finishing")
 
 
@@ -125,14 +128,21 @@ class Storm:
         if starting or self.chance.random() > AIMED_SHARE:
             fleet.kill(fleet.worker(seat))
             return
+        self._aimed[seat] = time.monotonic()
+        fleet.wire.aim(seat, self._choose_aim())
+
+    def _choose_aim(self) -> Aim:
+        if self.chance.random() < STALLED_SHARE:
+            return Aim("rolling up", "stalled", RUN_SECONDS)
         phase = self.chance.choices(tuple(AIMS), tuple(AIMS.values()))[0]
         moment = self.chance.choice(MOMENTS if phase in MAY_BE_LATE else MOMENTS[:3])
         seconds = self.chance.uniform(0, 0.01)
         if moment == "late":
-            lease = 3.0 if self.plan.leases_by_hand else LEASE_SECONDS
-            seconds = lease + self.chance.uniform(0, 5)
-        fleet.wire.aim(seat, Aim(phase, moment, seconds))
-        self._aimed[seat] = time.monotonic()
+            least, most = (
+                (1, 4) if self.plan.leases_by_hand else (LEASE_SECONDS - RUN_SECONDS, LEASE_SECONDS + 5)
+            )
+            seconds = self.chance.uniform(least, most)
+        return Aim(phase, moment, seconds)
 
     def _miss(self) -> None:
         """Forgets the aims that were hit; kills where one was not in time."""
