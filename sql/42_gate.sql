@@ -26,6 +26,14 @@ as $$
   from (select generation.gate_rate(p_gate) as rate) as r
 $$;
 
+-- How far ahead of the even pace starts may come, so that a burst of them is possible.
+create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
+language sql immutable set search_path = ''
+as $$
+  select make_interval(secs => generation.emission_seconds(p_gate))
+    * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1)
+$$;
+
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
 -- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
 -- without a 429 for a horizon (see probe_starts): then it was old, and twice the rate is tried, with the next probe
@@ -131,8 +139,7 @@ as $$
 declare
   v_now timestamptz := generation.moment();
   v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
-  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt"
-    - make_interval(secs => (least(p_gate.burst, generation.gate_rate(p_gate)) - 1) * generation.emission_seconds(p_gate)));
+  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt" - generation.burst_allowance(p_gate));
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
@@ -200,7 +207,7 @@ begin
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
   v_interval := make_interval(secs => generation.emission_seconds(v_gate));
-  v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
+  v_allowance := generation.burst_allowance(v_gate);
   v_horizon := v_gate."windowSeconds" / 6;
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;

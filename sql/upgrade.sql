@@ -1045,6 +1045,14 @@ as $$
   from (select generation.gate_rate(p_gate) as rate) as r
 $$;
 
+-- How far ahead of the even pace starts may come, so that a burst of them is possible.
+create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
+language sql immutable set search_path = ''
+as $$
+  select make_interval(secs => generation.emission_seconds(p_gate))
+    * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1)
+$$;
+
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
 -- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
 -- without a 429 for a horizon (see probe_starts): then it was old, and twice the rate is tried, with the next probe
@@ -1150,8 +1158,7 @@ as $$
 declare
   v_now timestamptz := generation.moment();
   v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
-  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt"
-    - make_interval(secs => (least(p_gate.burst, generation.gate_rate(p_gate)) - 1) * generation.emission_seconds(p_gate)));
+  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt" - generation.burst_allowance(p_gate));
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
@@ -1219,7 +1226,7 @@ begin
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
   v_interval := make_interval(secs => generation.emission_seconds(v_gate));
-  v_allowance := v_interval * (least(v_gate.burst, generation.gate_rate(v_gate)) - 1);
+  v_allowance := generation.burst_allowance(v_gate);
   v_horizon := v_gate."windowSeconds" / 6;
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
@@ -1282,7 +1289,8 @@ begin
 end
 $$;
 
--- The gate after a 429; see report_rate_limit.
+-- The gate after a 429; see report_rate_limit. A lower rate allows a burst to be further ahead of the pace; the next
+-- start stays where it was, or the starts of before and those to come would be too many in one window.
 create or replace function generation.learn(p_gate generation.gates, p_facts jsonb, p_now timestamptz)
 returns generation.gates
 language plpgsql volatile set search_path = ''
@@ -1290,6 +1298,7 @@ as $$
 declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_allowance interval := generation.burst_allowance(p_gate);
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
   v_push integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
@@ -1320,6 +1329,7 @@ begin
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
+  p_gate."arrivalAt" := p_gate."arrivalAt" + greatest(generation.burst_allowance(p_gate) - v_allowance, interval '0');
   p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
   p_gate.epoch := p_gate.epoch + 1;
   return p_gate;

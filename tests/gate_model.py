@@ -47,6 +47,7 @@ class Gate:
     stated: bool = False
     learned_at: datetime = LONG_AGO
     busy_since: datetime | None = None
+    probe_at: datetime | None = None
     probed_at: datetime | None = None
     limited_at: datetime = LONG_AGO
     limits: int = 0
@@ -83,10 +84,11 @@ class Gate:
         if gate.learned is not None and not gate.stated and windows > 0:
             gate.learned += windows * max(Decimal(gate.rate) / 20, Decimal(1))
             gate.learned_at, gate.limits = since + timedelta(seconds=windows * WINDOW), 0
-        elif gate.probed_at and gate.probed_at <= now - timedelta(seconds=HORIZON):
-            gate.learned = Decimal(gate.rate)
+        elif gate.learned and gate.probed_at and gate.probed_at <= now - timedelta(seconds=HORIZON):
+            gate.learned, gate.probed_at = 2 * gate.learned, None
+            gate.probe_at = now + timedelta(seconds=WINDOW * 7 / 6)
         if gate.learned is not None and gate.learned >= gate.rate:
-            gate.learned, gate.stated, gate.probed_at = None, False, None
+            gate.learned, gate.stated = None, False
         return gate
 
     def due(self, now: datetime) -> datetime:
@@ -111,8 +113,8 @@ class Gate:
 
     def probe(self, now: datetime) -> int:
         """How many starts beyond the pace would show whether a stated value holds; 0 unless it is time."""
-        quiet, busy = now - timedelta(seconds=60 * WINDOW), now - timedelta(seconds=WINDOW)
-        due = self.stated and self.probed_at is None and self.learned_at <= quiet
+        busy = now - timedelta(seconds=WINDOW)
+        due = self.stated and self.probed_at is None and self.probe_at is not None and self.probe_at <= now
         if not due or self.busy_since is None or self.busy_since > busy:
             return 0
         return max(ceil(self.allowed) + 1 - ceil(WINDOW / self.interval), 1)
@@ -140,16 +142,18 @@ class Gate:
         """Takes a 429 in; within which times the gate is now blocked, None if that is not changed."""
         recent = self.limited_at > now - timedelta(seconds=WINDOW)
         self.limited_at = now
+        push, allowance, next_probe = 3, self.allowance, now + timedelta(seconds=60 * WINDOW)
         if self.probed_at:
-            self.probed_at, self.learned_at = None, now
+            push, self.probed_at, self.probe_at = 1, None, next_probe
         least = most = facts.retry_seconds or WINDOW
         if facts.period == "day":
             self.epoch += 1
             return (next_daily_reset(now),) * 2
         if facts.period == "minute" and facts.limit and min(facts.limit, self.rate) != self.allowed:
             self.learned, self.stated, self.learned_at = Decimal(facts.limit), True, now
+            self.probe_at = next_probe
         elif facts.period == "minute" and not recent:
-            self.arrival = max(self.arrival, now) + timedelta(seconds=3 * self.interval)
+            self.arrival = max(self.arrival, now) + timedelta(seconds=push * self.interval)
             return None
         elif facts.period == "unknown":
             # Doubles become numeric with 15 digits.
@@ -157,6 +161,7 @@ class Gate:
             self.stated, self.learned_at, self.limits = False, now, self.limits + 1
             longest = min(2.0 ** min(self.limits, 10), WINDOW)
             least, most = (max(facts.retry_seconds or 0, longest * part) for part in (0.5, 1))
+        self.arrival += max(self.allowance - allowance, timedelta())
         self.epoch += 1
         blocked = self.blocked_until or LONG_AGO
         return max(blocked, now + timedelta(seconds=least)), max(blocked, now + timedelta(seconds=most))

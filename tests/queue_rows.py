@@ -66,11 +66,11 @@ def check_job(row: DictRow) -> None:
 
 def check_gate(row: Mapping[str, Any], expected: Gate) -> None:
     """The gate's row is what the model says."""
-    names = ("blockedUntil", "busySince", "probedAt")
+    names = ("blockedUntil", "busySince", "probeAt", "probedAt")
     times = [row[name] and datetime.fromisoformat(row[name]) for name in names]
     arrival = LONG_AGO if row["arrivalAt"] == "-infinity" else datetime.fromisoformat(row["arrivalAt"])
     learned = None if expected.learned is None else float(expected.learned)
-    assert times == [expected.blocked_until, expected.busy_since, expected.probed_at], row
+    assert times == [expected.blocked_until, expected.busy_since, expected.probe_at, expected.probed_at], row
     assert arrival == expected.arrival, row
     assert row["learnedRate"] == learned, row
     assert (row["epoch"], row["limits"]) == (expected.epoch, expected.limits), row

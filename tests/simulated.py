@@ -72,22 +72,22 @@ def sdk(wire: httpx.AsyncClient, url: str, timeout_seconds: float = 10.0, **opti
 
 
 @pytest.fixture(scope="module")
-def clock() -> HandClock:
+def hand_clock() -> HandClock:
     """Times the simulator's quotas and ledger."""
     return HandClock()
 
 
 @pytest.fixture(scope="module")
-def server(clock: HandClock) -> Iterator[Simulator]:
+def server(hand_clock: HandClock) -> Iterator[Simulator]:
     """One simulator for a module, without latency and with small pictures."""
-    with Simulator(clock=clock, latency=0.0, scale=0.1) as simulator:
+    with Simulator(clock=hand_clock, latency=0.0, scale=0.1) as simulator:
         yield simulator
 
 
 @pytest.fixture
-def gemini(server: Simulator, clock: HandClock) -> Simulator:
+def gemini(server: Simulator, hand_clock: HandClock) -> Simulator:
     """The simulator as it was at first."""
-    clock.seconds = 0.0
+    hand_clock.seconds = 0.0
     server.reset()
     return server
 

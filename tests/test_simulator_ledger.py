@@ -22,11 +22,11 @@ from tests.simulated import MODEL, Generate, HandClock, images, photo, sdk, sett
 pytest_plugins = ["tests.simulated"]
 
 
-async def test_the_minute_slides(gemini: Simulator, generate: Generate, clock: HandClock) -> None:
+async def test_the_minute_slides(gemini: Simulator, generate: Generate, hand_clock: HandClock) -> None:
     """Never more than the limit within any window; a 429 names the time until the oldest call leaves it."""
     gemini.configure(quotas={MODEL: {"requests_per_minute": 2}})
     outcomes = []
-    for clock.seconds in (0.0, 30.0, 40.5, 59.9, 60.0, 61.0, 90.0):
+    for hand_clock.seconds in (0.0, 30.0, 40.5, 59.9, 60.0, 61.0, 90.0):
         try:
             outcomes.append("image" if images(await generate()) else "none")
         except errors.ClientError as error:
@@ -39,12 +39,12 @@ async def test_the_minute_slides(gemini: Simulator, generate: Generate, clock: H
 
 
 async def test_hammering_can_be_made_to_count(
-    gemini: Simulator, generate: Generate, clock: HandClock
+    gemini: Simulator, generate: Generate, hand_clock: HandClock
 ) -> None:
     """With `count_rejected` a rejected call counts too, so a caller who hammers never gets through."""
     gemini.configure(quotas={"*": {"requests_per_minute": 1, "count_rejected": True}})
     await generate()
-    for clock.seconds in (40.0, 80.0, 120.0):
+    for hand_clock.seconds in (40.0, 80.0, 120.0):
         with pytest.raises(errors.ClientError):
             await generate()
 
@@ -72,14 +72,14 @@ async def test_no_quota_at_all_hides_its_zero(gemini: Simulator, generate: Gener
 
 
 async def test_calls_can_be_held_and_released(
-    gemini: Simulator, generate: Generate, clock: HandClock
+    gemini: Simulator, generate: Generate, hand_clock: HandClock
 ) -> None:
     """A held call stays open until release, so that a test can act while calls are under way."""
     gemini.add_rule({"kind": "image", "hold": True}, times=3)
     calls = [asyncio.create_task(generate(f"portrait {number}")) for number in range(3)]
     await settled(gemini, lambda ledger: ledger.outcomes() == {"open": 3})
     assert gemini.paid() == 0
-    clock.seconds = 5.0
+    hand_clock.seconds = 5.0
     gemini.release()
     assert all(images(answer) for answer in await asyncio.gather(*calls))
     assert (gemini.paid(), gemini.ledger.most_open()) == (3, 3)

@@ -56,15 +56,11 @@ def test_insert_into_a_cancelled_batch(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "reason"),
-    [
-        ("https://photos.example.com/a\nb.jpg", "forbidden_address"),
-        ("training-photos/user-1/a\tb.jpg", "bad_reference"),
-    ],
+    "reference", ["https://photos.example.com/a\nb.jpg", "training-photos/user-1/a\tb.jpg"]
 )
-def test_white_space_in_a_reference(queue: Queue, reference: str, reason: str) -> None:
+def test_white_space_in_a_reference(queue: Queue, reference: str) -> None:
     """A line break or tab inside a reference is refused where the caller can still mend it."""
-    with refused("400", reason, "trainingImageUrls[0]"):
+    with refused("400", "control_characters", "trainingImageUrls[0]"):
         queue.enqueue(trainingImageUrls=[reference])
 
 
