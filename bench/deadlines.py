@@ -123,9 +123,11 @@ def _tell_images(found: Images) -> None:
 
 
 def _unsent(trials: Trials) -> int:
-    rows = trials.site.rows("select id, attempts from photo_generation_queue")
+    rows = trials.site.rows("select id, attempts, status from photo_generation_queue")
     attempts = {int(row["id"]): int(row["attempts"]) for row in rows}
-    return unsent_attempts(attempts, trials.journal.claims, trials.jobs, trials.site.simulator.ledger())
+    completed = {int(row["id"]) for row in rows if row["status"] == "completed"}
+    calls = trials.site.simulator.ledger()
+    return unsent_attempts(attempts, trials.journal.claims, trials.jobs, calls, completed)
 
 
 def _row(part: str, what: str, value: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from local.simulator.ledger import Call
@@ -40,12 +40,14 @@ def unsent_attempts(
     claims: Mapping[int, Sequence[float]],
     jobs: Mapping[str, int],
     calls: Iterable[Call],
+    completed: Collection[int],
 ) -> int:
-    """Attempts beyond the claims of a job under which a request reached Gemini.
+    """Attempts beyond the claims of a job under which a request reached Gemini, or which completed it.
 
-    `attempts` and the moments of all `claims` by job, `jobs` by the name that its prompts begin with.
+    The latter needs no request where an earlier claim had stored the image. `attempts` and the moments of all
+    `claims` by job, `jobs` by the name that its prompts begin with.
     """
-    sent: set[tuple[int, int]] = set()
+    sent = {(job, len(claims[job])) for job in completed}
     for call in calls:
         found = NAME.search(call.prompt_start)
         if found and (job := jobs.get(found[0])) is not None:

@@ -29,7 +29,14 @@ def test_attempts_without_a_request(
 ) -> None:
     """An attempt needs a claim under which a request for this very job arrived; one claim pays for one."""
     jobs = {"[3-0]": 7, "[4-0]": 8}
-    assert unsent_attempts({7: attempts}, {7: claims, 8: [1.0]}, jobs, calls) == unsent
+    assert unsent_attempts({7: attempts}, {7: claims, 8: [1.0]}, jobs, calls, ()) == unsent
+
+
+def test_what_an_earlier_claim_had_stored() -> None:
+    """The claim that completes a job is no attempt in vain, whether or not it sent a request itself."""
+    jobs, claims = {"[3-0]": 7}, {7: [1.0, 9.0, 12.0]}
+    assert unsent_attempts({7: 2}, claims, jobs, [CALL], {7}) == 0
+    assert unsent_attempts({7: 3}, claims, jobs, [CALL], {7}) == 1
 
 
 def test_what_was_lost() -> None:
