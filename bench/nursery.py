@@ -1,7 +1,8 @@
-"""A process that has loaded what a worker loads, and forks one for each line of JSON it reads: {log, env}.
+"""A process that has loaded what a worker loads, and forks one for each order it reads, a line of JSON.
 
-Loading takes a second of a core, which a thousand restarts cannot have; nothing is opened before the fork. It
-answers each line with the process id. Its children die with it.
+Loading takes a second of a core, which a thousand restarts cannot have; nothing is opened before the fork.
+{log, env} is answered with the child's process id, {look: id} with whether it runs; until somebody has looked,
+a dead child's id is given to nobody else. All children die with the nursery.
 """
 
 from __future__ import annotations
@@ -22,13 +23,24 @@ def main() -> None:
     """Serves until its stdin closes; then kills what it has forked."""
     for name in LOADED:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the dead
-    children: list[int] = []
+    children: set[int] = set()
     for line in sys.stdin:
-        children.append(_fork(json.loads(line)))
-        print(children[-1], flush=True)
+        order = json.loads(line)
+        if "look" in order:
+            answer = int(_runs(order["look"], children))
+        else:
+            answer = _fork(order)
+            children.add(answer)
+        print(answer, flush=True)
     for child in children:
-        _kill(child)
+        os.kill(child, signal.SIGKILL)
+
+
+def _runs(child: int, children: set[int]) -> bool:
+    """Whether a child has not ended; one that has is buried."""
+    if child in children and os.waitpid(child, os.WNOHANG)[0]:
+        children.discard(child)
+    return child in children
 
 
 def _fork(order: dict[str, Any]) -> int:
@@ -43,7 +55,6 @@ def _work(log: str, environment: dict[str, str]) -> int:
     from worker.cli import main as worker
 
     os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -53,13 +64,6 @@ def _work(log: str, environment: dict[str, str]) -> int:
     os.environ.clear()
     os.environ.update(environment)
     return worker(["--no-env-file", "run"])
-
-
-def _kill(child: int) -> None:
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 if __name__ == "__main__":

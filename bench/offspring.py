@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,26 +22,22 @@ STOP_SECONDS = 15.0
 
 
 class Offspring:
-    """A process by its id; it is buried as soon as it has ended."""
+    """A process by its id, which is its own until `is_running` has said that it has ended."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
+    def __init__(self, nursery: Nursery, pid: int) -> None:
+        self._nursery, self.pid = nursery, pid
+        self._has_ended = False
 
     @property
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, 0)
-            return True
-        return False
+        self._has_ended = self._has_ended or not self._nursery.ask({"look": self.pid})
+        return not self._has_ended
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal to it and all it may have started; nothing happens if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            try:
-                os.killpg(self.pid, number)
-            except ProcessLookupError:  # so young that it has no session of its own yet
-                os.kill(self.pid, number)
+        """Sends a signal; nothing happens if it has ended."""
+        if not self._has_ended:
+            os.kill(self.pid, number)
 
     def wait(self) -> None:
         """Waits until it has ended, and kills it if it does not in time."""
@@ -52,7 +48,10 @@ class Offspring:
 
 
 class Nursery:
-    """Forks workers; a context manager, whose end is theirs."""
+    """Forks workers; a context manager, whose end is theirs. May be asked from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -62,6 +61,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for us; it ends when its stdin does
         )
         return self
 
@@ -72,12 +72,17 @@ class Nursery:
 
     def fork(self, log: Path, environment: Mapping[str, str]) -> Offspring:
         """A new worker that logs there and has this environment, and no other."""
-        order = json.dumps({"log": str(log), "env": dict(environment)})
-        if not self._process.stdin or not self._process.stdout:
+        return Offspring(self, self.ask({"log": str(log), "env": dict(environment)}))
+
+    def ask(self, order: Mapping[str, object]) -> int:
+        """The nursery's answer; `StackError` if it has ended."""
+        pipes = self._process
+        if not pipes.stdin or not pipes.stdout:
             raise StackError("The nursery has no pipes.", "")
-        self._process.stdin.write(order + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        with self._lock:
+            pipes.stdin.write(json.dumps(order) + "\n")
+            pipes.stdin.flush()
+            answer = pipes.stdout.readline()
         if not answer:
             raise StackError("The nursery has ended.", "Its stderr says why.")
-        return Offspring(int(answer))
+        return int(answer)

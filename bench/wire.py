@@ -65,7 +65,9 @@ class Wire:
 
     def __enter__(self) -> Self:
         ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), name="wire")
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(ready)), name="wire", daemon=True
+        )
         self._thread.start()
         ready.wait()
         return self
