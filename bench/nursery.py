@@ -1,7 +1,7 @@
 """A process that has loaded what a worker loads, and forks one for each order it reads, a line of JSON.
 
 Loading takes a second of a core, which a thousand restarts cannot have; nothing is opened before the fork.
-{log, env} is answered with the child's process id, {look: id} with whether it runs; until somebody has looked,
+{log, env} is answered with the child's process id, {look: id} with whether it runs; until somebody looked,
 a dead child's id is given to nobody else. All children die with the nursery.
 """
 
