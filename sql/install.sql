@@ -1259,8 +1259,7 @@ begin
 end
 $$;
 
--- The gate after a 429; see report_rate_limit. A lower rate allows a burst to be further ahead of the pace; the next
--- start stays where it was, or the starts of before and those to come would be too many in one window.
+-- The gate after a 429; see report_rate_limit.
 create or replace function generation.learn(p_gate generation.gates, p_facts jsonb, p_now timestamptz)
 returns generation.gates
 language plpgsql volatile set search_path = ''
@@ -1268,7 +1267,6 @@ as $$
 declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
-  v_allowance interval := generation.burst_allowance(p_gate);
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
   v_push integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
@@ -1299,7 +1297,6 @@ begin
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
-  p_gate."arrivalAt" := p_gate."arrivalAt" + greatest(generation.burst_allowance(p_gate) - v_allowance, interval '0');
   p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
   p_gate.epoch := p_gate.epoch + 1;
   return p_gate;

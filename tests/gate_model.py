@@ -142,7 +142,7 @@ class Gate:
         """Takes a 429 in; within which times the gate is now blocked, None if that is not changed."""
         recent = self.limited_at > now - timedelta(seconds=WINDOW)
         self.limited_at = now
-        push, allowance, next_probe = 3, self.allowance, now + timedelta(seconds=60 * WINDOW)
+        push, next_probe = 3, now + timedelta(seconds=60 * WINDOW)
         if self.probed_at:
             push, self.probed_at, self.probe_at = 1, None, next_probe
         least = most = facts.retry_seconds or WINDOW
@@ -161,7 +161,6 @@ class Gate:
             self.stated, self.learned_at, self.limits = False, now, self.limits + 1
             longest = min(2.0 ** min(self.limits, 10), WINDOW)
             least, most = (max(facts.retry_seconds or 0, longest * part) for part in (0.5, 1))
-        self.arrival += max(self.allowance - allowance, timedelta())
         self.epoch += 1
         blocked = self.blocked_until or LONG_AGO
         return max(blocked, now + timedelta(seconds=least)), max(blocked, now + timedelta(seconds=most))
