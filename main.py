@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,7 +47,7 @@ async def process_generation_queue(request: Request) -> Response:
 @functions_framework.aio.http
 async def generate_images(request: Request) -> Response:
     """Enqueue an order for the person whose Supabase token comes with it."""
-    return await take_order(request, lambda: _orders(_open().application))
+    return await take_order(request, _orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,24 @@ def _open() -> _Opened:
 
 def _application() -> Application:
     from worker.app import application
+
+    with _settings_read():
+        return application()
+
+
+def _orders() -> OrderFunction:
+    from worker.orders import order_function
+
+    with _settings_read():
+        return order_function()
+
+
+@contextmanager
+def _settings_read() -> Iterator[None]:
     from worker.settings import InvalidSettings
 
     try:
-        return application()
+        yield
     except InvalidSettings as exc:
         logger.error("settings_invalid", extra={"problems": list(exc.problems)})
         raise RequestRefused(
@@ -100,13 +116,3 @@ def _guard(settings: Settings) -> Guard:
         verifier=verifier,
         hosted=any(os.environ.get(name) for name in HOSTED_BY),
     )
-
-
-def _orders(application: Application) -> OrderFunction:
-    # A person's token travels with the publishable key, never with the secret one: where Supabase's gateway
-    # does not take the token for one, it acts as the role of the key beside it.
-    if not application.settings.supabase_publishable_key:
-        raise RequestRefused(
-            500, "misconfigured", "orders cannot be taken: a setting is missing", "set SUPABASE_ANON_KEY"
-        )
-    return OrderFunction(application.worker, application.settings.cors_allowed_origins)

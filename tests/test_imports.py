@@ -46,7 +46,7 @@ LAYERS = [
     {"settle"},
     {"active"},
     {"runner"},
-    {"app"},
+    {"app", "orders"},
 ]
 """A module imports only from layers above its own in this list, or from its own; the rest (cli) is below."""
 

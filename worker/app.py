@@ -30,7 +30,7 @@ ERASE_SECONDS = 120.0
 
 
 class Worker:
-    """Runs, looks at and fills the queue; belongs to one event loop and may do several runs at once."""
+    """Runs and looks at the queue; belongs to one event loop and may do several runs at once."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -68,13 +68,6 @@ class Worker:
         erased = await self.queue.operate("erase_generation_user", {"p_user_id": user_id}, ERASE_SECONDS)
         folder = erased["userFolder"]
         return {**erased, **(await self._sweep().empty(folder) if folder else {})}
-
-    async def enqueue(
-        self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
-    ) -> Mapping[str, Any]:
-        """Enqueue an order as the user whom the token names. Raises QueueRefused and QueueUnavailable."""
-        key = self.settings.supabase_publishable_key.reveal()
-        return await self.queue.enqueue(request, idempotency_key, access_token, key)
 
     def stop(self) -> None:
         """End every run soon, and start no other: the process has been told to end."""

@@ -64,8 +64,6 @@ class Settings:
     oidc_audience: str | None = None
     oidc_service_account: str | None = None
     oidc_behind_iam: bool = False
-    supabase_publishable_key: Secret = field(default_factory=lambda: Secret(""))
-    cors_allowed_origins: tuple[str, ...] = ("*",)
     invocation_timeout_seconds: float = 240.0
     margin_seconds: float = 20.0
     call_timeout_seconds: float = 60.0
@@ -97,8 +95,6 @@ class Settings:
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
             oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
             oidc_behind_iam=read.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN",
-            supabase_publishable_key=read.key("SUPABASE_ANON_KEY", needed=False),
-            cors_allowed_origins=read.names("CORS_ALLOWED_ORIGINS") or ("*",),
             invocation_timeout_seconds=_invocation_timeout(read),
             margin_seconds=read.number("MARGIN_SECONDS", 20.0, 2.0, 120.0),
             call_timeout_seconds=read.number("CALL_TIMEOUT_SECONDS", 60.0, 1.0, 200.0),
@@ -109,12 +105,33 @@ class Settings:
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
         )
-        # What `log.set_up` reads, which must not fail before the settings are read.
-        read.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
-        read.one_of("LOG_FORMAT", ("LINE", "JSON"))
+        read.log()
         problems = (*read.problems, *_contradictions(settings))
         if problems:
             raise InvalidSettings(problems)
+        return settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderSettings:
+    """What taking orders needs. No secret: an order is enqueued with its caller's token."""
+
+    supabase_url: str
+    supabase_publishable_key: Secret
+    cors_allowed_origins: tuple[str, ...]
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> OrderSettings:
+        """Read the settings from environment variables. Raises InvalidSettings with every problem found."""
+        read = _Reader(env)
+        settings = cls(
+            supabase_url=read.url("SUPABASE_URL"),
+            supabase_publishable_key=read.key("SUPABASE_ANON_KEY"),
+            cors_allowed_origins=read.origins(),
+        )
+        read.log()
+        if read.problems:
+            raise InvalidSettings(tuple(read.problems))
         return settings
 
 
@@ -174,8 +191,9 @@ class _Reader:
             self.problems.append(f"{name} holds characters that no key has: copy it again")
         return Secret(value)
 
-    def names(self, name: str) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.text(name).split(",") if part.strip())
+    def origins(self) -> tuple[str, ...]:
+        names = self.text("CORS_ALLOWED_ORIGINS").split(",")
+        return tuple(name.strip() for name in names if name.strip()) or ("*",)
 
     def url(self, name: str) -> str:
         value = self.required(name).rstrip("/")
@@ -212,6 +230,11 @@ class _Reader:
         if value not in ("", *allowed):
             self.problems.append(f"{name} must be one of {', '.join(allowed)}")
         return value
+
+    def log(self) -> None:
+        """What `log.set_up` reads, which must not fail before the settings are read."""
+        self.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+        self.one_of("LOG_FORMAT", ("LINE", "JSON"))
 
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         number = self.number(name, default, least, most)
