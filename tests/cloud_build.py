@@ -1,0 +1,75 @@
+"""cloudbuild.yaml as Cloud Build would run it: read into Google's types, substituted, its scripts run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+from google.cloud.devtools.cloudbuild_v1 import Build
+from google.protobuf import json_format  # type: ignore[import-untyped]
+
+from tests.cloud import PROJECT, ROOT, Done, StandInCloud
+
+FILE = ROOT / "cloudbuild.yaml"
+BUILT_IN = {"PROJECT_ID": PROJECT, "PROJECT_NUMBER": "1", "BUILD_ID": "b", "LOCATION": "global"}
+"""What Cloud Build always substitutes ("Substituting variable values")."""
+
+VARIABLE = re.compile(r"\$\{?(_?[A-Z][A-Z0-9_]*)\}?")
+SCRIPT_VARIABLE = re.compile(r"\$\{?(_[A-Z][A-Z0-9_]*|PROJECT_ID)\b")
+COPIED = ("main.py", "requirements.txt", "worker", "scheduler.yaml", "scheduler-sweep.yaml")
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def build() -> Any:
+    """The build as Google's own type. Raises ParseError for a key, enum or duration that it does not have."""
+    return json_format.ParseDict(yaml.safe_load(FILE.read_text()), Build.pb(Build()))
+
+
+def substituted(text: str, values: Mapping[str, str]) -> str:
+    """The text with each $NAME and ${NAME} replaced. Raises KeyError for one that nothing declares."""
+    return VARIABLE.sub(lambda found: values[found[1]], text)
+
+
+def values(substitutions: Mapping[str, str] = NOTHING) -> dict[str, str]:
+    """All substitutions of a build: Google's, the file's defaults, and those given."""
+    return BUILT_IN | dict(build().substitutions) | dict(substitutions)
+
+
+class Workspace:
+    """The folder in which the steps of a build run one after the other, against one project."""
+
+    def __init__(self, cloud: StandInCloud) -> None:
+        self.cloud = cloud
+        self.folder = cloud.folder / "workspace"
+        self.folder.mkdir()
+        for name in COPIED:
+            (self.folder / name).symlink_to(ROOT / name)
+
+    def run(self, step: str, substitutions: Mapping[str, str] = NOTHING) -> Done:
+        """Run one step's script in an environment as Cloud Build makes it."""
+        found = build()
+        [script] = [each.script for each in found.steps if each.id == step]
+        file = self.folder / "script"
+        file.write_text(script)
+        file.chmod(0o755)
+        given = values(substitutions)
+        pairs = [substituted(pair, given).partition("=") for pair in found.options.env]
+        environment = given | {name: value for name, _, value in pairs}
+        return self.cloud.run([str(file)], self.folder, environment=environment)
+
+    def deploy(self, substitutions: Mapping[str, str] = NOTHING) -> list[Done]:
+        """Run every step but the tests, until one fails."""
+        done: list[Done] = []
+        for step in build().steps:
+            if step.id != "test" and (not done or done[-1].code == 0):
+                done.append(self.run(step.id, substitutions))
+        return done
+
+
+def workspace(folder: Path, **differences: Any) -> Workspace:
+    """A workspace, and a project that differs so from a new one."""
+    return Workspace(StandInCloud(folder, **differences))
