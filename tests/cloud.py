@@ -19,6 +19,15 @@ FRESH: dict[str, Any] = {
 }  # fmt: skip
 """A new project: nothing but an owner and a bill. `shy` is how often a grant is refused to a new account."""
 
+VALUES = {
+    "SUPABASE_URL": "https://canary-url.supabase.co",
+    "SUPABASE_ANON_KEY": "sb_publishable_canary",
+    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_canary",
+    "GEMINI_API_KEY": "gemini-canary",
+    "WORKER_SECRET": "worker-secret-canary",
+}
+DOT_ENV = "# comment\n\n" + "".join(f"{name}={value}\n" for name, value in VALUES.items())
+
 READING = ("list", "describe", "get-iam-policy", "read")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +15,7 @@ import yaml
 from google.cloud.devtools.cloudbuild_v1 import Build
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
-from tests.cloud import PROJECT, ROOT, Done, StandInCloud
+from tests.cloud import DOT_ENV, PROJECT, ROOT, Done, StandInCloud, bootstrap
 
 FILE = ROOT / "cloudbuild.yaml"
 BUILT_IN = {"PROJECT_ID": PROJECT, "PROJECT_NUMBER": "1", "BUILD_ID": "b", "LOCATION": "global"}
@@ -70,6 +73,16 @@ class Workspace:
         return done
 
 
-def workspace(folder: Path, **differences: Any) -> Workspace:
-    """A workspace, and a project that differs so from a new one."""
-    return Workspace(StandInCloud(folder, **differences))
+@cache
+def prepared() -> str:
+    """What bootstrap.sh makes of a new project, as JSON; once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        cloud = StandInCloud(Path(folder))
+        done = bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)
+        assert done.code == 0, done.out
+        return json.dumps(cloud.state | {"calls": []})
+
+
+def workspace(folder: Path) -> Workspace:
+    """A workspace, and a project as bootstrap.sh leaves it."""
+    return Workspace(StandInCloud(folder, **json.loads(prepared())))

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.cloud import ROOT, Done, StandInCloud
+from tests.cloud import DOT_ENV, ROOT, Done, StandInCloud
 from tests.cloud_build import Workspace
-from tests.test_bootstrap import DOT_ENV
 
 PAGE = ROOT / "docs" / "deploy.md"
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
+PROJECT = "my-photos-4711"
+"""The project's id in the page's commands."""
 ADDED = ("deploy", "cloudbuild.yaml", ".env.example")
 BUILD = re.compile(r"gcloud builds submit")
 CLOCK = re.compile(r"_CLOCK=(\w+)")
@@ -48,7 +49,7 @@ def run_the_page(folder: Path) -> list[tuple[Block, Done]]:
             (place.folder / ".env").write_text(DOT_ENV)
         if BUILD.search(block.text):
             found = CLOCK.search(block.text)
-            built = place.deploy({"_CLOCK": found[1]} if found else {})
+            built = place.deploy({"PROJECT_ID": PROJECT} | ({"_CLOCK": found[1]} if found else {}))
             assert built[-1].code == 0, built[-1].out
             shutil.rmtree(place.folder / "function")
     return done

@@ -134,8 +134,18 @@ def _move_door(service: dict[str, Any], call: Call) -> None:
         service["invokers"] = [who for who in service["invokers"] if who != "allUsers"]
 
 
+def _check_secrets(state: dict[str, Any], call: Call) -> None:
+    """Refuse, as Cloud Run does, a secret that is not there, empty, or closed to the service's account."""
+    right = f"roles/secretmanager.secretAccessor\tserviceAccount:{call.flags['service-account']}"
+    for pair in call.flags["set-secrets"].split(","):
+        secret = pair.partition("=")[2].partition(":")[0]
+        if not state["secrets"].get(secret) or right not in state["rights"].get(secret, []):
+            raise Refused(f"secret {secret} was not found, or the account may not read it")
+
+
 def _deploy(cloud: Cloud, arguments: list[str], call: Call) -> None:
     """As gcloud does it: the door moves first, then the new revision answers, if traffic follows."""
+    _check_secrets(cloud.state, call)
     fresh = {"checked": True, "invokers": [], "trusting": False, "latest": False, "pinned": False}
     service = cloud.state["services"].setdefault(arguments[0], fresh)
     _move_door(service, call)

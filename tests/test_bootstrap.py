@@ -7,16 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud import PROJECT, StandInCloud, bootstrap
+from tests.cloud import DOT_ENV, PROJECT, VALUES, StandInCloud, bootstrap
 
-VALUES = {
-    "SUPABASE_URL": "https://canary-url.supabase.co",
-    "SUPABASE_ANON_KEY": "sb_publishable_canary",
-    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_canary",
-    "GEMINI_API_KEY": "gemini-canary",
-    "WORKER_SECRET": "worker-secret-canary",
-}
-DOT_ENV = "# comment\n\n" + "".join(f"{name}={value}\n" for name, value in VALUES.items())
 BUILD = f"serviceAccount:generation-build@{PROJECT}.iam.gserviceaccount.com"
 
 # Who may read which secret, and nothing else: the public service gets none that is worth stealing.

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud import PROJECT, StandInCloud, bootstrap
+from tests import deploy_page
+from tests.cloud import DOT_ENV, PROJECT, StandInCloud, bootstrap
 from tests.cloud_build import workspace
 from tests.deploy_page import commands_of_the_page
 from tests.gcloud_flags import USED, complaint, installed, table
 from tests.gcloud_parser import complaints, objection
-from tests.test_bootstrap import DOT_ENV
 
-PAGES_PROJECT = "my-photos-4711"
 Commands = tuple[list[list[str]], Path]
 
 
@@ -60,7 +59,7 @@ def test_commands_against_gcloud(tmp_path: Path) -> None:
         commands, folder = source(place)
         for argv in commands:
             # A command that differs only by the page's project need not be read again.
-            all_of_them[tuple(word.replace(PAGES_PROJECT, PROJECT) for word in argv)] = folder
+            all_of_them[tuple(word.replace(deploy_page.PROJECT, PROJECT) for word in argv)] = folder
     assert len(all_of_them) > 60
     assert complaints(all_of_them, tmp_path) == []
 

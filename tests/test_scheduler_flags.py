@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from google.cloud.scheduler_v1 import Job
@@ -191,7 +192,10 @@ def test_request_of_gcloud(api: ThreadingHTTPServer, verb: str, file: str, tmp_p
         assert complaint(command(verb, file), ROOT) is None
         return
     requests = sent(api, verb, file, tmp_path)
-    [asked] = [body for method, _, body in requests if method in ("POST", "PATCH")]
+    [(path, asked)] = [(path, body) for method, path, body in requests if method in ("POST", "PATCH")]
+    if verb == "update":
+        [mask] = parse_qs(urlsplit(path).query)["updateMask"]
+        assert set(mask.split(",")) == set(FIELDS.values())
     made = json_format.ParseDict(asked, Job.pb(Job()))
     made.ClearField("name")
     assert made == job(file)
