@@ -5,7 +5,6 @@ The server imports this module before it forks its workers, so importing it open
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from worker import signals
+from worker import log, signals
 from worker.auth import Guard
 from worker.enqueue import OrderFunction, take_order
 from worker.http import QueueFunction, process_queue
@@ -27,8 +26,6 @@ from worker.request import RequestRefused
 if TYPE_CHECKING:
     from worker.app import Application
     from worker.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 # Nobody here wants a WebSocket, and a POST that asks to become one would never be answered (uvicorn 0.54 with
 # websockets 15): without them it is answered like any other.
@@ -96,7 +93,7 @@ def _settings_read() -> Iterator[None]:
     try:
         yield
     except InvalidSettings as exc:
-        logger.error("settings_invalid", extra={"problems": list(exc.problems)})
+        log.event("settings_invalid", level="error", problems=list(exc.problems))
         raise RequestRefused(
             500,
             "misconfigured",

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from worker import answer
+from worker import answer, log
 from worker.request import RequestRefused
 
 
@@ -80,3 +80,25 @@ async def test_long_messages_are_cut() -> None:
     told = json.loads(bytes((await answer.guarded(_request(), refuse)).body))["error"]
     assert told["message"] == "x" * 499 + "…"
     assert told["hint"] == "y" * 500
+
+
+async def test_what_is_logged_meanwhile_belongs_to_the_requests_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a handler and its tasks log carries the trace of the request; what is logged after it does not."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    request = _request()
+    request.scope["headers"] = [(b"traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode())]
+
+    async def work() -> None:
+        log.event("run_finished")
+
+    async def produce() -> Response:
+        await asyncio.create_task(work())
+        raise RuntimeError("boom")
+
+    with caplog.at_level(logging.INFO):
+        await answer.guarded(request, produce)
+        log.event("loop_ended")
+    told = [(record.getMessage(), getattr(record, "trace", None)) for record in caplog.records]
+    assert told == [("run_finished", trace), ("request_failed", trace), ("loop_ended", None)]

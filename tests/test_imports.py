@@ -12,7 +12,7 @@ WORKER = ROOT / "worker"
 
 PURE = {
     "address", "budget", "database_time", "errors", "finish", "job", "mask", "model", "outcome", "prompt",
-    "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary",
+    "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary", "trace",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -26,6 +26,8 @@ VENDORS = {
     "storage3": {"storage"},
     "starlette": {"answer", "enqueue", "http"},
     "PIL": {"image"},
+    "pythonjsonlogger": {"log_json"},
+    "colorlog": {"log_line"},
     "dotenv": {"cli", "commands", "__main__"},
 }
 """Each vendor is known to these modules and to no others."""
@@ -34,7 +36,7 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 """Modules that read times which others wrote: tokens' and certificates', the database's."""
 
 LAYERS = [
-    {"errors", "job", "mask", "model", "rpc_status", "log"},
+    {"errors", "job", "mask", "model", "rpc_status", "log", "log_json", "log_line", "trace"},
     {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
@@ -25,14 +24,8 @@ SHAPES = (
 AWKWARD = 'a "quoted" \\ 100% sécret/with=signs'
 
 
-@pytest.fixture(autouse=True)
-def restored_logging() -> Iterator[None]:
-    """Leaves the loggers as they were."""
-    root = logging.getLogger()
-    handlers, level, own = root.handlers[:], root.level, log.logger.level
-    yield
-    root.handlers, root.level = handlers, level
-    log.logger.setLevel(own)
+pytest_plugins = ("tests.logging_fixtures",)
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 @pytest.mark.parametrize("name", SECRET_VARIABLES)

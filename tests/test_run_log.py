@@ -2,28 +2,24 @@
 
 import io
 import json
-import logging
-from collections.abc import Iterator
 
 import pytest
 
 from tests.runs import KEY, MODEL, Site
 from worker import log
 
-pytest_plugins = ("tests.runs",)
+pytest_plugins = ("tests.runs", "tests.logging_fixtures")
 
 TROUBLE = ("error", "html", "reset", "malformed", "truncated", "empty", "text", "finish", "blocked")
 WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
 
 
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
+def logged(restored_logging: None) -> io.StringIO:
     """What a worker would write to its log, as JSON."""
-    root, stream = logging.getLogger(), io.StringIO()
-    handlers, level = root.handlers, root.level
+    stream = io.StringIO()
     log.set_up({"LOG_FORMAT": "json", "LOG_LEVEL": "DEBUG"}, stream)
-    yield stream
-    root.handlers, root.level = handlers, level
+    return stream
 
 
 async def test_log_gives_nothing_away(site: Site, logged: io.StringIO) -> None:

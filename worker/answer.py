@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from worker import log
 from worker.errors import Misconfigured, QueueUnavailable
 from worker.request import RequestRefused
-
-logger = logging.getLogger(__name__)
+from worker.trace import trace_of
 
 SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 RETRY_AFTER_SECONDS = 10
@@ -52,24 +51,24 @@ async def guarded(
     request: Request, produce: Callable[[], Awaitable[Response]], extra: Mapping[str, Any] | None = None
 ) -> Response:
     """Run a handler and turn whatever it raises into an answer; `extra` goes into every error."""
-    try:
-        return await produce()
-    except RequestRefused as exc:
-        refused = exc
-    except QueueUnavailable as exc:
-        logger.warning("queue_unavailable", extra={"code": exc.code, "reason": exc.message})
-        refused = _unavailable(exc)
-    except Misconfigured as exc:
-        logger.error("misconfigured", extra={"code": exc.code, "reason": exc.message})
-        refused = RequestRefused(500, exc.code, exc.message)
-    except ClientDisconnect:
-        refused = RequestRefused(400, "client_disconnected", "the connection closed within the body")
-    except Exception:
-        logger.exception(
-            "request_failed", extra={"method": request.method, "path": request.scope["path"][:200]}
-        )
-        refused = RequestRefused(500, "internal", "unexpected error; the log has the traceback")
-    return error_answer(refused, extra or {})
+    with log.bound(**trace_of(request.headers)):
+        try:
+            return await produce()
+        except RequestRefused as exc:
+            refused = exc
+        except QueueUnavailable as exc:
+            log.event("queue_unavailable", level="warning", code=exc.code, reason=exc.message)
+            refused = _unavailable(exc)
+        except Misconfigured as exc:
+            log.event("misconfigured", level="error", code=exc.code, reason=exc.message)
+            refused = RequestRefused(500, exc.code, exc.message)
+        except ClientDisconnect:
+            refused = RequestRefused(400, "client_disconnected", "the connection closed within the body")
+        except Exception:  # noqa: BLE001 - the request's boundary
+            path = request.scope["path"][:200]
+            log.event("request_failed", level="error", exc_info=True, method=request.method, path=path)
+            refused = RequestRefused(500, "internal", "unexpected error; the log has the traceback")
+        return error_answer(refused, extra or {})
 
 
 def _unavailable(exc: QueueUnavailable) -> RequestRefused:

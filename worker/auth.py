@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from worker import log
 from worker.request import RequestRefused
-
-logger = logging.getLogger(__name__)
 
 SECRET_HEADER = "X-Worker-Secret"  # noqa: S105 - a header's name; never Authorization, which IAM needs
 MAX_TOKEN_LENGTH = 4096
@@ -100,7 +98,7 @@ class Guard:
         except InvalidToken as exc:
             raise self._refuse("invalid_token", str(exc)) from exc
         except CertificatesUnreachable as exc:
-            logger.warning("certificates_unreachable", extra={"reason": str(exc)})
+            log.event("certificates_unreachable", level="warning", reason=str(exc))
             raise RequestRefused(
                 503,
                 "certificates_unreachable",
