@@ -92,9 +92,9 @@ class Auditor:
     def _crashes(self) -> None:
         """A job counts no crash but those in which its run had nothing else, and none without a kill."""
         left = self._left_behind()
-        touched = {job_id for jobs in left for job_id in jobs}
+        touched = {job_id for _, jobs in left for job_id in jobs}
         for job_id, row in self._jobs.items():
-            own = sum(self._was_alone(job_id, jobs) for jobs in left)
+            own = sum(self._was_alone(job_id, run, jobs) for run, jobs in left)
             if row["crashes"] > own:
                 self.found.broken.append(f"job {job_id} counts {row['crashes']} crashes, {own} were its own")
             if row["errorCode"] == "crashed" and self._storm.customers.ordered[job_id] != POISON:
@@ -103,8 +103,8 @@ class Auditor:
         for job_id in sorted(self._storm.suspects - touched):
             self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
 
-    def _left_behind(self) -> list[set[int]]:
-        """What each run that could not finish had in hand: those of the dead, those that an outage cut off.
+    def _left_behind(self) -> list[tuple[str, set[int]]]:
+        """Each run that could not finish, and what it had in hand: of the dead, and cut off by an outage.
 
         Of the latter it is not known what they had at the same time: each job is taken for alone.
         """
@@ -116,13 +116,16 @@ class Auditor:
             if event["message"] == "finish_failed"
         }
         self.found.cut_off = len(unfinished - set(held))
-        alone = [{job_id} for run in unfinished - set(held) for job_id in self._storm.seen.get(run, ())]
-        return [*held.values(), *alone]
+        alone = [
+            (run, {job_id}) for run in unfinished - set(held) for job_id in self._storm.seen.get(run, ())
+        ]
+        return [*held.items(), *alone]
 
-    def _was_alone(self, job_id: int, jobs: set[int]) -> bool:
-        """Whether a run left this job and no other, but for those cancelled before they came back."""
+    def _was_alone(self, job_id: int, run: str, jobs: set[int]) -> bool:
+        """Whether a run left this job and no other, but for what was cancelled or settled before that."""
+        settled = (run, job_id) in self._storm.left_alone
         return job_id in jobs and all(
-            self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
+            settled or self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
         )
 
     def _killers(self, job_id: int) -> str:
@@ -130,7 +133,7 @@ class Auditor:
         kills = [
             f"{self._kills[worker].phase or 'no request'} ({self._kills[worker].moment})"
             for worker, runs in self._storm.held.items()
-            if any(self._was_alone(job_id, jobs) for jobs in runs.values())
+            if any(self._was_alone(job_id, run, jobs) for run, jobs in runs.items())
         ]
         return ", ".join(kills)
 

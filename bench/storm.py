@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.customers import POISON, Customers, patiently
 from bench.fleet import LEASE_SECONDS, RUN_SECONDS, Fleet, Kill, key_of
@@ -63,6 +64,7 @@ class Plan:
 class Storm:
     """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` those any run had.
 
+    `left_alone` are jobs whose company a settle of the dead run, delivered late, took away; with their runs.
     `suspects` are all jobs ever seen as such, `waiting` is how many have not ended.
     """
 
@@ -73,6 +75,7 @@ class Storm:
     plan: Plan
     held: dict[str, dict[str, set[int]]] = field(default_factory=dict)
     seen: dict[str, set[int]] = field(default_factory=dict)
+    left_alone: set[tuple[str, int]] = field(default_factory=set)
     suspects: set[int] = field(default_factory=set)
     outages: dict[str, int] = field(default_factory=lambda: {"api": 0, "database": 0})
     waiting: int = 0
@@ -196,8 +199,21 @@ class Storm:
             for row in rows:
                 if row["worker"] == kill.worker:
                     held.setdefault(row["run"], set()).add(row["id"])
+        self._watch_the_left(rows)
         if self.plan.leases_by_hand and due:
             self._end_leases(due)
+
+    def _watch_the_left(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Finds who is left of a dead run whose others went, though not by a rescue, which makes suspects."""
+        suspects = {row["id"] for row in rows if row["suspect"]}
+        still: dict[str, set[int]] = {}
+        for row in rows:
+            still.setdefault(row["run"], set()).add(row["id"])
+        for runs in self.held.values():
+            for run, jobs in runs.items():
+                left = still.get(run, set())
+                if len(jobs) > 1 and len(left) == 1 and not (jobs - left) & suspects:
+                    self.left_alone |= {(run, job_id) for job_id in left}
 
     def _end_leases(self, kills: list[Kill]) -> None:
         names = ", ".join(f"'{kill.worker}'" for kill in kills)
