@@ -66,7 +66,12 @@ def _open() -> _Opened:
         settings = application.settings
         _opened = _Opened(
             application,
-            QueueFunction(application.worker, _guard(settings), settings.invocation_timeout_seconds),
+            QueueFunction(
+                application.worker,
+                _guard(settings),
+                settings.invocation_timeout_seconds,
+                settings.supabase_url,
+            ),
         )
         signals.chain(application.worker.stop)
     return _opened

@@ -184,6 +184,7 @@ FUNCTIONS = {
     "generation_queue_stats": Function(_nothing),
     "generation_schema_version": Function(_nothing),
     "generation_gate": Function(_nothing),
+    "generation_overview": Function(_nothing),
     "release_stale_generation_jobs": Function(lambda _: {"p_older_than_seconds": 300}),
     "retry_failed_generation_jobs": Function(
         lambda scene: {"p_batch_id": scene.batch_id, "p_including_refused": False, "p_limit": 10}

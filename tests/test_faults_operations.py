@@ -36,6 +36,7 @@ OPERATIONS: dict[str, Mapping[str, Any]] = {
 }
 QUESTIONS: dict[str, Mapping[str, Any]] = {
     "generation_gate": {},
+    "generation_overview": {"p_limit": 3},
     "generation_queue_stats": {},
     "generation_schema_version": {},
     "peek_generation_jobs": {"p_max_jobs": 3},

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from worker.auth import Guard
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.http import MAX_BODY_BYTES, VERSION, QueueFunction, process_queue
-from worker.request import RunRequest
+from worker.request import Action, RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = {"X-Worker-Secret": "correct horse battery staple"}
@@ -36,7 +36,7 @@ class Bench:
     def __init__(self, summary: Mapping[str, Any] | None = None, failure: Exception | None = None) -> None:
         self.summary = summary or {"stopReason": "queue_empty", "jobsClaimed": 0}
         self.failure = failure
-        self.asked: list[RunRequest | int | None] = []
+        self.asked: list[RunRequest | Action | int | None] = []
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """The summary, or the failure."""
@@ -53,6 +53,19 @@ class Bench:
         return {"jobs": []}
 
     sweep = peek
+
+    async def overview(self) -> Mapping[str, Any]:
+        """As `run`, for the dashboard."""
+        if self.failure:
+            raise self.failure
+        return {"photos": []}
+
+    async def act(self, action: Action) -> Mapping[str, Any]:
+        """As `run`, for an action."""
+        self.asked.append(action)
+        if self.failure:
+            raise self.failure
+        return {"done": 1}
 
 
 def client(worker: Bench, guard: Guard | None = None) -> httpx.AsyncClient:

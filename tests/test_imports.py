@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "database_time", "errors", "finish", "job", "mask", "model", "outcome", "prompt",
+    "address", "budget", "database_time", "errors", "finish", "health", "job", "mask", "model", "outcome", "prompt",
     "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary", "trace",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
@@ -24,7 +24,7 @@ VENDORS = {
     "supabase": {"project"},
     "postgrest": {"queue"},
     "storage3": {"storage"},
-    "starlette": {"answer", "enqueue", "http"},
+    "starlette": {"answer", "dashboard", "enqueue", "http"},
     "PIL": {"image"},
     "pythonjsonlogger": {"log_json"},
     "colorlog": {"log_line"},
@@ -37,11 +37,11 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 
 LAYERS = [
     {"errors", "job", "mask", "model", "rpc_status", "log", "log_json", "log_line", "trace"},
-    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
+    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "health", "request", "prompt", "signals"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},
     {"queue", "storage", "photos", "gemini", "answer"},
-    {"keeper", "auth", "enqueue", "folders", "sweep"},
+    {"dashboard", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},
     {"tools"},

@@ -18,6 +18,7 @@ FUNCTIONS = [
     "generation_erasures_to_sweep",
     "generation_gate",
     "generation_jobs_to_sweep",
+    "generation_overview",
     "generation_queue_stats",
     "generation_schema_version",
     "get_generation_batch",

@@ -14,10 +14,11 @@ from uuid import uuid4
 from worker import log
 from worker.folders import Folders
 from worker.gemini import Gemini
+from worker.health import health
 from worker.photos import PhotoCache, PhotoFetcher
 from worker.project import Project
 from worker.queue import Queue
-from worker.request import RunRequest
+from worker.request import Action, RunRequest
 from worker.retry import Uniform
 from worker.runner import SHUTDOWN_SECONDS, Run
 from worker.settings import Settings
@@ -26,6 +27,11 @@ from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.tools import Tools
 
 PEEK_JOBS = 10
+OVERVIEW_ROWS = 24
+OVERVIEW_SECONDS = 10.0
+PHOTO_URL_SECONDS = 300
+"""How long a photo's address on the dashboard can be used; the page asks for new ones long before."""
+
 ERASE_SECONDS = 120.0
 
 
@@ -58,6 +64,26 @@ class Worker:
         """What a run would claim now: the answer of `peek_generation_jobs`."""
         params = {"p_max_jobs": max_jobs or PEEK_JOBS}
         return await self.queue.operate("peek_generation_jobs", params, SHUTDOWN_SECONDS)
+
+    async def overview(self) -> Mapping[str, Any]:
+        """What the dashboard shows: numbers, the latest of everything, the verdict; photos with addresses."""
+        stats, latest = await asyncio.gather(
+            self.queue.operate("generation_queue_stats", {}),
+            self.queue.operate("generation_overview", {"p_limit": OVERVIEW_ROWS}),
+        )
+        paths = [photo["storagePath"] for photo in latest["photos"]]
+        urls = await self.store.signed_urls(paths, PHOTO_URL_SECONDS, OVERVIEW_SECONDS)
+        photos = [{**photo, "url": urls.get(photo["storagePath"])} for photo in latest["photos"]]
+        return {
+            "health": health(stats, latest).as_json(),
+            "stats": stats,
+            **latest,
+            "photos": photos,
+        }
+
+    async def act(self, action: Action) -> Mapping[str, Any]:
+        """Do what an operator asked for. Raises QueueRefused if there is no such batch."""
+        return await self.queue.operate(action.function, action.params)
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
         """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured."""

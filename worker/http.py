@@ -14,8 +14,9 @@ from starlette.responses import Response
 
 from worker.answer import answer, guarded, read_body
 from worker.auth import Guard
+from worker.dashboard import dashboard
 from worker.errors import QueueRefused
-from worker.request import RequestRefused, RunRequest, parse_run, parse_sweep
+from worker.request import Action, RequestRefused, RunRequest, parse_action, parse_run, parse_sweep
 
 VERSION = "0.1.0"
 MAX_BODY_BYTES = 64 * 1024
@@ -36,6 +37,14 @@ class Worker(Protocol):
         """Remove stored objects that no row tells of, and return what was done."""
         ...
 
+    async def overview(self) -> Mapping[str, Any]:
+        """What the dashboard shows."""
+        ...
+
+    async def act(self, action: Action) -> Mapping[str, Any]:
+        """Do what an operator asked for, and return the database's answer."""
+        ...
+
 
 Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
 
@@ -51,11 +60,15 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class QueueFunction:
-    """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout."""
+    """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout.
+
+    `photo_origin` is where the dashboard's photos come from: Supabase's address.
+    """
 
     worker: Worker
     guard: Guard
     max_budget_seconds: float
+    photo_origin: str = ""
 
     async def respond(self, request: Request) -> Response:
         """Find the route, check method and caller, and let its handler answer."""
@@ -93,6 +106,28 @@ async def _sweep(function: QueueFunction, request: Request) -> Response:
         raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
 
 
+async def _overview(function: QueueFunction, _request: Request) -> Response:
+    try:
+        return answer(200, await function.worker.overview())
+    except QueueRefused as exc:
+        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+
+
+async def _act(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    action = parse_action(body, request.headers.get("content-type", ""))
+    try:
+        return answer(200, await function.worker.act(action))
+    except QueueRefused as exc:
+        raise RequestRefused(exc.status, exc.code, exc.message, exc.hint) from exc
+
+
+async def _dashboard(function: QueueFunction, _request: Request) -> Response:
+    # Open to everybody, because a browser sends no header of ours when it opens an address; the page holds no
+    # data, and asks for the secret before it asks for any.
+    return dashboard(function.photo_origin)
+
+
 async def _health(_function: QueueFunction, _request: Request) -> Response:
     # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
     return answer(200, {"ok": True, "version": VERSION})
@@ -101,6 +136,9 @@ async def _health(_function: QueueFunction, _request: Request) -> Response:
 ROUTES: Mapping[str, Route] = {
     "/": Route(_run, ("POST",)),
     "/sweep": Route(_sweep, ("POST",)),
+    "/overview": Route(_overview, ("GET",)),
+    "/actions": Route(_act, ("POST",)),
+    "/dashboard": Route(_dashboard, ("GET", "HEAD"), guarded=False),
     "/healthz": Route(_health, ("GET", "HEAD"), guarded=False),
     # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
     "/health": Route(_health, ("GET", "HEAD"), guarded=False),

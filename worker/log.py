@@ -1,7 +1,7 @@
 """Structured logs: one event per state change, as JSON on Cloud Run and as readable lines on a terminal.
 
-Never carries prompt text, image bytes, keys or personal data: ids, codes, counts and durations only. Each event
-is in docs/logs.md.
+Never carries prompt text, image bytes, keys or personal data: ids, codes, counts and durations only.
+docs/logs.md has each event.
 """
 
 from __future__ import annotations

@@ -53,6 +53,47 @@ class RunRequest:
     dry_run: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What an operator wants done: a database function and its parameters."""
+
+    function: str
+    params: Mapping[str, Any]
+
+
+ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "retry-failed": ("retry_failed_generation_jobs", ("batchId",)),
+    "cancel": ("cancel_generation_batch", ("batchId",)),
+    "release-stale": ("release_stale_generation_jobs", ()),
+    "pause": ("pause_generation", ("reason",)),
+    "resume": ("resume_generation", ()),
+}
+"""Named as the commands are: the function of each, and the fields it takes."""
+
+PARAMETERS = {"batchId": "p_batch_id", "reason": "p_reason"}
+REQUIRED = {"cancel": "batchId"}
+MAX_TEXT = 200
+
+
+def parse_action(body: bytes, content_type: str) -> Action:
+    """Read the body of an action: {"action": …, and what it is about}."""
+    fields = parse_object(body, content_type)
+    name = fields.pop("action", None)
+    if not isinstance(name, str) or name not in ACTIONS:
+        raise _invalid("action is missing or unknown", f"it is one of {', '.join(ACTIONS)}")
+    function, allowed = ACTIONS[name]
+    for field in fields:
+        if field not in allowed:
+            hint = f"{name} takes {' and '.join(allowed) or 'nothing'}"
+            raise _invalid(f"unknown field {field[:60]!r}", hint)
+    for field, value in fields.items():
+        if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT:
+            raise _invalid(f"{field} must be a text of 1 to {MAX_TEXT} characters", "or leave it out")
+    if name in REQUIRED and REQUIRED[name] not in fields:
+        raise _invalid(f"{name} needs {REQUIRED[name]}", "name what it is about")
+    return Action(function, {PARAMETERS[field]: value for field, value in fields.items()})
+
+
 def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:
     """Read the optional body of a run; an empty one asks for the defaults, whatever its content type."""
     if not body.strip():

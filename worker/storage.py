@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +82,20 @@ class PhotoStore:
             await in_tries(attempt, "Storage: upload", within, STORE_TRIES)
         except _Duplicate:
             return
+
+    async def signed_urls(self, paths: Sequence[str], seconds: int, within: Within) -> dict[str, str]:
+        """Addresses at which anybody may read these objects for so long; none for one that is not there."""
+        if not paths:
+            return {}
+
+        async def attempt() -> dict[str, str]:
+            with translated("sign"):
+                signed = await self._bucket().create_signed_urls(list(paths), seconds)
+            return {
+                entry["path"]: entry["signedURL"] for entry in signed if entry["path"] and not entry["error"]
+            }
+
+        return await in_tries(attempt, "Storage: sign", within, TRIES)
 
     async def remove(self, path: str, within: Within) -> None:
         """Remove an object of our own that the database did not want. Having gone already is success."""

@@ -1,0 +1,75 @@
+-- What an operator's page shows beside the numbers of generation_queue_stats. Refusals: PT400 (a parameter).
+
+-- Jobs that want a look, the latest first: {id, batchId, status, why, code, message, attempts, maxAttempts, crashes, at}.
+-- `why` is failed (within a day), stale (its worker died), or struggling (it waits, and has crashed or has one attempt left).
+create or replace function generation.jobs_in_trouble(p_limit integer) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with failed as (
+    select q.*, 'failed' as why, q."completedAt" as at from public.photo_generation_queue as q
+    where q.status = 'failed' and q."completedAt" > generation.clock() - interval '24 hours'
+    order by q."completedAt" desc limit p_limit
+  ), stale as (
+    select q.*, 'stale' as why, q."lockedAt" as at from public.photo_generation_queue as q
+    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    order by q."leaseExpiresAt" limit p_limit
+  ), waiting as (
+    select q.* from public.photo_generation_queue as q
+    where q.status in ('pending', 'rate_limited') and q."retryAt" is not null
+    order by q."retryAt" limit 1000
+  ), struggling as (
+    select w.*, 'struggling' as why, w."retryAt" as at from waiting as w
+    where w.crashes > 0 or w.suspect or (w.attempts > 0 and w.attempts >= w."maxAttempts" - 1)
+  ), found as (
+    select * from failed union all select * from stale union all select * from struggling
+    order by at desc, id desc limit p_limit
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('id', f.id, 'batchId', f."batchId", 'status', f.status, 'why', f.why,
+    'code', f."errorCode", 'message', f."errorMessage", 'attempts', f.attempts, 'maxAttempts', f."maxAttempts",
+    'crashes', f.crashes, 'at', f.at) order by f.at desc, f.id desc), '[]')
+  from found as f
+$$;
+
+-- The latest runs: {id, workerId, startedAt, finishedAt, state, stopReason, problem, durationSeconds, claimed, completed,
+-- failed, retried, rateLimited, images}; `state` is running, finished or died.
+create or replace function generation.latest_runs(p_limit integer) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('id', r.id, 'workerId', r."workerId", 'startedAt', r."startedAt",
+    'finishedAt', r."finishedAt", 'state', case
+      when r."finishedAt" is not null then 'finished'
+      when r."endsBy" > generation.clock() then 'running'
+      else 'died'
+    end,
+    'stopReason', r.summary -> 'stopReason', 'problem', r.summary -> 'problem',
+    'durationSeconds', r.summary -> 'durationSeconds', 'claimed', r.summary -> 'claimed',
+    'completed', r.summary -> 'completed', 'failed', r.summary -> 'failed', 'retried', r.summary -> 'retried',
+    'rateLimited', r.summary -> 'rateLimited', 'images', r.summary -> 'images' -> 'made')
+    order by r."startedAt" desc), '[]')
+  from (select * from generation.runs order by "startedAt" desc limit p_limit) as r
+$$;
+
+-- The latest p_limit batches, jobs that want a look, runs and photos: {at, batches: [the rows], troubles, runs, photos: [{id, jobId,
+-- batchId, imageIndex, storagePath, width, height, model, generationMs, createdAt}]}. Reads heads of indexes only.
+-- Errors: PT400. Safe to repeat: reads only.
+create or replace function public.generation_overview(p_limit integer default 20) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if p_limit is null or p_limit not between 1 and 100 then
+    perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 100', 'Ask for less.');
+  end if;
+  return jsonb_build_object(
+    'at', generation.clock(),
+    'batches', (
+      select coalesce(jsonb_agg(to_jsonb(b) order by b."createdAt" desc, b.id), '[]')
+      from (select * from public.photo_generation_batches order by "createdAt" desc limit p_limit) as b),
+    'troubles', generation.jobs_in_trouble(p_limit),
+    'runs', generation.latest_runs(p_limit),
+    'photos', (
+      select coalesce(jsonb_agg(jsonb_build_object('id', p.id, 'jobId', p."jobId", 'batchId', p."batchId",
+        'imageIndex', p."imageIndex", 'storagePath', p."storagePath", 'width', p.width, 'height', p.height,
+        'model', p.model, 'generationMs', p."generationMs", 'createdAt', p."createdAt") order by p.id desc), '[]')
+      from (select * from public.photo_generation_photos order by id desc limit p_limit) as p));
+end
+$$;

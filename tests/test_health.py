@@ -1,0 +1,84 @@
+"""The queue's health in words: the worst comes first, and each says what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from worker.health import duration, health
+
+GATE: dict[str, Any] = {"pausedAt": None, "pauseReason": None, "gates": []}
+STATS: dict[str, Any] = {
+    "due": {"jobs": 0, "images": 0, "oldestSeconds": None},
+    "ready": 0,
+    "waiting": 0,
+    "rateLimited": 0,
+    "processing": 0,
+    "stale": 0,
+    "lastDay": {"completed": 0, "failed": 0, "failuresByCode": {}},
+    "runs": {"active": 0, "secondsSinceLast": 20.0},
+    "gate": GATE,
+}
+DUE = {"due": {"jobs": 4, "images": 9, "oldestSeconds": 900.0}, "ready": 4}
+BLOCKED = {"gate": GATE | {"gates": [{"blockedForSeconds": 0.0}, {"blockedForSeconds": 260.0}]}}
+FAILING = {"lastDay": {"completed": 6, "failed": 5, "failuresByCode": {"photo_missing": 1, "crashed": 4}}}
+PAUSED = {"gate": GATE | {"pausedAt": "2026-05-04T12:00:00+00:00", "pauseReason": "the bill"}}
+NOBODY = {"runs": {"active": 0, "secondsSinceLast": 420.0}}
+NEVER = {"runs": {"active": 0, "secondsSinceLast": None}}
+LONG = {"runs": {"active": 1, "secondsSinceLast": 400.0}}
+MISCONFIGURED = [{"state": "finished", "stopReason": "misconfigured", "problem": "The key is not valid."}]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "runs", "level", "words"),
+    [
+        ({}, [], "good", "All is well: nothing is due, nothing is stuck."),
+        ({"waiting": 1, "rateLimited": 1}, [], "good", "Nothing is due; 2 jobs waiting for another try."),
+        (DUE, [], "busy", "4 jobs ready for the next run."),
+        (DUE | {"processing": 1}, [], "busy", "1 job being made, 4 more ready."),
+        (DUE | BLOCKED, [], "busy", "4 jobs waiting for Gemini's quota, for another 4 min."),
+        (BLOCKED, [], "good", "All is well: nothing is due, nothing is stuck."),
+        (FAILING, [], "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
+        (DUE | {"stale": 2}, [], "attention", "2 jobs of dead workers: the next run takes them back."),
+        (DUE | PAUSED | NOBODY, [], "attention", "Paused (the bill): nothing starts until it is resumed."),
+        (DUE | NOBODY, [], "trouble", "Jobs are due, but no run has come for 7 min: is the clock on?"),
+        (DUE | NEVER, [], "trouble", "Jobs are due, but no run has come yet: is the clock on?"),
+        (DUE | LONG, [], "busy", "4 jobs ready for the next run."),
+        (DUE, MISCONFIGURED, "trouble", "The last run could not work: The key is not valid."),
+    ],
+)  # fmt: skip
+def test_the_verdict(numbers: dict[str, Any], runs: list[dict[str, Any]], level: str, words: str) -> None:
+    """What is worse is said instead of what is better, in a sentence that names the next step."""
+    found = health(STATS | numbers, {"runs": runs})
+    assert found.as_json() == {"level": level, "words": words}
+
+
+def test_an_idle_queue_needs_no_run() -> None:
+    """Runs that find nothing leave no row, so their absence alone is no trouble."""
+    assert health(STATS | {"runs": {"active": 0, "secondsSinceLast": 90_000.0}}, {"runs": []}).level == "good"
+
+
+def test_a_mended_configuration_is_forgotten() -> None:
+    """Only the latest finished run counts, a running one says nothing yet."""
+    runs = [{"state": "running", "stopReason": None, "problem": None}, *MISCONFIGURED]
+    assert health(STATS, {"runs": runs}).level == "trouble"
+    mended = {"state": "finished", "stopReason": "queue_empty", "problem": None}
+    assert health(STATS, {"runs": [mended, *MISCONFIGURED]}).level == "good"
+
+
+def test_failures_in_passing_are_none() -> None:
+    """Two failures, or few among many, do not wake anybody."""
+    few = {"completed": 0, "failed": 2, "failuresByCode": {"crashed": 2}}
+    many = {"completed": 400, "failed": 5, "failuresByCode": {"crashed": 5}}
+    for day in (few, many):
+        assert health(STATS | {"lastDay": day}, {"runs": []}).level == "good"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0, "0 s"), (119.0, "119 s"), (120.0, "2 min"), (7_200.0, "2 h"), (260_000.0, "3 days")],
+)
+def test_durations(seconds: float, words: str) -> None:
+    """A duration has one unit, of which there are at least two."""
+    assert duration(seconds) == words

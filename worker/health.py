@@ -1,0 +1,120 @@
+"""The queue's health in words: what somebody on call wants to know first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Level = Literal["good", "busy", "attention", "trouble"]
+Stats = Mapping[str, Any]
+
+NOBODY_CAME_SECONDS = 300.0
+"""A clock calls every minute; five without a run although jobs are due is no coincidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How it is, in a word and in a sentence that says what to do if anything is to be done."""
+
+    level: Level
+    words: str
+
+    def as_json(self) -> dict[str, str]:
+        """The object of the HTTP answers."""
+        return {"level": self.level, "words": self.words}
+
+
+def health(stats: Stats, overview: Stats) -> Health:
+    """The first of the questions that has an answer, from the worst to the best."""
+    for ask in QUESTIONS:
+        found = ask(stats, overview)
+        if found:
+            return found
+    return Health("good", "All is well: nothing is due, nothing is stuck.")
+
+
+def _misconfigured(_stats: Stats, overview: Stats) -> Health | None:
+    run = next((run for run in overview["runs"] if run["state"] == "finished"), None)
+    if not run or run["stopReason"] != "misconfigured":
+        return None
+    said = run["problem"] or "`python -m worker check` names the mend."
+    return Health("trouble", f"The last run could not work: {said}")
+
+
+def _nobody_came(stats: Stats, _overview: Stats) -> Health | None:
+    idle = stats["runs"]["secondsSinceLast"]
+    waited = min(stats["due"]["oldestSeconds"] or 0.0, math.inf if idle is None else idle)
+    if waited < NOBODY_CAME_SECONDS or stats["runs"]["active"] or stats["gate"]["pausedAt"]:
+        return None
+    since = f"for {duration(idle)}" if idle is not None else "yet"
+    return Health("trouble", f"Jobs are due, but no run has come {since}: is the clock on?")
+
+
+def _paused(stats: Stats, _overview: Stats) -> Health | None:
+    if not stats["gate"]["pausedAt"]:
+        return None
+    reason = stats["gate"]["pauseReason"]
+    why = f" ({reason})" if reason else ""
+    return Health("attention", f"Paused{why}: nothing starts until it is resumed.")
+
+
+def _stale(stats: Stats, _overview: Stats) -> Health | None:
+    stale = stats["stale"]
+    if not stale:
+        return None
+    return Health("attention", f"{count(stale, 'job')} of dead workers: the next run takes them back.")
+
+
+def _failing(stats: Stats, _overview: Stats) -> Health | None:
+    day = stats["lastDay"]
+    if day["failed"] < 3 or day["failed"] < 0.2 * (day["failed"] + day["completed"]):
+        return None
+    worst = max(day["failuresByCode"].items(), key=lambda pair: pair[1])[0]
+    words = f"{count(day['failed'], 'job')} failed within a day, {day['completed']} were completed"
+    return Health("attention", f"{words}; most for {worst}.")
+
+
+def _blocked(stats: Stats, _overview: Stats) -> Health | None:
+    due = stats["ready"] + stats["rateLimited"]
+    seconds = max((gate["blockedForSeconds"] for gate in stats["gate"]["gates"]), default=0.0)
+    if not due or not seconds:
+        return None
+    return Health("busy", f"{count(due, 'job')} waiting for Gemini's quota, for another {duration(seconds)}.")
+
+
+def _working(stats: Stats, _overview: Stats) -> Health | None:
+    working, ready = stats["processing"], stats["ready"]
+    if working:
+        return Health("busy", f"{count(working, 'job')} being made, {ready} more ready.")
+    if ready:
+        return Health("busy", f"{count(ready, 'job')} ready for the next run.")
+    waiting = stats["waiting"] + stats["rateLimited"]
+    if waiting:
+        return Health("good", f"Nothing is due; {count(waiting, 'job')} waiting for another try.")
+    return None
+
+
+QUESTIONS: tuple[Callable[[Stats, Stats], Health | None], ...] = (
+    _misconfigured,
+    _nobody_came,
+    _paused,
+    _stale,
+    _failing,
+    _blocked,
+    _working,
+)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 job`, `2 jobs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `7 min`, `3 h`, `2 days`."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

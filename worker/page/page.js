@@ -1,0 +1,115 @@
+// The page as a whole: actions, signing in, asking again and again.
+
+const ASK_EVERY = 5000;
+const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+
+// --- Actions: each says what it will do, and is done only after a yes.
+
+const ACTIONS = {
+  "retry-failed": { question: "Retry all failed jobs?", consequence: "Every failed job of a batch that was not cancelled is taken up again, with all its attempts. Only photos still missing are made, and paid for. What Gemini refused is left alone.", yes: "Retry them" },
+  "release-stale": { question: "Release stale locks?", consequence: "Jobs locked for more than five minutes become ready again. Their workers are dead; the next run would do the same.", yes: "Release them" },
+  cancel: { question: "Cancel this batch?", consequence: "What it still waits for is not made. Photos that are made stay. This cannot be undone.", yes: "Cancel the batch" },
+  pause: { question: "Pause all generation?", consequence: "No worker starts another photo until somebody resumes. Orders go on being taken.", yes: "Pause" },
+  resume: { question: "Resume generation?", consequence: "The pause ends, and with it every block that a quota has caused.", yes: "Resume" },
+};
+const OUTCOMES = {
+  "retry-failed": ({ retried }) => `${counted(retried, "job")} taken up again.`,
+  "release-stale": ({ released }) => `${counted(released, "job")} released.`,
+  cancel: ({ jobsCancelled }) => `${counted(jobsCancelled, "job")} cancelled.`,
+  pause: () => "Paused.",
+  resume: () => "Resumed.",
+};
+
+function confirmed(name, batchId) {
+  const dialog = find("confirm");
+  const action = ACTIONS[name];
+  write(find("question"), action.question);
+  write(find("consequence"), batchId ? `${action.consequence} Batch ${batchId}.` : action.consequence);
+  write(find("yes"), action.yes);
+  find("reason").hidden = find("reason-label").hidden = name !== "pause";
+  find("reason").value = "";
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((done) => dialog.addEventListener("close", () => done(dialog.returnValue === "yes"), { once: true }));
+}
+
+async function act(batchId, action) {
+  if (!(await confirmed(action, batchId))) return;
+  const reason = find("reason").value.trim();
+  const body = { action, ...(batchId && { batchId }), ...(action === "pause" && reason && { reason }) };
+  try {
+    say(OUTCOMES[action](await ask("actions", body)));
+  } catch (error) {
+    say(`It was not done: ${error.message}`);
+  }
+  await refresh();
+}
+
+let lastSaid = 0;
+async function say(text) {
+  const mine = ++lastSaid;
+  write(find("said"), text);
+  find("said").hidden = false;
+  await wait(6000);
+  if (mine === lastSaid) find("said").hidden = true;
+}
+
+// --- Signing in, and asking again and again.
+
+function showSignIn(refused) {
+  document.querySelector("main").hidden = true;
+  find("sign-in").hidden = false;
+  find("forget").hidden = find("pause").hidden = find("resume").hidden = true;
+  find("health").hidden = true;
+  write(find("freshness"), "");
+  write(find("refused"), sessionStorage.getItem(SECRET) ? refused : "");
+  sessionStorage.removeItem(SECRET);
+  find("secret").focus();
+}
+
+function show(overview) {
+  const first = document.querySelector("main").hidden;
+  find("sign-in").hidden = true;
+  find("health").hidden = document.querySelector("main").hidden = false;
+  find("forget").hidden = !sessionStorage.getItem(SECRET);
+  showHealth(overview.health);
+  showNumbers(overview.stats);
+  showCharts(overview.stats);
+  showGate(overview.stats);
+  for (const part of [showTroubles, showBatches, showPhotos, showRuns]) part(overview);
+  write(find("freshness"), `As of ${new Date(overview.at).toLocaleTimeString()}, asked every ${ASK_EVERY / 1000} s while this tab is in front`);
+  if (first) document.querySelector("h1").scrollIntoView();
+}
+
+async function refresh() {
+  try {
+    show(await ask("overview"));
+  } catch (error) {
+    if (error.unauthorized) return showSignIn(error.message);
+    find("health").hidden = false;
+    showHealth({ level: "trouble", words: error instanceof Refused ? error.message : "The worker does not answer; asking again." });
+    write(find("freshness"), "What is below may be old.");
+  }
+}
+
+find("sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem(SECRET, find("secret").value);
+  find("secret").value = "";
+  refresh();
+});
+find("forget").addEventListener("click", () => {
+  sessionStorage.removeItem(SECRET);
+  showSignIn("");
+});
+for (const name of ["pause", "resume", "retry-failed", "release-stale"]) find(name).addEventListener("click", () => act(null, name));
+find("yes").addEventListener("click", () => find("confirm").close("yes"));
+find("no").addEventListener("click", () => find("confirm").close("no"));
+find("close").addEventListener("click", () => find("photo").close());
+
+(async () => {
+  for (;;) {
+    if (!document.hidden && find("sign-in").hidden) await refresh();
+    await wait(ASK_EVERY);
+  }
+})();

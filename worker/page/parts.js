@@ -1,0 +1,161 @@
+// Each part of the page, brought up to date from what the worker answered.
+
+function showHealth({ level, words: sentence }) {
+  const health = find("health");
+  health.dataset.level = level;
+  const name = { good: "Good", busy: "Busy", attention: "Attention", trouble: "Trouble" }[level] ?? level;
+  write(health.querySelector("strong"), name);
+  write(health.querySelector(".words"), sentence);
+  document.title = `${name} · Generation queue`;
+}
+
+function showNumbers(stats) {
+  const hour = stats.windows.find((window) => window.name === "1h");
+  const tiles = [
+    ["Due", stats.due.jobs, `${counted(stats.due.images, "image")}, oldest ${seconds(stats.due.oldestSeconds)}`],
+    ["Being made", stats.processing, stats.stale ? `${stats.stale} of dead workers` : counted(stats.runs.active, "run")],
+    ["Waiting for a retry", stats.waiting, stats.nextAttemptInSeconds === null ? "none is planned" : `next in ${seconds(stats.nextAttemptInSeconds)}`],
+    ["Put aside by the quota", stats.rateLimited, "no attempt spent"],
+    ["Photos, last hour", hour.images.completed, `${hour.images.refused} refused`],
+    ["Jobs, last hour", hour.jobs.completed, `${hour.jobs.failed} failed`],
+    ["Order to end, last hour", seconds(hour.jobSeconds?.p50), `95 % within ${seconds(hour.jobSeconds?.p95)}`],
+    ["Gemini, last hour", seconds(hour.imageMs?.p50 == null ? null : hour.imageMs.p50 / 1000), `95 % within ${seconds(hour.imageMs?.p95 == null ? null : hour.imageMs.p95 / 1000)}`],
+  ];
+  const create = ([name]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("span"), make("small")));
+  keyed(find("numbers"), tiles, ([name]) => name, create, (tile, [, value, note]) => {
+    write(tile.querySelector("span"), value);
+    write(tile.querySelector("small"), note);
+  });
+}
+
+function chart(title, points, good, bad, unit) {
+  const most = Math.max(1, ...points.map((point) => point[good] + point[bad]));
+  const step = 100 / points.length;
+  const bars = points.flatMap((point, place) => {
+    const at = new Date(point.at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    const heights = [[good, "made"], [bad, "failed"]].map(([name, kind]) => ({ kind, height: (38 * point[name]) / most }));
+    let floor = 39;
+    return heights.filter(({ height }) => height).map(({ kind, height }) => {
+      floor -= height;
+      const place_ = { x: (place * step).toFixed(2), y: floor.toFixed(2), width: (step * 0.8).toFixed(2), height: height.toFixed(2) };
+      return make("rect", { class: kind, ...place_ }, make("title", {}, `${at}: ${point[good]} ${unit}, ${point[bad]} not`));
+    });
+  });
+  const [made, missed] = [good, bad].map((name) => points.reduce((sum, point) => sum + point[name], 0));
+  const label = `${title}: ${made} ${unit}, ${missed} not; at most ${most} at a time`;
+  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
+    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
+  return make("figure", {}, picture, make("figcaption", {}, label));
+}
+
+function latencies(points) {
+  const high = Math.max(0.001, ...points.flatMap((window) => [window.jobSeconds?.p95 ?? 0]));
+  const bars = points.flatMap((window, place) => [["p95", "high"], ["p50", "mid"]].filter(([name]) => window.jobSeconds?.[name] != null).map(([name, kind]) => {
+    const height = (38 * window.jobSeconds[name]) / high;
+    const spot = { x: (place * 34 + 4).toFixed(1), width: 22, y: (39 - height).toFixed(2), height: height.toFixed(2) };
+    return make("rect", { class: kind, ...spot }, make("title", {}, `${window.name}: ${name} ${seconds(window.jobSeconds[name])}`));
+  }));
+  const told = points.map((window) => `${window.name}: ${seconds(window.jobSeconds?.p50)} / ${seconds(window.jobSeconds?.p95)}`).join(" · ");
+  const label = `From the order to its end, half and 95 % of the jobs. ${told}`;
+  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
+    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
+  return make("figure", {}, picture, make("figcaption", {}, label));
+}
+
+function showCharts(stats) {
+  const { minutes, hours } = stats.series;
+  find("charts").replaceChildren(
+    chart("Photos by minute, last hour", minutes, "imagesCompleted", "imagesRefused", "made"),
+    chart("Photos by hour, last day", hours, "imagesCompleted", "imagesRefused", "made"),
+    chart("Jobs by hour, last day", hours, "jobsCompleted", "jobsFailed", "completed"),
+    latencies(stats.windows),
+  );
+}
+
+function showGate({ gate }) {
+  const create = ({ model }) => make("div", {}, make("h3", {}, model), make("p"), make("p"));
+  keyed(find("gate"), gate.gates, ({ model }) => model, create, (card, one) => {
+    const [rate, state] = card.querySelectorAll("p");
+    const learned = one.learnedFrom ? ` (learned: ${one.learnedFrom === "stated" ? "Gemini said so" : "lowered after a 429"}; allowed ${one.allowed})` : "";
+    write(rate, `${Math.round(one.rate * 10) / 10} starts in ${seconds(one.windowSeconds)}${learned}`);
+    const blocked = one.blockedForSeconds > 0 ? `blocked for ${seconds(one.blockedForSeconds)}` : "open";
+    write(state, `${one.startedToday} today, ${blocked}`);
+  });
+  const facts = [
+    ["Spent today", `${dollars(gate.spentToday)} of ${gate.dollarsPerDay === null ? "any" : dollars(gate.dollarsPerDay)}`],
+    ["Images a day", gate.imagesPerDay === null ? "any" : gate.imagesPerDay],
+    ["Runs at once", `${gate.runs} of ${gate.maxRuns}`],
+    ["A job waits", `at most ${counted(Number(gate.maxAgeHours), "hour")} for a quota`],
+  ];
+  const caps = find("caps");
+  if (!caps.children.length) facts.forEach(([name]) => caps.append(make("dt", {}, name), make("dd")));
+  facts.forEach(([, value], place) => write(caps.children[2 * place + 1], value));
+  find("pause").hidden = Boolean(gate.pausedAt);
+  find("resume").hidden = !gate.pausedAt;
+}
+
+function showTroubles({ troubles, at }) {
+  const why = { failed: "failed", stale: "its worker died", struggling: "waits for another try" };
+  rows(find("troubles"), troubles, (job) => `${job.id} ${job.why}`, (job) => [
+    job.id, `${why[job.why]}${job.code ? `: ${words(job.code)}` : ""}`, job.message ?? (job.crashes ? `${counted(job.crashes, "crash")} of its worker` : "–"),
+    `${job.attempts} of ${job.maxAttempts}`, ago(job.at, at), make("code", {}, job.batchId.slice(0, 8)),
+  ], ["number", "", "", "number"]);
+  find("no-troubles").hidden = troubles.length > 0;
+  find("retry-failed").disabled = !troubles.some((job) => job.why === "failed");
+  find("release-stale").disabled = !troubles.some((job) => job.why === "stale");
+}
+
+function showBatches({ batches, at }) {
+  const create = (batch) => {
+    const cancel = make("button", { type: "button", "aria-label": `Cancel batch ${batch.id}`, click: () => act(batch.id, "cancel") }, "Cancel");
+    return make("li", {}, make("div", {}, make("code", {}, batch.id), make("div", { class: "quiet" })),
+      make("div", { class: "progress" }, make("progress", { "aria-label": `Batch ${batch.id}` }), make("div", { class: "quiet" })), cancel);
+  };
+  keyed(find("batches"), batches, (batch) => batch.id, create, (item, batch) => {
+    const [state, told] = item.querySelectorAll(".quiet");
+    const bar = item.querySelector("progress");
+    write(state, `${batch.status}, ordered ${ago(batch.createdAt, at)}`);
+    bar.max = Math.max(1, batch.imagesTotal);
+    bar.value = batch.imagesDone;
+    const failed = batch.imagesFailed ? `, ${batch.imagesFailed} never` : "";
+    write(told, `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${failed}; ${batch.jobsDone + batch.jobsFailed} of ${counted(batch.jobsTotal, "job")} ended`);
+    item.querySelector("button").hidden = batch.status !== "generating";
+  });
+  find("no-batches").hidden = batches.length > 0;
+}
+
+function showPhotos({ photos, at }) {
+  const create = (photo) => {
+    const name = `Photo ${photo.imageIndex + 1} of job ${photo.jobId}`;
+    const picture = make("img", { alt: name, loading: "lazy", width: photo.width, height: photo.height });
+    picture.addEventListener("error", () => picture.removeAttribute("src"));
+    const open = () => enlarge(picture, `${name}, ${photo.width} × ${photo.height}, ${photo.model}, ${seconds(photo.generationMs === null ? null : photo.generationMs / 1000)}`);
+    return make("li", {}, make("button", { type: "button", "aria-label": `${name}, enlarge`, click: open }, picture, make("span")));
+  };
+  keyed(find("photos"), photos, (photo) => photo.id, create, (item, photo) => {
+    const picture = item.querySelector("img");
+    // A new address each time, as none lasts; what is loaded is not loaded again.
+    picture.dataset.url = photo.url ?? "";
+    if (photo.url && !picture.getAttribute("src")) picture.src = photo.url;
+    write(item.querySelector("span"), ago(photo.createdAt, at));
+  });
+  find("no-photos").hidden = photos.length > 0;
+}
+
+function enlarge(picture, told) {
+  const dialog = find("photo");
+  const large = dialog.querySelector("img");
+  large.src = picture.dataset.url;
+  large.alt = picture.alt;
+  write(dialog.querySelector("p"), told);
+  dialog.showModal();
+}
+
+function showRuns({ runs, at }) {
+  rows(find("runs"), runs, (run) => run.id, (run) => [
+    ago(run.startedAt, at), run.state === "finished" ? `${words(run.stopReason)}${run.problem ? `: ${run.problem}` : ""}` : run.state,
+    run.claimed ?? "–", run.completed ?? "–", run.failed ?? "–", run.state === "finished" ? (run.retried ?? 0) + (run.rateLimited ?? 0) : "–",
+    run.images ?? "–", seconds(run.durationSeconds), run.workerId,
+  ], ["", "", "number", "number", "number", "number", "number", "number", "id"]);
+  find("no-runs").hidden = runs.length > 0;
+}
