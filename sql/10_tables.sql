@@ -206,6 +206,9 @@ create table if not exists generation.failed_images (
   primary key ("jobId", "imageIndex")
 );
 
+-- What was refused lately: statistics. The table is only inserted into and small, so it costs little.
+create index if not exists failed_images_age on generation.failed_images ("createdAt");
+
 -- One row per invocation that claimed something. A run without `finishedAt` after `endsBy` is dead.
 create table if not exists generation.runs (
   id uuid primary key,

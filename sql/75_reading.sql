@@ -101,8 +101,10 @@ end
 $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
--- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+-- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
+-- spentToday, startedToday, maxRuns, maxAgeHours, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's.
+-- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
+-- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -114,48 +116,17 @@ as $$
       select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
         'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
         'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
+        'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
+        'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
+        'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
+        'dollarsToday', g."startedToday" * generation.image_price(g.model))
         order by g.model), '[]') from gates as g),
     'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
     'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
   ) || (
     select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
       'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
     from generation.limits as l)
-$$;
-
--- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
--- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat: reads only.
-create or replace function public.generation_queue_stats() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select jsonb_build_object(
-    'ready', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null),
-    'waiting', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is not null),
-    'rateLimited', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'rate_limited' and q."retryAt" is not null),
-    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
-    'stale', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()),
-    'oldestReadySeconds', (select round(extract(epoch from generation.clock() - min(q."createdAt"))::numeric, 1)
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
-    'nextAttemptInSeconds', generation.next_attempt_seconds(),
-    'lastDay', (
-      select jsonb_build_object('completed', coalesce(sum(d.jobs) filter (where d.status = 'completed'), 0),
-        'failed', coalesce(sum(d.jobs) filter (where d.status = 'failed'), 0),
-        'cancelled', coalesce(sum(d.jobs) filter (where d.status = 'cancelled'), 0),
-        'failuresByCode', coalesce(jsonb_object_agg(d.code, d.jobs) filter (where d.status = 'failed'), '{}'))
-      from (
-        select q.status, coalesce(q."errorCode", 'unknown') as code, count(*) as jobs
-        from public.photo_generation_queue as q
-        where q."completedAt" > generation.clock() - interval '24 hours'
-        group by 1, 2
-      ) as d),
-    'gate', public.generation_gate(),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason')
-      from generation.runs as r order by r."startedAt" desc limit 1))
 $$;

@@ -226,6 +226,9 @@ create table if not exists generation.failed_images (
   primary key ("jobId", "imageIndex")
 );
 
+-- What was refused lately: statistics. The table is only inserted into and small, so it costs little.
+create index if not exists failed_images_age on generation.failed_images ("createdAt");
+
 -- One row per invocation that claimed something. A run without `finishedAt` after `endsBy` is dead.
 create table if not exists generation.runs (
   id uuid primary key,
@@ -2309,8 +2312,10 @@ end
 $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, startedToday}], imagesPerDay, dollarsPerDay, spentToday, maxRuns, maxAgeHours, runs,
--- pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. Safe to repeat: reads only.
+-- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
+-- spentToday, startedToday, maxRuns, maxAgeHours, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's.
+-- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
+-- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -2322,50 +2327,19 @@ as $$
       select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
         'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
         'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3))
+        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
+        'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
+        'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
+        'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
+        'dollarsToday', g."startedToday" * generation.image_price(g.model))
         order by g.model), '[]') from gates as g),
     'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+    'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
     'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
   ) || (
     select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
       'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
     from generation.limits as l)
-$$;
-
--- The queue in numbers: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds,
--- nextAttemptInSeconds, lastDay: {completed, failed, cancelled, failuresByCode}, gate: as generation_gate gives it, lastRun}.
--- Reads through the partial indexes only, never the finished rows of former days. Safe to repeat: reads only.
-create or replace function public.generation_queue_stats() returns jsonb
-language sql stable security definer set search_path = ''
-as $$
-  select jsonb_build_object(
-    'ready', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null),
-    'waiting', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is not null),
-    'rateLimited', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'rate_limited' and q."retryAt" is not null),
-    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
-    'stale', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()),
-    'oldestReadySeconds', (select round(extract(epoch from generation.clock() - min(q."createdAt"))::numeric, 1)
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
-    'nextAttemptInSeconds', generation.next_attempt_seconds(),
-    'lastDay', (
-      select jsonb_build_object('completed', coalesce(sum(d.jobs) filter (where d.status = 'completed'), 0),
-        'failed', coalesce(sum(d.jobs) filter (where d.status = 'failed'), 0),
-        'cancelled', coalesce(sum(d.jobs) filter (where d.status = 'cancelled'), 0),
-        'failuresByCode', coalesce(jsonb_object_agg(d.code, d.jobs) filter (where d.status = 'failed'), '{}'))
-      from (
-        select q.status, coalesce(q."errorCode", 'unknown') as code, count(*) as jobs
-        from public.photo_generation_queue as q
-        where q."completedAt" > generation.clock() - interval '24 hours'
-        group by 1, 2
-      ) as d),
-    'gate', public.generation_gate(),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason')
-      from generation.runs as r order by r."startedAt" desc limit 1))
 $$;
 
 -- 76_sweep.sql
@@ -2709,6 +2683,193 @@ begin
     end
   where e."userFolder" = p_user_folder;
   return '{"done": false}';
+end
+$$;
+
+-- 79_stats.sql
+
+-- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
+--
+-- Nothing here reads all finished rows. What has not ended is counted exactly, through the partial indexes; what has
+-- ended only as far back as a day, through the indexes on when it did: at 60 images a minute, four each job, 86 400
+-- photos and 21 600 jobs. Counters kept by settle and record would be read faster, but all workers would wait in
+-- turn for their rows. Plans are made for the time in question, and are never worth compiling.
+
+-- What was reached of p_values by half, 95 and 99 % of them, interpolated; null of nothing.
+create or replace function generation.percentiles(p_values double precision[]) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select jsonb_build_object('p50', round(p_values[1]::numeric, 3), 'p95', round(p_values[2]::numeric, 3),
+    'p99', round(p_values[3]::numeric, 3))
+$$;
+
+-- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, ages: {upToSeconds, pending, rateLimited,
+-- processing}}. Due is what is ready or whose retryAt has come; ages are times since the order. `ages` has for each status
+-- one count per bound: not older than that, and older than the bound before; the last has none. An image is due while it is
+-- neither made nor given up, which only a job that was claimed before can have been.
+create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+as $$
+begin
+  return (
+    with open as materialized (
+      select q.id, 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
+      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
+      union all
+      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
+      union all
+      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      from public.photo_generation_queue as q where q.status = 'processing'
+    ), due as materialized (
+      select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), bounds as (
+      select b.i, b.bound, coalesce(lag(b.bound) over (order by b.i), '-infinity') as above
+      from unnest('{60, 300, 1800, 3600, 21600, 86400, infinity}'::double precision[]) with ordinality as b (bound, i)
+    ), counted as (
+      select b.i, count(*) filter (where o.status = 'pending') as pending,
+        count(*) filter (where o.status = 'rate_limited') as rate_limited,
+        count(*) filter (where o.status = 'processing') as processing
+      from bounds as b
+      left join open as o on extract(epoch from p_now - o.since) > b.above and extract(epoch from p_now - o.since) <= b.bound
+      group by b.i
+    )
+    select jsonb_build_object(
+      'due', (select jsonb_build_object('jobs', count(*), 'images', coalesce(sum(d.images - case when d.claims = 0 then 0 else
+          (select count(*) from public.photo_generation_photos as p where p."jobId" = d.id)
+          + (select count(*) from generation.failed_images as f where f."jobId" = d.id) end), 0),
+          'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
+      'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
+      'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
+          'pending', jsonb_agg(c.pending order by c.i), 'rateLimited', jsonb_agg(c.rate_limited order by c.i),
+          'processing', jsonb_agg(c.processing order by c.i)) from counted as c)));
+end
+$$;
+
+-- What ended lately: {windows: [{name, seconds, jobs: {completed, failed, cancelled}, images: {completed, refused},
+-- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
+-- jobsFailed, imagesCompleted, imagesRefused}]}}. The windows end now. The series have 60 minutes and 24 hours, oldest
+-- first, cut at the full ones in UTC, so that the last is under way. jobSeconds is from the order to the end of completed
+-- jobs, imageMs what the calls to Gemini took that made an image.
+create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+as $$
+declare
+  v_since constant timestamptz := p_now - interval '86400 seconds';
+  v_shares constant double precision[] := '{0.5, 0.95, 0.99}';
+begin
+  return (
+    with recursive models as (
+      (select p.model from public.photo_generation_photos as p order by p.model limit 1)
+      union all
+      select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
+      from models as m where m.model is not null
+    ), events as materialized (
+      select q.status as kind, q."completedAt" as at, coalesce(q."errorCode", 'unknown') as code,
+        extract(epoch from q."completedAt" - q."createdAt")::double precision as took
+      from public.photo_generation_queue as q where q."completedAt" > v_since
+      union all
+      select 'made', p."createdAt", null, p."generationMs"
+      from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_since
+      union all
+      select 'refused', f."createdAt", f.code, null from generation.failed_images as f where f."createdAt" > v_since
+    ), spans as (
+      select s.i, s.name, s.seconds, p_now - make_interval(secs => s.seconds) as since
+      from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as s (i, name, seconds)
+    ), codes as (
+      select c.i, jsonb_object_agg(c.code, c.n) filter (where c.kind = 'failed') as failed,
+        jsonb_object_agg(c.code, c.n) filter (where c.kind = 'refused') as refused
+      from (
+        select s.i, e.kind, e.code, count(*) as n from spans as s join events as e on e.at > s.since
+        where e.kind in ('failed', 'refused') group by s.i, e.kind, e.code
+      ) as c group by c.i
+    ), windows as (
+      select s.i, s.name, s.seconds, count(*) filter (where e.kind = 'completed') as completed,
+        count(*) filter (where e.kind = 'failed') as failed, count(*) filter (where e.kind = 'cancelled') as cancelled,
+        count(*) filter (where e.kind = 'made') as made, count(*) filter (where e.kind = 'refused') as refused,
+        percentile_cont(v_shares) within group (order by e.took) filter (where e.kind = 'completed') as job_seconds,
+        percentile_cont(v_shares) within group (order by e.took) filter (where e.kind = 'made') as image_ms
+      from spans as s left join events as e on e.at > s.since
+      group by s.i, s.name, s.seconds
+    ), steps as (
+      select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
+      from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
+    ), binned as materialized (
+      select k.name, date_bin(k.step, e.at, 'epoch') as at, count(*) filter (where e.kind = 'completed') as completed,
+        count(*) filter (where e.kind = 'failed') as failed, count(*) filter (where e.kind = 'made') as made,
+        count(*) filter (where e.kind = 'refused') as refused
+      from steps as k join events as e on e.at >= k.first
+      group by 1, 2
+    )
+    select jsonb_build_object('windows', (
+        select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
+          'jobs', jsonb_build_object('completed', w.completed, 'failed', w.failed, 'cancelled', w.cancelled),
+          'images', jsonb_build_object('completed', w.made, 'refused', w.refused),
+          'jobSeconds', generation.percentiles(w.job_seconds), 'imageMs', generation.percentiles(w.image_ms),
+          'failuresByCode', coalesce(c.failed, '{}'), 'refusalsByCode', coalesce(c.refused, '{}')) order by w.i)
+        from windows as w left join codes as c on c.i = w.i),
+      'series', (
+        select jsonb_object_agg(t.name, t.points) from (
+          select k.name, jsonb_agg(jsonb_build_object('at', b.at, 'jobsCompleted', coalesce(n.completed, 0),
+            'jobsFailed', coalesce(n.failed, 0), 'imagesCompleted', coalesce(n.made, 0),
+            'imagesRefused', coalesce(n.refused, 0)) order by b.at) as points
+          from steps as k
+          cross join lateral generate_series(k.first, k.last, k.step) as b (at)
+          left join binned as n on n.name = k.name and n.at = b.at
+          group by k.name
+        ) as t)));
+end
+$$;
+
+-- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason}}. Only
+-- runs that claimed something are kept; one died that has passed its deadline without an end.
+create or replace function generation.run_stats(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'active', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > p_now),
+    'lastHour', (select count(*) from generation.runs as r where r."startedAt" > p_now - interval '1 hour'),
+    'diedLastHour', (select count(*) from generation.runs as r
+      where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
+    'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
+    'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
+        'stopReason', r.summary ->> 'stopReason')
+      from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
+$$;
+
+-- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
+-- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
+-- failuresByCode}, gate: as generation_gate gives it, lastRun, and what depth_stats and flow_stats give, runs: as run_stats}.
+-- Safe to repeat: reads only.
+create or replace function public.generation_queue_stats() returns jsonb
+language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
+as $$
+declare
+  v_now constant timestamptz := generation.clock();
+  v_flow constant jsonb := generation.flow_stats(v_now);
+  v_day constant jsonb := v_flow #> '{windows, 2}';
+begin
+  return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
+    'at', v_now,
+    'schemaVersion', (public.generation_schema_version() ->> 'version')::integer,
+    'ready', (select count(*) from public.photo_generation_queue as q
+      where q.status = 'pending' and q."retryAt" is null),
+    'waiting', (select count(*) from public.photo_generation_queue as q
+      where q.status = 'pending' and q."retryAt" is not null),
+    'rateLimited', (select count(*) from public.photo_generation_queue as q
+      where q.status = 'rate_limited' and q."retryAt" is not null),
+    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
+    'stale', (select count(*) from public.photo_generation_queue as q
+      where q.status = 'processing' and q."leaseExpiresAt" <= v_now),
+    'oldestReadySeconds', (select round(extract(epoch from v_now - min(q."createdAt"))::numeric, 1)
+      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
+    'nextAttemptInSeconds', generation.next_attempt_seconds(),
+    'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
+    'gate', public.generation_gate(),
+    'runs', generation.run_stats(v_now),
+    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
+        'stopReason', r.summary ->> 'stopReason')
+      from generation.runs as r order by r."startedAt" desc limit 1));
 end
 $$;
 

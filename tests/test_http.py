@@ -54,6 +54,10 @@ class Bench:
 
     sweep = peek
 
+    async def stats(self) -> Mapping[str, Any]:
+        """As `run`, for the numbers."""
+        return await self.peek(None)
+
     async def overview(self) -> Mapping[str, Any]:
         """As `run`, for the dashboard."""
         if self.failure:

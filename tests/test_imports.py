@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "database_time", "errors", "finish", "health", "job", "mask", "model", "outcome", "prompt",
-    "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary", "trace",
+    "address", "budget", "database_time", "errors", "finish", "health", "job", "mask", "model", "outcome",
+    "prompt", "quota", "rejection", "request", "retry", "rpc_status", "settings", "slots", "summary", "trace",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -28,6 +28,8 @@ VENDORS = {
     "PIL": {"image"},
     "pythonjsonlogger": {"log_json"},
     "colorlog": {"log_line"},
+    "prometheus_client": {"metrics"},
+    "rich": {"terminal"},
     "dotenv": {"cli", "commands", "__main__"},
 }
 """Each vendor is known to these modules and to no others."""
@@ -37,10 +39,22 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 
 LAYERS = [
     {"errors", "job", "mask", "model", "rpc_status", "log", "log_json", "log_line", "trace"},
-    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "health", "request", "prompt", "signals"},
+    {
+        "settings",
+        "outcome",
+        "retry",
+        "address",
+        "image",
+        "quota",
+        "finish",
+        "health",
+        "request",
+        "prompt",
+        "signals",
+    },
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},
-    {"queue", "storage", "photos", "gemini", "answer"},
+    {"queue", "storage", "photos", "gemini", "answer", "metrics"},
     {"dashboard", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},
@@ -107,10 +121,11 @@ def test_the_wall_clock_and_global_chance_stay_out() -> None:
 
 
 def test_opening_the_application_loads_no_gemini_sdk() -> None:
-    """What an idle run needs is loaded without google.genai, Pillow or google.auth."""
+    """What an idle run needs is loaded without google.genai, Pillow, google.auth and what shows numbers."""
     code = (
-        "import sys, worker.app, worker.settings;"
-        "print([m for m in ('google.genai', 'PIL', 'google.auth', 'requests') if m in sys.modules])"
+        "import sys, worker.app, worker.cli, worker.http, worker.settings;"
+        "print([m for m in ('google.genai', 'PIL', 'google.auth', 'requests', 'prometheus_client', 'rich')"
+        " if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

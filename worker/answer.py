@@ -35,6 +35,11 @@ def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | No
     )
 
 
+def text_answer(text: bytes, media_type: str) -> Response:
+    """An answer that is not JSON, with the same headers."""
+    return Response(text, headers={**SECURITY_HEADERS, "Content-Type": media_type})
+
+
 def error_answer(refused: RequestRefused, extra: Mapping[str, Any]) -> Response:
     """`{"error": {"code", "message", "hint"?}}`, with a function's own fields before it."""
     error = {"code": refused.code, "message": _shortened(refused.message)}

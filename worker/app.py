@@ -65,10 +65,14 @@ class Worker:
         params = {"p_max_jobs": max_jobs or PEEK_JOBS}
         return await self.queue.operate("peek_generation_jobs", params, SHUTDOWN_SECONDS)
 
+    async def stats(self) -> Mapping[str, Any]:
+        """The queue in numbers: the answer of `generation_queue_stats`."""
+        return await self.queue.operate("generation_queue_stats", {}, SHUTDOWN_SECONDS)
+
     async def overview(self) -> Mapping[str, Any]:
         """What the dashboard shows: numbers, the latest of everything, the verdict; photos with addresses."""
         stats, latest = await asyncio.gather(
-            self.queue.operate("generation_queue_stats", {}),
+            self.stats(),
             self.queue.operate("generation_overview", {"p_limit": OVERVIEW_ROWS}),
         )
         paths = [photo["storagePath"] for photo in latest["photos"]]

@@ -5,14 +5,15 @@ Refuses everything it does not know (path, method, caller, field) before it touc
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from worker.answer import answer, guarded, read_body
+from worker.answer import answer, guarded, read_body, text_answer
 from worker.auth import Guard
 from worker.dashboard import dashboard
 from worker.errors import QueueRefused
@@ -31,6 +32,10 @@ class Worker(Protocol):
 
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
         """The jobs that a run would claim now; changes nothing."""
+        ...
+
+    async def stats(self) -> Mapping[str, Any]:
+        """The queue in numbers."""
         ...
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
@@ -83,34 +88,48 @@ class QueueFunction:
         return await route.handler(self, request)
 
 
+@contextmanager
+def _our_own_call() -> Iterator[None]:
+    """What is refused here was not the caller's doing: a 4xx would tell a scheduler that it is to blame."""
+    try:
+        yield
+    except QueueRefused as exc:
+        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+
+
 async def _run(function: QueueFunction, request: Request) -> Response:
     body = await read_body(request, MAX_BODY_BYTES)
     content_type = request.headers.get("content-type", "")
     ordered = parse_run(body, content_type, function.max_budget_seconds)
-    try:
+    with _our_own_call():
         if ordered.dry_run:
             return answer(200, await function.worker.peek(ordered.max_jobs))
         summary = await function.worker.run(ordered)
-    except QueueRefused as exc:
-        # Our own call was refused, not the caller's: a 4xx would tell a scheduler that it is to blame.
-        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
     return answer(500 if summary.get("stopReason") == "misconfigured" else 200, summary)
 
 
 async def _sweep(function: QueueFunction, request: Request) -> Response:
     body = await read_body(request, MAX_BODY_BYTES)
     max_jobs = parse_sweep(body, request.headers.get("content-type", ""))
-    try:
+    with _our_own_call():
         return answer(200, await function.worker.sweep(max_jobs))
-    except QueueRefused as exc:
-        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+
+
+async def _status(function: QueueFunction, _request: Request) -> Response:
+    with _our_own_call():
+        return answer(200, await function.worker.stats())
+
+
+async def _metrics(function: QueueFunction, _request: Request) -> Response:
+    from worker import metrics  # loaded by who is asked for it only, so that a run does not wait for it
+
+    with _our_own_call():
+        return text_answer(metrics.metrics_text(await function.worker.stats()), metrics.CONTENT_TYPE)
 
 
 async def _overview(function: QueueFunction, _request: Request) -> Response:
-    try:
+    with _our_own_call():
         return answer(200, await function.worker.overview())
-    except QueueRefused as exc:
-        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
 
 
 async def _act(function: QueueFunction, request: Request) -> Response:
@@ -136,6 +155,8 @@ async def _health(_function: QueueFunction, _request: Request) -> Response:
 ROUTES: Mapping[str, Route] = {
     "/": Route(_run, ("POST",)),
     "/sweep": Route(_sweep, ("POST",)),
+    "/status": Route(_status, ("GET",)),
+    "/metrics": Route(_metrics, ("GET",)),
     "/overview": Route(_overview, ("GET",)),
     "/actions": Route(_act, ("POST",)),
     "/dashboard": Route(_dashboard, ("GET", "HEAD"), guarded=False),

@@ -1,0 +1,145 @@
+"""The answer of `generation_queue_stats` as Prometheus text. Pure; the library escapes and formats.
+
+All are gauges: they come from the database at the moment of asking, whichever worker is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
+Sample = tuple[tuple[str, ...], float | bool | None]
+
+
+def metrics_text(stats: Mapping[str, Any]) -> bytes:
+    """The numbers in the text format; what is null has no sample, so that nothing reads as zero."""
+    registry = CollectorRegistry()
+    registry.register(_Numbers(stats))
+    return generate_latest(registry)
+
+
+class _Numbers(Collector):
+    def __init__(self, stats: Mapping[str, Any]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Every metric of the queue."""
+        for part in (_queue, _windows, _gates, _limits, _runs):
+            yield from part(self._stats)
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing beforehand: the registry is made for one answer."""
+        return ()
+
+
+def _metric(name: str, told: str, labels: tuple[str, ...], samples: Iterable[Sample]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"generation_{name}", told, labels=labels)
+    for values, value in samples:
+        if value is not None:
+            family.add_metric(values, float(value))
+    return family
+
+
+def _one(name: str, told: str, value: float | bool | None) -> GaugeMetricFamily:
+    return _metric(name, told, (), [((), value)])
+
+
+def _queue(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    due, ages = stats["due"], stats["ages"]
+    names = {
+        "ready": "ready",
+        "waiting": "waiting",
+        "rate_limited": "rateLimited",
+        "processing": "processing",
+    }
+    yield _metric("queue_jobs", "Jobs that have not ended.", ("status",),
+        [((label,), stats[name]) for label, name in names.items()])  # fmt: skip
+    bounds = ["+Inf" if bound is None else str(bound) for bound in ages["upToSeconds"]]
+    statuses = {"pending": "pending", "rate_limited": "rateLimited", "processing": "processing"}
+    yield _metric("queue_age_jobs", "Jobs that have not ended, by time since the order; none counts twice.",
+        ("status", "up_to_seconds"),
+        [((label, bound), count) for label, name in statuses.items()
+            for bound, count in zip(bounds, ages[name], strict=True)])  # fmt: skip
+    yield _one("queue_stale_jobs", "Jobs whose worker died.", stats["stale"])
+    yield _one("queue_due_jobs", "Jobs that a claim may hand out now.", due["jobs"])
+    yield _one("queue_due_images", "Images that those jobs still lack.", due["images"])
+    yield _one("queue_oldest_due_seconds", "Time since the oldest of them was ordered; 0 for none.",
+        due["oldestSeconds"] or 0)  # fmt: skip
+    yield _one("queue_next_attempt_seconds", "Time until something can be claimed; absent for never.",
+        stats["nextAttemptInSeconds"])  # fmt: skip
+
+
+def _windows(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    windows = {window["name"]: window for window in stats["windows"]}
+
+    def each(field: str) -> list[Sample]:
+        return [((name, key), n) for name, window in windows.items() for key, n in window[field].items()]
+
+    def quantiles(field: str, per_second: float) -> list[Sample]:
+        return [
+            ((name, quantile), None if window[field][key] is None else window[field][key] / per_second)
+            for name, window in windows.items()
+            for key, quantile in QUANTILES.items()
+        ]
+
+    yield _metric("window_jobs", "Jobs that ended within the window.", ("window", "status"), each("jobs"))
+    yield _metric(
+        "window_images", "Images made or given up within the window.", ("window", "result"), each("images")
+    )
+    yield _metric("window_failures", "Failed jobs by reason.", ("window", "code"), each("failuresByCode"))
+    yield _metric("window_refusals", "Images given up by reason.", ("window", "code"), each("refusalsByCode"))
+    labels = ("window", "quantile")
+    yield _metric(
+        "job_duration_seconds", "From order to end, of completed jobs.", labels, quantiles("jobSeconds", 1)
+    )
+    yield _metric(
+        "image_duration_seconds", "Calls to Gemini that made an image.", labels, quantiles("imageMs", 1000)
+    )
+
+
+def _gates(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    gates = {gate["model"]: gate for gate in stats["gate"]["gates"]}
+    for name, field, told in (
+        ("gate_rate", "rate", "Starts per window in force."),
+        ("gate_window_seconds", "windowSeconds", "The window of that rate."),
+        ("gate_allowed_rate", "allowed", "Starts per window that the operator allows."),
+        ("gate_learned_rate", "learnedRate", "Starts per window that 429s taught; absent if none did."),
+        ("gate_blocked_seconds", "blockedForSeconds", "Time until the block ends."),
+        ("gate_probing", "probing", "1 while a start beyond a stated rate is being tried."),
+        ("gate_images_today", "startedToday", "Starts of today in California."),
+        ("gate_dollars_today", "dollarsToday", "What those cost."),
+    ):
+        yield _metric(name, told, ("model",), [((model,), gate[field]) for model, gate in gates.items()])
+    yield _metric("gate_closed", "1 for the reason why nothing may start; absent if something may.",
+        ("model", "reason"),
+        [((model, gate["closedBy"]), 1) for model, gate in gates.items() if gate["closedBy"]])  # fmt: skip
+
+
+def _limits(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    gate = stats["gate"]
+    yield _one("paused", "1 while nothing is started by an operator's word.", gate["pausedAt"] is not None)
+    yield _one("images_today", "Starts of today, of all models.", gate["startedToday"])
+    yield _one("dollars_today", "What those cost.", gate["spentToday"])
+    yield _one("images_per_day", "Daily cap; absent for none.", gate["imagesPerDay"])
+    yield _one("dollars_per_day", "Daily cap; absent for none.", gate["dollarsPerDay"])
+
+
+def _runs(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
+    runs, last = stats["runs"], stats["runs"]["lastFinished"]
+    yield _one("runs_active", "Runs under way.", runs["active"])
+    yield _one("runs_max", "Runs at once that are allowed.", stats["gate"]["maxRuns"])
+    yield _one("runs_last_hour", "Runs that began within the last hour.", runs["lastHour"])
+    yield _one("runs_died_last_hour", "Runs whose deadline passed within the last hour without an end.",
+        runs["diedLastHour"])  # fmt: skip
+    yield _one("last_run_seconds", "Time since a run that claimed something began.", runs["secondsSinceLast"])
+    reason = last and last["stopReason"]
+    yield _metric("last_run_stopped", "1 for the reason why the last finished run ended.", ("reason",),
+        [((reason,), 1)] if reason else [])  # fmt: skip
+    yield _one("schema_version", "The version of the database's schema.", stats["schemaVersion"])
