@@ -2212,8 +2212,10 @@ as $$
   from (select * from generation.runs order by "startedAt" desc limit p_limit) as r
 $$;
 
--- The latest p_limit batches, jobs that want a look, runs and photos: {at, batches: [the rows], troubles, runs, photos: [{id, jobId,
--- batchId, imageIndex, storagePath, width, height, model, generationMs, createdAt}]}. Reads heads of indexes only.
+-- The latest p_limit batches, jobs that want a look, runs and photos: {at, batches: [{id, status, jobsTotal, jobsDone,
+-- jobsFailed, imagesTotal, imagesDone, imagesFailed, createdAt, completedAt}], troubles, runs, photos: [{id, jobId, batchId,
+-- imageIndex, storagePath, width, height, model, generationMs, createdAt}]}. Nothing tells whose they are, but the photos'
+-- paths. Reads heads of indexes only.
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.generation_overview(p_limit integer default 20) returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -2225,7 +2227,10 @@ begin
   return jsonb_build_object(
     'at', generation.clock(),
     'batches', (
-      select coalesce(jsonb_agg(to_jsonb(b) order by b."createdAt" desc, b.id), '[]')
+      select coalesce(jsonb_agg(jsonb_build_object('id', b.id, 'status', b.status, 'jobsTotal', b."jobsTotal",
+        'jobsDone', b."jobsDone", 'jobsFailed', b."jobsFailed", 'imagesTotal', b."imagesTotal", 'imagesDone', b."imagesDone",
+        'imagesFailed', b."imagesFailed", 'createdAt', b."createdAt", 'completedAt', b."completedAt")
+        order by b."createdAt" desc, b.id), '[]')
       from (select * from public.photo_generation_batches order by "createdAt" desc limit p_limit) as b),
     'troubles', generation.jobs_in_trouble(p_limit),
     'runs', generation.latest_runs(p_limit),

@@ -147,4 +147,5 @@ def test_every_call_is_in_the_matrix() -> None:
     assert asked == (disturbed & FUNCTIONS) | {"enqueue_generation_batch"}
     for module, calls in (("storage", CALLS), ("folders", SWEEPING)):
         done = set(re.findall(r"_bucket\(\)\.(\w+)", (WORKER / f"{module}.py").read_text()))
+        done -= {"create_signed_url"}  # no run calls it; tests/test_gallery.py disturbs it
         assert done and done <= calls.keys(), module

@@ -55,7 +55,7 @@ LAYERS = [
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},
     {"queue", "storage", "photos", "gemini", "answer", "metrics"},
-    {"dashboard", "keeper", "auth", "enqueue", "folders", "sweep"},
+    {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},
     {"tools"},

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from worker import log
 from worker.folders import Folders
+from worker.gallery import Gallery
 from worker.gemini import Gemini
 from worker.health import health
 from worker.photos import PhotoCache, PhotoFetcher
@@ -28,10 +29,6 @@ from worker.tools import Tools
 
 PEEK_JOBS = 10
 OVERVIEW_ROWS = 24
-OVERVIEW_SECONDS = 10.0
-PHOTO_URL_SECONDS = 300
-"""How long a photo's address on the dashboard can be used; the page asks for new ones long before."""
-
 ERASE_SECONDS = 120.0
 
 
@@ -46,6 +43,7 @@ class Worker:
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
+        self._gallery = Gallery(self.store, time.monotonic)
         self._runs: set[Run] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
@@ -75,8 +73,7 @@ class Worker:
             self.stats(),
             self.queue.operate("generation_overview", {"p_limit": OVERVIEW_ROWS}),
         )
-        paths = [photo["storagePath"] for photo in latest["photos"]]
-        urls = await self.store.signed_urls(paths, PHOTO_URL_SECONDS, OVERVIEW_SECONDS)
+        urls = await self._gallery.urls([photo["storagePath"] for photo in latest["photos"]])
         photos = [{**photo, "url": urls.get(photo["storagePath"])} for photo in latest["photos"]]
         return {
             "health": health(stats, latest).as_json(),

@@ -64,12 +64,17 @@ class Guard:
     verifier: TokenVerifier | None
     hosted: bool
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is a credential that callers could show."""
+        return bool(self.secret) or self.verifier is not None
+
     async def admit(self, headers: Mapping[str, str], client_host: str | None) -> None:
         """Return if the caller may go on; else RequestRefused: 401, 403, or 503 if it cannot be judged.
 
         `headers` looks names up in any case; `client_host` is the address of the connection.
         """
-        if not self.secret and self.verifier is None:
+        if not self.is_configured:
             if self.hosted or not is_local_developer(headers, client_host):
                 raise _unconfigured()
             return

@@ -144,7 +144,7 @@ async def _act(function: QueueFunction, request: Request) -> Response:
 async def _dashboard(function: QueueFunction, _request: Request) -> Response:
     # Open to everybody, because a browser sends no header of ours when it opens an address; the page holds no
     # data, and asks for the secret before it asks for any.
-    return dashboard(function.photo_origin)
+    return dashboard(function.photo_origin, function.guard.is_configured)
 
 
 async def _health(_function: QueueFunction, _request: Request) -> Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,17 +83,12 @@ class PhotoStore:
         except _Duplicate:
             return
 
-    async def signed_urls(self, paths: Sequence[str], seconds: int, within: Within) -> dict[str, str]:
-        """Addresses at which anybody may read these objects for so long; none for one that is not there."""
-        if not paths:
-            return {}
+    async def signed_url(self, path: str, seconds: int, within: Within) -> str:
+        """An address at which anybody may read an object for so long."""
 
-        async def attempt() -> dict[str, str]:
+        async def attempt() -> str:
             with translated("sign"):
-                signed = await self._bucket().create_signed_urls(list(paths), seconds)
-            return {
-                entry["path"]: entry["signedURL"] for entry in signed if entry["path"] and not entry["error"]
-            }
+                return str((await self._bucket().create_signed_url(path, seconds))["signedURL"])
 
         return await in_tries(attempt, "Storage: sign", within, TRIES)
 

@@ -107,6 +107,9 @@ find("yes").addEventListener("click", () => find("confirm").close("yes"));
 find("no").addEventListener("click", () => find("confirm").close("no"));
 find("close").addEventListener("click", () => find("photo").close());
 
+// Where no credential is configured, on a developer's own machine, there is none to ask for.
+if (document.documentElement.dataset.secret === "asked" && !sessionStorage.getItem(SECRET)) showSignIn("");
+
 (async () => {
   for (;;) {
     if (!document.hidden && find("sign-in").hidden) await refresh();

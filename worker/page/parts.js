@@ -42,7 +42,7 @@ function chart(title, points, good, bad, unit) {
     });
   });
   const [made, missed] = [good, bad].map((name) => points.reduce((sum, point) => sum + point[name], 0));
-  const label = `${title}: ${made} ${unit}, ${missed} not; at most ${most} at a time`;
+  const label = made + missed ? `${title}: ${made} ${unit}, ${missed} not; at most ${most} at a time` : `${title}: none`;
   const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
     make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
   return make("figure", {}, picture, make("figcaption", {}, label));
@@ -94,18 +94,25 @@ function showGate({ gate }) {
   find("resume").hidden = !gate.pausedAt;
 }
 
+// A list without anything in it gives way to a sentence, the table around it too.
+function empty(name, nothing) {
+  find(`no-${name}`).hidden = !nothing;
+  (find(name).closest(".scroll") ?? find(name)).hidden = nothing;
+}
+
 function showTroubles({ troubles, at }) {
   const why = { failed: "failed", stale: "its worker died", struggling: "waits for another try" };
   rows(find("troubles"), troubles, (job) => `${job.id} ${job.why}`, (job) => [
     job.id, `${why[job.why]}${job.code ? `: ${words(job.code)}` : ""}`, job.message ?? (job.crashes ? `${counted(job.crashes, "crash")} of its worker` : "–"),
     `${job.attempts} of ${job.maxAttempts}`, ago(job.at, at), make("code", {}, job.batchId.slice(0, 8)),
   ], ["number", "", "", "number"]);
-  find("no-troubles").hidden = troubles.length > 0;
+  empty("troubles", !troubles.length);
   find("retry-failed").disabled = !troubles.some((job) => job.why === "failed");
   find("release-stale").disabled = !troubles.some((job) => job.why === "stale");
 }
 
-function showBatches({ batches, at }) {
+function showBatches({ batches: all, at }) {
+  const batches = all.slice(0, 12);
   const create = (batch) => {
     const cancel = make("button", { type: "button", "aria-label": `Cancel batch ${batch.id}`, click: () => act(batch.id, "cancel") }, "Cancel");
     return make("li", {}, make("div", {}, make("code", {}, batch.id), make("div", { class: "quiet" })),
@@ -121,7 +128,7 @@ function showBatches({ batches, at }) {
     write(told, `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${failed}; ${batch.jobsDone + batch.jobsFailed} of ${counted(batch.jobsTotal, "job")} ended`);
     item.querySelector("button").hidden = batch.status !== "generating";
   });
-  find("no-batches").hidden = batches.length > 0;
+  empty("batches", !batches.length);
 }
 
 function showPhotos({ photos, at }) {
@@ -130,7 +137,7 @@ function showPhotos({ photos, at }) {
     const picture = make("img", { alt: name, loading: "lazy", width: photo.width, height: photo.height });
     picture.addEventListener("error", () => picture.removeAttribute("src"));
     const open = () => enlarge(picture, `${name}, ${photo.width} × ${photo.height}, ${photo.model}, ${seconds(photo.generationMs === null ? null : photo.generationMs / 1000)}`);
-    return make("li", {}, make("button", { type: "button", "aria-label": `${name}, enlarge`, click: open }, picture, make("span")));
+    return make("li", {}, make("button", { type: "button", click: open }, picture, make("span")));
   };
   keyed(find("photos"), photos, (photo) => photo.id, create, (item, photo) => {
     const picture = item.querySelector("img");
@@ -139,7 +146,7 @@ function showPhotos({ photos, at }) {
     if (photo.url && !picture.getAttribute("src")) picture.src = photo.url;
     write(item.querySelector("span"), ago(photo.createdAt, at));
   });
-  find("no-photos").hidden = photos.length > 0;
+  empty("photos", !photos.length);
 }
 
 function enlarge(picture, told) {
@@ -151,11 +158,12 @@ function enlarge(picture, told) {
   dialog.showModal();
 }
 
-function showRuns({ runs, at }) {
+function showRuns({ runs: all, at }) {
+  const runs = all.slice(0, 12);
   rows(find("runs"), runs, (run) => run.id, (run) => [
     ago(run.startedAt, at), run.state === "finished" ? `${words(run.stopReason)}${run.problem ? `: ${run.problem}` : ""}` : run.state,
     run.claimed ?? "–", run.completed ?? "–", run.failed ?? "–", run.state === "finished" ? (run.retried ?? 0) + (run.rateLimited ?? 0) : "–",
     run.images ?? "–", seconds(run.durationSeconds), run.workerId,
   ], ["", "", "number", "number", "number", "number", "number", "number", "id"]);
-  find("no-runs").hidden = runs.length > 0;
+  empty("runs", !runs.length);
 }

@@ -1,0 +1,35 @@
+// @supabase/lite 0.10.0 answers a request for a signed address with `signedUrl` and the path from /storage/v1 on, where
+// Supabase's Storage says `signedURL` and the path from /object on, which its clients insist on. Loaded before it.
+import http from "node:http";
+
+const SIGN = /^\/storage\/v1\/object\/sign\//;
+const emit = http.Server.prototype.emit;
+
+http.Server.prototype.emit = function (event, request, response) {
+  if (event === "request" && request.method === "POST" && SIGN.test(request.url)) mend(response);
+  return emit.apply(this, arguments);
+};
+
+function mend(response) {
+  const { writeHead, end } = response;
+  const chunks = [];
+  let status, headers;
+  response.writeHead = (code, ...rest) => {
+    [status, headers] = [code, rest.at(-1)];
+    return response;
+  };
+  response.write = (chunk) => chunks.push(Buffer.from(chunk)) > 0;
+  response.end = (chunk) => {
+    if (chunk && typeof chunk !== "function") chunks.push(Buffer.from(chunk));
+    const body = Buffer.from(renamed(Buffer.concat(chunks).toString()));
+    const kept = Object.entries(headers ?? {}).filter(([name]) => !/^(content-length|transfer-encoding)$/i.test(name));
+    writeHead.call(response, status ?? response.statusCode, { ...Object.fromEntries(kept), "content-length": body.length });
+    return end.call(response, body);
+  };
+}
+
+function renamed(text) {
+  const answer = JSON.parse(text);
+  if (typeof answer.signedUrl !== "string") return text;
+  return JSON.stringify({ signedURL: answer.signedUrl.replace(/^\/storage\/v1/, "") });
+}

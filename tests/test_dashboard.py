@@ -1,0 +1,246 @@
+"""The dashboard in a real browser, on a real queue: it shows what is there, and acts when told to, twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import psycopg
+import pytest
+from playwright.sync_api import Page, expect
+from psycopg.rows import DictRow
+
+from local.demo.function import Function
+from local.simulator.gemini import Simulator
+from local.stack.stack import Stack
+from tests.browser import Window
+from tests.queue_sql import Queue
+from tests.runs import MODEL, SOURCES, fresh_order, picture
+from tests.served import SECRET
+
+pytest_plugins = ("tests.browser", "tests.served")
+pytestmark = pytest.mark.system
+
+
+class Shop:
+    """A customer with a source photo, and the queue as an operator has it."""
+
+    def __init__(self, stack: Stack, function: Function, db: psycopg.Connection[DictRow]) -> None:
+        self.stack, self.function, self.queue = stack, function, Queue(db)
+        self.user_id, self.token = stack.sign_up()
+        self.photo = f"{SOURCES}/{self.user_id}/me.png"
+        keys = {"apikey": stack.secret_key, "Authorization": f"Bearer {stack.secret_key}"}
+        self.http = httpx.Client(base_url=stack.url, headers=keys, timeout=60, trust_env=False)
+        self.http.post("/storage/v1/bucket", json={"id": SOURCES, "name": SOURCES})
+        stored = self.http.post(
+            f"/storage/v1/object/{self.photo}", content=picture(), headers={"Content-Type": "image/png"}
+        )
+        stored.raise_for_status()
+
+    def order(self, *names: str, images: int = 2) -> str:
+        """A batch of one job for each name."""
+        request = {"userId": self.user_id, **fresh_order(names, images, self.photo)}
+        return str(self.queue.call("enqueue_generation_batch", p_request=request)["batchId"])
+
+    def run(self) -> None:
+        """A run of the served worker."""
+        answer = httpx.post(
+            self.function.url, headers={"X-Worker-Secret": SECRET}, timeout=120, trust_env=False
+        )
+        answer.raise_for_status()
+
+    def statuses(self) -> list[str]:
+        """The jobs' statuses by id."""
+        rows = self.queue.connection.execute(
+            "select status from photo_generation_queue order by id"
+        ).fetchall()
+        return [row["status"] for row in rows]
+
+
+@pytest.fixture
+def shop(
+    stack: Stack, simulator: Simulator, served_queue: Function, db: psycopg.Connection[DictRow]
+) -> Iterator[Shop]:
+    """An empty queue, and a Gemini that sends small images at once."""
+    simulator.reset()
+    simulator.configure(latency=0.0, scale=0.25)
+    opened = Shop(stack, served_queue, db)
+    yield opened
+    opened.http.close()
+    simulator.reset()
+
+
+def enter(window: Window, shop: Shop) -> Page:
+    """The page, signed in."""
+    page = window.page
+    page.goto(f"{shop.function.url}/dashboard")
+    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_role("button", name="Show the queue").click()
+    expect(page.get_by_role("heading", name="Now")).to_be_visible()
+    return page
+
+
+def yes(page: Page, question: str, answer: str) -> None:
+    """Confirm what is asked; it is asked."""
+    dialog = page.get_by_role("dialog", name=question)
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name=answer, exact=True).click()
+
+
+def test_an_empty_queue(window: Window, shop: Shop) -> None:
+    """Before the first order all is well, every part says that there is nothing, and nobody is kept out."""
+    page = enter(window, shop)
+    expect(page.get_by_role("status").first).to_have_text(
+        "Good All is well: nothing is due, nothing is stuck."
+    )
+    for nothing in (
+        "Nothing has been ordered yet.",
+        "No photo has been made yet.",
+        "No run has claimed anything yet.",
+    ):
+        expect(page.get_by_text(nothing)).to_be_visible()
+    window.check_accessibility()
+    window.check(shop.function.url)
+
+
+def test_a_busy_queue(window: Window, shop: Shop) -> None:
+    """What is ordered, made and waiting is there, photos too, and what is new comes without a reload."""
+    shop.order("a", "b")
+    shop.run()
+    page = enter(window, shop)
+    photos = page.locator("#photos img")
+    expect(photos).to_have_count(4)
+    page.locator("#photos").scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('#photos img')].every(photo => photo.naturalWidth > 0)"
+    )
+    expect(page.locator("#charts svg")).to_have_count(4)
+    expect(page.locator("#charts rect.made").first).to_be_attached()
+    expect(page.locator("#batches li")).to_contain_text("4 of 4 images; 2 of 2 jobs ended")
+    expect(page.locator("#runs tr")).to_contain_text("queue empty")
+    window.check_accessibility()
+    shop.order("c", images=1)
+    expect(page.locator("#batches li")).to_have_count(2, timeout=20_000)
+    shop.run()
+    expect(photos).to_have_count(5, timeout=20_000)
+    photos.first.click()
+    expect(page.get_by_role("dialog", name="Photo")).to_be_visible()
+    page.wait_for_function("document.querySelector('#photo img').naturalWidth > 0")
+    page.keyboard.press("Escape")
+    window.check(shop.function.url, shop.stack.url)
+
+
+def test_a_troubled_queue(window: Window, shop: Shop) -> None:
+    """A failed job has its reason and is retried after a yes, not before; a stale lock is released."""
+    shop.photo = f"{SOURCES}/{shop.user_id}/gone.png"
+    shop.order("lost")
+    shop.run()
+    shop.order("stuck")
+    assert len(shop.queue.run("dead").claim()) == 1
+    shop.queue.connection.execute(
+        "update photo_generation_queue set \"lockedAt\" = now() - interval '6 minutes', "
+        "\"leaseExpiresAt\" = now() - interval '1 minute' where status = 'processing'"
+    )
+    page = enter(window, shop)
+    expect(page.locator("#troubles")).to_contain_text("the photo is not there")
+    expect(page.locator("#troubles")).to_contain_text("its worker died")
+    expect(page.get_by_role("status").first).to_contain_text("Attention")
+    window.check_accessibility()
+
+    page.get_by_role("button", name="Retry all failed").click()
+    window.check_accessibility()
+    page.get_by_role("button", name="Leave it").click()
+    assert shop.statuses() == ["failed", "processing"]
+    page.get_by_role("button", name="Retry all failed").click()
+    yes(page, "Retry all failed jobs?", "Retry them")
+    expect(page.locator("#said")).to_have_text("1 job taken up again.")
+    assert shop.statuses() == ["pending", "processing"]
+
+    page.get_by_role("button", name="Release stale locks").click()
+    yes(page, "Release stale locks?", "Release them")
+    expect(page.locator("#said")).to_have_text("1 job released.")
+    assert shop.statuses() == ["pending", "pending"]
+    expect(page.locator("#no-troubles")).to_be_visible()
+    window.check(shop.function.url)
+
+
+def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
+    """A batch is cancelled, all generation paused with a reason and resumed, by keyboard alone."""
+    batch = shop.order("a", "b")
+    page = enter(window, shop)
+    page.get_by_role("button", name=f"Cancel batch {batch}").press("Enter")
+    yes(page, "Cancel this batch?", "Cancel the batch")
+    expect(page.locator("#said")).to_have_text("2 jobs cancelled.")
+    assert shop.statuses() == ["cancelled", "cancelled"]
+
+    page.get_by_role("button", name="Pause").press("Enter")
+    page.get_by_label("Why").fill("the bill looks odd")
+    page.get_by_role("dialog").get_by_role("button", name="Pause").press("Enter")
+    expect(page.get_by_role("status").first).to_contain_text("Paused (the bill looks odd)")
+    assert shop.queue.call("generation_gate")["pauseReason"] == "the bill looks odd"
+    page.get_by_role("button", name="Resume").press("Enter")
+    yes(page, "Resume generation?", "Resume")
+    expect(page.get_by_role("status").first).to_contain_text("Good")
+    assert shop.queue.call("generation_gate")["pausedAt"] is None
+    window.check(shop.function.url)
+
+
+def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
+    """Who does not know the secret is told so, sees nothing, and tries again; it is in no address."""
+    page = window.page
+    page.goto(f"{shop.function.url}/dashboard")
+    window.check_accessibility()
+    page.get_by_label("Secret").fill("not-the-secret-0123456789")
+    page.get_by_label("Secret").press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("X-Worker-Secret does not match")
+    expect(page.locator("main")).to_be_hidden()
+    assert page.evaluate("sessionStorage.length") == 0
+    assert len(window.complaints) == 1 and "401" in window.complaints[0], "only the refusal itself"
+    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_label("Secret").press("Enter")
+    expect(page.get_by_role("heading", name="Now")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="Now")).to_be_visible()
+    assert page.url == f"{shop.function.url}/dashboard"
+    page.get_by_role("button", name="Forget the secret").click()
+    expect(page.locator("main")).to_be_hidden()
+    assert page.evaluate("sessionStorage.length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(window: Window, shop: Shop, scheme: str) -> None:
+    """390 pixels are enough: nothing makes the page scroll sideways, and it is readable in either scheme."""
+    shop.order("a")
+    shop.run()
+    window.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    window.page.set_viewport_size({"width": 390, "height": 844})
+    page = enter(window, shop)
+    expect(page.locator("#photos img")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    window.check_accessibility()
+    window.check(shop.function.url, shop.stack.url)
+
+
+def test_behind_a_path(window: Window, shop: Shop) -> None:
+    """Behind a proxy that serves it below a path of its own, everything is asked for below that path."""
+    page, base = window.page, shop.function.url
+
+    def forward(route: object) -> None:
+        request = route.request  # type: ignore[attr-defined]
+        path = request.url.removeprefix(f"{base}/queue/")
+        assert path != request.url, request.url
+        answer = httpx.request(
+            request.method,
+            f"{base}/{path}",
+            headers={"X-Worker-Secret": request.headers.get("x-worker-secret", "")},
+            timeout=30,
+            trust_env=False,
+        )
+        route.fulfill(status=answer.status_code, headers=dict(answer.headers), body=answer.content)  # type: ignore[attr-defined]
+
+    page.route("**/*", forward)
+    page.goto(f"{base}/queue/dashboard")
+    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_role("button", name="Show the queue").click()
+    expect(page.get_by_text(MODEL)).to_be_visible()
+    window.check(base)
