@@ -5,7 +5,7 @@ import signal
 import sys
 from types import FrameType
 
-from bench import crash, deadlines, gate
+from bench import crash, deadlines, gate, stats
 from local.demo.environment import forget_the_rest
 from local.stack.errors import StackError
 
@@ -14,7 +14,7 @@ def main() -> int:
     """Measures one part; the exit status is 130 after Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, part in (("gate", gate), ("crash", crash), ("deadlines", deadlines)):
+    for name, part in (("gate", gate), ("crash", crash), ("deadlines", deadlines), ("stats", stats)):
         part.add_arguments(parts.add_parser(name, help=part.PURPOSE, description=part.__doc__))
     options = parser.parse_args()
     forget_the_rest()

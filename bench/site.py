@@ -115,10 +115,9 @@ class Site:
             batches.append(str(self.call("enqueue_generation_batch", p_request=request)["batchId"]))
         return batches
 
-    @contextmanager
-    def workers(self, apart_seconds: float) -> Iterator[None]:
-        """WORKERS processes that do runs one after the other, started so far apart; all work within it."""
-        environment = {
+    def environment(self) -> dict[str, str]:
+        """The settings of a worker here."""
+        return {
             **kept(),
             "PYTHONPATH": str(ROOT),
             "SUPABASE_URL": self.stack.url,
@@ -126,6 +125,11 @@ class Site:
             **simulated_gemini(self.simulator.url),
             **self.scale.settings(),
         }
+
+    @contextmanager
+    def workers(self, apart_seconds: float) -> Iterator[None]:
+        """WORKERS processes that do runs one after the other, started so far apart; all work within it."""
+        environment = self.environment()
         command = [sys.executable, "-m", "worker", "--no-env-file", "run"]
         started: list[Process] = []
         try:

@@ -1,0 +1,107 @@
+"""How long the numbers take with a long history: the database's function, and each face as a caller sees it."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+
+import psycopg
+
+from bench.scale import Scale
+from bench.site import Site
+from local.demo.function import Function
+from local.stack.supabase import DIRECT
+
+PURPOSE = "the numbers with a million jobs and photos in the tables; about three minutes"
+SECRET = "a-secret-of-the-bench-0123456789"
+BATCHES = """
+    insert into photo_generation_batches (id, "userId", status, "jobsTotal", "jobsDone", "imagesTotal", "imagesDone", "completedAt")
+    select 'bench-' || i, 'user-' || i % 1000, 'completed', 10, 10, 10, 10, now() from generate_series(0, {jobs} / 10) as i"""
+FINISHED = """
+    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
+      "numImagesPerExample", status, "errorCode", "errorMessage", "createdAt", "completedAt", claims, attempts)
+    select 'bench-' || i / 10, 'user-' || i / 10 % 1000, 'https://photos.example.com/' || i, repeat('A portrait. ', 20), i, 1,
+      case when i % 50 = 0 then 'failed' else 'completed' end, case when i % 50 = 0 then 'photo_missing' end,
+      case when i % 50 = 0 then 'The photo is gone.' end, now() - make_interval(secs => {jobs} - i + 30 + i % 300),
+      now() - make_interval(secs => {jobs} - i), 1, 1
+    from generate_series(1, {jobs}) as i"""
+PHOTOS = """
+    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType", width, height,
+      bytes, model, "generationMs", "createdAt")
+    select i, 'bench-' || i / 10, 'user-' || i / 10 % 1000, 0, 'user/bench/' || i, 'image/png', 1024, 1024, 1000000,
+      case when i % 2 = 0 then 'gemini-2.5-flash-image' else 'gemini-3.1-flash-image' end, 3000 + i::bigint * 7919 % 9000,
+      now() - make_interval(secs => {jobs} - i)
+    from generate_series(1, {jobs}) as i"""
+UNFINISHED = """
+    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
+      "numImagesPerExample", status, "retryAt", "createdAt", claims, attempts)
+    select 'bench-' || i / 10, 'user-' || i / 10 % 1000, 'https://photos.example.com/' || i, repeat('A portrait. ', 20), i, 4,
+      case when i % 10 = 0 then 'rate_limited' else 'pending' end,
+      case when i % 10 = 0 then now() + make_interval(secs => i - 2000) end,
+      now() - make_interval(secs => i), i % 2, i % 2
+    from generate_series(1, {open}) as i"""
+FILL = (BATCHES, FINISHED, PHOTOS, UNFINISHED, "vacuum analyze")
+"""One photo a second, a job each, the last one now: 86 400 of both within a day, as at 60 images a minute.
+
+Rows have their place in the order, so that no trigger gives them one; nothing else is triggered.
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs that have ended, one photo each")
+    parser.add_argument("--open", type=int, default=5000, help="jobs that have not")
+    parser.add_argument("--times", type=int, default=40, help="how often each face is asked")
+    parser.set_defaults(measure=measure)
+
+
+def measure(options: Namespace) -> None:
+    """Fills the tables, asks every face, prints p50 and p95; the last line is JSON with each p95."""
+    with Site(Scale(60.0), ()) as site, psycopg.connect(site.stack.db_url, autocommit=True) as connection:
+        _say(site.hardware())
+        began = time.monotonic()
+        for statement in FILL:
+            connection.execute(statement.format(jobs=options.jobs, open=options.open).encode())
+        filled = time.monotonic() - began
+        _say(f"{options.jobs} jobs and photos, {options.open} jobs to do; filled in {filled:.0f} s\n")
+        stats = _timed("generation_queue_stats()", options.times,
+            lambda: connection.execute("select generation_queue_stats()").fetchall())  # fmt: skip
+        figures = {"stats_ms": stats} | _faces(site, options.times)
+    _say(json.dumps(figures))
+
+
+def _faces(site: Site, times: int) -> dict[str, float]:
+    environment = site.environment() | {"WORKER_SECRET": SECRET}
+    folder = site.stack.postgres.folder
+    with Function("process_generation_queue", folder, environment) as served:
+        return {
+            f"{name}_ms": _timed(f"GET /{name}", times, lambda url=f"{served.url}/{name}": _get(url))  # type: ignore[misc]
+            for name in ("status", "metrics")
+        }
+
+
+def _get(url: str) -> None:
+    request = urllib.request.Request(url, headers={"X-Worker-Secret": SECRET})
+    with DIRECT.open(request, timeout=60) as answer:
+        answer.read()
+
+
+def _timed(what: str, times: int, ask: Callable[[], object]) -> float:
+    """Asks once for nothing, then so often; prints the middle and the 95th percentile, and returns this."""
+    ask()
+    taken = []
+    for _ in range(times):
+        began = time.monotonic()
+        ask()
+        taken.append((time.monotonic() - began) * 1000)
+    taken.sort()
+    p50, p95 = taken[len(taken) // 2], taken[len(taken) * 95 // 100]
+    _say(f"{what:<28} p50 {p50:6.1f} ms   p95 {p95:6.1f} ms")
+    return round(p95, 1)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
