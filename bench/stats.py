@@ -23,15 +23,15 @@ BATCHES = """
 FINISHED = """
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
       "numImagesPerExample", status, "errorCode", "errorMessage", "createdAt", "completedAt", claims, attempts)
-    select 'bench-' || i / 10, 'user-' || i / 10 % 1000, 'https://photos.example.com/' || i, repeat('A portrait. ', 20), i, 1,
+    select 'bench-' || i / 10, 'user-' || i / 10 % 1000, 'https://photos.example.com/' || i, repeat('A portrait. ', 20), i, 4,
       case when i % 50 = 0 then 'failed' else 'completed' end, case when i % 50 = 0 then 'photo_missing' end,
-      case when i % 50 = 0 then 'The photo is gone.' end, now() - make_interval(secs => {jobs} - i + 30 + i % 300),
-      now() - make_interval(secs => {jobs} - i), 1, 1
+      case when i % 50 = 0 then 'The photo is gone.' end, now() - make_interval(secs => ({jobs} - i) * 4 + 30 + i % 300),
+      now() - make_interval(secs => ({jobs} - i) * 4), 1, 1
     from generate_series(1, {jobs}) as i"""
 PHOTOS = """
     insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType", width, height,
       bytes, model, "generationMs", "createdAt")
-    select i, 'bench-' || i / 10, 'user-' || i / 10 % 1000, 0, 'user/bench/' || i, 'image/png', 1024, 1024, 1000000,
+    select {jobs} - ({jobs} - i) / 4, 'bench-' || i / 10, 'user-' || i / 10 % 1000, i % 4, 'user/bench/' || i, 'image/png', 1024, 1024, 1000000,
       case when i % 2 = 0 then 'gemini-2.5-flash-image' else 'gemini-3.1-flash-image' end, 3000 + i::bigint * 7919 % 9000,
       now() - make_interval(secs => {jobs} - i)
     from generate_series(1, {jobs}) as i"""
@@ -44,7 +44,7 @@ UNFINISHED = """
       now() - make_interval(secs => i), i % 2, i % 2
     from generate_series(1, {open}) as i"""
 FILL = (BATCHES, FINISHED, PHOTOS, UNFINISHED, "vacuum analyze")
-"""One photo a second, a job each, the last one now: 86 400 of both within a day, as at 60 images a minute.
+"""One photo a second and a job every four, the last one now: a day of 86 400 and 21 600, at 60 images a minute.
 
 Rows have their place in the order, so that no trigger gives them one; nothing else is triggered.
 """
@@ -52,7 +52,7 @@ Rows have their place in the order, so that no trigger gives them one; nothing e
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs that have ended, one photo each")
+    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs that have ended, and photos")
     parser.add_argument("--open", type=int, default=5000, help="jobs that have not")
     parser.add_argument("--times", type=int, default=40, help="how often each face is asked")
     parser.set_defaults(measure=measure)

@@ -5,14 +5,6 @@
 -- photos and 21 600 jobs. Counters kept by settle and record would be read faster, but all workers would wait in
 -- turn for their rows. Plans are made for the time in question, and are never worth compiling.
 
--- What was reached of p_values by half, 95 and 99 % of them, interpolated; null of nothing.
-create or replace function generation.percentiles(p_values double precision[]) returns jsonb
-language sql immutable set search_path = ''
-as $$
-  select jsonb_build_object('p50', round(p_values[1]::numeric, 3), 'p95', round(p_values[2]::numeric, 3),
-    'p99', round(p_values[3]::numeric, 3))
-$$;
-
 -- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, ages: {upToSeconds, pending, rateLimited,
 -- processing}}. Due is what is ready or whose retryAt has come; ages are times since the order. `ages` has for each status
 -- one count per bound: not older than that, and older than the bound before; the last has none. An image is due while it is
@@ -60,13 +52,16 @@ $$;
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
 -- jobsFailed, imagesCompleted, imagesRefused}]}}. The windows end now. The series have 60 minutes and 24 hours, oldest
 -- first, cut at the full ones in UTC, so that the last is under way. jobSeconds is from the order to the end of completed
--- jobs, imageMs what the calls to Gemini took that made an image.
+-- jobs, to a tenth, imageMs what the calls to Gemini took that made an image; percentiles are by nearest rank. Each table is
+-- read once, straight into counts by minute and by time taken.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB'
 as $$
 declare
-  v_since constant timestamptz := p_now - interval '86400 seconds';
-  v_shares constant double precision[] := '{0.5, 0.95, 0.99}';
+  v_5m constant timestamptz := p_now - interval '300 seconds';
+  v_1h constant timestamptz := p_now - interval '3600 seconds';
+  v_24h constant timestamptz := p_now - interval '86400 seconds';
+  v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
 begin
   return (
     with recursive models as (
@@ -74,50 +69,67 @@ begin
       union all
       select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
       from models as m where m.model is not null
-    ), events as materialized (
-      select q.status as kind, q."completedAt" as at, coalesce(q."errorCode", 'unknown') as code,
-        extract(epoch from q."completedAt" - q."createdAt")::double precision as took
-      from public.photo_generation_queue as q where q."completedAt" > v_since
+    ), jobs as (
+      select q.status as kind, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code,
+        date_bin('1 minute', q."completedAt", 'epoch') as at, count(*) as n, grouping(q.status) as timed,
+        case when q."completedAt" > v_5m then 1 when q."completedAt" > v_1h then 2 else 3 end as age,
+        case when q.status = 'completed' then round(date_part('epoch', q."completedAt" - q."createdAt") * 10) / 10 end as took
+      from public.photo_generation_queue as q where q."completedAt" > v_24h
+      group by grouping sets ((6, 1, 2, 3, q.status), (6, 7))
+    ), images as (
+      select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping(p."generationMs") as counted,
+        case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age, p."generationMs" as took
+      from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_24h
+      group by grouping sets ((4, 1), (4, p."generationMs"))
+    ), counts as materialized (
+      select j.kind, j.code, j.at, j.n, j.age from jobs as j where j.timed = 0
       union all
-      select 'made', p."createdAt", null, p."generationMs"
-      from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_since
+      select 'made', null, i.at, i.n, i.age from images as i where i.counted = 1
       union all
-      select 'refused', f."createdAt", f.code, null from generation.failed_images as f where f."createdAt" > v_since
-    ), spans as (
-      select s.i, s.name, s.seconds, p_now - make_interval(secs => s.seconds) as since
-      from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as s (i, name, seconds)
-    ), codes as (
-      select c.i, jsonb_object_agg(c.code, c.n) filter (where c.kind = 'failed') as failed,
-        jsonb_object_agg(c.code, c.n) filter (where c.kind = 'refused') as refused
+      select 'refused', f.code, date_bin('1 minute', f."createdAt", 'epoch'), count(*),
+        case when f."createdAt" > v_5m then 1 when f."createdAt" > v_1h then 2 else 3 end
+      from generation.failed_images as f where f."createdAt" > v_24h group by 2, 3, 5
+    ), ranked as (
+      select w.i, t.kind, t.took, sum(t.n) over (partition by w.i, t.kind order by t.took) as rank,
+        sum(t.n) over (partition by w.i, t.kind) as of
       from (
-        select s.i, e.kind, e.code, count(*) as n from spans as s join events as e on e.at > s.since
-        where e.kind in ('failed', 'refused') group by s.i, e.kind, e.code
-      ) as c group by c.i
-    ), windows as (
-      select s.i, s.name, s.seconds, count(*) filter (where e.kind = 'completed') as completed,
-        count(*) filter (where e.kind = 'failed') as failed, count(*) filter (where e.kind = 'cancelled') as cancelled,
-        count(*) filter (where e.kind = 'made') as made, count(*) filter (where e.kind = 'refused') as refused,
-        percentile_cont(v_shares) within group (order by e.took) filter (where e.kind = 'completed') as job_seconds,
-        percentile_cont(v_shares) within group (order by e.took) filter (where e.kind = 'made') as image_ms
-      from spans as s left join events as e on e.at > s.since
-      group by s.i, s.name, s.seconds
+        select 'job' as kind, j.took, j.n, j.age from jobs as j where j.timed = 1 and j.took is not null
+        union all
+        select 'image', i.took, i.n, i.age from images as i where i.counted = 0 and i.took is not null
+      ) as t join generate_series(1, 3) as w (i) on t.age <= w.i
+    ), quantiles as (
+      select r.i, r.kind, jsonb_build_object('p50', min(r.took) filter (where r.rank >= 0.5 * r.of),
+        'p95', min(r.took) filter (where r.rank >= 0.95 * r.of), 'p99', min(r.took) filter (where r.rank >= 0.99 * r.of)) as q
+      from ranked as r group by r.i, r.kind
+    ), totals as (
+      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join counts as c on c.age <= w.i group by 1, 2, 3
     ), steps as (
       select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
       from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
-    ), binned as materialized (
-      select k.name, date_bin(k.step, e.at, 'epoch') as at, count(*) filter (where e.kind = 'completed') as completed,
-        count(*) filter (where e.kind = 'failed') as failed, count(*) filter (where e.kind = 'made') as made,
-        count(*) filter (where e.kind = 'refused') as refused
-      from steps as k join events as e on e.at >= k.first
-      group by 1, 2
+    ), binned as (
+      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.n) filter (where c.kind = 'completed') as completed,
+        sum(c.n) filter (where c.kind = 'failed') as failed, sum(c.n) filter (where c.kind = 'made') as made,
+        sum(c.n) filter (where c.kind = 'refused') as refused
+      from steps as k join counts as c on c.at >= k.first group by 1, 2
     )
     select jsonb_build_object('windows', (
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
-          'jobs', jsonb_build_object('completed', w.completed, 'failed', w.failed, 'cancelled', w.cancelled),
-          'images', jsonb_build_object('completed', w.made, 'refused', w.refused),
-          'jobSeconds', generation.percentiles(w.job_seconds), 'imageMs', generation.percentiles(w.image_ms),
-          'failuresByCode', coalesce(c.failed, '{}'), 'refusalsByCode', coalesce(c.refused, '{}')) order by w.i)
-        from windows as w left join codes as c on c.i = w.i),
+          'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
+          'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
+          'jobSeconds', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
+          'imageMs', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'failuresByCode', n.failures, 'refusalsByCode', n.refusals) order by w.i)
+        from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
+        cross join lateral (
+          select coalesce(sum(t.n) filter (where t.kind = 'completed'), 0) as completed,
+            coalesce(sum(t.n) filter (where t.kind = 'failed'), 0) as failed,
+            coalesce(sum(t.n) filter (where t.kind = 'cancelled'), 0) as cancelled,
+            coalesce(sum(t.n) filter (where t.kind = 'made'), 0) as made,
+            coalesce(sum(t.n) filter (where t.kind = 'refused'), 0) as refused,
+            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'failed'), '{}') as failures,
+            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'refused'), '{}') as refusals
+          from totals as t where t.i = w.i
+        ) as n),
       'series', (
         select jsonb_object_agg(t.name, t.points) from (
           select k.name, jsonb_agg(jsonb_build_object('at', b.at, 'jobsCompleted', coalesce(n.completed, 0),

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
     _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
     _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
-    _json(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
+    _status(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
     _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
     _retry(
         _command(
@@ -132,6 +132,14 @@ def _enqueue(command: argparse.ArgumentParser) -> None:
 
 def _json(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one line of JSON instead of text")
+
+
+def _status(command: argparse.ArgumentParser) -> None:
+    _json(command)
+    command.add_argument("--watch", action="store_true", help="show them again and again, until Ctrl-C")
+    command.add_argument(
+        "--every-seconds", metavar="S", type=number(0.1, 3600), default=2.0, help="how often (default: 2)"
+    )
 
 
 def _release(command: argparse.ArgumentParser) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
+import contextlib
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +95,38 @@ def read_order(name: str) -> dict[str, Any]:
 
 
 async def status(worker: Worker, options: Namespace) -> int:
-    """The queue in numbers."""
-    stats = await worker.queue.operate("generation_queue_stats", {})
-    if options.json:
+    """The queue in numbers, once or again and again; tables on a terminal, plain text elsewhere."""
+    if not options.watch:
+        _show(await worker.stats(), options.json)
+        return OK
+    with told_to_end(worker.stop):
+        if options.json or not sys.stdout.isatty():
+            async for stats in _answers(worker, options.every_seconds):
+                _show(stats, options.json)
+        else:
+            from worker import terminal
+
+            await terminal.watch(_answers(worker, options.every_seconds))
+    return OK
+
+
+async def _answers(worker: Worker, seconds: float) -> AsyncIterator[Mapping[str, Any]]:
+    """The numbers every so many seconds, until the process is told to end."""
+    while not worker.stopping.is_set():
+        yield await worker.stats()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(worker.stopping.wait(), seconds)
+
+
+def _show(stats: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
         say_json(stats)
+    elif sys.stdout.isatty():
+        from worker import terminal
+
+        terminal.show(stats)
     else:
         say(queue_table(stats))
-    return OK
 
 
 async def release_stale(worker: Worker, options: Namespace) -> int:

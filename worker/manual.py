@@ -61,12 +61,13 @@ you will see the batch, one line of JSON, or what is wrong with the order:
 
 STATUS = """\
 Shows the queue in numbers: what is ready, waiting, put aside by a rate limit, being worked on; what ended
-within 24 hours; the last run and why it ended. "stale" jobs are those whose worker died.
+within 24 hours; the last run and why it ended. "stale" jobs are those whose worker died. A terminal also
+shows ages, percentiles and sparklines; --watch does so again and again, until Ctrl-C.
 
 example:
-  python -m worker status
+  python -m worker status --watch
 
-you will see a table, or with --json one line:
+you will see tables, elsewhere than on a terminal plain text, or with --json one line each time:
   {"ready": 3, "waiting": 1, "rateLimited": 0, "processing": 2, "stale": 0, "lastDay": {...}, ...}
 """
 
