@@ -63,7 +63,7 @@ def _table(title: str, *columns: str) -> Table:
 def _queue(stats: Mapping[str, Any]) -> RenderableType:
     due = stats["due"]
     table = _table(f"Queue at {stats['at'][:19]} UTC", "jobs now", "", "")
-    for label, field in STATES:
+    for label, field in STATES.items():
         table.add_row(label, str(stats[field]), "")
     table.add_row("stale", str(stats["stale"]), "their worker died" if stats["stale"] else "",
         style="red" if stats["stale"] else None)  # fmt: skip
