@@ -26,7 +26,8 @@ ORDERED = """
     repeat('A portrait. ', 20), i, 4"""
 FINISHED = """
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
-      "numImagesPerExample", status, "errorCode", "errorMessage", "createdAt", "completedAt", claims, attempts)
+      "numImagesPerExample", status, "errorCode", "errorMessage", "createdAt", "completedAt", claims,
+      attempts)
     select {ordered},
       case when i % 50 = 0 then 'failed' else 'completed' end,
       case when i % 50 = 0 then 'photo_missing' end, case when i % 50 = 0 then 'The photo is gone.' end,
@@ -34,8 +35,8 @@ FINISHED = """
       now() - make_interval(secs => ({jobs} - i) * 4), 1, 1
     from generate_series(1, {jobs}) as i"""
 PHOTOS = """
-    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
-      width, height, bytes, model, "generationMs", "createdAt")
+    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
+      "mimeType", width, height, bytes, model, "generationMs", "createdAt")
     select {jobs} - ({jobs} - i) / 4, 'bench-' || i / 10, 'user-' || i / 10 % 1000, i % 4, 'user/bench/' || i,
       'image/png', 1024, 1024, 1000000,
       case when i % 2 = 0 then 'gemini-2.5-flash-image' else 'gemini-3.1-flash-image' end,

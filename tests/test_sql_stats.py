@@ -1,6 +1,7 @@
 """The queue in numbers: exact counts, percentiles and series of constructed rows, whatever zone is set."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,22 +13,23 @@ pytest_plugins = ("tests.queue_fixtures",)
 
 NOTHING = {"p50": None, "p95": None, "p99": None}
 JOB = """
-    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
-      "numImagesPerExample", status, "errorCode", "errorMessage", "retryAt", "createdAt", "completedAt", claims)
-    values ('b', 'u', 'https://photos.example.com/a', 'x', 1, %(images)s, %(status)s, %(code)s, 'x', %(retry)s,
-      %(created)s, %(completed)s, %(claims)s) returning id"""
+    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt",
+      "startTag", "numImagesPerExample", status, "errorCode", "errorMessage", "retryAt", "createdAt",
+      "completedAt", claims)
+    values ('b', 'u', 'https://photos.example.com/a', 'x', 1, %(images)s, %(status)s, %(code)s, 'x',
+      %(retry)s, %(created)s, %(completed)s, %(claims)s) returning id"""
 PHOTO = """
-    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
-      width, height, bytes, model, "generationMs", "createdAt")
+    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
+      "mimeType", width, height, bytes, model, "generationMs", "createdAt")
     values (%s, 'b', 'u', %s, 'p', 'image/png', 1, 1, 1, %s, %s, %s)"""
 HISTORY = """
     insert into photo_generation_batches (id, "userId") values ('old', 'u');
-    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
-      "numImagesPerExample", status, "completedAt", "createdAt")
+    insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt",
+      "startTag", "numImagesPerExample", status, "completedAt", "createdAt")
     select 'old', 'u', 'https://photos.example.com/a', 'x', 1, 1, 'completed', ended.at, ended.at
     from (select now() - make_interval(mins => i * 5) as at from generate_series(1, 20000) as i) as ended;
-    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
-      width, height, bytes, model, "generationMs", "createdAt")
+    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
+      "mimeType", width, height, bytes, model, "generationMs", "createdAt")
     select q.id, 'old', 'u', 0, 'p', 'image/png', 1, 1, 1, 'model-' || q.id % 3, 1000, q."createdAt"
     from photo_generation_queue as q;
     analyze photo_generation_queue, photo_generation_photos"""
@@ -48,7 +50,9 @@ class Rows:
         values |= {"created": NOON - timedelta(seconds=ordered), "completed": completed, "retry": retry}
         return int(self.queue.one(JOB, values)["id"])
 
-    def photo(self, ago: float, took: int | None, model: str = "m", job: int = 10_000, index: int = 0) -> None:
+    def photo(
+        self, ago: float, took: int | None, model: str = "m", job: int = 10_000, index: int = 0
+    ) -> None:
         """An image that was made."""
         moment = NOON - timedelta(seconds=ago)
         self.queue.connection.execute(PHOTO, [job, index, model, took, moment])
@@ -183,7 +187,7 @@ def test_no_zone_matters(queue: Queue, clock: Clock, zone: str) -> None:
     queue.connection.execute(f"set timezone = '{zone}'".encode())
     assert stats(queue) == expected
     hours = [datetime.fromisoformat(point["at"]) for point in expected["series"]["hours"]]
-    assert {after - before for before, after in zip(hours, hours[1:], strict=False)} == {timedelta(hours=1)}
+    assert {after - before for before, after in pairwise(hours)} == {timedelta(hours=1)}
     assert all(hour.utcoffset() == timedelta(0) for hour in hours)
 
 

@@ -1,4 +1,4 @@
-"""The queue's numbers on a terminal: tables, sparklines and colour, from what `generation_queue_stats` answers."""
+"""The queue's numbers on a terminal: tables, sparklines and colour, all from one answer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from rich.text import Text
 from worker.status import duration, gate_table
 
 BARS = "▁▂▃▄▅▆▇█"
-STATES = (
-    ("ready", "ready"),
-    ("waiting", "waiting"),
-    ("rate limited", "rateLimited"),
-    ("processing", "processing"),
-)
+STATES = {"ready": "ready", "waiting": "waiting", "rate limited": "rateLimited", "processing": "processing"}
 AGES = ("≤ 1 min", "≤ 5 min", "≤ 30 min", "≤ 1 h", "≤ 6 h", "≤ 1 d", "older")
 
 
@@ -47,7 +42,7 @@ def screen(stats: Mapping[str, Any]) -> RenderableType:
 
 
 def sparkline(values: Sequence[int]) -> str:
-    """A bar for each value, the highest as high as the line; what is not nothing shows as more than nothing."""
+    """A bar for each value, the highest as high as the line; what is more than nothing is never blank."""
     most = max([*values, 1])
     return "".join(" " if value == 0 else BARS[max(value * len(BARS) // most - 1, 0)] for value in values)
 
