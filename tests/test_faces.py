@@ -78,6 +78,9 @@ def busy(queue: Queue, clock: Clock) -> Queue:
     queue.enqueue(examples=3, images=4)
     queue.run().claim(1)
     queue.call("set_generation_limits", p_limits={"dollarsPerDay": 20, "imagesPerDay": 0})
+    queue.connection.execute("""
+        update generation.gates set "startedToday" = 12,
+          today = (generation.moment() at time zone 'America/Los_Angeles')::date where model = 'model'""")
     return queue
 
 
@@ -132,6 +135,17 @@ def test_metrics_say_what_the_numbers_say(busy: Queue) -> None:
     assert sample(samples, "gate_closed", model="model", reason="daily_cap") == 1
     assert sample(samples, "dollars_per_day") == 20 and sample(samples, "images_per_day") == 0
     assert sample(samples, "paused") == 0
+    gate, runs = told["gate"], told["runs"]
+    assert sample(samples, "images_today") == sample(samples, "gate_images_today", model="model") == 12
+    assert sample(samples, "dollars_today") == gate["spentToday"] > 0
+    assert sample(samples, "runs_active") == runs["active"] > 0
+    assert sample(samples, "runs_last_hour") == runs["lastHour"] > runs["active"]
+    assert sample(samples, "queue_due_jobs") == told["due"]["jobs"] == 2
+    assert (
+        sample(samples, "queue_age_jobs", status="pending", up_to_seconds="60")
+        == told["ages"]["pending"][0]
+        > 0
+    )
     assert sample(samples, "last_run_stopped", reason="budget") == 1
 
 
