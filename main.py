@@ -22,6 +22,7 @@ from worker.enqueue import OrderFunction, take_order
 from worker.http import QueueFunction, process_queue
 from worker.oidc import GoogleTokens
 from worker.request import RequestRefused
+from worker.scale_out import ScaleOut
 
 if TYPE_CHECKING:
     from worker.app import Application
@@ -71,6 +72,7 @@ def _open() -> _Opened:
                 _guard(settings),
                 settings.invocation_timeout_seconds,
                 settings.supabase_url,
+                ScaleOut(settings, application.worker.queue).after if settings.drain_job else None,
             ),
         )
         signals.chain(application.worker.stop)

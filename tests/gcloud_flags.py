@@ -19,12 +19,14 @@ import yaml
 FILE = Path(__file__).with_suffix(".json")
 COMMANDS = """
 artifacts repositories create; artifacts repositories list; artifacts repositories set-cleanup-policies
-auth list; auth login; billing accounts list; billing projects describe; billing projects link
+auth application-default login; auth list; auth login
+billing accounts list; billing projects describe; billing projects link
 builds list; builds log; builds submit; config set
 iam service-accounts add-iam-policy-binding; iam service-accounts create
 iam service-accounts get-iam-policy; iam service-accounts list
 projects add-iam-policy-binding; projects create; projects delete; projects get-iam-policy
-run deploy; run revisions list; run services delete; run services describe; run services list
+run deploy; run jobs add-iam-policy-binding; run jobs deploy
+run revisions list; run services delete; run services describe; run services list
 run services logs read; run services set-iam-policy; run services update; run services update-traffic
 scheduler jobs create http; scheduler jobs delete; scheduler jobs describe; scheduler jobs list
 scheduler jobs pause; scheduler jobs resume; scheduler jobs run; scheduler jobs update http

@@ -19,7 +19,7 @@ NO_ACCOUNT = ("You do not currently have an active account selected.", "NoActive
 """What it says when it has read a command and wants to carry it out; the second is `artifacts`' way."""
 OF_THIS_MACHINE = (("config", "set"), ("auth", "list"))
 """Commands that need no account: they end with 0."""
-WITH_A_BROWSER = (("auth", "login"),)
+WITH_A_BROWSER = (("auth", "login"), ("auth", "application-default"))
 """Commands that would start something; only the table is asked about them."""
 KILL_AFTER_SECONDS = 300
 

@@ -58,8 +58,7 @@ class Cloud:
         if not known:
             return ""
         command = max(known, key=len)
-        arguments = call.words[len(command.split()) :]
-        return HANDLERS[command](self, arguments, call) or ""
+        return HANDLERS[command](self, call.words[len(command.split()) :], call) or ""
 
     def look_at_doors(self) -> None:
         """Remember of each service whether everybody gets in now, and whether it believes any token."""
@@ -155,6 +154,12 @@ def _deploy(cloud: Cloud, arguments: list[str], call: Call) -> None:
         service["trusting"] = service["latest"]
 
 
+def _deploy_job(cloud: Cloud, _arguments: list[str], call: Call) -> None:
+    _check_secrets(cloud.state, call)
+    if not (Path(call.flags["source"]) / "Procfile").is_file():
+        raise Refused("the buildpack finds nothing to start")
+
+
 def _update(cloud: Cloud, arguments: list[str], call: Call) -> None:
     if arguments[0] not in cloud.state["services"]:
         raise Refused("NOT_FOUND")
@@ -175,16 +180,13 @@ def _traffic(cloud: Cloud, arguments: list[str], call: Call) -> None:
         service["trusting"] = service["latest"]
 
 
-def _create_job(cloud: Cloud, arguments: list[str], call: Call) -> None:
-    if arguments[0] in cloud.state["jobs"]:
-        raise Refused("ALREADY_EXISTS")
-    cloud.state["jobs"][arguments[0]] = call.flags
+def _save_job(there: bool) -> Handler:
+    def save(cloud: Cloud, arguments: list[str], call: Call) -> None:
+        if (arguments[0] in cloud.state["jobs"]) != there:
+            raise Refused("NOT_FOUND" if there else "ALREADY_EXISTS")
+        cloud.state["jobs"][arguments[0]] = call.flags
 
-
-def _update_job(cloud: Cloud, arguments: list[str], call: Call) -> None:
-    if arguments[0] not in cloud.state["jobs"]:
-        raise Refused("NOT_FOUND")
-    cloud.state["jobs"][arguments[0]] = call.flags
+    return save
 
 
 def _delete_job(cloud: Cloud, arguments: list[str], _call: Call) -> None:
@@ -217,9 +219,11 @@ HANDLERS: dict[str, Handler] = {
     "run services set-iam-policy": _set_policy,
     "run services update-traffic": _traffic,
     "run deploy": _deploy,
+    "run jobs deploy": _deploy_job,
+    "run jobs add-iam-policy-binding": _grant,
     "scheduler jobs list": _listing(NAMES, "jobs"),
-    "scheduler jobs create http": _create_job,
-    "scheduler jobs update http": _update_job,
+    "scheduler jobs create http": _save_job(False),
+    "scheduler jobs update http": _save_job(True),
     "scheduler jobs delete": _delete_job,
 }
 

@@ -13,7 +13,8 @@ from psycopg.rows import DictRow
 
 from tests.command_line import ROOT, CommandLine
 from tests.runs import KEY, MODEL, SUCCESSOR, Site
-from worker.check import FUNCTIONS, SCHEMA_VERSION, Finding, check, passed
+from worker.check import FUNCTIONS, SCHEMA_VERSION, check
+from worker.finding import Finding, passed
 from worker.settings import Settings
 
 pytest_plugins = ("tests.runs", "tests.command_line")

@@ -15,7 +15,7 @@ from worker.errors import Misconfigured, QueueUnavailable
 from worker.folders import Folders
 from worker.project import Project
 from worker.queue import Queue
-from worker.settings import Secret
+from worker.secret import Secret
 from worker.sweep import Sweep
 
 

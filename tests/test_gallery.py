@@ -9,7 +9,7 @@ from tests.faults import FaultProxy
 from tests.runs import Site
 from worker.gallery import FRESH_SECONDS, VALID_SECONDS, Gallery
 from worker.project import Project
-from worker.settings import Secret
+from worker.secret import Secret
 from worker.storage import PhotoStore
 
 pytest_plugins = ("tests.runs",)

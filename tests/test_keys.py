@@ -8,7 +8,7 @@ from local.stack.stack import Stack
 from worker.errors import Misconfigured, QueueRefused
 from worker.project import Project
 from worker.queue import Queue
-from worker.settings import Secret
+from worker.secret import Secret
 
 STRANGER = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1IiwiZXhwIjo0MTAyNDQ0ODAwfQ.c2lnbmVkLWJ5LXNvbWVib2R5LWVsc2U"
 

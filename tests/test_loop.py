@@ -16,7 +16,7 @@ from tests.command_line import CommandLine
 from tests.proxy import Proxy
 from tests.runs import KEY, Site
 from worker import loop as loop_module
-from worker.loop import loop, run_once, told_to_end
+from worker.loop import Forever, loop, run_once, told_to_end
 from worker.request import RunRequest
 from worker.retry import Uniform
 
@@ -197,7 +197,7 @@ async def test_run_that_does_not_stop_is_cut(monkeypatch: pytest.MonkeyPatch) ->
     """The time after a stop is bounded by the loop, whatever hangs in the run; then no other run starts."""
     monkeypatch.setattr(loop_module, "STOP_SECONDS", 0.05)
     worker = Stuck()
-    going = asyncio.create_task(loop(worker, 30.0))
+    going = asyncio.create_task(loop(worker, Forever(30.0, worker.uniform)))
     await worker.started.wait()
     worker.stopping.set()
     await asyncio.wait_for(going, 5)

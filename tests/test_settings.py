@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.settings import InvalidSettings, Secret, Settings
+from worker.secret import Secret
+from worker.settings import InvalidSettings, Settings
 
 GOOD = {
     "SUPABASE_URL": "https://abc.supabase.co",
@@ -64,6 +65,8 @@ def test_all_problems_are_told_at_once() -> None:
         ({"IMAGES_AT_A_TIME": "2.5"}, "IMAGES_AT_A_TIME"),
         ({"JOBS_AT_A_TIME": "0"}, "JOBS_AT_A_TIME"),
         ({"MARGIN_SECONDS": "nan"}, "MARGIN_SECONDS"),
+        ({"DRAIN_JOB": "generation-worker"}, "DRAIN_JOB"),
+        ({"DRAIN_JOB": "projects/p/locations/l/services/s"}, "DRAIN_JOB"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, str], named: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from worker import commands, manual
+from worker.drain import PATIENCE_SECONDS
 from worker.request import MAX_JOBS
 
 DEFAULT_ENV_FILE = Path(".env")
@@ -26,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     found = main.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
     _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
+    _drain(_command(found, "drain", "do runs until empty", manual.DRAIN, commands.drain, needs_gemini=True))
     _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
     _status(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
     _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
@@ -42,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     erase = _command(found, "erase", "erase a user", manual.ERASE, commands.erase)
     erase.add_argument("user", metavar="USER_ID", help="the user's id, as in the token's `sub`")
     erase.add_argument("--yes", action="store_true", help="do not ask")
-    _json(
+    _check(
         _command(found, "check", "look for what is missing", manual.CHECK, commands.look, needs_gemini=True)
     )
     return main
@@ -123,6 +125,16 @@ def _tick(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="claim nothing; show what a run would claim")
 
 
+def _drain(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--patience",
+        metavar="SECONDS",
+        type=number(0, 3600),
+        default=PATIENCE_SECONDS,
+        help=f"wait so long for what is due later (default: {PATIENCE_SECONDS:g})",
+    )
+
+
 def _enqueue(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", metavar="FILE.json", help="the order; - reads stdin")
     command.add_argument(
@@ -139,6 +151,17 @@ def _status(command: argparse.ArgumentParser) -> None:
     command.add_argument("--watch", action="store_true", help="show them again and again, until Ctrl-C")
     command.add_argument(
         "--every-seconds", metavar="S", type=number(0.1, 3600), default=2.0, help="how often (default: 2)"
+    )
+
+
+def _check(command: argparse.ArgumentParser) -> None:
+    _json(command)
+    command.add_argument("--project", metavar="PROJECT", help="also look at the service deployed in it")
+    command.add_argument("--region", metavar="REGION", help="where the service runs")
+    command.add_argument(
+        "--service",
+        metavar="NAME",
+        help="its name (default: generation-worker), or projects/P/locations/L/services/S for all three",
     )
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from worker.cloud_run import CloudRunUnreadable, Resource, read_service
+from worker.deployed import deployed_findings
 from worker.errors import GenerationError, Misconfigured, ModelRetired, QueueUnavailable, RateLimited
+from worker.finding import Finding
 from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
 from worker.settings import InvalidSettings, Settings
 from worker.storage import BUCKET
 
 if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
     from worker.app import Worker
     from worker.gemini import Gemini
     from worker.project import Project
     from worker.queue import Queue
-
-State = Literal["ok", "warning", "failed", "skipped"]
 
 SCHEMA_VERSION = 1
 """The version of `sql/` that this worker is written for."""
@@ -41,40 +42,38 @@ UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not 
 GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What was looked at, how it is, and what to do about it; `mend` is None where nothing is to be done."""
-
-    name: str
-    state: State
-    message: str
-    mend: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """For machines."""
-        return asdict(self)
-
-
 def settings_findings(invalid: InvalidSettings) -> list[Finding]:
     """One finding for each problem of the settings."""
     mend = "set it in the environment or in .env; the README's table explains each"
     return [Finding("settings", "failed", problem, mend) for problem in invalid.problems]
 
 
-async def check(worker: Worker) -> list[Finding]:
-    """Every finding, in the order in which they should be mended."""
+async def check(
+    worker: Worker, service: Resource | None = None, credentials: Credentials | None = None
+) -> list[Finding]:
+    """Every finding, in the order in which they should be mended; of the service only where one is named."""
     settings = worker.settings
     return [
         Finding("settings", "ok", "complete, and they fit together"),
         *await _supabase(worker),
         await _gemini(worker.gemini, settings),
         _callers(settings),
+        *(await _deployed(worker, service, credentials) if service else []),
     ]
 
 
-def passed(findings: Sequence[Finding]) -> bool:
-    """Whether the worker can work; warnings do not keep it from that."""
-    return not any(finding.state == "failed" for finding in findings)
+async def _deployed(worker: Worker, service: Resource, credentials: Credentials | None) -> list[Finding]:
+    """The service on Cloud Run, compared with its settings and the gate; one finding if unreadable."""
+    try:
+        deployed = await read_service(service, credentials)
+    except CloudRunUnreadable as exc:
+        return [Finding("service", "failed", exc.message, exc.mend)]
+    try:
+        gate = await worker.queue.operate("generation_gate", {}, TIMEOUT_SECONDS)
+        max_runs = int(gate["maxRuns"])
+    except GenerationError:
+        return deployed_findings(deployed, None)
+    return deployed_findings(deployed, max_runs)
 
 
 async def _supabase(worker: Worker) -> list[Finding]:

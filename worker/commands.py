@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from worker.app import Worker
-from worker.check import Finding, check, passed
+from worker.check import check
+from worker.cloud_run import Resource, named_service
+from worker.drain import Drain
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
-from worker.loop import loop, run_once, told_to_end
+from worker.finding import Finding, passed
+from worker.loop import Forever, loop, run_once, told_to_end
 from worker.request import RequestRefused, RunRequest, parse_object
 from worker.status import findings_text, gate_table, queue_table
 
@@ -62,8 +65,17 @@ async def tick(worker: Worker, options: Namespace) -> int:
 async def run(worker: Worker, _options: Namespace) -> int:
     """Run after run until the process is told to end."""
     with told_to_end(worker.stop):
-        await loop(worker, worker.settings.max_idle_seconds)
+        await loop(worker, Forever(worker.settings.max_idle_seconds, worker.uniform))
     return OK
+
+
+async def drain(worker: Worker, options: Namespace) -> int:
+    """Run after run until the queue is empty, or nothing is due soon."""
+    pace = Drain(options.patience, worker.uniform)
+    with told_to_end(worker.stop):
+        await loop(worker, pace)
+    say_json(pace.as_json())
+    return FAILED if pace.failed else OK
 
 
 async def enqueue(worker: Worker, options: Namespace) -> int:
@@ -229,9 +241,16 @@ async def erase(worker: Worker, options: Namespace) -> int:
 
 async def look(worker: Worker, options: Namespace) -> int:
     """Everything a run needs is looked at."""
-    findings = await check(worker)
+    findings = await check(worker, _service(options))
     report(findings, options.json)
     return OK if passed(findings) else FAILED
+
+
+def _service(options: Namespace) -> Resource | None:
+    try:
+        return named_service(options.service, options.project, options.region)
+    except ValueError as exc:
+        raise Unusable(str(exc)) from exc
 
 
 def report(findings: Sequence[Finding], as_json: bool) -> None:

@@ -22,7 +22,7 @@ from worker.genai_client import Connection, check_key, connect
 from worker.image import inspect
 from worker.job import GeneratedImage, Photo, Usage
 from worker.rejection import rejection
-from worker.settings import Secret
+from worker.secret import Secret
 
 if TYPE_CHECKING:
     from google.genai import types

@@ -51,6 +51,7 @@ class Worker(Protocol):
         ...
 
 
+AfterRun = Callable[[Mapping[str, Any]], Awaitable[None]]
 Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
 
 
@@ -68,12 +69,14 @@ class QueueFunction:
     """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout.
 
     `photo_origin` is where the dashboard's photos come from: Supabase's address.
+    `after_run` is given each run's summary before it is answered; it must be quick and never raise.
     """
 
     worker: Worker
     guard: Guard
     max_budget_seconds: float
     photo_origin: str = ""
+    after_run: AfterRun | None = None
 
     async def respond(self, request: Request) -> Response:
         """Find the route, check method and caller, and let its handler answer."""
@@ -105,6 +108,8 @@ async def _run(function: QueueFunction, request: Request) -> Response:
         if ordered.dry_run:
             return answer(200, await function.worker.peek(ordered.max_jobs))
         summary = await function.worker.run(ordered)
+    if function.after_run:
+        await function.after_run(summary)
     return answer(500 if summary.get("stopReason") == "misconfigured" else 200, summary)
 
 

@@ -1,4 +1,4 @@
-"""`run`: one run after the other until the process is told to end, pausing where there is nothing to do."""
+"""`run` and `drain`: one run after the other, until told to end or until nothing is worth waiting for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from worker import log, signals
@@ -71,8 +72,29 @@ async def run_once(worker: Worker, request: RunRequest) -> Mapping[str, Any] | N
     return run.result()
 
 
-async def loop(worker: Worker, max_idle_seconds: float) -> None:
-    """Do runs until the worker is stopped. What a run cannot do is logged and tried again after a pause."""
+class Pace(Protocol):
+    """How long to sleep after a run, given how many in a row failed; None ends the loop."""
+
+    def pause(self, summary: Mapping[str, Any], failures: int) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Forever:
+    """`run`: the loop ends only when the worker is stopped; a sleep is `max_idle_seconds` long at most."""
+
+    max_idle_seconds: float
+    uniform: Uniform
+
+    def pause(self, summary: Mapping[str, Any], failures: int) -> float:
+        """After a failure ever longer, else until something is due."""
+        if failures:
+            reason = str(summary["stopReason"])
+            return failure_pause_seconds(reason, failures, self.max_idle_seconds, self.uniform)
+        return pause_seconds(summary, self.max_idle_seconds, self.uniform)
+
+
+async def loop(worker: Worker, pace: Pace) -> None:
+    """Do runs until the worker is stopped or `pace` ends it. What a run cannot do is logged."""
     failures = 0
     while not worker.stopping.is_set():
         try:
@@ -84,13 +106,15 @@ async def loop(worker: Worker, max_idle_seconds: float) -> None:
         reason = str(summary["stopReason"])
         if reason in ("misconfigured", "queue_lost"):
             failures += 1
-            pause = failure_pause_seconds(reason, failures, max_idle_seconds, worker.uniform)
-            seconds = round(pause, 1)
+            pause = pace.pause(summary, failures)
+            seconds = None if pause is None else round(pause, 1)
             log.event("run_failed", level="error", reason=reason, problem=summary.get("problem"),
                 failures=failures, pause_seconds=seconds)  # fmt: skip
         else:
             failures = 0
-            pause = pause_seconds(summary, max_idle_seconds, worker.uniform)
+            pause = pace.pause(summary, 0)
+        if pause is None:
+            break
         await _rest(worker.stopping, pause)
     log.event("loop_ended")
 
@@ -101,14 +125,19 @@ def pause_seconds(summary: Mapping[str, Any], max_idle_seconds: float, uniform: 
     Not at all while runs end for lack of jobs or time, or for an empty queue they have just emptied: the next
     claim knows best what comes next. Else until the next attempt is due, or nearly the whole idle time.
     """
-    worked = summary["completed"] or summary["failed"] or any(
-        count for name, count in summary["images"].items() if name != "notStarted"
-    )  # fmt: skip
-    if worked and summary["stopReason"] in ("budget", "max_jobs", "queue_empty"):
+    if goes_on(summary):
         return 0.0
     idle = max_idle_seconds * (1.0 - uniform(0.0, IDLE_JITTER))
     due = summary["nextAttemptInSeconds"]
     return idle if due is None else min(max(due, LEAST_PAUSE_SECONDS), idle)
+
+
+def goes_on(summary: Mapping[str, Any]) -> bool:
+    """Whether a run did something and ended for lack of jobs or time: there may be more to do at once."""
+    worked = summary["completed"] or summary["failed"] or any(
+        count for name, count in summary["images"].items() if name != "notStarted"
+    )  # fmt: skip
+    return bool(worked) and summary["stopReason"] in ("budget", "max_jobs", "queue_empty")
 
 
 def failure_pause_seconds(reason: str, failures: int, max_idle_seconds: float, uniform: Uniform) -> float:

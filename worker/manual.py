@@ -11,7 +11,7 @@ MAIN = """\
 Works the queue of generated photos off, and looks after it. Results go to stdout, the log to stderr.
 
 Settings are environment variables (the README has a table). A .env in the working directory is read too;
-what is exported goes before it. GEMINI_API_KEY is needed by tick, run and check only.
+what is exported goes before it. GEMINI_API_KEY is needed by tick, run, drain and check only.
 
 example:
   python -m worker check && python -m worker tick
@@ -43,6 +43,19 @@ example:
 
 you will see the log on stderr, one line for each thing that happened to a job, and nothing on stdout:
   12:00:01 job_completed run=... job=7 batch=... attempt=1 code=None
+"""
+
+DRAIN = """\
+Does one run after the other until the queue is empty, and ends with exit code 0. Where a quota, other runs or
+a retry stand in the way, it waits until the next attempt is due, if that is within --patience, and else ends
+too; stopReason says why. Misconfigured, or without Supabase for five runs in a row, it ends with 1. SIGTERM
+or Ctrl-C end it within 10 s. A Cloud Run job does this with a large backlog (docs/deploy.md).
+
+example:
+  python -m worker drain --patience 300
+
+you will see the log on stderr, and in the end what all runs did, one line of JSON:
+  {"runs": 12, "stopReason": "queue_empty", "claimed": 1140, "completed": 1138, ..., "imagesMade": 4552, ...}
 """
 
 ENQUEUE = """\
@@ -166,12 +179,18 @@ CHECK = """\
 Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
 Gemini key and model, and who may call the HTTP function. Changes nothing and costs nothing.
 
+With --project and --region it also looks at the service deployed on Cloud Run: its timeout, concurrency,
+instances, memory, variables and who may call it. Values are read to compare them and never shown. That needs
+Google credentials: gcloud auth application-default login.
+
 example:
   python -m worker check
+  python -m worker check --project my-photos-4711 --region us-central1
 
 you will see a line for each thing looked at, with the mend below what is wrong:
   ok       supabase  answers and accepts the key
   failed   bucket    there is no bucket generated-photos
                      mend: apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor
+or with --json one line: {"ok": true, "findings": [{"name", "state", "message", "mend", "ok"}, ...]}
 Exit code 0: the worker can work (warnings allowed). 1: something failed. 2: it is the settings.
 """

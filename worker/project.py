@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from worker.errors import Misconfigured
-from worker.settings import Secret
+from worker.secret import Secret
 
 if TYPE_CHECKING:
     import httpx

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from worker.model import DEFAULT_MODEL, SUCCESSORS
+from worker.secret import Secret
 
 MAX_RUN_SECONDS = 270.0
 """A run never lasts longer, whatever the platform allows, so that its leases (at most 290 s) end within
@@ -18,27 +19,6 @@ five minutes and "locked for more than 5 minutes" always means a dead worker."""
 
 STORE_SECONDS = 15.0
 """What storing an image may take once its bytes are here: a 5 MB upload, with retries."""
-
-
-class Secret:
-    """A text that shows itself only when asked to; falsy when empty."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """The text itself."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __repr__(self) -> str:
-        return "***"
-
-    __str__ = __repr__
 
 
 class InvalidSettings(Exception):
@@ -73,6 +53,9 @@ class Settings:
     retry_base_seconds: float = 10.0
     retry_cap_seconds: float = 600.0
     max_idle_seconds: float = 30.0
+    drain_job: str | None = None
+    drain_job_backlog: int = 500
+    drain_job_tasks: int = 1
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], default_worker_id: str, *, gemini: bool = True) -> Settings:
@@ -104,6 +87,9 @@ class Settings:
             retry_base_seconds=read.number("RETRY_BASE_SECONDS", 10.0, 0.1, 600.0),
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
+            drain_job=read.job("DRAIN_JOB"),
+            drain_job_backlog=read.whole("DRAIN_JOB_BACKLOG", 500, 1, 1_000_000),
+            drain_job_tasks=read.whole("DRAIN_JOB_TASKS", 1, 1, 100),
         )
         read.log()
         problems = (*read.problems, *_contradictions(settings))
@@ -206,6 +192,12 @@ class _Reader:
         elif not parts.hostname or parts.path or parts.query or parts.username:
             self.problems.append(f"{name} must be the project's bare address, like https://abc.supabase.co")
         return value
+
+    def job(self, name: str) -> str | None:
+        value = self.text(name)
+        if value and not re.fullmatch(r"projects/[^/\s]+/locations/[^/\s]+/jobs/[^/\s]+", value):
+            self.problems.append(f"{name} must be like projects/PROJECT/locations/REGION/jobs/NAME")
+        return value or None
 
     def worker_id(self, default: str) -> str:
         value = self.text("WORKER_ID") or default

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from worker.check import Finding, passed
+from worker.finding import Finding, passed
 
 
 def queue_table(stats: Mapping[str, Any]) -> str:
@@ -97,9 +97,10 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
 def findings_text(findings: Sequence[Finding]) -> str:
     """The findings of a check, each with its mend below it, and the verdict."""
     lines = []
+    width = max(len(finding.name) for finding in findings) + 1
     for finding in findings:
-        lines.append(f"{finding.state:<8} {finding.name:<9} {finding.message}")
+        lines.append(f"{finding.state:<8} {finding.name:<{width}} {finding.message}")
         if finding.mend:
-            lines.append(f"{'':<8} {'':<9} mend: {finding.mend}")
+            lines.append(f"{'':<8} {'':<{width}} mend: {finding.mend}")
     lines.append("The worker can work." if passed(findings) else "The worker cannot work yet.")
     return "\n".join(lines)
