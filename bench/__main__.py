@@ -5,16 +5,19 @@ import signal
 import sys
 from types import FrameType
 
-from bench import crash, deadlines, gate, stats
+from bench import cold, crash, deadlines, gate, stats
 from local.demo.environment import forget_the_rest
 from local.stack.errors import StackError
+
+PARTS = (gate, crash, deadlines, cold, stats)
 
 
 def main() -> int:
     """Measures one part; the exit status is 130 after Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, part in (("gate", gate), ("crash", crash), ("deadlines", deadlines), ("stats", stats)):
+    for part in PARTS:
+        name = part.__name__.rpartition(".")[2]
         part.add_arguments(parts.add_parser(name, help=part.PURPOSE, description=part.__doc__))
     options = parser.parse_args()
     forget_the_rest()

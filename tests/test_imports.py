@@ -25,7 +25,7 @@ VENDORS = {
     "google.cloud": {"cloud_run"},
     "requests": {"cloud_run"},
     "supabase": {"project"},
-    "postgrest": {"queue"},
+    "postgrest": {"project", "queue"},
     "storage3": {"storage"},
     "starlette": {"answer", "dashboard", "enqueue", "http"},
     "PIL": {"image"},
@@ -111,6 +111,18 @@ def test_the_wall_clock_and_global_chance_stay_out() -> None:
     for module, names in MODULES.items():
         used = names & {"datetime", "random", "time"}
         assert used <= ({"random", "time"} if module == "app" else set()) or module in MAY_READ_TIMES, module
+
+
+def test_an_rpc_loads_only_what_it_needs() -> None:
+    """A cold start that finds nothing to do pays for Supabase's REST client, and for no other part of it."""
+    code = (
+        "import sys; from worker.project import Project; from worker.secret import Secret;"
+        "Project('http://127.0.0.1:1', Secret('x')).rest;"
+        "heavy = ('supabase', 'storage3', 'supabase_auth', 'realtime', 'websockets', 'rich');"
+        "print([m for m in heavy if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_opening_the_application_loads_no_gemini_sdk() -> None:

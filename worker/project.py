@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from worker.errors import Misconfigured
@@ -9,7 +10,11 @@ from worker.secret import Secret
 
 if TYPE_CHECKING:
     import httpx
+    from postgrest import AsyncPostgrestClient
     from supabase import AsyncClient
+
+# httpx tries to load a command line of its own, and with it rich: a tenth of a cold start, for nothing.
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 KEY_REFUSED = "key_refused"
 CONNECT_SECONDS = 5.0
@@ -24,6 +29,7 @@ class Project:
         self.url = url
         self._key = key
         self._http: httpx.AsyncClient | None = None
+        self._rest: AsyncPostgrestClient | None = None
         self._client: AsyncClient | None = None
 
     @property
@@ -39,6 +45,20 @@ class Project:
                 event_hooks={"response": [_check_key]},
             )
         return self._http
+
+    @property
+    def rest(self) -> AsyncPostgrestClient:
+        """Supabase's client for RPC, with the service key.
+
+        By itself, as it is all that an idle run needs: the whole of `supabase` takes half as long again to load.
+        """
+        if self._rest is None:
+            from postgrest import AsyncPostgrestClient
+            from postgrest.constants import DEFAULT_POSTGREST_CLIENT_HEADERS
+
+            headers = DEFAULT_POSTGREST_CLIENT_HEADERS | self.headers()
+            self._rest = AsyncPostgrestClient(f"{self.url}/rest/v1", headers=headers, http_client=self.http)
+        return self._rest
 
     @property
     def client(self) -> AsyncClient:
@@ -59,7 +79,7 @@ class Project:
 
     async def close(self) -> None:
         """Close the connections; a later use opens new ones."""
-        http, self._http, self._client = self._http, None, None
+        http, self._http, self._rest, self._client = self._http, None, None, None
         if http is not None:
             await http.aclose()
 

@@ -180,7 +180,7 @@ class Queue:
         """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
 
         async def attempt() -> dict[str, Any]:
-            request = self._project.client.postgrest.rpc(function, dict(params))
+            request = self._project.rest.rpc(function, dict(params))
             for name, value in (headers or {}).items():
                 request.request.headers[name] = value
             with translated(function):

@@ -1,0 +1,159 @@
+"""A cold start: from the start of the process to the answer of its first idle run, and its memory then.
+
+Beside it, served the same way in the same run: the smallest function that makes one RPC through `supabase`,
+and one that says hello.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.scale import Scale
+from bench.site import Site
+from local.demo.simulation import ROOT
+from local.stack.folder import free_port
+from tests.clone import descendants
+
+PURPOSE = "start to first idle answer, and memory, against the smallest function; about two minutes"
+SECRET = "a-secret-of-the-bench-0123456789"
+SMALLEST = """
+import os
+
+import functions_framework.aio
+from supabase import acreate_client
+
+client = None
+
+
+@functions_framework.aio.http
+async def smallest(request):
+    global client
+    if client is None:
+        client = await acreate_client(os.environ["SUPABASE_URL"], os.environ["SUPABASE_SERVICE_ROLE_KEY"])
+    answer = await client.rpc("generation_schema_version", {}).execute()
+    return {"version": answer.data["version"]}
+"""
+HELLO = """
+import functions_framework.aio
+
+
+@functions_framework.aio.http
+async def hello(request):
+    return "hello"
+"""
+
+
+@dataclass(slots=True)
+class Contestant:
+    """A function: its name, its source, and what was measured of it: seconds and megabytes."""
+
+    target: str
+    source: Path
+    seconds: list[float] = field(default_factory=list)
+    megabytes: list[float] = field(default_factory=list)
+
+    def start(self, environment: Mapping[str, str]) -> None:
+        """Serve it, ask it once, and end it."""
+        port = free_port()
+        program = Path(sys.executable).with_name("functions-framework")
+        command = [
+            str(program),
+            "--target",
+            self.target,
+            "--source",
+            str(self.source),
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+        ]
+        began = time.monotonic()
+        served = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _ask(port)
+            self.seconds.append(time.monotonic() - began)
+            self.megabytes.append(sum(map(_megabytes, (served.pid, *descendants(served.pid)))))
+        finally:
+            os.killpg(served.pid, signal.SIGKILL)
+            served.wait()
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--times", type=int, default=15, help="how often each is started (default: 15)")
+    parser.add_argument("--brief", action="store_true", help="three times")
+    parser.set_defaults(measure=measure)
+
+
+def measure(options: Namespace) -> None:
+    """Starts each in turn, again and again; prints medians and spread; the last line is JSON with ratios."""
+    with Site(Scale(60.0), ()) as site:
+        print(site.hardware(), flush=True)
+        folder = site.stack.postgres.folder.path
+        ours = Contestant("process_generation_queue", ROOT / "main.py")
+        others = [Contestant(target, folder / f"{target}.py") for target in ("smallest", "hello")]
+        for contestant, source in zip(others, (SMALLEST, HELLO), strict=True):
+            contestant.source.write_text(source)
+        environment = site.environment() | {"WORKER_SECRET": SECRET, "LOG_LEVEL": "WARNING"}
+        for _ in range(1 + (3 if options.brief else options.times)):  # the first fills caches
+            for contestant in (ours, *others):
+                contestant.start(environment)
+    for contestant in (ours, *others):
+        time_, memory = _spread(contestant.seconds, "s"), _spread(contestant.megabytes, "MB")
+        print(f"{contestant.target:<26}{time_}   {memory}")
+    print(json.dumps({
+        "time_ratio": round(_middle(ours.seconds) / _middle(others[0].seconds), 3),
+        "memory_ratio": round(_middle(ours.megabytes) / _middle(others[0].megabytes), 3),
+    }), flush=True)  # fmt: skip
+
+
+def _ask(port: int) -> None:
+    """Ask until there is an answer; RuntimeError if it is not the one expected, or does not come."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        try:
+            connection.request("POST", "/", headers={"X-Worker-Secret": SECRET, "Content-Length": "0"})
+            answer = connection.getresponse()
+            said = answer.read()
+        except OSError:
+            time.sleep(0.005)
+            continue
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {said[:200]!r}")
+        return
+    raise RuntimeError("it did not answer within a minute")
+
+
+def _megabytes(pid: int) -> float:
+    """What a process has resident, pages it shares divided among those who do (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def _middle(values: list[float]) -> float:
+    return statistics.median(values[1:])
+
+
+def _spread(values: list[float], unit: str) -> str:
+    ordered = sorted(values[1:])
+    return f"{_middle(values):8.3f} {unit} ({ordered[0]:.3f} – {ordered[-1]:.3f})"
