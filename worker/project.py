@@ -50,7 +50,7 @@ class Project:
     def rest(self) -> AsyncPostgrestClient:
         """Supabase's client for RPC, with the service key.
 
-        By itself, as it is all that an idle run needs: the whole of `supabase` takes half as long again to load.
+        By itself, as an idle run needs no more: the whole of `supabase` takes half as long again to load.
         """
         if self._rest is None:
             from postgrest import AsyncPostgrestClient
