@@ -5,11 +5,11 @@ import signal
 import sys
 from types import FrameType
 
-from bench import cold, crash, deadlines, gate, stats
+from bench import cold, crash, deadlines, gate, stats, wall
 from local.demo.environment import forget_the_rest
 from local.stack.errors import StackError
 
-PARTS = (gate, crash, deadlines, cold, stats)
+PARTS = (gate, crash, deadlines, wall, cold, stats)
 
 
 def main() -> int:

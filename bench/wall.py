@@ -1,0 +1,84 @@
+"""How long a run takes against the ideal schedule: the same calls, one after the other on as many lines as it may use.
+
+No quota is in the way. The ideal begins no call later than a line is free, and knows no queue, no Storage and no
+photos to fetch; the run has all of them, from its first claim to its summary.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from bench.scale import Scale
+from bench.site import IMAGES_PER_JOB, Site
+from local.simulator.ledger import Call
+from worker.model import DEFAULT_MODEL
+
+PURPOSE = "a run's time against the ideal schedule, 10 and 64 images at a time; about three minutes"
+USER = "customer"
+WIDTHS = (10, 64)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--rounds", type=int, default=10, help="images per line (default: 10)")
+    parser.add_argument("--brief", action="store_true", help="four images per line")
+    parser.set_defaults(measure=measure)
+
+
+def measure(options: Namespace) -> None:
+    """Does a run for each width; prints time, ideal and ratio; the last line is JSON with the ratios."""
+    rounds = 4 if options.brief else options.rounds
+    ratios = {}
+    with Site(Scale(60.0), (USER,)) as site:
+        print(site.hardware(), flush=True)
+        print(f"latency: {site.scale.latency}", flush=True)
+        for width in WIDTHS:
+            ratios[f"ratio_{width}"] = round(_ratio(site, width, rounds), 3)
+    print(json.dumps(ratios), flush=True)
+
+
+def _ratio(site: Site, width: int, rounds: int) -> float:
+    site.begin(quota=1_000_000, gate_rate=100_000)
+    site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)
+    images = width * rounds
+    site.order(USER, images)
+    summary = _tick(site, width)
+    calls = site.simulator.ledger()
+    if summary["images"]["made"] != images or len(calls) != images:
+        raise RuntimeError(f"not the run that was to be measured: {summary}")
+    ideal = ideal_seconds(calls, width)
+    ratio = float(summary["durationSeconds"]) / ideal
+    print(
+        f"{width:>3} at a time: {images} images in {summary['durationSeconds']:.1f} s, ideal {ideal:.1f} s: {ratio:.3f}",
+        flush=True,
+    )
+    return ratio
+
+
+def _tick(site: Site, width: int) -> dict[str, Any]:
+    """The summary of one run in a process of its own."""
+    settings = {
+        "IMAGES_AT_A_TIME": str(width),
+        "JOBS_AT_A_TIME": str(max(10, 2 * width // IMAGES_PER_JOB)),
+        "MAX_JOBS": "1000",
+        "LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "worker", "--no-env-file", "tick"]
+    done = subprocess.run(command, env=site.environment() | settings, stdout=subprocess.PIPE, check=True)
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def ideal_seconds(calls: Sequence[Call], width: int) -> float:
+    """When the last of these calls would have ended, each begun on the first line of `width` that was free."""
+    free = [0.0] * width
+    for call in sorted(calls, key=lambda call: call.started):
+        began = heapq.heappop(free)
+        heapq.heappush(free, began + (call.ended or call.started) - call.started)
+    return max(free)
