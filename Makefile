@@ -47,8 +47,8 @@ check: $(PYTHON_PACKAGES) ## lint, format, types, SQL
 	$(PY) -m mypy --strict
 	$(PY) -m sqlfluff lint --disable-progress-bar sql
 
-bench: $(READY) ## the figures, briefly (`.venv/bin/python -m bench gate` takes its time)
-	@$(PY) -m bench gate --brief
+bench: $(READY) ## all figures, briefly; `.venv/bin/python -m bench PART` takes its time with one
+	@$(PY) -m bench all --brief
 
 lock: $(PYTHON_PACKAGES) ## renew the locks after a change of a requirements*.in (all newer: ARGS=--upgrade)
 	$(LOCK) $(ARGS) requirements.in --output-file requirements.txt

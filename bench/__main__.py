@@ -5,11 +5,12 @@ import signal
 import sys
 from types import FrameType
 
-from bench import cold, crash, deadlines, gate, stats, wall
+from bench import all as all_parts
+from bench import cold, crash, deadlines, gate, kick, memory, roundtrips, stats, wall
 from local.demo.environment import forget_the_rest
 from local.stack.errors import StackError
 
-PARTS = (gate, crash, deadlines, wall, cold, stats)
+PARTS = (all_parts, gate, wall, roundtrips, cold, memory, kick, stats, deadlines, crash)
 
 
 def main() -> int:

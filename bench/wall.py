@@ -1,7 +1,7 @@
-"""How long a run takes against the ideal schedule: the same calls, one after the other on as many lines as it may use.
+"""How long a run takes against the ideal schedule: the same calls, on as many lines as it may use.
 
-No quota is in the way. The ideal begins no call later than a line is free, and knows no queue, no Storage and no
-photos to fetch; the run has all of them, from its first claim to its summary.
+No quota is in the way. The ideal begins each call as soon as a line is free, and knows no queue, no Storage
+and no photos to fetch; the run has all of them, from its first claim to its summary.
 """
 
 from __future__ import annotations
@@ -54,10 +54,8 @@ def _ratio(site: Site, width: int, rounds: int) -> float:
         raise RuntimeError(f"not the run that was to be measured: {summary}")
     ideal = ideal_seconds(calls, width)
     ratio = float(summary["durationSeconds"]) / ideal
-    print(
-        f"{width:>3} at a time: {images} images in {summary['durationSeconds']:.1f} s, ideal {ideal:.1f} s: {ratio:.3f}",
-        flush=True,
-    )
+    took = f"{images} images in {summary['durationSeconds']:.1f} s"
+    print(f"{width:>3} at a time: {took}, ideal {ideal:.1f} s: {ratio:.3f}", flush=True)
     return ratio
 
 
@@ -76,7 +74,7 @@ def _tick(site: Site, width: int) -> dict[str, Any]:
 
 
 def ideal_seconds(calls: Sequence[Call], width: int) -> float:
-    """When the last of these calls would have ended, each begun on the first line of `width` that was free."""
+    """When the last of these calls would have ended, each begun on the first of `width` lines to be free."""
     free = [0.0] * width
     for call in sorted(calls, key=lambda call: call.started):
         began = heapq.heappop(free)

@@ -32,18 +32,30 @@ class Clocked:
 
     def order(self, name: str) -> int:
         """Someone new orders one photo, found in the ledger as `[name]`; the job's id."""
+        return self.enqueue(self.customer(), name)
+
+    def customer(self) -> str:
+        """Someone new, with a photo; their id."""
         user = f"user-{uuid4().hex[:12]}"
-        headers = {"apikey": self.stack.secret_key, "Authorization": f"Bearer {self.stack.secret_key}"}
-        with httpx.Client(base_url=self.stack.url, headers=headers, trust_env=False, timeout=30) as http:
+        with self._http() as http:
             http.post("/storage/v1/bucket", json={"id": SOURCES, "name": SOURCES, "public": False})
             http.post(
                 f"/storage/v1/object/{SOURCES}/{user}/me.png",
                 content=picture(),
                 headers={"Content-Type": "image/png"},
             ).raise_for_status()
-            request = {"userId": user, **fresh_order((name,), 1, f"{SOURCES}/{user}/me.png")}
+        return user
+
+    def enqueue(self, user: str, name: str) -> int:
+        """An order of theirs; the job's id."""
+        request = {"userId": user, **fresh_order((name,), 1, f"{SOURCES}/{user}/me.png")}
+        with self._http() as http:
             answer = http.post("/rest/v1/rpc/enqueue_generation_batch", json={"p_request": request})
         return int(answer.raise_for_status().json()["jobIds"][0])
+
+    def _http(self) -> httpx.Client:
+        headers = {"apikey": self.stack.secret_key, "Authorization": f"Bearer {self.stack.secret_key}"}
+        return httpx.Client(base_url=self.stack.url, headers=headers, trust_env=False, timeout=30)
 
     def is_completed(self, job_id: int) -> bool:
         """Whether a job has been worked off."""

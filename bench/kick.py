@@ -1,0 +1,67 @@
+"""From an order to the first call to Gemini, with the kick and no clock: the database calls the worker.
+
+Real: the database, the API, the served function, sql/schedule. Stood in for: pg_net, Vault, Gemini.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from local.simulator.gemini import Simulator
+from local.simulator.ledger import Call
+from local.stack.stack import Stack
+from tests.clocked import Clocked, clocked
+from tests.clone import wait_for
+from tests.conftest import connect
+from tests.schedule_sql import forget_kicks, paste
+
+PURPOSE = "from an order to its first call to Gemini, with the kick; about half a minute"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--times", type=int, default=40, help="orders, one after the other (default: 40)")
+    parser.add_argument("--brief", action="store_true", help="ten orders")
+    parser.set_defaults(measure=measure)
+
+
+def measure(options: Namespace) -> None:
+    """Orders again and again while nothing runs; the last line is JSON with the median in seconds."""
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Stack(Path(folder), durable=False) as stack,
+        Simulator() as gemini,
+        connect(stack.db_url) as db,
+        clocked(stack, gemini, db) as site,
+    ):
+        db.execute("select set_generation_rate('gemini-2.5-flash-image', 100000, 1000)")
+        paste(db, "kick.sql")
+        taken = [
+            _once(site, f"order-{number}") for number in range(11 if options.brief else options.times + 1)
+        ]
+    ordered = sorted(taken[1:])  # the first starts the instance's connections
+    median = statistics.median(ordered)
+    spread = f"({ordered[0]:.3f} – {ordered[-1]:.3f}), {len(ordered)} orders"
+    print(f"order to first call: median {median:.3f} s {spread}")
+    print(json.dumps({"median_seconds": round(median, 3)}), flush=True)
+
+
+def _once(site: Clocked, name: str) -> float:
+    """From the sending of an order, which is before its commit, to the arrival of its call at Gemini."""
+    user = site.customer()
+    forget_kicks(site.db)
+    began = time.monotonic()
+    job = site.enqueue(user, name)
+    wait_for(lambda: site.is_completed(job), 60)
+    wait_for(lambda: all(call["meaning"] != "under way" for call in site.calls()), 60)
+    return _call(site, name).started - began
+
+
+def _call(site: Clocked, name: str) -> Call:
+    (call,) = [call for call in site.gemini.ledger.calls if f"[{name}]" in call.prompt_start]
+    return call

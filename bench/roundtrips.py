@@ -1,0 +1,82 @@
+"""How many requests a run makes to Supabase, by what they are for: each is time, and a share of the API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from dataclasses import dataclass, field
+
+import httpx
+
+from bench.scale import Scale
+from bench.site import IMAGES_PER_JOB, Site
+from worker.app import Worker
+from worker.model import DEFAULT_MODEL
+from worker.request import RunRequest
+from worker.settings import Settings
+
+PURPOSE = "requests to Supabase, of an idle run and of one that makes photos; about ten seconds"
+USER = "customer"
+JOBS = 10
+
+
+@dataclass(slots=True)
+class Trips:
+    """The requests of one run by what they are for."""
+
+    counted: Counter[str] = field(default_factory=Counter)
+
+    async def note(self, request: httpx.Request) -> None:
+        """Count a request."""
+        parts = request.url.path.split("/")
+        kind = parts[-1] if "rpc" in parts else f"storage: {request.method} {parts[4]}"
+        self.counted[kind] += 1
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--brief", action="store_true", help="the same: it takes ten seconds")
+    parser.set_defaults(measure=measure)
+
+
+def measure(_options: Namespace) -> None:
+    """Does an idle run and one of ten jobs; prints their requests; the last line is JSON with the counts."""
+    scale = Scale(6.0)
+    with Site(scale, (USER,)) as site:
+        print(site.hardware(), flush=True)
+        site.begin(quota=1_000_000, gate_rate=100_000)
+        site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)
+        os.environ.update(site.environment())
+        idle = asyncio.run(_run())
+        site.order(USER, JOBS * IMAGES_PER_JOB)
+        busy = asyncio.run(_run())
+    images = JOBS * IMAGES_PER_JOB
+    per_image = (
+        sum(busy[kind] for kind in ("storage: POST generated-photos", "record_generated_photo")) / images
+    )
+    _tell("idle run", idle)
+    _tell(f"run of {JOBS} jobs, {images} images", busy)
+    total = sum(busy.values())
+    print(json.dumps({"idle": sum(idle.values()), "busy": total, "per_image": round(per_image, 2),
+        "per_image_all": round(total / images, 2)}), flush=True)  # fmt: skip
+
+
+async def _run() -> Counter[str]:
+    """The requests of one run."""
+    trips = Trips()
+    worker = Worker(Settings.from_env(os.environ, "bench"))
+    worker.project.http.event_hooks["request"].append(trips.note)
+    try:
+        await worker.run(RunRequest())
+    finally:
+        await worker.close()
+    return trips.counted
+
+
+def _tell(what: str, counted: Counter[str]) -> None:
+    print(f"{what}: {sum(counted.values())}")
+    for kind, number in sorted(counted.items(), key=lambda pair: -pair[1]):
+        print(f"  {number:>4}  {kind}")
