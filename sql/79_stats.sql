@@ -52,7 +52,7 @@ $$;
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
 -- jobsFailed, imagesCompleted, imagesRefused}]}}. The windows end now. The series have 60 minutes and 24 hours, oldest
 -- first, cut at the full ones in UTC, so that the last is under way. jobSeconds is from the order to the end of completed
--- jobs, to a tenth, imageMs what the calls to Gemini took that made an image; percentiles are by nearest rank. Each table is
+-- jobs, to a tenth, imageMs what the calls to Gemini took that made an image, to 10 ms; percentiles are by nearest rank. Each table is
 -- read once, straight into counts by minute and by time taken.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB'
@@ -77,10 +77,11 @@ begin
       from public.photo_generation_queue as q where q."completedAt" > v_24h
       group by grouping sets ((6, 1, 2, 3, q.status), (6, 7))
     ), images as (
-      select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping(p."generationMs") as counted,
-        case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age, p."generationMs" as took
+      select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping((p."generationMs" + 5) / 10 * 10) as counted,
+        case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age,
+        (p."generationMs" + 5) / 10 * 10 as took
       from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_24h
-      group by grouping sets ((4, 1), (4, p."generationMs"))
+      group by grouping sets ((4, 1), (4, (p."generationMs" + 5) / 10 * 10))
     ), counts as materialized (
       select j.kind, j.code, j.at, j.n, j.age from jobs as j where j.timed = 0
       union all
