@@ -3018,6 +3018,34 @@ public.get_generation_batch(text),
 public.cancel_generation_batch(text)
 to authenticated;
 
+-- 85_realtime.sql
+
+-- Realtime: what changes in a batch, its jobs and its photos is told to whoever subscribes and may read the row: row-level
+-- security decides for each subscriber. Each change of a row of these tables becomes one message of the write-ahead
+-- log for Realtime to look at, subscribers or not; to leave a table out, afterwards:
+-- alter publication supabase_realtime drop table public.photo_generation_queue;
+-- Without the publication, which every Supabase project has, there is nothing to do.
+do $$
+declare
+  v_table text;
+begin
+  if not exists (select from pg_catalog.pg_publication as p where p.pubname = 'supabase_realtime' and not p.puballtables) then
+    return;
+  end if;
+  foreach v_table in array array['photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos'] loop
+    if not exists (
+      select from pg_catalog.pg_publication_tables as t
+      where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = v_table
+    ) then
+      execute format('alter publication supabase_realtime add table public.%I', v_table);
+    end if;
+  end loop;
+exception
+  when insufficient_privilege then
+    raise warning 'Not the owner of the publication supabase_realtime: add the three tables in the dashboard (Database, Publications).';
+end
+$$;
+
 -- 90_storage.sql
 
 -- The private bucket for generated photos, and everyone's right to read their own. Without Supabase Storage

