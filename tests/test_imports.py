@@ -13,7 +13,7 @@ WORKER = ROOT / "worker"
 PURE = {
     "address", "budget", "database_time", "errors", "finding", "finish", "health", "job", "mask", "model",
     "outcome", "prompt", "quota", "rejection", "request", "retry", "rpc_status", "secret", "settings",
-    "slots", "summary", "trace",
+    "slots", "summary", "trace", "watch",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -44,7 +44,7 @@ LAYERS = [
     {"cloud_run", "errors", "finding", "job", "mask", "model", "rpc_status", "secret"},
     {"log", "log_json", "log_line", "trace"},
     {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
-    {"deployed", "health"},
+    {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},
     {"queue", "storage", "photos", "gemini", "answer", "metrics"},

@@ -7,11 +7,13 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 from worker import log
+from worker.errors import QueueUnavailable
 from worker.folders import Folders
 from worker.gallery import Gallery
 from worker.gemini import Gemini
@@ -26,6 +28,7 @@ from worker.settings import Settings
 from worker.storage import PhotoStore
 from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.tools import Tools
+from worker.watch import watched
 
 PEEK_JOBS = 10
 OVERVIEW_ROWS = 24
@@ -87,8 +90,15 @@ class Worker:
         return await self.queue.operate(action.function, action.params)
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
-        """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured."""
-        return await self._sweep().run(max_jobs or SWEEP_JOBS)
+        """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured.
+
+        With it the log is told how the queue is: now and then, so that an idle run stays one request.
+        """
+        done = await self._sweep().run(max_jobs or SWEEP_JOBS)
+        with suppress(QueueUnavailable):  # the sweep is done, the next one tells
+            due, oldest, share = watched(await self.stats())
+            log.event("queue_watched", due_jobs=due, oldest_due_seconds=oldest, cap_share=share)
+        return done
 
     async def erase(self, user_id: str) -> Mapping[str, Any]:
         """Remove everything of a user: all rows at once, and from Storage what a first sweep finds."""

@@ -1,0 +1,23 @@
+"""What the log has to know of the queue so that somebody can be woken: two numbers out of all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Watched(NamedTuple):
+    """How the queue is; `cap_share` is how much of the nearer daily cap is used, None without a cap."""
+
+    due_jobs: int
+    oldest_due_seconds: int
+    cap_share: float | None
+
+
+def watched(stats: Mapping[str, Any]) -> Watched:
+    """That of an answer of `generation_queue_stats`."""
+    due, gate = stats["due"], stats["gate"]
+    caps = ((gate["spentToday"], gate["dollarsPerDay"]), (gate["startedToday"], gate["imagesPerDay"]))
+    shares = [used / cap if cap else 1.0 for used, cap in caps if cap is not None]
+    share = round(max(shares), 3) if shares else None
+    return Watched(due["jobs"], round(due["oldestSeconds"] or 0), share)
