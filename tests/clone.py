@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("main.py", "worker", "local", "sql")
+COPIED = ("main.py", "worker", "local", "sql", "docs")
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules")
 
 

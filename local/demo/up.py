@@ -12,6 +12,7 @@ from shlex import quote
 import httpx
 
 from local.demo import simulation
+from local.demo.app_site import AppSite, block
 from local.demo.customer import Customer, source_photos
 from local.demo.environment import open_gate, simulated_gemini, worker_environment
 from local.demo.function import Function
@@ -47,7 +48,15 @@ def up() -> int:
         }
         user_id, token = sign_in(stack, login)
         asyncio.run(_upload(stack, user_id, token, photos))
-        for line in Guide(stack, simulator, orders, worker, secret, user_id, token, login).lines():
+        stack.psql(f'drop policy if exists "own training photos" on storage.objects; {block("sql upload")}')
+        settings = {
+            "supabaseUrl": stack.url,
+            "publishableKey": stack.publishable_key,
+            "ordersUrl": orders.url,
+            **login,
+        }
+        app = running.enter_context(AppSite(folder.port("app_port"), settings, worker.url, secret))
+        for line in Guide(stack, simulator, orders, worker, app, secret, user_id, token, login).lines():
             print(line)
         print("\nRunning until Ctrl-C.", flush=True)
         _serve((orders, worker))
@@ -88,6 +97,7 @@ class Guide:
     simulator: Simulation
     orders: Function
     worker: Function
+    app: AppSite
     secret: str
     user_id: str
     token: str
@@ -101,6 +111,8 @@ class Guide:
         yield f"Gemini simulator          {self.simulator.url}  (pid {self.simulator.pid})"
         yield f"generate_images           {self.orders.url}  (pid {self.orders.pid})"
         yield f"process_generation_queue  {self.worker.url}  (pid {self.worker.pid})"
+        yield f"an app in the browser     {self.app.url}"
+        yield f"the operator's dashboard  {self.worker.url}/dashboard  (asks for SECRET, below)"
         yield f"logs                      {FOLDER}/*.log"
         yield f"\nTOKEN={quote(self.token)}"
         yield f"SECRET={quote(self.secret)}"

@@ -1,14 +1,25 @@
-// @supabase/lite 0.10.0 answers a request for a signed address with `signedUrl` and the path from /storage/v1 on, where
-// Supabase's Storage says `signedURL` and the path from /object on, which its clients insist on. Loaded before it.
+// What @supabase/lite 0.10.0 lacks of Supabase; loaded before it.
+// - It lets no page of another origin call it (CORS).
+// - It answers a request for a signed address with `signedUrl` and the path from /storage/v1 on, where Supabase's Storage
+//   says `signedURL` and the path from /object on, which its clients insist on.
 import http from "node:http";
 
 const SIGN = /^\/storage\/v1\/object\/sign\//;
 const emit = http.Server.prototype.emit;
 
 http.Server.prototype.emit = function (event, request, response) {
-  if (event === "request" && request.method === "POST" && SIGN.test(request.url)) mend(response);
+  if (event !== "request") return emit.apply(this, arguments);
+  allow(request, response);
+  if (request.method === "OPTIONS") return response.writeHead(204).end();
+  if (request.method === "POST" && SIGN.test(request.url)) mend(response);
   return emit.apply(this, arguments);
 };
+
+function allow(request, response) {
+  response.setHeader("access-control-allow-origin", "*");
+  response.setHeader("access-control-allow-methods", "GET, POST, PUT, PATCH, DELETE");
+  response.setHeader("access-control-allow-headers", request.headers["access-control-request-headers"] ?? "*");
+}
 
 function mend(response) {
   const { writeHead, end } = response;
