@@ -96,7 +96,7 @@ def _faces(site: Site, times: int) -> dict[str, float]:
     with Function("process_generation_queue", folder, environment) as served:
         return {
             f"{name}_ms": _timed(f"GET /{name}", times, lambda url=f"{served.url}/{name}": _get(url))  # type: ignore[misc]
-            for name in ("status", "metrics")
+            for name in ("status", "metrics", "overview")
         }
 
 

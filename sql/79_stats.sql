@@ -50,10 +50,11 @@ $$;
 
 -- What ended lately: {windows: [{name, seconds, jobs: {completed, failed, cancelled}, images: {completed, refused},
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
--- jobsFailed, imagesCompleted, imagesRefused}]}}. The windows end now. The series have 60 minutes and 24 hours, oldest
--- first, cut at the full ones in UTC, so that the last is under way. jobSeconds is from the order to the end of completed
--- jobs, to a tenth, imageMs what the calls to Gemini took that made an image, to 10 ms; percentiles are by nearest rank. Each table is
--- read once, straight into counts by minute and by time taken.
+-- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
+-- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
+-- is from the order to the end of completed jobs, to a tenth, imageMs what the calls to Gemini took that made an image, to
+-- 10 ms in the windows; percentiles are by nearest rank. Each table is read once, straight into counts by minute and by time
+-- taken.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB'
 as $$
@@ -62,6 +63,7 @@ declare
   v_1h constant timestamptz := p_now - interval '3600 seconds';
   v_24h constant timestamptz := p_now - interval '86400 seconds';
   v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
+  v_untimed constant jsonb := '{"mean": null, "max": null}';
 begin
   return (
     with recursive models as (
@@ -73,22 +75,24 @@ begin
       select q.status as kind, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code,
         date_bin('1 minute', q."completedAt", 'epoch') as at, count(*) as n, grouping(q.status) as timed,
         case when q."completedAt" > v_5m then 1 when q."completedAt" > v_1h then 2 else 3 end as age,
-        case when q.status = 'completed' then round(date_part('epoch', q."completedAt" - q."createdAt") * 10) / 10 end as took
+        case when q.status = 'completed' then round(date_part('epoch', q."completedAt" - q."createdAt") * 10) / 10 end as took,
+        sum(date_part('epoch', q."completedAt" - q."createdAt")) as total, max(date_part('epoch', q."completedAt" - q."createdAt")) as most
       from public.photo_generation_queue as q where q."completedAt" > v_24h
       group by grouping sets ((6, 1, 2, 3, q.status), (6, 7))
     ), images as (
       select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping((p."generationMs" + 5) / 10 * 10) as counted,
         case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age,
-        (p."generationMs" + 5) / 10 * 10 as took
+        (p."generationMs" + 5) / 10 * 10 as took, count(p."generationMs") as known, sum(p."generationMs") as total,
+        max(p."generationMs") as most
       from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_24h
       group by grouping sets ((4, 1), (4, (p."generationMs" + 5) / 10 * 10))
     ), counts as materialized (
-      select j.kind, j.code, j.at, j.n, j.age from jobs as j where j.timed = 0
+      select j.kind, j.code, j.at, j.n, j.age, j.n as known, j.total, j.most from jobs as j where j.timed = 0
       union all
-      select 'made', null, i.at, i.n, i.age from images as i where i.counted = 1
+      select 'made', null, i.at, i.n, i.age, i.known, i.total, i.most from images as i where i.counted = 1
       union all
       select 'refused', f.code, date_bin('1 minute', f."createdAt", 'epoch'), count(*),
-        case when f."createdAt" > v_5m then 1 when f."createdAt" > v_1h then 2 else 3 end
+        case when f."createdAt" > v_5m then 1 when f."createdAt" > v_1h then 2 else 3 end, 0, null, null
       from generation.failed_images as f where f."createdAt" > v_24h group by 2, 3, 5
     ), ranked as (
       select w.i, t.kind, t.took, sum(t.n) over (partition by w.i, t.kind order by t.took) as rank,
@@ -110,7 +114,11 @@ begin
     ), binned as (
       select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.n) filter (where c.kind = 'completed') as completed,
         sum(c.n) filter (where c.kind = 'failed') as failed, sum(c.n) filter (where c.kind = 'made') as made,
-        sum(c.n) filter (where c.kind = 'refused') as refused
+        sum(c.n) filter (where c.kind = 'refused') as refused,
+        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'completed') / sum(c.known) filter (where c.kind = 'completed'))::numeric, 1),
+          'max', round((max(c.most) filter (where c.kind = 'completed'))::numeric, 1)) as job_seconds,
+        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'made') / nullif(sum(c.known) filter (where c.kind = 'made'), 0))::numeric),
+          'max', max(c.most) filter (where c.kind = 'made')) as image_ms
       from steps as k join counts as c on c.at >= k.first group by 1, 2
     )
     select jsonb_build_object('windows', (
@@ -135,7 +143,8 @@ begin
         select jsonb_object_agg(t.name, t.points) from (
           select k.name, jsonb_agg(jsonb_build_object('at', b.at, 'jobsCompleted', coalesce(n.completed, 0),
             'jobsFailed', coalesce(n.failed, 0), 'imagesCompleted', coalesce(n.made, 0),
-            'imagesRefused', coalesce(n.refused, 0)) order by b.at) as points
+            'imagesRefused', coalesce(n.refused, 0), 'jobSeconds', coalesce(n.job_seconds, v_untimed),
+            'imageMs', coalesce(n.image_ms, v_untimed)) order by b.at) as points
           from steps as k
           cross join lateral generate_series(k.first, k.last, k.step) as b (at)
           left join binned as n on n.name = k.name and n.at = b.at

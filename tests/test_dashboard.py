@@ -114,8 +114,9 @@ def test_a_busy_queue(window: Window, shop: Shop) -> None:
     page.wait_for_function(
         "[...document.querySelectorAll('#photos img')].every(photo => photo.naturalWidth > 0)"
     )
-    expect(page.locator("#charts svg")).to_have_count(4)
-    expect(page.locator("#charts rect.made").first).to_be_attached()
+    expect(page.locator("#charts svg")).to_have_count(6)
+    for kind in ("made", "mean"):
+        expect(page.locator(f"#charts rect.{kind}").first).to_be_attached()
     expect(page.locator("#batches li")).to_contain_text("4 of 4 images; 2 of 2 jobs ended")
     expect(page.locator("#runs tr")).to_contain_text("queue empty")
     window.check_accessibility()

@@ -162,6 +162,8 @@ def test_series(queue: Queue, rows: Rows, clock: Clock) -> None:
     rows.photo(3601, 1000, index=2)
     rows.refusal(86_300, "safety")
     told = stats(queue)["series"]
+    for point in told["minutes"] + told["hours"]:
+        point.pop("jobSeconds"), point.pop("imageMs")
     minutes = {datetime.fromisoformat(point.pop("at")): point for point in told["minutes"]}
     assert list(minutes) == [NOON + timedelta(minutes=n) for n in range(-58, 2)]
     busy = {at: point for at, point in minutes.items() if any(point.values())}
@@ -175,6 +177,24 @@ def test_series(queue: Queue, rows: Rows, clock: Clock) -> None:
     assert told["hours"][-1] | none == none | {"at": told["hours"][-1]["at"]}
     assert (told["hours"][-1]["jobsCompleted"], told["hours"][-1]["jobsFailed"]) == (1, 1)
     assert sum(point["imagesRefused"] for point in told["hours"]) == 0, "23 full hours and the last one"
+
+
+def test_series_of_times(queue: Queue, rows: Rows) -> None:
+    """Each minute and hour tells the mean and the slowest of completed jobs and of images that were timed."""
+    for took, ago in ((10, 0), (21, 0), (30, 60)):
+        rows.job("completed", took + ago, ago)
+    rows.job("failed", 5000, 0)
+    for index, took in enumerate((1000, 2001, None)):
+        rows.photo(0, took, index=index)
+    rows.photo(60, None, index=3)
+    told = stats(queue)["series"]
+    nothing = {"mean": None, "max": None}
+    before, last = told["minutes"][-2:]
+    assert (last["jobSeconds"], last["imageMs"]) == ({"mean": 15.5, "max": 21}, {"mean": 1501, "max": 2001})
+    assert (before["jobSeconds"], before["imageMs"]) == ({"mean": 30, "max": 30}, nothing)
+    assert told["minutes"][0]["jobSeconds"] == told["minutes"][0]["imageMs"] == nothing
+    assert told["hours"][-1]["jobSeconds"] == {"mean": 15.5, "max": 21}
+    assert told["hours"][-2]["jobSeconds"] == {"mean": 30, "max": 30}
 
 
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kathmandu"])

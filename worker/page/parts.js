@@ -28,47 +28,50 @@ function showNumbers(stats) {
   });
 }
 
-function chart(title, points, good, bad, unit) {
-  const most = Math.max(1, ...points.map((point) => point[good] + point[bad]));
+// Bars over time. `parts` gives what lies on top of each other at a point, from the floor up: [kind, value]; `say` its words.
+function chart(label, points, parts, say) {
+  const most = Math.max(1e-9, ...points.map((point) => parts(point).reduce((sum, [, value]) => sum + value, 0)));
   const step = 100 / points.length;
   const bars = points.flatMap((point, place) => {
     const at = new Date(point.at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    const heights = [[good, "made"], [bad, "failed"]].map(([name, kind]) => ({ kind, height: (38 * point[name]) / most }));
     let floor = 39;
-    return heights.filter(({ height }) => height).map(({ kind, height }) => {
+    return parts(point).filter(([, value]) => value).map(([kind, value]) => {
+      const height = (38 * value) / most;
       floor -= height;
-      const place_ = { x: (place * step).toFixed(2), y: floor.toFixed(2), width: (step * 0.8).toFixed(2), height: height.toFixed(2) };
-      return make("rect", { class: kind, ...place_ }, make("title", {}, `${at}: ${point[good]} ${unit}, ${point[bad]} not`));
+      const spot = { x: (place * step).toFixed(2), y: floor.toFixed(2), width: (step * 0.8).toFixed(2), height: height.toFixed(2) };
+      return make("rect", { class: kind, ...spot }, make("title", {}, `${at}: ${say(point)}`));
     });
   });
+  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
+    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
+  return make("figure", {}, picture, make("figcaption", {}, label));
+}
+
+function throughput(title, points, good, bad, unit) {
   const [made, missed] = [good, bad].map((name) => points.reduce((sum, point) => sum + point[name], 0));
+  const most = Math.max(...points.map((point) => point[good] + point[bad]));
   const label = made + missed ? `${title}: ${made} ${unit}, ${missed} not; at most ${most} at a time` : `${title}: none`;
-  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
-    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
-  return make("figure", {}, picture, make("figcaption", {}, label));
+  return chart(label, points, (point) => [["made", point[good]], ["failed", point[bad]]], (point) => `${point[good]} ${unit}, ${point[bad]} not`);
 }
 
-function latencies(points) {
-  const high = Math.max(0.001, ...points.flatMap((window) => [window.jobSeconds?.p95 ?? 0]));
-  const bars = points.flatMap((window, place) => [["p95", "high"], ["p50", "mid"]].filter(([name]) => window.jobSeconds?.[name] != null).map(([name, kind]) => {
-    const height = (38 * window.jobSeconds[name]) / high;
-    const spot = { x: (place * 34 + 4).toFixed(1), width: 22, y: (39 - height).toFixed(2), height: height.toFixed(2) };
-    return make("rect", { class: kind, ...spot }, make("title", {}, `${window.name}: ${name} ${seconds(window.jobSeconds[name])}`));
-  }));
-  const told = points.map((window) => `${window.name}: ${seconds(window.jobSeconds?.p50)} / ${seconds(window.jobSeconds?.p95)}`).join(" · ");
-  const label = `From the order to its end, half and 95 % of the jobs. ${told}`;
-  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
-    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
-  return make("figure", {}, picture, make("figcaption", {}, label));
+// The mean, and above it up to the slowest.
+function latency(title, points, name, perSecond = 1) {
+  const time = (value) => seconds(value === null ? null : value / perSecond);
+  const told = points.filter((point) => point[name].max !== null);
+  const slowest = Math.max(...told.map((point) => point[name].max));
+  const label = told.length ? `${title}, mean and slowest: lately ${time(told.at(-1)[name].mean)}, at most ${time(slowest)}` : `${title}: nothing to measure`;
+  return chart(label, points, (point) => [["mean", point[name].mean ?? 0], ["slowest", Math.max(0, (point[name].max ?? 0) - (point[name].mean ?? 0))]],
+    (point) => `mean ${time(point[name].mean)}, slowest ${time(point[name].max)}`);
 }
 
-function showCharts(stats) {
-  const { minutes, hours } = stats.series;
+function showCharts({ series: { minutes, hours } }) {
   find("charts").replaceChildren(
-    chart("Photos by minute, last hour", minutes, "imagesCompleted", "imagesRefused", "made"),
-    chart("Photos by hour, last day", hours, "imagesCompleted", "imagesRefused", "made"),
-    chart("Jobs by hour, last day", hours, "jobsCompleted", "jobsFailed", "completed"),
-    latencies(stats.windows),
+    throughput("Photos by minute, last hour", minutes, "imagesCompleted", "imagesRefused", "made"),
+    throughput("Photos by hour, last day", hours, "imagesCompleted", "imagesRefused", "made"),
+    latency("Order to end by minute, last hour", minutes, "jobSeconds"),
+    latency("Order to end by hour, last day", hours, "jobSeconds"),
+    latency("Gemini by minute, last hour", minutes, "imageMs", 1000),
+    throughput("Jobs by hour, last day", hours, "jobsCompleted", "jobsFailed", "completed"),
   );
 }
 
