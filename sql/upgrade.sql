@@ -2750,15 +2750,15 @@ begin
       from public.photo_generation_queue as q where q.status = 'processing'
     ), due as materialized (
       select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
-    ), bounds as (
-      select b.i, b.bound, coalesce(lag(b.bound) over (order by b.i), '-infinity') as above
-      from unnest('{60, 300, 1800, 3600, 21600, 86400, infinity}'::double precision[]) with ordinality as b (bound, i)
+    ), aged as (
+      select o.status, 7 - width_bucket(extract(epoch from o.since - p_now)::double precision,
+        '{-86400, -21600, -3600, -1800, -300, -60}'::double precision[]) as i
+      from open as o
     ), counted as (
-      select b.i, count(*) filter (where o.status = 'pending') as pending,
-        count(*) filter (where o.status = 'rate_limited') as rate_limited,
-        count(*) filter (where o.status = 'processing') as processing
-      from bounds as b
-      left join open as o on extract(epoch from p_now - o.since) > b.above and extract(epoch from p_now - o.since) <= b.bound
+      select b.i, count(*) filter (where a.status = 'pending') as pending,
+        count(*) filter (where a.status = 'rate_limited') as rate_limited,
+        count(*) filter (where a.status = 'processing') as processing
+      from generate_series(1, 7) as b (i) left join aged as a on a.i = b.i
       group by b.i
     )
     select jsonb_build_object(
@@ -2809,7 +2809,10 @@ begin
         case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age,
         (p."generationMs" + 5) / 10 * 10 as took, count(p."generationMs") as known, sum(p."generationMs") as total,
         max(p."generationMs") as most
-      from models as m join public.photo_generation_photos as p on p.model = m.model and p."createdAt" > v_24h
+      from models as m cross join lateral (
+        select p."createdAt", p."generationMs" from public.photo_generation_photos as p
+        where p.model = m.model and p."createdAt" > v_24h offset 0
+      ) as p
       group by grouping sets ((4, 1), (4, (p."generationMs" + 5) / 10 * 10))
     ), counts as materialized (
       select j.kind, j.code, j.at, j.n, j.age, j.n as known, j.total, j.most from jobs as j where j.timed = 0

@@ -7,7 +7,7 @@ import httpx
 from tests import faults
 from tests.faults import FaultProxy
 from tests.runs import Site
-from worker.gallery import FRESH_SECONDS, VALID_SECONDS, Gallery
+from worker.gallery import FRESH_SECONDS, MISSING_SECONDS, VALID_SECONDS, Gallery
 from worker.project import Project
 from worker.secret import Secret
 from worker.storage import PhotoStore
@@ -51,6 +51,25 @@ async def test_an_address_is_signed_once(site: Site) -> None:
     assert first == again
     assert set(first) == set(paths)
     assert VALID_SECONDS >= FRESH_SECONDS + 180
+
+
+async def test_a_photo_that_is_gone_is_asked_for_again_later(site: Site) -> None:
+    """However often a page asks, a missing photo is asked for now and then, and shown once it is there."""
+    (path, _), clock = await paths_of(site), Clock()
+    photo = await site.fetch(path)
+    bucket = site.service.storage.from_("generated-photos")
+    await bucket.remove([path])
+    async with FaultProxy(site.stack.url) as proxy:
+        project = Project(proxy.url, Secret(site.stack.secret_key))
+        gallery = Gallery(PhotoStore(project), clock)
+        assert await gallery.urls([path]) == {}
+        await bucket.upload(path, photo, {"content-type": "image/png"})
+        clock.now += MISSING_SECONDS - 1
+        assert await gallery.urls([path]) == {}
+        assert len([seen for seen in proxy.seen if SIGN in seen]) == 1
+        clock.now += 2
+        assert set(await gallery.urls([path])) == {path}
+        await project.close()
 
 
 async def test_an_address_shows_the_photo(site: Site) -> None:
