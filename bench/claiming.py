@@ -58,3 +58,7 @@ class Run:
         ends = {"fence": answer["fence"], "outcome": "failed", "code": "bench", "message": "It was a bench."}
         results = json.dumps([{"jobId": job["id"], **ends} for job in answer["jobs"]])
         self._db.execute("select settle_generation_jobs(%s::jsonb)", [results]).fetchone()
+
+    def finish(self) -> None:
+        """End the run; it holds nothing any more."""
+        self._db.execute("select finish_generation_run(%s, 'bench', '{}')", [self._id]).fetchone()

@@ -195,15 +195,17 @@ $$;
 -- head of what is ready; with nothing ready, the highest tag ever given, so that nobody is held to
 -- what he got while the queue was otherwise idle.
 create or replace function generation.virtual_time(p_priority smallint) returns bigint
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select coalesce(
+begin
+  return coalesce(
     (select q."startTag" from public.photo_generation_queue as q
       where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
       order by q."startTag" limit 1),
     (select f."lastTag" from generation.flows as f
       where f.priority = p_priority order by f."lastTag" desc limit 1),
-    0)
+    0);
+end
 $$;
 
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images

@@ -5,12 +5,12 @@
 -- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
 begin
-  perform 1 from public.photo_generation_batches as b
-  where b.id in (select c ->> 'batchId' from jsonb_array_elements(p_changes) as c)
-  order by b.id for no key update;
+  perform 1 from public.photo_generation_batches as b where b.id = any (v_ids) order by b.id for no key update;
 
   with changes as (
     select c ->> 'batchId' as batch_id, sum((c ->> 'jobsDone')::integer) as jobs_done,
@@ -22,6 +22,7 @@ begin
       b."imagesFailed" + c.images_failed as images_failed,
       b."jobsDone" + c.jobs_done + b."jobsFailed" + c.jobs_failed >= b."jobsTotal" as ended
     from public.photo_generation_batches as b join changes as c on c.batch_id = b.id
+    where b.id = any (v_ids)
   )
   update public.photo_generation_batches as b
   set "jobsDone" = n.jobs_done, "jobsFailed" = n.jobs_failed, "imagesFailed" = n.images_failed,
@@ -43,14 +44,17 @@ $$;
 
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
-  select coalesce(array_agg(i order by i), '{}')
-  from generate_series(0, p_images - 1) as i
-  where not exists (
-      select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
-    and not exists (
-      select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
+begin
+  return (
+    select coalesce(array_agg(i order by i), '{}')
+    from generate_series(0, p_images - 1) as i
+    where not exists (
+        select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
+      and not exists (
+        select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i));
+end
 $$;
 
 -- The run under whose fence a job is held; null if it is no fence of a claim.
@@ -149,8 +153,9 @@ $$;
 -- Makes up to p_limit waiting jobs ready that have come due. They stand where they stood, but not before
 -- the virtual time: due retries go before new work of the same user, not before everybody.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+begin
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
@@ -160,5 +165,6 @@ as $$
     order by w."retryAt" limit p_limit
     for update skip locked
   ) as due
-  where q.id = due.id
+  where q.id = due.id;
+end
 $$;

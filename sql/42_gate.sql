@@ -14,24 +14,32 @@ as $$ select clock_timestamp() $$;
 
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
-language sql immutable set search_path = ''
-as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision;
+end
+$$;
 
 -- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
 -- that the rate cannot bear counts as the rate.
 create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
-  from (select generation.gate_rate(p_gate) as rate) as r
+begin
+  return (
+    select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
+    from (select generation.gate_rate(p_gate) as rate) as r);
+end
 $$;
 
 -- How far ahead of the even pace starts may come, so that a burst of them is possible.
 create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select make_interval(secs => generation.emission_seconds(p_gate))
-    * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1)
+begin
+  return make_interval(secs => generation.emission_seconds(p_gate)) * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1);
+end
 $$;
 
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
@@ -86,8 +94,9 @@ $$;
 
 -- Writes a gate back.
 create or replace function generation.leave_gate(p_gate generation.gates) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+begin
   update generation.gates as g
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
@@ -95,39 +104,45 @@ as $$
     "probeAt" = p_gate."probeAt", "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
     epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
     limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
-  where g.model = p_gate.model
+  where g.model = p_gate.model;
+end
 $$;
 
 -- What one image of a model costs; the dearest known for a model without a price.
 create or replace function generation.image_price(p_model text) returns numeric
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select coalesce(
+begin
+  return coalesce(
     (select p.dollars from generation.prices as p where p.model = p_model),
-    (select max(p.dollars) from generation.prices as p), 0)
+    (select max(p.dollars) from generation.prices as p), 0);
+end
 $$;
 
 -- How many images may still be started today under the daily caps; null without a cap. p_gate's own count is
 -- taken from p_gate, which its caller may have changed; the other models' from their rows.
 create or replace function generation.left_today(p_gate generation.gates) returns integer
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select greatest(least(r.images, 2147483647), 0)::integer
-  from generation.limits as l
-  cross join lateral (
-    select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
-    from (
-      select p_gate.model as model, p_gate."startedToday" as started
-      union all
-      select g.model, g."startedToday" from generation.gates as g
-      where g.model <> p_gate.model and g.today = p_gate.today
-    ) as s
-  ) as used
-  cross join lateral (
-    select least(l."imagesPerDay" - used.images,
-      floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
-  ) as r
-  where r.images is not null
+begin
+  return (
+    select greatest(least(r.images, 2147483647), 0)::integer
+    from generation.limits as l
+    cross join lateral (
+      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
+      from (
+        select p_gate.model as model, p_gate."startedToday" as started
+        union all
+        select g.model, g."startedToday" from generation.gates as g
+        where g.model <> p_gate.model and g.today = p_gate.today
+      ) as s
+    ) as used
+    cross join lateral (
+      select least(l."imagesPerDay" - used.images,
+        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
+    ) as r
+    where r.images is not null);
+end
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when

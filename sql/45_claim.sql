@@ -36,10 +36,11 @@ $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again.
+-- its neighbours down again. The plan is one for all, the head of an index, whatever the statistics say of a table that has
+-- just been filled or emptied.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   v_held integer;
@@ -79,38 +80,47 @@ $$;
 
 -- Whether a claim has been answered before.
 create or replace function generation.was_answered(p_run_id uuid, p_claim_id uuid) returns boolean
-language sql stable set search_path = ''
-as $$ select exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds")) $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds"));
+end
+$$;
 
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
-language sql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+begin
   update public.photo_generation_queue as q
   set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = generation.clock(),
     "leaseExpiresAt" = generation.clock() + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
     "startedAt" = coalesce(q."startedAt", generation.clock()), claims = q.claims + 1, "sweptAt" = null
-  where q.id = any (p_ids)
+  where q.id = any (p_ids);
+end
 $$;
 
 -- The jobs under a fence as the worker gets them, in the order they are served.
 create or replace function generation.fenced_jobs(p_fence text) returns jsonb
-language sql stable set search_path = ''
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
-  select jsonb_agg(jsonb_build_object(
-    'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
-    'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
-    'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
-    'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
-    'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
-    'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
-    'missing', to_jsonb(generation.missing_images(q.id, q."numImagesPerExample")),
-    -- An earlier claim may have stored objects that nobody recorded.
-    'claimedBefore', q."startedAt" < q."lockedAt"
-  ) order by q.priority desc, q."startTag", q.id)
-  from public.photo_generation_queue as q
-  where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
+begin
+  return (
+    select jsonb_agg(jsonb_build_object(
+      'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
+      'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
+      'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
+      'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
+      'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
+      'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
+      'missing', to_jsonb(generation.missing_images(q.id, q."numImagesPerExample")),
+      -- An earlier claim may have stored objects that nobody recorded.
+      'claimedBefore', q."startedAt" < q."lockedAt"
+    ) order by q.priority desc, q."startTag", q.id)
+    from public.photo_generation_queue as q
+    where q.status = 'processing' and q."lockedBy" collate "C" = p_fence);
+end
 $$;
 
 -- Seconds until something can be claimed again: the next retry due or lease running out; null if nothing is left.
@@ -131,25 +141,31 @@ $$;
 
 -- The time nine in ten of a model's latest 50 images took, in seconds; null before the first.
 create or replace function generation.model_latency_seconds(p_model text) returns numeric
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select round((percentile_cont(0.9) within group (order by p."generationMs") / 1000)::numeric, 3)
-  from (
-    select l."generationMs" from public.photo_generation_photos as l
-    where l.model = p_model order by l."createdAt" desc limit 50
-  ) as p
+begin
+  return (
+    select round((percentile_cont(0.9) within group (order by p."generationMs") / 1000)::numeric, 3)
+    from (
+      select l."generationMs" from public.photo_generation_photos as l
+      where l.model = p_model order by l."createdAt" desc limit 50
+    ) as p);
+end
 $$;
 
 -- What goes with the jobs: the model's successor if one was changed over to, its observed latency, and
 -- the buckets source photos may come from.
 create or replace function generation.claim_context(p_model text) returns jsonb
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select jsonb_build_object('successor', m.successor,
-    'latencySeconds', generation.model_latency_seconds(coalesce(m.successor, p_model)),
-    'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b))
-  from (values (p_model)) as asked (model)
-  left join generation.models as m on m.model = asked.model
+begin
+  return (
+    select jsonb_build_object('successor', m.successor,
+      'latencySeconds', generation.model_latency_seconds(coalesce(m.successor, p_model)),
+      'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b))
+    from (values (p_model)) as asked (model)
+    left join generation.models as m on m.model = asked.model);
+end
 $$;
 
 -- The answer of a claim that gives nothing: `isolated` while a ready job has to wait until the run's other
@@ -175,27 +191,33 @@ $$;
 
 -- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select generation.age_gate(coalesce(
-    (select g from generation.gates as g where g.model = wanted.model),
-    jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
-      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
-  ), generation.moment())
-  from (
-    select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
-  ) as wanted
+begin
+  return (
+    select generation.age_gate(coalesce(
+      (select g from generation.gates as g where g.model = wanted.model),
+      jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
+        'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
+    ), generation.moment())
+    from (
+      select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
+    ) as wanted);
+end
 $$;
 
 -- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
 returns double precision
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select least(generation.left_today(p_gate),
-    floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
-      / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
-  from (select generation.moment() as now) as n
+begin
+  return (
+    select least(generation.left_today(p_gate),
+      floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
+        / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
+    from (select generation.moment() as now) as n);
+end
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
@@ -244,14 +266,12 @@ declare
   v_run text := p_worker_id || '/' || p_run_id;
   v_fence text := v_run || '/' || p_claim_id;
   v_ids bigint[];
-  v_jobs jsonb;
   v_gate generation.gates := generation.gate_ahead(p_model);
   v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
-  v_jobs := generation.fenced_jobs(v_fence);
-  if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
+  if not generation.was_answered(p_run_id, p_claim_id) then
     v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
@@ -268,9 +288,8 @@ begin
       generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
-    v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return generation.answered(jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model));
+  return generation.answered(jsonb_build_object('jobs', coalesce(generation.fenced_jobs(v_fence), '[]'), 'fence', v_fence) || generation.claim_context(p_model));
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));

@@ -4,11 +4,16 @@
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
 -- Null when the job is gone or final, or has no such image.
 create or replace function generation.open_job(p_job_id bigint) returns public.photo_generation_queue
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
-  select q.* from public.photo_generation_queue as q
+declare
+  v_job public.photo_generation_queue;
+begin
+  select q.* into v_job from public.photo_generation_queue as q
   where q.id = p_job_id and q.status not in ('completed', 'failed', 'cancelled')
-  for no key update
+  for no key update;
+  return v_job;
+end
 $$;
 
 -- Refuses an image index that the job does not have.

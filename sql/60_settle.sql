@@ -6,7 +6,7 @@ returns table (
   job_id bigint, fence text, outcome text, code text, message text, retry_seconds double precision,
   until_daily_reset boolean, attempt_spent boolean
 )
-language plpgsql immutable set search_path = ''
+language plpgsql immutable rows 10 set search_path = ''
 as $$
 declare
   v_bad text;
@@ -44,8 +44,10 @@ returns table (
   id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
-language sql stable set search_path = ''
+language plpgsql stable rows 10 set search_path = ''
 as $$
+begin
+  return query
   with counted as (
     select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
       (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
@@ -94,20 +96,20 @@ as $$
     end,
     case when d.attempt_spent then 0 else 1 end,
     d.missing
-  from decided as d
+  from decided as d;
+end
 $$;
 
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
+  v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
 begin
-  perform 1 from public.photo_generation_queue as q
-  where q.id in (select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r)
-  order by q.id for no key update;
+  perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
   with judged as materialized (
     select * from generation.judge_results(p_results)

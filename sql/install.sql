@@ -552,15 +552,17 @@ $$;
 -- head of what is ready; with nothing ready, the highest tag ever given, so that nobody is held to
 -- what he got while the queue was otherwise idle.
 create or replace function generation.virtual_time(p_priority smallint) returns bigint
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select coalesce(
+begin
+  return coalesce(
     (select q."startTag" from public.photo_generation_queue as q
       where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
       order by q."startTag" limit 1),
     (select f."lastTag" from generation.flows as f
       where f.priority = p_priority order by f."lastTag" desc limit 1),
-    0)
+    0);
+end
 $$;
 
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
@@ -839,12 +841,12 @@ $$;
 -- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+declare
+  v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
 begin
-  perform 1 from public.photo_generation_batches as b
-  where b.id in (select c ->> 'batchId' from jsonb_array_elements(p_changes) as c)
-  order by b.id for no key update;
+  perform 1 from public.photo_generation_batches as b where b.id = any (v_ids) order by b.id for no key update;
 
   with changes as (
     select c ->> 'batchId' as batch_id, sum((c ->> 'jobsDone')::integer) as jobs_done,
@@ -856,6 +858,7 @@ begin
       b."imagesFailed" + c.images_failed as images_failed,
       b."jobsDone" + c.jobs_done + b."jobsFailed" + c.jobs_failed >= b."jobsTotal" as ended
     from public.photo_generation_batches as b join changes as c on c.batch_id = b.id
+    where b.id = any (v_ids)
   )
   update public.photo_generation_batches as b
   set "jobsDone" = n.jobs_done, "jobsFailed" = n.jobs_failed, "imagesFailed" = n.images_failed,
@@ -877,14 +880,17 @@ $$;
 
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-language sql stable set search_path = ''
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
-  select coalesce(array_agg(i order by i), '{}')
-  from generate_series(0, p_images - 1) as i
-  where not exists (
-      select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
-    and not exists (
-      select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i)
+begin
+  return (
+    select coalesce(array_agg(i order by i), '{}')
+    from generate_series(0, p_images - 1) as i
+    where not exists (
+        select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
+      and not exists (
+        select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i));
+end
 $$;
 
 -- The run under whose fence a job is held; null if it is no fence of a claim.
@@ -983,8 +989,9 @@ $$;
 -- Makes up to p_limit waiting jobs ready that have come due. They stand where they stood, but not before
 -- the virtual time: due retries go before new work of the same user, not before everybody.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+begin
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
@@ -994,7 +1001,8 @@ as $$
     order by w."retryAt" limit p_limit
     for update skip locked
   ) as due
-  where q.id = due.id
+  where q.id = due.id;
+end
 $$;
 
 -- 42_gate.sql
@@ -1015,24 +1023,32 @@ as $$ select clock_timestamp() $$;
 
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
-language sql immutable set search_path = ''
-as $$ select greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision $$;
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision;
+end
+$$;
 
 -- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
 -- that the rate cannot bear counts as the rate.
 create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
-  from (select generation.gate_rate(p_gate) as rate) as r
+begin
+  return (
+    select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
+    from (select generation.gate_rate(p_gate) as rate) as r);
+end
 $$;
 
 -- How far ahead of the even pace starts may come, so that a burst of them is possible.
 create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select make_interval(secs => generation.emission_seconds(p_gate))
-    * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1)
+begin
+  return make_interval(secs => generation.emission_seconds(p_gate)) * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1);
+end
 $$;
 
 -- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
@@ -1087,8 +1103,9 @@ $$;
 
 -- Writes a gate back.
 create or replace function generation.leave_gate(p_gate generation.gates) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+begin
   update generation.gates as g
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
@@ -1096,39 +1113,45 @@ as $$
     "probeAt" = p_gate."probeAt", "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
     epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
     limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
-  where g.model = p_gate.model
+  where g.model = p_gate.model;
+end
 $$;
 
 -- What one image of a model costs; the dearest known for a model without a price.
 create or replace function generation.image_price(p_model text) returns numeric
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select coalesce(
+begin
+  return coalesce(
     (select p.dollars from generation.prices as p where p.model = p_model),
-    (select max(p.dollars) from generation.prices as p), 0)
+    (select max(p.dollars) from generation.prices as p), 0);
+end
 $$;
 
 -- How many images may still be started today under the daily caps; null without a cap. p_gate's own count is
 -- taken from p_gate, which its caller may have changed; the other models' from their rows.
 create or replace function generation.left_today(p_gate generation.gates) returns integer
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select greatest(least(r.images, 2147483647), 0)::integer
-  from generation.limits as l
-  cross join lateral (
-    select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
-    from (
-      select p_gate.model as model, p_gate."startedToday" as started
-      union all
-      select g.model, g."startedToday" from generation.gates as g
-      where g.model <> p_gate.model and g.today = p_gate.today
-    ) as s
-  ) as used
-  cross join lateral (
-    select least(l."imagesPerDay" - used.images,
-      floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
-  ) as r
-  where r.images is not null
+begin
+  return (
+    select greatest(least(r.images, 2147483647), 0)::integer
+    from generation.limits as l
+    cross join lateral (
+      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
+      from (
+        select p_gate.model as model, p_gate."startedToday" as started
+        union all
+        select g.model, g."startedToday" from generation.gates as g
+        where g.model <> p_gate.model and g.today = p_gate.today
+      ) as s
+    ) as used
+    cross join lateral (
+      select least(l."imagesPerDay" - used.images,
+        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
+    ) as r
+    where r.images is not null);
+end
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
@@ -1355,10 +1378,11 @@ $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again.
+-- its neighbours down again. The plan is one for all, the head of an index, whatever the statistics say of a table that has
+-- just been filled or emptied.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
   v_held integer;
@@ -1398,38 +1422,47 @@ $$;
 
 -- Whether a claim has been answered before.
 create or replace function generation.was_answered(p_run_id uuid, p_claim_id uuid) returns boolean
-language sql stable set search_path = ''
-as $$ select exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds")) $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds"));
+end
+$$;
 
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
-language sql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
+begin
   update public.photo_generation_queue as q
   set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = generation.clock(),
     "leaseExpiresAt" = generation.clock() + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
     "startedAt" = coalesce(q."startedAt", generation.clock()), claims = q.claims + 1, "sweptAt" = null
-  where q.id = any (p_ids)
+  where q.id = any (p_ids);
+end
 $$;
 
 -- The jobs under a fence as the worker gets them, in the order they are served.
 create or replace function generation.fenced_jobs(p_fence text) returns jsonb
-language sql stable set search_path = ''
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
-  select jsonb_agg(jsonb_build_object(
-    'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
-    'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
-    'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
-    'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
-    'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
-    'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
-    'missing', to_jsonb(generation.missing_images(q.id, q."numImagesPerExample")),
-    -- An earlier claim may have stored objects that nobody recorded.
-    'claimedBefore', q."startedAt" < q."lockedAt"
-  ) order by q.priority desc, q."startTag", q.id)
-  from public.photo_generation_queue as q
-  where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
+begin
+  return (
+    select jsonb_agg(jsonb_build_object(
+      'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
+      'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
+      'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
+      'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
+      'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
+      'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
+      'missing', to_jsonb(generation.missing_images(q.id, q."numImagesPerExample")),
+      -- An earlier claim may have stored objects that nobody recorded.
+      'claimedBefore', q."startedAt" < q."lockedAt"
+    ) order by q.priority desc, q."startTag", q.id)
+    from public.photo_generation_queue as q
+    where q.status = 'processing' and q."lockedBy" collate "C" = p_fence);
+end
 $$;
 
 -- Seconds until something can be claimed again: the next retry due or lease running out; null if nothing is left.
@@ -1450,25 +1483,31 @@ $$;
 
 -- The time nine in ten of a model's latest 50 images took, in seconds; null before the first.
 create or replace function generation.model_latency_seconds(p_model text) returns numeric
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select round((percentile_cont(0.9) within group (order by p."generationMs") / 1000)::numeric, 3)
-  from (
-    select l."generationMs" from public.photo_generation_photos as l
-    where l.model = p_model order by l."createdAt" desc limit 50
-  ) as p
+begin
+  return (
+    select round((percentile_cont(0.9) within group (order by p."generationMs") / 1000)::numeric, 3)
+    from (
+      select l."generationMs" from public.photo_generation_photos as l
+      where l.model = p_model order by l."createdAt" desc limit 50
+    ) as p);
+end
 $$;
 
 -- What goes with the jobs: the model's successor if one was changed over to, its observed latency, and
 -- the buckets source photos may come from.
 create or replace function generation.claim_context(p_model text) returns jsonb
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select jsonb_build_object('successor', m.successor,
-    'latencySeconds', generation.model_latency_seconds(coalesce(m.successor, p_model)),
-    'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b))
-  from (values (p_model)) as asked (model)
-  left join generation.models as m on m.model = asked.model
+begin
+  return (
+    select jsonb_build_object('successor', m.successor,
+      'latencySeconds', generation.model_latency_seconds(coalesce(m.successor, p_model)),
+      'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b))
+    from (values (p_model)) as asked (model)
+    left join generation.models as m on m.model = asked.model);
+end
 $$;
 
 -- The answer of a claim that gives nothing: `isolated` while a ready job has to wait until the run's other
@@ -1494,27 +1533,33 @@ $$;
 
 -- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select generation.age_gate(coalesce(
-    (select g from generation.gates as g where g.model = wanted.model),
-    jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
-      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
-  ), generation.moment())
-  from (
-    select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
-  ) as wanted
+begin
+  return (
+    select generation.age_gate(coalesce(
+      (select g from generation.gates as g where g.model = wanted.model),
+      jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
+        'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
+    ), generation.moment())
+    from (
+      select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
+    ) as wanted);
+end
 $$;
 
 -- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
 returns double precision
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select least(generation.left_today(p_gate),
-    floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
-      / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
-  from (select generation.moment() as now) as n
+begin
+  return (
+    select least(generation.left_today(p_gate),
+      floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
+        / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
+    from (select generation.moment() as now) as n);
+end
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
@@ -1563,14 +1608,12 @@ declare
   v_run text := p_worker_id || '/' || p_run_id;
   v_fence text := v_run || '/' || p_claim_id;
   v_ids bigint[];
-  v_jobs jsonb;
   v_gate generation.gates := generation.gate_ahead(p_model);
   v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   perform generation.enter_run(p_run_id);
-  v_jobs := generation.fenced_jobs(v_fence);
-  if v_jobs is null and not generation.was_answered(p_run_id, p_claim_id) then
+  if not generation.was_answered(p_run_id, p_claim_id) then
     v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
@@ -1587,9 +1630,8 @@ begin
       generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
-    v_jobs := generation.fenced_jobs(v_fence);
   end if;
-  return generation.answered(jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'fence', v_fence) || generation.claim_context(p_model));
+  return generation.answered(jsonb_build_object('jobs', coalesce(generation.fenced_jobs(v_fence), '[]'), 'fence', v_fence) || generation.claim_context(p_model));
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
@@ -1604,11 +1646,16 @@ $$;
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
 -- Null when the job is gone or final, or has no such image.
 create or replace function generation.open_job(p_job_id bigint) returns public.photo_generation_queue
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
-  select q.* from public.photo_generation_queue as q
+declare
+  v_job public.photo_generation_queue;
+begin
+  select q.* into v_job from public.photo_generation_queue as q
   where q.id = p_job_id and q.status not in ('completed', 'failed', 'cancelled')
-  for no key update
+  for no key update;
+  return v_job;
+end
 $$;
 
 -- Refuses an image index that the job does not have.
@@ -1701,7 +1748,7 @@ returns table (
   job_id bigint, fence text, outcome text, code text, message text, retry_seconds double precision,
   until_daily_reset boolean, attempt_spent boolean
 )
-language plpgsql immutable set search_path = ''
+language plpgsql immutable rows 10 set search_path = ''
 as $$
 declare
   v_bad text;
@@ -1739,8 +1786,10 @@ returns table (
   id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
-language sql stable set search_path = ''
+language plpgsql stable rows 10 set search_path = ''
 as $$
+begin
+  return query
   with counted as (
     select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
       (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
@@ -1789,20 +1838,20 @@ as $$
     end,
     case when d.attempt_spent then 0 else 1 end,
     d.missing
-  from decided as d
+  from decided as d;
+end
 $$;
 
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
-language plpgsql set search_path = ''
+language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
 as $$
 declare
+  v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
 begin
-  perform 1 from public.photo_generation_queue as q
-  where q.id in (select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r)
-  order by q.id for no key update;
+  perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
   with judged as materialized (
     select * from generation.judge_results(p_results)
