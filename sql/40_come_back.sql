@@ -5,7 +5,7 @@
 -- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -38,13 +38,13 @@ begin
       when n.ended then coalesce(b."completedAt", generation.clock())
     end
   from counted as n
-  where b.id = n.id;
+  where b.id = n.id and b.id = any (v_ids);
 end
 $$;
 
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (

@@ -1,6 +1,11 @@
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
+--
+-- What a worker calls for its jobs – claim, record, settle, finish – and all it calls in turn reads by key or the head of an
+-- index. So it is planned once a session, and those four say so: no plan may depend on statistics, which are old just when
+-- a thousand orders have come in. Functions on this way are PL/pgSQL, for up to PostgreSQL 17 one in SQL is planned at
+-- each call; and each statement names the keys it reads as an array, for a join is guessed at.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -36,11 +41,10 @@ $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again. The plan is one for all, the head of an index, whatever the statistics say of a table that has
--- just been filled or emptied.
+-- its neighbours down again.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+language plpgsql set search_path = ''
 as $$
 declare
   v_held integer;
@@ -90,7 +94,7 @@ $$;
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 begin
   update public.photo_generation_queue as q
@@ -103,7 +107,7 @@ $$;
 
 -- The jobs under a fence as the worker gets them, in the order they are served.
 create or replace function generation.fenced_jobs(p_fence text) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (
@@ -261,6 +265,7 @@ create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_run text := p_worker_id || '/' || p_run_id;

@@ -37,6 +37,7 @@ $$;
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
@@ -78,6 +79,7 @@ $$;
 create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
 returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);

@@ -39,23 +39,25 @@ $$;
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited at the maximum age       → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
-create or replace function generation.judge_results(p_results jsonb)
+create or replace function generation.judge_results(p_results jsonb, p_ids bigint[])
 returns table (
   id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
 language plpgsql stable rows 10 set search_path = ''
 as $$
+declare
+  v_max_age constant integer := (select ceil(l."maxAgeHours")::integer from generation.limits as l);
 begin
   return query
-  with counted as (
+  with locked as materialized (
+    select q.* from public.photo_generation_queue as q where q.id = any (p_ids)
+  ), counted as (
     select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
-      (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
       (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
       refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
-    join public.photo_generation_queue as q
-      on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
+    join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
     cross join lateral (
       select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
         (array_agg(f.message order by f."imageIndex"))[1] as message
@@ -65,7 +67,7 @@ begin
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
-      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => c.max_age) then 'too_old'
+      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => v_max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -84,7 +86,7 @@ begin
       when 'completed' then case when d.refused > 0 then
         format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
       when 'refused' then d.refused_message
-      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', d.max_age, d.message)
+      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', v_max_age, d.message)
       when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
       else d.message
     end,
@@ -102,7 +104,7 @@ $$;
 
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
@@ -112,7 +114,7 @@ begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
   with judged as materialized (
-    select * from generation.judge_results(p_results)
+    select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
@@ -120,7 +122,7 @@ begin
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
-    where q.id = j.id
+    where q.id = j.id and q.id = any (v_ids)
     returning q.id, j.fence, j.status, j.batch_id, j.missing
   )
   select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
@@ -145,6 +147,7 @@ $$;
 -- Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_settled jsonb;
@@ -171,6 +174,7 @@ create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_run text := p_worker_id || '/' || p_run_id;

@@ -841,7 +841,7 @@ $$;
 -- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -874,13 +874,13 @@ begin
       when n.ended then coalesce(b."completedAt", generation.clock())
     end
   from counted as n
-  where b.id = n.id;
+  where b.id = n.id and b.id = any (v_ids);
 end
 $$;
 
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (
@@ -1343,6 +1343,11 @@ $$;
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
+--
+-- What a worker calls for its jobs – claim, record, settle, finish – and all it calls in turn reads by key or the head of an
+-- index. So it is planned once a session, and those four say so: no plan may depend on statistics, which are old just when
+-- a thousand orders have come in. Functions on this way are PL/pgSQL, for up to PostgreSQL 17 one in SQL is planned at
+-- each call; and each statement names the keys it reads as an array, for a join is guessed at.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -1378,11 +1383,10 @@ $$;
 
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again. The plan is one for all, the head of an index, whatever the statistics say of a table that has
--- just been filled or emptied.
+-- its neighbours down again.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+language plpgsql set search_path = ''
 as $$
 declare
   v_held integer;
@@ -1432,7 +1436,7 @@ $$;
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 begin
   update public.photo_generation_queue as q
@@ -1445,7 +1449,7 @@ $$;
 
 -- The jobs under a fence as the worker gets them, in the order they are served.
 create or replace function generation.fenced_jobs(p_fence text) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql stable set search_path = ''
 as $$
 begin
   return (
@@ -1603,6 +1607,7 @@ create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_run text := p_worker_id || '/' || p_run_id;
@@ -1679,6 +1684,7 @@ $$;
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
@@ -1720,6 +1726,7 @@ $$;
 create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
 returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
@@ -1781,23 +1788,25 @@ $$;
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited at the maximum age       → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
-create or replace function generation.judge_results(p_results jsonb)
+create or replace function generation.judge_results(p_results jsonb, p_ids bigint[])
 returns table (
   id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
 language plpgsql stable rows 10 set search_path = ''
 as $$
+declare
+  v_max_age constant integer := (select ceil(l."maxAgeHours")::integer from generation.limits as l);
 begin
   return query
-  with counted as (
+  with locked as materialized (
+    select q.* from public.photo_generation_queue as q where q.id = any (p_ids)
+  ), counted as (
     select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
-      (select ceil(l."maxAgeHours")::integer from generation.limits as l) as max_age,
       (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
       refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
-    join public.photo_generation_queue as q
-      on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
+    join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
     cross join lateral (
       select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
         (array_agg(f.message order by f."imageIndex"))[1] as message
@@ -1807,7 +1816,7 @@ begin
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
-      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => c.max_age) then 'too_old'
+      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => v_max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -1826,7 +1835,7 @@ begin
       when 'completed' then case when d.refused > 0 then
         format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
       when 'refused' then d.refused_message
-      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', d.max_age, d.message)
+      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', v_max_age, d.message)
       when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
       else d.message
     end,
@@ -1844,7 +1853,7 @@ $$;
 
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan
+language plpgsql set search_path = ''
 as $$
 declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
@@ -1854,7 +1863,7 @@ begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
   with judged as materialized (
-    select * from generation.judge_results(p_results)
+    select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
@@ -1862,7 +1871,7 @@ begin
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
     from judged as j
-    where q.id = j.id
+    where q.id = j.id and q.id = any (v_ids)
     returning q.id, j.fence, j.status, j.batch_id, j.missing
   )
   select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
@@ -1887,6 +1896,7 @@ $$;
 -- Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_settled jsonb;
@@ -1913,6 +1923,7 @@ create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_run text := p_worker_id || '/' || p_run_id;
