@@ -184,8 +184,9 @@ def test_series_of_times(queue: Queue, rows: Rows) -> None:
     for took, ago in ((10, 0), (21, 0), (30, 60)):
         rows.job("completed", took + ago, ago)
     rows.job("failed", 5000, 0)
-    for index, took in ((0, 1000), (1, 2001), (2, None)):
-        rows.photo(0, took, index=index)
+    rows.photo(0, 1000, index=0)
+    rows.photo(0, 2001, index=1)
+    rows.photo(0, None, index=2)
     rows.photo(60, None, index=3)
     told = stats(queue)["series"]
     nothing = {"mean": None, "max": None}
