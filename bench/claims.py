@@ -111,10 +111,15 @@ def measure(options: Namespace) -> None:
         for scenario in scenarios.values():
             pair = f"claim {_spread(scenario.claims)}   settle {_spread(scenario.settles)}"
             _say(f"{scenario.name:<24} {pair}")
-        ours, floor = measure_floor(running.enter_context(database(postgres)), options.brief)
+        pace = measure_floor(postgres, options.brief)
     reference = scenarios.pop("empty").both
     figures = {f"ratio_{key}": round(scenario.both / reference, 3) for key, scenario in scenarios.items()}
-    _say(json.dumps(figures | {"floor_ratio": round(ours / floor, 3), "jobs_per_second": round(ours)}))
+    figures |= {
+        "floor_ratio": round(pace.ours / pace.floor, 3),
+        "bare_ratio": round(pace.ours / pace.bare, 3),
+    }
+    peers = {name: round(jobs) for name, jobs in pace.peers.items()}
+    _say(json.dumps(figures | {"jobs_per_second": round(pace.ours), "peers": peers}))
 
 
 def _spread(values: list[float]) -> str:

@@ -1,7 +1,8 @@
 """The pace of claim and settle on eight connections, beside the barest queue there is on the same server.
 
 The floor is a table with an index and `for update skip locked`: no fence, no batches, no fairness, no gate,
-no crash that is noticed. Both take turns in slices, so that noise meets both.
+no crash that is noticed. The same two statements on our own table tell what its indexes and constraints cost.
+All take turns in slices, so that noise meets all.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import LiteralString
 
+from bench import queues
 from bench.claiming import Run, fill, install
+from local.stack.postgres import Postgres
 from tests.conftest import connect
-from tests.databases import Database
+from tests.databases import database
 
 CONNECTIONS, JOBS = 8, 10
+Work = Callable[[str, float], int]
+"""Works jobs off on one connection until a time; how many."""
+
 CLAIMS = 24
 """Of each run, which is then finished, and that counts too: one every ten seconds for four minutes."""
 
@@ -31,24 +40,62 @@ TAKE = """
       select id from floor_queue where status = 'pending' order by id limit 10 for update skip locked)
     returning id, payload"""
 END = "update floor_queue set status = 'done', at = now() where id = any(%s)"
+BARE_TAKE = """
+    update photo_generation_queue set status = 'processing', "lockedBy" = 'bare', "lockedAt" = now(),
+      "leaseExpiresAt" = now() + interval '5 minutes' where id in (
+      select id from photo_generation_queue where status = 'pending' and "retryAt" is null
+      order by priority desc, "startTag", id limit 10 for update skip locked)
+    returning *"""
+BARE_END = """
+    update photo_generation_queue set status = 'completed', "completedAt" = now(),
+      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null where id = any(%s)"""
 
 
-def measure_floor(scratch: Database, brief: bool) -> tuple[float, float]:
-    """Jobs per second: ours, and the floor's."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Jobs per second: ours, the floor, the floor's statements on our table, other queues."""
+
+    ours: float
+    floor: float
+    bare: float
+    peers: dict[str, float]
+
+
+def measure_floor(postgres: Postgres, brief: bool) -> Pace:
+    """Fills a database for ours and the floor, and one for each other queue; prints and returns the paces."""
     seconds, rows = (1.0, 200_000) if brief else (3.0, 600_000)
-    install(scratch)
-    fill(scratch.connection, rows // 4)
-    scratch.connection.execute(FLOOR.format(rows=rows).encode())
-    scratch.connection.execute("vacuum analyze photo_generation_queue")
-    ours = floor = 0.0
-    for _ in range(SLICES):
-        ours += _pace(scratch.url, seconds, _ours) / SLICES
-        floor += _pace(scratch.url, seconds, _floor) / SLICES
-    print(f"{CONNECTIONS} connections × {JOBS} jobs: {ours:.0f} jobs/s, the floor {floor:.0f}", flush=True)
-    return ours, floor
+    with ExitStack() as running:
+        scratch = running.enter_context(database(postgres))
+        install(scratch)
+        fill(scratch.connection, rows // 2)
+        scratch.connection.execute(FLOOR.format(rows=rows).encode())
+        scratch.connection.execute("vacuum analyze")
+        works: dict[str, tuple[str, Work]] = {
+            "ours": (scratch.url, _ours),
+            "floor": (scratch.url, _floor),
+            "bare": (scratch.url, _bare),
+        }
+        for peer in queues.installed():
+            other = running.enter_context(database(postgres))
+            other.connection.execute("set statement_timeout = 0")
+            peer.fill(other.connection, rows // 4)
+            other.connection.execute("vacuum analyze")
+            works[peer.name] = (other.url, peer.work)
+        paces = dict.fromkeys(works, 0.0)
+        for _ in range(SLICES):
+            for name, (url, work) in works.items():
+                paces[name] += _pace(url, seconds, work) / SLICES
+    pace = Pace(paces.pop("ours"), paces.pop("floor"), paces.pop("bare"), paces)
+    others = "".join(f", {name} {jobs:.0f}" for name, jobs in pace.peers.items())
+    print(
+        f"{CONNECTIONS} connections × {JOBS} jobs: {pace.ours:.0f} jobs/s, the floor {pace.floor:.0f}, "
+        f"as bare on our table {pace.bare:.0f}{others}",
+        flush=True,
+    )
+    return pace
 
 
-def _pace(url: str, seconds: float, work: Callable[[str, float], int]) -> float:
+def _pace(url: str, seconds: float, work: Work) -> float:
     """Jobs per second of so many connections at once."""
     done: list[int] = []
     began = time.perf_counter()
@@ -84,12 +131,20 @@ def _claim_and_settle(run: Run) -> int:
 
 
 def _floor(url: str, until: float) -> int:
+    return _take_and_end(url, until, TAKE, END)
+
+
+def _bare(url: str, until: float) -> int:
+    return _take_and_end(url, until, BARE_TAKE, BARE_END)
+
+
+def _take_and_end(url: str, until: float, take: LiteralString, end: LiteralString) -> int:
     jobs = 0
     with connect(url) as db:
         while time.perf_counter() < until:
-            ids = [row["id"] for row in db.execute(TAKE).fetchall()]
+            ids = [row["id"] for row in db.execute(take).fetchall()]
             if not ids:
                 raise RuntimeError("the floor ran dry")
-            db.execute(END, [ids])
+            db.execute(end, [ids])
             jobs += len(ids)
     return jobs
