@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PURPOSE = "every part but crash and deadlines, which prove more than they measure"
-PARTS = ("gate", "claims", "wall", "roundtrips", "cold", "memory", "kick", "stats")
+PARTS = ("gate", "crowd", "claims", "wall", "roundtrips", "cold", "memory", "kick", "stats")
 FIGURES = Path(".local") / "bench.json"
 
 

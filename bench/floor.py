@@ -67,7 +67,7 @@ def measure_floor(postgres: Postgres, brief: bool) -> Pace:
     with ExitStack() as running:
         scratch = running.enter_context(database(postgres))
         install(scratch)
-        fill(scratch.connection, rows // 2)
+        fill(scratch.connection, rows)
         scratch.connection.execute(FLOOR.format(rows=rows).encode())
         scratch.connection.execute("vacuum analyze")
         works: dict[str, tuple[str, Work]] = {
@@ -78,7 +78,7 @@ def measure_floor(postgres: Postgres, brief: bool) -> Pace:
         for peer in queues.installed():
             other = running.enter_context(database(postgres))
             other.connection.execute("set statement_timeout = 0")
-            peer.fill(other.connection, rows // 4)
+            peer.fill(other.connection, rows // 2)
             other.connection.execute("vacuum analyze")
             works[peer.name] = (other.url, peer.work)
         paces = dict.fromkeys(works, 0.0)

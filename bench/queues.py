@@ -76,6 +76,8 @@ def _pgqueuer() -> Peer:
             cursor = RawCursor(db, row_factory=dict_row)
             while time.perf_counter() < until:
                 ids = [row["id"] for row in cursor.execute(dequeue.sql, dequeue.args).fetchall()]
+                if not ids:
+                    raise RuntimeError("pgqueuer ran dry")
                 cursor.execute(
                     builder.build_log_job_query(), (ids, ["successful"] * len(ids), [None] * len(ids))
                 )

@@ -1,0 +1,174 @@
+"""A hundred workers at one gate: what it costs to ask it, how well it is used, and who gets the starts.
+
+The gate is the real one, in PostgreSQL behind a pool of as many connections as an API has; each worker is
+the product's own keeper of slots with ten images in hand. Only the calls are not made; their time is spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import random
+import statistics
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from bisect import bisect_left
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from bench.ledger import Starts
+from local.stack.postgres import Postgres
+from tests.databases import Database, database
+from worker.errors import QuotaFacts
+from worker.slots import LimitAnswer, SlotAnswer, Slots
+
+PURPOSE = "the gate asked by 10, 100 and more workers at once; about two minutes"
+CROWDS = (10, 100, 300)
+HANDS = 10
+POOL = 15
+WINDOW_SECONDS = 6.0
+CALL_SECONDS = 5.0 * WINDOW_SECONDS / 60
+MODEL = "model"
+Pool = asyncio.Queue[psycopg.AsyncConnection[dict[str, Any]]]
+
+
+@dataclass(slots=True)
+class Counter:
+    """What all workers saw: when each start was, whose, and how long each question took, the wait for a
+    connection included."""
+
+    began: float = 0.0
+    starts: list[float] = field(default_factory=list)
+    by_run: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
+    questions: list[float] = field(default_factory=list)
+
+
+class PooledGate:
+    """The gate as a run asks it, over whichever connection of the pool comes free."""
+
+    def __init__(self, run_id: UUID, pool: Pool, counter: Counter) -> None:
+        self.run_id, self._pool, self._counter = run_id, pool, counter
+
+    async def take(self, slots: int, within_seconds: float) -> SlotAnswer:
+        """Up to `slots` starts."""
+        began = time.monotonic()
+        connection = await self._pool.get()
+        try:
+            parameters = [self.run_id, MODEL, slots, within_seconds]
+            found = await connection.execute("select take_start_slots(%s, %s, %s, %s) as a", parameters)
+            answer = (await found.fetchone() or {})["a"]
+        finally:
+            self._pool.put_nowait(connection)
+        self._counter.questions.append(time.monotonic() - began)
+        return SlotAnswer(
+            slots=tuple(answer["slots"]),
+            grace_seconds=answer["graceSeconds"],
+            horizon_seconds=answer["horizonSeconds"],
+            epoch=answer["epoch"],
+            reason=answer["reason"],
+            next_seconds=answer["nextInSeconds"],
+        )
+
+    async def report(self, facts: QuotaFacts, epoch: int | None) -> LimitAnswer:
+        """Nothing is refused here."""
+        raise NotImplementedError
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--rate", type=int, default=6000, help="starts a minute (default: 6000)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of each crowd")
+    parser.add_argument("--brief", action="store_true", help="12 seconds of each")
+    parser.set_defaults(measure=measure)
+
+
+def measure(options: Namespace) -> None:
+    """Prints a line for each crowd; the last line is JSON by the number of workers."""
+    seconds = 12.0 if options.brief else options.seconds
+    figures = {}
+    print(f"{options.rate} starts a minute, {HANDS} images in hand each, {POOL} connections", flush=True)
+    with ExitStack() as running:
+        folder = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        postgres = running.enter_context(Postgres(Path(folder)))
+        for workers in CROWDS:
+            scratch = running.enter_context(database(postgres))
+            per_window = round(options.rate * WINDOW_SECONDS / 60)
+            runs = [uuid4() for _ in range(workers)]
+            _open(scratch, per_window, runs)
+            counter = asyncio.run(_crowd(scratch.url, runs, seconds))
+            figures[str(workers)] = _told(counter, seconds, per_window)
+    print(json.dumps(figures), flush=True)
+
+
+def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
+    """The gate with its rate, its window and grace scaled down, and the runs that may ask it."""
+    scratch.install()
+    parameters = [MODEL, per_window, WINDOW_SECONDS, WINDOW_SECONDS / 60]
+    scratch.connection.execute("select set_generation_rate(%s, %s, 1, %s, %s)", parameters)
+    scratch.connection.execute(
+        """insert into generation.runs (id, "workerId", "startedAt", "endsBy")
+        select id, 'crowd', now(), now() + interval '1 hour' from unnest(%s::uuid[]) as id""",
+        [runs],
+    )
+
+
+async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
+    """All workers at once, each with its images in hand, until the time is up."""
+    counter, pool = Counter(), Pool()
+    for _ in range(POOL):
+        pool.put_nowait(await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row))
+    counter.began = time.monotonic()
+    until = counter.began + seconds
+    await asyncio.gather(*(_worker(PooledGate(run, pool, counter), counter, until) for run in runs))
+    while not pool.empty():
+        await pool.get_nowait().close()
+    return counter
+
+
+async def _worker(gate: PooledGate, counter: Counter, until: float) -> None:
+    """Ten images in turn: a start from the gate, then the time of a call."""
+    slots = Slots(gate, time.monotonic)
+
+    async def image() -> None:
+        while await slots.take(lambda: until) is not None:
+            counter.starts.append(time.monotonic())
+            counter.by_run[gate.run_id] += 1
+            await asyncio.sleep(random.lognormvariate(math.log(CALL_SECONDS), 0.3))
+
+    await asyncio.gather(*(image() for _ in range(HANDS)))
+
+
+def _told(counter: Counter, seconds: float, per_window: int) -> dict[str, float]:
+    """Prints and returns what came of it; the first window, in which the gate fills, does not count."""
+    begin = counter.began + WINDOW_SECONDS
+    starts = Starts(tuple(sorted(counter.starts)), ())
+    used = starts.used(per_window, WINDOW_SECONDS, begin, counter.began + seconds)
+    most = max(_in_window(starts.admitted, at) for at in starts.admitted) / per_window
+    asked = sorted(counter.questions)
+    median, p95 = statistics.median(asked) * 1000, asked[len(asked) * 95 // 100] * 1000
+    fewest, average = min(counter.by_run.values()), statistics.mean(counter.by_run.values())
+    print(
+        f"{len(counter.by_run):>4} workers: used {used:.1%}, fullest window {most:.1%}; "
+        f"{len(asked) / len(starts.admitted):.2f} questions a start, {len(asked) / seconds:.0f} a second, "
+        f"{median:.1f} ms each (p95 {p95:.1f}); fewest starts of a worker {fewest}, mean {average:.0f}",
+        flush=True,
+    )
+    return {
+        "used": round(used, 4),
+        "fullest": round(most, 4),
+        "questions_per_start": round(len(asked) / len(starts.admitted), 3),
+        "question_ms": round(median, 2),
+    }
+
+
+def _in_window(starts: tuple[float, ...], begin: float) -> int:
+    return bisect_left(starts, begin + WINDOW_SECONDS) - bisect_left(starts, begin)
