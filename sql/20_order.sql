@@ -196,6 +196,7 @@ $$;
 -- what he got while the queue was otherwise idle.
 create or replace function generation.virtual_time(p_priority smallint) returns bigint
 language plpgsql stable set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return coalesce(

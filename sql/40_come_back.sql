@@ -6,6 +6,7 @@
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -45,6 +46,7 @@ $$;
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return (

@@ -2,10 +2,11 @@
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
 --
--- What a worker calls for its jobs – claim, record, settle, finish – and all it calls in turn reads by key or the head of an
--- index. So it is planned once a session, and those four say so: no plan may depend on statistics, which are old just when
--- a thousand orders have come in. Functions on this way are PL/pgSQL, for up to PostgreSQL 17 one in SQL is planned at
--- each call; and each statement names the keys it reads as an array, for a join is guessed at.
+-- Enqueue and what a worker calls for its jobs – claim, record, settle, finish – read by key or the head of an index, and all
+-- they call in turn. So they are planned once a session, and say so: no plan may depend on statistics, which are old just when
+-- a thousand orders have come in. What others call as well (virtual_time, missing_images, roll_up) says it too, for the first
+-- caller's plan stays. On this way functions are PL/pgSQL, since up to PostgreSQL 17 one in SQL is planned at each call; and
+-- each statement names the keys it reads as an array, for how many rows a join has is guessed.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(

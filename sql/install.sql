@@ -560,6 +560,7 @@ $$;
 -- what he got while the queue was otherwise idle.
 create or replace function generation.virtual_time(p_priority smallint) returns bigint
 language plpgsql stable set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return coalesce(
@@ -807,6 +808,7 @@ $$;
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
 language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_user_id text;
@@ -849,6 +851,7 @@ $$;
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -888,6 +891,7 @@ $$;
 -- How many images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return (
@@ -1351,10 +1355,11 @@ $$;
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
 --
--- What a worker calls for its jobs – claim, record, settle, finish – and all it calls in turn reads by key or the head of an
--- index. So it is planned once a session, and those four say so: no plan may depend on statistics, which are old just when
--- a thousand orders have come in. Functions on this way are PL/pgSQL, for up to PostgreSQL 17 one in SQL is planned at
--- each call; and each statement names the keys it reads as an array, for a join is guessed at.
+-- Enqueue and what a worker calls for its jobs – claim, record, settle, finish – read by key or the head of an index, and all
+-- they call in turn. So they are planned once a session, and say so: no plan may depend on statistics, which are old just when
+-- a thousand orders have come in. What others call as well (virtual_time, missing_images, roll_up) says it too, for the first
+-- caller's plan stays. On this way functions are PL/pgSQL, since up to PostgreSQL 17 one in SQL is planned at each call; and
+-- each statement names the keys it reads as an array, for how many rows a join has is guessed.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
