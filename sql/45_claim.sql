@@ -97,11 +97,13 @@ $$;
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_now constant timestamptz := generation.clock();
 begin
   update public.photo_generation_queue as q
-  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = generation.clock(),
-    "leaseExpiresAt" = generation.clock() + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
-    "startedAt" = coalesce(q."startedAt", generation.clock()), claims = q.claims + 1, "sweptAt" = null
+  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = v_now,
+    "leaseExpiresAt" = v_now + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
+    "startedAt" = coalesce(q."startedAt", v_now), claims = q.claims + 1, "sweptAt" = null
   where q.id = any (p_ids);
 end
 $$;

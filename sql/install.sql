@@ -1450,11 +1450,13 @@ $$;
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_now constant timestamptz := generation.clock();
 begin
   update public.photo_generation_queue as q
-  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = generation.clock(),
-    "leaseExpiresAt" = generation.clock() + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
-    "startedAt" = coalesce(q."startedAt", generation.clock()), claims = q.claims + 1, "sweptAt" = null
+  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = v_now,
+    "leaseExpiresAt" = v_now + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
+    "startedAt" = coalesce(q."startedAt", v_now), claims = q.claims + 1, "sweptAt" = null
   where q.id = any (p_ids);
 end
 $$;
@@ -1808,6 +1810,7 @@ returns table (
 language plpgsql stable rows 10 set search_path = ''
 as $$
 declare
+  v_now constant timestamptz := generation.clock();
   v_max_age constant integer := (select ceil(l."maxAgeHours")::integer from generation.limits as l);
 begin
   return query
@@ -1828,7 +1831,7 @@ begin
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
-      when c.outcome = 'rate_limited' and c."createdAt" < generation.clock() - make_interval(hours => v_max_age) then 'too_old'
+      when c.outcome = 'rate_limited' and c."createdAt" < v_now - make_interval(hours => v_max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -1853,9 +1856,9 @@ begin
     end,
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
-        then generation.next_daily_reset(generation.clock()) + make_interval(secs => d.retry_seconds)
+        then generation.next_daily_reset(v_now) + make_interval(secs => d.retry_seconds)
       when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
-        then generation.clock() + make_interval(secs => d.retry_seconds)
+        then v_now + make_interval(secs => d.retry_seconds)
     end,
     case when d.attempt_spent then 0 else 1 end,
     d.missing
@@ -1868,6 +1871,7 @@ create or replace function generation.apply_results(p_results jsonb) returns jso
 language plpgsql set search_path = ''
 as $$
 declare
+  v_now constant timestamptz := generation.clock();
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
@@ -1881,7 +1885,7 @@ begin
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
-      "completedAt" = case when j.status in ('completed', 'failed') then generation.clock() end
+      "completedAt" = case when j.status in ('completed', 'failed') then v_now end
     from judged as j
     where q.id = j.id and q.id = any (v_ids)
     returning q.id, j.fence, j.status, j.batch_id, j.missing
