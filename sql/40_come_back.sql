@@ -142,13 +142,12 @@ begin
     perform generation.roll_up(v_changes);
   end if;
   -- One that is locked right now is being marked by another claim.
-  update generation.runs as r set "rescuedAt" = generation.clock()
-  from (
-    select d.id from generation.runs as d
-    where d.id = any (v_runs) and d."rescuedAt" is null
-    order by d.id for no key update skip locked
-  ) as dead
-  where r.id = dead.id;
+  select array_agg(d.id) into v_runs from (
+    select r.id from generation.runs as r
+    where r.id = any (v_runs) and r."rescuedAt" is null
+    order by r.id for no key update skip locked
+  ) as d;
+  update generation.runs as r set "rescuedAt" = generation.clock() where r.id = any (v_runs);
 end
 $$;
 
@@ -157,16 +156,18 @@ $$;
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_ids bigint[];
 begin
+  select array_agg(d.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    order by q."retryAt" limit p_limit
+    for update skip locked
+  ) as d;
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  from (
-    select w.id from public.photo_generation_queue as w
-    where w."retryAt" <= generation.clock() and w.status in ('pending', 'rate_limited')
-    order by w."retryAt" limit p_limit
-    for update skip locked
-  ) as due
-  where q.id = due.id;
+  where q.id = any (v_ids);
 end
 $$;

@@ -56,10 +56,12 @@ as $$
 declare
   v_gone integer;
 begin
-  delete from generation.runs as r where r.id in (
+  with old as materialized (
     select o.id from generation.runs as o
     where o."endsBy" < p_before and o.id <> (select n.id from generation.runs as n order by n."startedAt" desc limit 1)
-    order by o."startedAt" limit p_limit for update skip locked);
+    order by o."startedAt" limit p_limit for update skip locked
+  )
+  delete from generation.runs as r using old where r.id = old.id;
   get diagnostics v_gone = row_count;
   return v_gone;
 end
@@ -72,11 +74,13 @@ as $$
 declare
   v_gone integer;
 begin
-  delete from generation.idempotency_keys as k where (k."userId", k.key) in (
+  with old as materialized (
     select o."userId", o.key from generation.idempotency_keys as o
     where o."createdAt" < p_before
       and not exists (select from public.photo_generation_batches as b where b.id = o.answer ->> 'batchId')
-    order by o."createdAt" limit p_limit for update skip locked);
+    order by o."createdAt" limit p_limit for update skip locked
+  )
+  delete from generation.idempotency_keys as k using old where k."userId" = old."userId" and k.key = old.key;
   get diagnostics v_gone = row_count;
   return v_gone;
 end

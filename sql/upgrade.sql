@@ -1017,13 +1017,12 @@ begin
     perform generation.roll_up(v_changes);
   end if;
   -- One that is locked right now is being marked by another claim.
-  update generation.runs as r set "rescuedAt" = generation.clock()
-  from (
-    select d.id from generation.runs as d
-    where d.id = any (v_runs) and d."rescuedAt" is null
-    order by d.id for no key update skip locked
-  ) as dead
-  where r.id = dead.id;
+  select array_agg(d.id) into v_runs from (
+    select r.id from generation.runs as r
+    where r.id = any (v_runs) and r."rescuedAt" is null
+    order by r.id for no key update skip locked
+  ) as d;
+  update generation.runs as r set "rescuedAt" = generation.clock() where r.id = any (v_runs);
 end
 $$;
 
@@ -1032,17 +1031,19 @@ $$;
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_ids bigint[];
 begin
+  select array_agg(d.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    order by q."retryAt" limit p_limit
+    for update skip locked
+  ) as d;
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  from (
-    select w.id from public.photo_generation_queue as w
-    where w."retryAt" <= generation.clock() and w.status in ('pending', 'rate_limited')
-    order by w."retryAt" limit p_limit
-    for update skip locked
-  ) as due
-  where q.id = due.id;
+  where q.id = any (v_ids);
 end
 $$;
 $part_40_come_back$);
@@ -2588,10 +2589,12 @@ as $$
 declare
   v_gone integer;
 begin
-  delete from generation.runs as r where r.id in (
+  with old as materialized (
     select o.id from generation.runs as o
     where o."endsBy" < p_before and o.id <> (select n.id from generation.runs as n order by n."startedAt" desc limit 1)
-    order by o."startedAt" limit p_limit for update skip locked);
+    order by o."startedAt" limit p_limit for update skip locked
+  )
+  delete from generation.runs as r using old where r.id = old.id;
   get diagnostics v_gone = row_count;
   return v_gone;
 end
@@ -2604,11 +2607,13 @@ as $$
 declare
   v_gone integer;
 begin
-  delete from generation.idempotency_keys as k where (k."userId", k.key) in (
+  with old as materialized (
     select o."userId", o.key from generation.idempotency_keys as o
     where o."createdAt" < p_before
       and not exists (select from public.photo_generation_batches as b where b.id = o.answer ->> 'batchId')
-    order by o."createdAt" limit p_limit for update skip locked);
+    order by o."createdAt" limit p_limit for update skip locked
+  )
+  delete from generation.idempotency_keys as k using old where k."userId" = old."userId" and k.key = old.key;
   get diagnostics v_gone = row_count;
   return v_gone;
 end

@@ -12,10 +12,11 @@ pytest_plugins = ("tests.queue_fixtures",)
 
 WORKERS = 8
 STEPS = 110
+# Materialized: a plan may read a subquery again for each row, and then locks other rows in between.
 EXPIRE = """
-    update photo_generation_queue set "leaseExpiresAt" = now()
-    where id in (
-      select id from photo_generation_queue where status = 'processing' limit 3 for update skip locked)"""
+    with held as materialized (
+      select id from photo_generation_queue where status = 'processing' limit 3 for update skip locked)
+    update photo_generation_queue as q set "leaseExpiresAt" = now() from held where q.id = held.id"""
 INSERT = """
     insert into photo_generation_queue
       ("batchId", "userId", "exampleImageUrl", "basePrompt", "numImagesPerExample")
