@@ -71,7 +71,7 @@ async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_
     async with app(tmp_path, **environment) as process:
         ordered = await told(process)
         assert ordered["batchId"] == ordered["again"], "the same order sent again is the same batch"
-        assert "exampleImages has 0 entries" in (await told(process))["refused"]
+        assert "basePrompt is missing" in (await told(process))["refused"]
         first = await told(process)
         assert first == {
             "status": "generating",
