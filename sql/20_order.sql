@@ -4,8 +4,12 @@
 -- The database's clock. Everything that compares times asks it, so that tests can move it by replacing
 -- this function; nothing in production can.
 create or replace function generation.clock() returns timestamptz
-language sql stable set search_path = ''
-as $$ select now() $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return now();
+end
+$$;
 
 -- Refuses a call with HTTP status p_status (PostgREST turns SQLSTATE PTnnn into it). Never returns; declared
 -- as text so that `coalesce(value, generation.refuse(…))` reads as "value, or else".

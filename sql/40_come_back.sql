@@ -165,6 +165,9 @@ begin
     order by q."retryAt" limit p_limit
     for update skip locked
   ) as d;
+  if v_ids is null then
+    return;
+  end if;
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))

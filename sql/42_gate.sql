@@ -9,8 +9,12 @@
 -- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
 -- Tests move it by replacing this function; nothing in production can.
 create or replace function generation.moment() returns timestamptz
-language sql volatile set search_path = ''
-as $$ select clock_timestamp() $$;
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return clock_timestamp();
+end
+$$;
 
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
@@ -26,10 +30,10 @@ $$;
 create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
 language plpgsql immutable set search_path = ''
 as $$
+declare
+  v_rate constant double precision := generation.gate_rate(p_gate);
 begin
-  return (
-    select ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (r.rate - least(p_gate.burst, r.rate) + 1) * 1e6) / 1e6
-    from (select generation.gate_rate(p_gate) as rate) as r);
+  return ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (v_rate - least(p_gate.burst, v_rate) + 1) * 1e6) / 1e6;
 end
 $$;
 
@@ -125,6 +129,9 @@ create or replace function generation.left_today(p_gate generation.gates) return
 language plpgsql stable set search_path = ''
 as $$
 begin
+  if not exists (select from generation.limits as l where l."imagesPerDay" is not null or l."dollarsPerDay" is not null) then
+    return null;
+  end if;
   return (
     select greatest(least(r.images, 2147483647), 0)::integer
     from generation.limits as l

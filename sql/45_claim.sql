@@ -27,16 +27,21 @@ begin
 end
 $$;
 
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs.
+-- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
+-- it is registered, null before its first claim.
 -- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
-create or replace function generation.enter_run(p_run_id uuid) returns void
+create or replace function generation.enter_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
+declare
+  v_run generation.runs;
 begin
   perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
-  if exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
+  select r.* into v_run from generation.runs as r where r.id = p_run_id;
+  if v_run."finishedAt" is not null then
     perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
   end if;
+  return v_run;
 end
 $$;
 
@@ -83,15 +88,6 @@ begin
 end
 $$;
 
--- Whether a claim has been answered before.
-create or replace function generation.was_answered(p_run_id uuid, p_claim_id uuid) returns boolean
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return exists (select from generation.runs as r where r.id = p_run_id and p_claim_id = any (r."claimIds"));
-end
-$$;
-
 -- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
@@ -121,11 +117,17 @@ begin
       'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
       'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
       'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
-      'missing', to_jsonb(generation.missing_images(q.id, q."numImagesPerExample")),
+      'missing', to_jsonb(case when begun.some then generation.missing_images(q.id, q."numImagesPerExample")
+        else array(select generate_series(0, q."numImagesPerExample" - 1)) end),
       -- An earlier claim may have stored objects that nobody recorded.
       'claimedBefore', q."startedAt" < q."lockedAt"
     ) order by q.priority desc, q."startTag", q.id)
     from public.photo_generation_queue as q
+    -- Of most jobs nothing is made or given up, and asking that much is quicker.
+    cross join lateral (
+      select exists (select from public.photo_generation_photos as p where p."jobId" = q.id)
+        or exists (select from generation.failed_images as f where f."jobId" = q.id) as some
+    ) as begun
     where q.status = 'processing' and q."lockedBy" collate "C" = p_fence);
 end
 $$;
@@ -160,18 +162,20 @@ begin
 end
 $$;
 
--- What goes with the jobs: the model's successor if one was changed over to, its observed latency, and
--- the buckets source photos may come from.
-create or replace function generation.claim_context(p_model text) returns jsonb
+-- The answer of a claim: the jobs under its fence, the model's successor if one was changed over to, its observed
+-- latency, the buckets source photos may come from, and the time.
+create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_successor text;
 begin
-  return (
-    select jsonb_build_object('successor', m.successor,
-      'latencySeconds', generation.model_latency_seconds(coalesce(m.successor, p_model)),
-      'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b))
-    from (values (p_model)) as asked (model)
-    left join generation.models as m on m.model = asked.model);
+  select m.successor into v_successor from generation.models as m where m.model = p_model;
+  -- One object at once: the jobs are large, and `||` would copy them.
+  return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
+    'successor', v_successor, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
+    'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
+    'answeredAt', generation.moment());
 end
 $$;
 
@@ -200,16 +204,16 @@ $$;
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_model constant text := coalesce((select m.successor from generation.models as m where m.model = p_model), p_model);
+  v_gate generation.gates;
 begin
-  return (
-    select generation.age_gate(coalesce(
-      (select g from generation.gates as g where g.model = wanted.model),
-      jsonb_populate_record(null::generation.gates, jsonb_build_object('model', wanted.model, 'rate', 60, 'burst', 1,
-        'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0))
-    ), generation.moment())
-    from (
-      select coalesce((select m.successor from generation.models as m where m.model = p_model), p_model) as model
-    ) as wanted);
+  select g.* into v_gate from generation.gates as g where g.model = v_model;
+  if not found then
+    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60, 'burst', 1,
+      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0));
+  end if;
+  return generation.age_gate(v_gate, generation.moment());
 end
 $$;
 
@@ -218,19 +222,19 @@ create or replace function generation.starts_within(p_gate generation.gates, p_s
 returns double precision
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_now constant timestamptz := generation.moment();
+  v_wait constant double precision := extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", v_now) - v_now);
 begin
-  return (
-    select least(generation.left_today(p_gate),
-      floor((p_seconds - extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", n.now) - n.now)::double precision)
-        / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)))
-    from (select generation.moment() as now) as n);
+  return least(generation.left_today(p_gate),
+    floor((p_seconds - v_wait) / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)));
 end
 $$;
 
--- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet needs
+-- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
 -- a place among the runs at once; a dead run's place is free at its deadline. Waiting up to 30 s for the gate is
 -- what a run is for; with a longer wait ahead it had better not begin.
-create or replace function generation.claim_closed(p_run_id uuid, p_gate generation.gates, p_run_seconds numeric)
+create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
 returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -238,7 +242,7 @@ declare
   v_open integer;
   v_next timestamptz;
 begin
-  if not exists (select from generation.runs as r where r.id = p_run_id) then
+  if p_run.id is null then
     perform pg_advisory_xact_lock(hashtextextended('generation.runs', 0));
     select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
     where r."finishedAt" is null and r."endsBy" > generation.clock();
@@ -253,8 +257,12 @@ $$;
 -- A claim's answer with the time it was given: {answeredAt} beside the rest, from which a worker, which has no
 -- clock of its own, tells when it will be due again.
 create or replace function generation.answered(p_answer jsonb) returns jsonb
-language sql volatile set search_path = ''
-as $$ select p_answer || jsonb_build_object('answeredAt', generation.moment()) $$;
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return p_answer || jsonb_build_object('answeredAt', generation.moment());
+end
+$$;
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
@@ -271,25 +279,27 @@ language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_run text := p_worker_id || '/' || p_run_id;
-  v_fence text := v_run || '/' || p_claim_id;
+  v_prefix text := p_worker_id || '/' || p_run_id;
+  v_fence text := v_prefix || '/' || p_claim_id;
   v_ids bigint[];
   v_gate generation.gates := generation.gate_ahead(p_model);
+  v_run generation.runs;
   v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
-  perform generation.enter_run(p_run_id);
-  if not generation.was_answered(p_run_id, p_claim_id) then
-    v_closed := generation.claim_closed(p_run_id, v_gate, p_run_seconds);
+  v_run := generation.enter_run(p_run_id);
+  -- A claim that was answered before gets what it still holds.
+  if p_claim_id = any (v_run."claimIds") is not true then
+    v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
         'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_run, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
-      return generation.answered(generation.nothing_claimed(v_run));
+      return generation.answered(generation.nothing_claimed(v_prefix));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
@@ -297,7 +307,7 @@ begin
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
   end if;
-  return generation.answered(jsonb_build_object('jobs', coalesce(generation.fenced_jobs(v_fence), '[]'), 'fence', v_fence) || generation.claim_context(p_model));
+  return generation.claimed(v_fence, p_model);
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
