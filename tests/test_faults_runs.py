@@ -18,6 +18,7 @@ from tests.fault_calls import CALLS, GEMINI, Call, held, overtaken
 from tests.faults import Fault, FaultProxy
 from tests.queue_invariants import check_invariants
 from tests.runs import USUAL, Site
+from worker import storage
 from worker.app import Worker
 from worker.errors import QueueUnavailable
 from worker.request import RunRequest
@@ -136,6 +137,24 @@ async def _for_good(site: Site, call: Call, fault: Fault) -> None:
         await complete(site, worker)
 
     site.audit(lost=call.discarded, foreign=call.foreign)
+
+
+async def test_storage_lost(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an image could not be stored nothing more is paid for: what has not started goes back unspent."""
+    monkeypatch.setattr(storage, "STORE_TRIES", 2)
+    jobs = await site.order(*"abcdef")
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.unavailable, CALLS["upload"].request, 1000)
+        worker = site.worker(SUPABASE_URL=proxy.url, IMAGES_AT_A_TIME="2")
+        summary = await worker.run(USUAL)
+        proxy.inject(faults.nothing, "")
+        paid = len(site.calls())
+        assert (summary["stopReason"], summary["claimed"], summary["retried"]) == ("queue_lost", 6, 6)
+        assert (paid, summary["images"]["notStarted"]) == (2, 4)
+        assert sorted(site.job(job)["attempts"] for job in jobs) == [0, 0, 0, 0, 1, 1]
+        await complete(site, worker)
+
+    site.audit(lost=paid)
 
 
 async def test_object_left_behind(site: Site) -> None:

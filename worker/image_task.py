@@ -183,10 +183,10 @@ class ImageTask:
         log.event("image_retried", image=self._index, code=error.code, wait_seconds=wait_seconds)
 
     def _erred(self, error: GenerationError) -> ImageOutcome:
-        level = "warning"
-        if isinstance(error, Misconfigured):
+        level = "error" if isinstance(error, Misconfigured) else "warning"
+        if self._paid or isinstance(error, Misconfigured):
+            # What cannot work is not tried, and what cannot be kept is not paid for.
             self._state.slots.close()
-            level = "error"
         log.event("image_erred", level=level, image=self._index, code=error.code, paid=self._paid)
         return ImageErred(self._index, error, sent=self._sent, paid=self._paid)
 

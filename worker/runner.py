@@ -193,15 +193,20 @@ class Run:
             await self._heed(end)
 
     async def _heed(self, end: JobEnd) -> None:
-        """Act on an error that concerns more than its job: change the model over, or stop the run."""
-        errors = [o.error for o in end.images if isinstance(o, ImageErred)]
-        for error in errors:
+        """Act on an error that concerns more than its job: change the model over, or stop the run.
+
+        An image that was paid for and could not be kept stops it: so would the next.
+        """
+        for erred in [image for image in end.images if isinstance(image, ImageErred)]:
+            error = erred.error
             if isinstance(error, ModelRetired) and error.model != self._state.model:
                 continue  # asked before the change-over
             if isinstance(error, ModelRetired) and self._may_change_over(error):
                 await self._change_over(error.model)
             elif isinstance(error, Misconfigured):
                 self._misconfigured(error)
+            elif erred.paid:
+                self._stop_for("queue_lost", pause=False)
 
     def _may_change_over(self, error: ModelRetired) -> bool:
         settings = self._settings
