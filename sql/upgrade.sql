@@ -1502,31 +1502,28 @@ begin
 end
 $$;
 
--- The jobs under a fence as the worker gets them, in the order they are served.
+-- The jobs under a fence as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
+-- have stored objects that nobody recorded.
 create or replace function generation.fenced_jobs(p_fence text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
   return (
-    select jsonb_agg(jsonb_build_object(
-      'id', q.id, 'batchId', q."batchId", 'userId', q."userId",
-      'userFolder', generation.user_folder(q."userId"), 'attempts', q.attempts, 'maxAttempts', q."maxAttempts",
-      'crashes', q.crashes, 'exampleImageUrl', q."exampleImageUrl", 'exampleImagePrompt', q."exampleImagePrompt",
-      'trainingImageUrls', q."trainingImageUrls", 'basePrompt', q."basePrompt", 'aspectRatio', q."aspectRatio",
-      'numImagesPerExample', q."numImagesPerExample", 'glasses', q.glasses, 'hairColor', q."hairColor",
-      'hairStyle', q."hairStyle", 'backgrounds', q.backgrounds, 'styles', q.styles,
-      'missing', to_jsonb(case when begun.some then generation.missing_images(q.id, q."numImagesPerExample")
-        else array(select generate_series(0, q."numImagesPerExample" - 1)) end),
-      -- An earlier claim may have stored objects that nobody recorded.
-      'claimedBefore', q."startedAt" < q."lockedAt"
-    ) order by q.priority desc, q."startTag", q.id)
-    from public.photo_generation_queue as q
-    -- Of most jobs nothing is made or given up, and asking that much is quicker.
-    cross join lateral (
-      select exists (select from public.photo_generation_photos as p where p."jobId" = q.id)
-        or exists (select from generation.failed_images as f where f."jobId" = q.id) as some
-    ) as begun
-    where q.status = 'processing' and q."lockedBy" collate "C" = p_fence);
+    select jsonb_agg(to_jsonb(j))
+    from (
+      select q.id, q."batchId", q."userId", generation.user_folder(q."userId") as "userFolder", q.attempts, q."maxAttempts",
+        q.crashes, q."exampleImageUrl", q."exampleImagePrompt", q."trainingImageUrls", q."basePrompt", q."aspectRatio",
+        q."numImagesPerExample", q.glasses, q."hairColor", q."hairStyle", q.backgrounds, q.styles,
+        q."startedAt" < q."lockedAt" as "claimedBefore",
+        -- Of most jobs nothing is made or given up, and asking that much is quicker.
+        case when exists (select from public.photo_generation_photos as p where p."jobId" = q.id)
+          or exists (select from generation.failed_images as f where f."jobId" = q.id)
+        then generation.missing_images(q.id, q."numImagesPerExample")
+        else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
+      from public.photo_generation_queue as q
+      where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
+      order by q.priority desc, q."startTag", q.id
+    ) as j);
 end
 $$;
 
