@@ -127,8 +127,12 @@ $$;
 -- The folder of a user in Storage. It is the user's id, but for two characters of third parties' ids
 -- ("auth0|123"): Storage has no "|" in names, and what stands for it must not be an id itself.
 create or replace function generation.user_folder(p_user_id text) returns text
-language sql immutable set search_path = ''
-as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return replace(replace(p_user_id, '=', '=3D'), '|', '=7C');
+end
+$$;
 
 -- Whether a text can name a folder in Storage; anything else would lie in another one, or in none.
 create or replace function generation.is_folder(p_folder text) returns boolean

@@ -491,8 +491,12 @@ $$;
 -- The folder of a user in Storage. It is the user's id, but for two characters of third parties' ids
 -- ("auth0|123"): Storage has no "|" in names, and what stands for it must not be an id itself.
 create or replace function generation.user_folder(p_user_id text) returns text
-language sql immutable set search_path = ''
-as $$ select replace(replace(p_user_id, '=', '=3D'), '|', '=7C') $$;
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return replace(replace(p_user_id, '=', '=3D'), '|', '=7C');
+end
+$$;
 
 -- Whether a text can name a folder in Storage; anything else would lie in another one, or in none.
 create or replace function generation.is_folder(p_folder text) returns boolean
@@ -1840,16 +1844,18 @@ begin
     select q.* from public.photo_generation_queue as q where q.id = any (p_ids)
   ), counted as (
     select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
-      (select count(*)::integer from public.photo_generation_photos as p where p."jobId" = q.id) as made,
-      refused.images as refused, refused.code as refused_code, refused.message as refused_message
+      made.images as made, refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
     join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
+    cross join lateral (
+      select count(*)::integer as images from public.photo_generation_photos as p where p."jobId" = q.id
+    ) as made
     cross join lateral (
       select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
         (array_agg(f.message order by f."imageIndex"))[1] as message
       from generation.failed_images as f where f."jobId" = q.id
     ) as refused
-  ), decided as (
+  ), decided as materialized (
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
