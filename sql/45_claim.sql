@@ -30,7 +30,7 @@ $$;
 -- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
 -- it is registered, null before its first claim.
 -- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
-create or replace function generation.enter_run(p_run_id uuid) returns generation.runs
+create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
 declare
@@ -284,7 +284,7 @@ declare
   v_closed jsonb;
 begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
-  v_run := generation.enter_run(p_run_id);
+  v_run := generation.lock_run(p_run_id);
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);

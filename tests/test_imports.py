@@ -12,7 +12,7 @@ WORKER = ROOT / "worker"
 
 PURE = {
     "address", "budget", "database_time", "errors", "finding", "finish", "health", "job", "mask", "model",
-    "outcome", "prompt", "quota", "rejection", "request", "retry", "rpc_status", "secret", "settings",
+    "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret", "settings",
     "slots", "summary", "trace", "watch",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
@@ -43,7 +43,8 @@ MAY_READ_TIMES = {"auth", "database_time", "oidc"}
 LAYERS = [
     {"cloud_run", "errors", "finding", "job", "mask", "model", "rpc_status", "secret"},
     {"log", "log_json", "log_line", "trace"},
-    {"settings", "outcome", "retry", "address", "image", "quota", "finish", "request", "prompt", "signals"},
+    {"settings", "outcome", "retry", "room", "address", "image", "quota", "finish", "request", "prompt"},
+    {"signals"},
     {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},

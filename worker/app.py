@@ -23,6 +23,7 @@ from worker.project import Project
 from worker.queue import Queue
 from worker.request import Action, RunRequest
 from worker.retry import Uniform
+from worker.room import CALL_BYTES, PHOTO_BYTES, Room
 from worker.runner import SHUTDOWN_SECONDS, Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
@@ -46,13 +47,13 @@ class Worker:
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
+        self._in_hand, self._in_calls = Room(PHOTO_BYTES), Room(CALL_BYTES)
         self._gallery = Gallery(self.store, time.monotonic)
         self._runs: set[Run] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
-        tools = Tools(self.queue, self.gemini, self.store, self._photos, time.monotonic, self.uniform)
-        run = Run(self.settings, tools, request)
+        run = Run(self.settings, self._tools(), request)
         self._runs.add(run)
         if self.stopping.is_set():
             run.stop()
@@ -122,6 +123,18 @@ class Worker:
         run_seconds = self.settings.invocation_timeout_seconds - self.settings.margin_seconds
         seconds = min(SWEEP_SECONDS, run_seconds)
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
+
+    def _tools(self) -> Tools:
+        return Tools(
+            queue=self.queue,
+            gemini=self.gemini,
+            store=self.store,
+            photos=self._photos,
+            in_hand=self._in_hand,
+            in_calls=self._in_calls,
+            monotonic=time.monotonic,
+            uniform=self.uniform,
+        )
 
     def _photos(self, buckets: Sequence[str]) -> RunPhotos:
         return RunPhotos(PhotoFetcher(self.store, buckets))

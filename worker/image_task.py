@@ -34,6 +34,7 @@ from worker.outcome import (
     ImageOutcome,
     NotStartedReason,
 )
+from worker.room import Room
 from worker.slots import Slots
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
@@ -52,7 +53,8 @@ class Model(Protocol):
 class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
-    `sent` counts the requests that went out, by the job's id.
+    `in_hand` and `in_calls` bound the bytes of photos, of all runs of the worker together. `sent` counts the
+    requests that went out, by the job's id.
     """
 
     gemini: Model
@@ -60,6 +62,8 @@ class RunState:
     budget: Budget
     slots: Slots
     images: asyncio.Semaphore
+    in_hand: Room
+    in_calls: Room
     model: str
     call_timeout_seconds: float
     sent: Counter[int] = field(default_factory=Counter)
@@ -89,8 +93,10 @@ class ImageTask:
 
     async def run(self) -> ImageOutcome:
         """Make the image; expected failures become its outcome."""
+        photo_bytes = sum(len(photo.data) for photo in self._request.photos)
         async with self._state.images:
-            outcome = await self._outcome()
+            with await self._state.in_calls.take(photo_bytes):
+                outcome = await self._outcome()
         if isinstance(outcome, ImageDiscarded) and outcome.job_final:
             self._ended.set()
         return outcome

@@ -23,6 +23,9 @@ from worker.job import Photo
 
 Key = tuple[str, str]
 
+MAX_PHOTO_BYTES = 7_000_000
+"""Gemini's limit for one inline photo (Vertex AI, "Image understanding")."""
+
 
 class PhotoBucket(Protocol):
     """Reads one object of our own Storage, at most `max_bytes`; raises BadInput or Transient."""
@@ -39,7 +42,6 @@ class PhotoSource(Protocol):
 class PhotoFetcher:
     """Fetches the photo behind a reference: `https://…`, or `bucket/path` in our Storage.
 
-    `max_bytes` is Gemini's limit for one inline photo (7 MB; Vertex AI, "Image understanding").
     `timeout_seconds` caps a whole fetch, redirects included, from when it is its turn: at most
     `max_concurrent` run at a time, which bounds the memory of half-read photos. `resolver`, `network` and
     `tls` default to the system's; whatever they are, only public addresses are connected to.
@@ -50,7 +52,7 @@ class PhotoFetcher:
         storage: PhotoBucket,
         buckets: Collection[str],
         *,
-        max_bytes: int = 7_000_000,
+        max_bytes: int = MAX_PHOTO_BYTES,
         timeout_seconds: float = 20.0,
         max_redirects: int = 3,
         max_concurrent: int = 16,

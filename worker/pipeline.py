@@ -12,6 +12,7 @@ from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
 from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome
+from worker.photos import MAX_PHOTO_BYTES
 from worker.prompt import build_prompt
 
 
@@ -36,21 +37,31 @@ class Pipeline:
             if job.claimed_before:
                 outcomes = await self.state.keeper.adopt(job)
                 missing -= {o.index for o in outcomes}
-            if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
-                return outcomes
-            photos = await self._photos(job)
         except GenerationError as error:
-            return [*outcomes, *(self._not_begun(index, error) for index in sorted(missing))]
-        request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
-        ended = asyncio.Event()
-        tasks = [ImageTask(self.state, job, index, request, ended).run() for index in sorted(missing)]
-        # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            outcomes.append(result)
-        return outcomes
+            return [self._not_begun(index, error) for index in sorted(missing)]
+        if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
+            return outcomes
+        return [*outcomes, *await self._make(job, sorted(missing))]
+
+    async def _make(self, job: Job, missing: Sequence[int]) -> Sequence[ImageOutcome]:
+        """Fetch the photos, once there is room for them, and make the images."""
+        try:
+            async with self.state.budget.until("generate"):
+                room = await self.state.in_hand.take(len(job.photo_references) * MAX_PHOTO_BYTES)
+        except TimeoutError:
+            return [ImageNotStarted(index, "budget") for index in missing]
+        with room:
+            try:
+                photos = await self._photos(job)
+            except GenerationError as error:
+                return [self._not_begun(index, error) for index in missing]
+            room.shrink(sum(len(photo.data) for photo in photos))
+            request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
+            ended = asyncio.Event()
+            tasks = [ImageTask(self.state, job, index, request, ended).run() for index in missing]
+            # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        return [_outcome(result) for result in results]
 
     def _not_begun(self, index: int, error: GenerationError) -> ImageOutcome:
         if self.state.not_tried(error):
@@ -78,3 +89,9 @@ class Pipeline:
             raise BadInput(error.code, f"{which}: {error.message}") from error
         except Transient as error:
             raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
+
+
+def _outcome(result: ImageOutcome | BaseException) -> ImageOutcome:
+    if isinstance(result, BaseException):
+        raise result
+    return result

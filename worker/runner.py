@@ -52,6 +52,8 @@ class Run:
             budget=self._budget,
             slots=Slots(self._gate(settings.gemini_model_name), tools.monotonic),
             images=asyncio.Semaphore(settings.images_at_a_time),
+            in_hand=tools.in_hand,
+            in_calls=tools.in_calls,
             model=settings.gemini_model_name,
             call_timeout_seconds=settings.call_timeout_seconds,
         )
@@ -82,6 +84,9 @@ class Run:
 
     async def _claim_and_work(self) -> None:
         while not self._should_stop():
+            if self._state.slots.closed and self._active:
+                await self._settle_next()  # an error that concerns all; how its job ends says what to do
+                continue
             try:
                 claim = await self._claim()
             except GenerationError as error:
@@ -118,8 +123,8 @@ class Run:
         self._summary.next_attempt_at = self._database_time.after(seconds)
 
     def _stop_for(self, reason: StopReason, pause: bool = True) -> None:
-        """End the claiming; with `pause`, also start nothing more of what was claimed."""
-        if self._summary.stop_reason is None or pause:
+        """End the claiming; with `pause`, a graver reason, also start nothing more of what was claimed."""
+        if self._summary.stop_reason is None or (pause and self._summary.stop_reason != "misconfigured"):
             self._summary.stop_reason = reason
         if pause:
             self._state.slots.close()
@@ -193,10 +198,8 @@ class Run:
             await self._heed(end)
 
     async def _heed(self, end: JobEnd) -> None:
-        """Act on an error that concerns more than its job: change the model over, or stop the run.
-
-        An image that was paid for and could not be kept stops it: so would the next.
-        """
+        """Act on an error that concerns more than its job: change the model over, or stop the run, also where
+        an image that was paid for could not be kept, for the next could not either."""
         for erred in [image for image in end.images if isinstance(image, ImageErred)]:
             error = erred.error
             if isinstance(error, ModelRetired) and error.model != self._state.model:
@@ -205,8 +208,8 @@ class Run:
                 await self._change_over(error.model)
             elif isinstance(error, Misconfigured):
                 self._misconfigured(error)
-            elif erred.paid:
-                self._stop_for("queue_lost", pause=False)
+            elif erred.paid and not self._budget.passed(self._budget.save):
+                self._stop_for("queue_lost")
 
     def _may_change_over(self, error: ModelRetired) -> bool:
         settings = self._settings

@@ -13,6 +13,7 @@ from worker.keeper import Recorder, Store
 from worker.pipeline import Photos
 from worker.queue import Claim, Settlement
 from worker.retry import Uniform
+from worker.room import Room
 from worker.tries import Within
 
 
@@ -40,11 +41,16 @@ class PhotoLender(Photos, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets."""
+    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets.
+
+    `in_hand` is room for the photos of jobs, `in_calls` for those being sent.
+    """
 
     queue: Queue
     gemini: Model
     store: Store
     photos: Callable[[Sequence[str]], PhotoLender]
+    in_hand: Room
+    in_calls: Room
     monotonic: Callable[[], float]
     uniform: Uniform
