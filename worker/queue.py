@@ -204,7 +204,8 @@ def translated(function: str) -> Iterator[None]:
     except APIError as exc:
         raise meaning(exc.code, exc.message, exc.details, exc.hint, function) from exc
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as exc:
-        raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}") from exc
+        why = f" ({exc})" if isinstance(exc, httpx.ConnectError) else ""  # the system's words, no URL in them
+        raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}{why}") from exc
 
 
 def meaning(

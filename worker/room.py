@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Self
 
-PHOTO_BYTES = 512 * 1024 * 1024
+PHOTO_BYTES = 384 * 1024 * 1024
 """Of source photos in the hands of jobs."""
 
 CALL_BYTES = 192 * 1024 * 1024
