@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.bounds import whole
+from bench.figures import spread
 from bench.scale import Scale
 from bench.site import Site
 from local.demo.simulation import ROOT
@@ -97,7 +99,7 @@ class Contestant:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--times", type=int, default=15, help="how often each is started (default: 15)")
+    parser.add_argument("--times", type=whole(1), default=15, help="how often each is started (default: 15)")
     parser.add_argument("--brief", action="store_true", help="three times")
     parser.set_defaults(measure=measure)
 
@@ -116,8 +118,8 @@ def measure(options: Namespace) -> None:
             for contestant in (ours, *others):
                 contestant.start(environment)
     for contestant in (ours, *others):
-        time_, memory = _spread(contestant.seconds, "s"), _spread(contestant.megabytes, "MB")
-        print(f"{contestant.target:<26}{time_}   {memory}")
+        seconds, megabytes = spread(contestant.seconds[1:]), spread(contestant.megabytes[1:], 1)
+        print(f"{contestant.target:<26}{seconds} s   {megabytes} MB")
     print(json.dumps({
         "time_ratio": round(_middle(ours.seconds) / _middle(others[0].seconds), 3),
         "memory_ratio": round(_middle(ours.megabytes) / _middle(others[0].megabytes), 3),
@@ -152,8 +154,3 @@ def _megabytes(pid: int) -> float:
 
 def _middle(values: list[float]) -> float:
     return statistics.median(values[1:])
-
-
-def _spread(values: list[float], unit: str) -> str:
-    ordered = sorted(values[1:])
-    return f"{_middle(values):8.3f} {unit} ({ordered[0]:.3f} – {ordered[-1]:.3f})"

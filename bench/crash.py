@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from bench.audit import Audit, Auditor
+from bench.bounds import whole
 from bench.customers import USERS, Customers
 from bench.fleet import Fleet
 from bench.scale import Scale
@@ -42,9 +43,11 @@ LATENCY = {"kind": "uniform", "low_seconds": 0.1, "high_seconds": 0.5}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--kills", type=int, default=1000, metavar="N", help="how many (default: 1000)")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the chance (default: 1)")
-    parser.add_argument("--workers", type=int, default=10, metavar="N", help="processes (default: 10)")
+    parser.add_argument("--kills", type=whole(1), default=1000, metavar="N", help="how many (default: 1000)")
+    parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="of the chance (default: 1)")
+    parser.add_argument(
+        "--workers", type=whole(1, 100), default=10, metavar="N", help="processes (default: 10)"
+    )
     parser.add_argument(
         "--every", type=float, default=1.2, metavar="SECONDS", help="mean time between kills (default: 1.2)"
     )

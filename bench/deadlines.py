@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bench.bounds import whole
 from bench.plan import draw, draw_stopped
 from bench.scale import Scale
 from bench.site import Site
@@ -22,9 +23,9 @@ PURPOSE = "runs against their deadlines, whatever hangs, and against SIGTERM; ab
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--runs", type=int, default=1000, help="runs; a fifth as many more get SIGTERM")
-    parser.add_argument("--at-a-time", type=int, default=14, help="runs at once (default: 14)")
-    parser.add_argument("--seed", type=int, default=1, help="another one draws other runs")
+    parser.add_argument("--runs", type=whole(1), default=1000, help="runs; a fifth as many more get SIGTERM")
+    parser.add_argument("--at-a-time", type=whole(1, 100), default=14, help="runs at once (default: 14)")
+    parser.add_argument("--seed", type=whole(0), default=1, help="another one draws other runs")
     parser.set_defaults(measure=measure)
 
 

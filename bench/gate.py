@@ -7,6 +7,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
+from bench.bounds import above
 from bench.fairness import USERS, Fairness, fairness
 from bench.peers import Peer, peers
 from bench.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
@@ -21,7 +22,7 @@ BRIEFLY_WATCHED = {"unknown": 3, "halved": 3, "doubled": 2, "told": 0}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--window", type=float, metavar="SECONDS", help="the quota's window (default: 6)")
+    parser.add_argument("--window", type=above(0), metavar="SECONDS", help="the quota's window (default: 6)")
     parser.add_argument("--brief", action="store_true", help="fewer and shorter windows; about 90 s")
     parser.add_argument("--only", choices=PARTS, help="this part alone")
     parser.set_defaults(measure=measure)

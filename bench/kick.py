@@ -12,6 +12,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from bench.bounds import whole
+from bench.figures import hardware, spread
 from local.simulator.gemini import Simulator
 from local.simulator.ledger import Call
 from local.stack.stack import Stack
@@ -25,7 +27,9 @@ PURPOSE = "from an order to its first call to Gemini, with the kick; about half 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--times", type=int, default=40, help="orders, one after the other (default: 40)")
+    parser.add_argument(
+        "--times", type=whole(1), default=40, help="orders, one after the other (default: 40)"
+    )
     parser.add_argument("--brief", action="store_true", help="ten orders")
     parser.set_defaults(measure=measure)
 
@@ -39,16 +43,15 @@ def measure(options: Namespace) -> None:
         connect(stack.db_url) as db,
         clocked(stack, gemini, db) as site,
     ):
+        print(hardware(stack.postgres), flush=True)
         db.execute("select set_generation_rate('gemini-2.5-flash-image', 100000, 1000)")
         paste(db, "kick.sql")
         taken = [
             _once(site, f"order-{number}") for number in range(11 if options.brief else options.times + 1)
         ]
-    ordered = sorted(taken[1:])  # the first starts the instance's connections
-    median = statistics.median(ordered)
-    spread = f"({ordered[0]:.3f} – {ordered[-1]:.3f}), {len(ordered)} orders"
-    print(f"order to first call: median {median:.3f} s {spread}")
-    print(json.dumps({"median_seconds": round(median, 3)}), flush=True)
+    counted = taken[1:]  # the first starts the instance's connections
+    print(f"order to first call: median {spread(counted)} s, {len(counted)} orders")
+    print(json.dumps({"median_seconds": round(statistics.median(counted), 3)}), flush=True)
 
 
 def _once(site: Clocked, name: str) -> float:

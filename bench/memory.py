@@ -1,6 +1,7 @@
 """What a photo costs in processor time and memory: runs whose source photos are as large as they may be.
 
 A run of twice the images must not need more memory: it is bounded by how many are made at a time.
+Each is done three times; the medians count.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import urllib.request
@@ -16,13 +18,19 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from bench.bounds import whole
+from bench.figures import REPEATS, spread
 from bench.scale import Scale
 from bench.site import BUCKET, IMAGES_PER_JOB, Site
+from local.stack.errors import StackError
 from local.stack.supabase import DIRECT
 from worker.model import DEFAULT_MODEL
 
-PURPOSE = "processor time and peak memory per image, with small and with large photos; about a minute"
+PURPOSE = "processor time and peak memory per image, with small and with large photos; about three minutes"
 USER = "customer"
+MOST = 400
+"""Images of a shorter run; the longer must do twice as many within an invocation."""
+
 SIDES = {"small": 512, "large": 3300}
 """Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG; 7 MB is the most that is sent to Gemini."""
 
@@ -35,9 +43,34 @@ class Spent:
     peak_megabytes: float
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """The same run again and again; `idle` is the processor time of one without images."""
+
+    images: int
+    runs: tuple[Spent, ...]
+    idle: float = 0.0
+
+    @property
+    def milliseconds(self) -> list[float]:
+        """Processor time of each run, per image if it made any."""
+        spent = (run.processor_seconds - self.idle for run in self.runs)
+        return [seconds / max(self.images, 1) * 1000 for seconds in spent]
+
+    @property
+    def megabytes(self) -> list[float]:
+        """Peak memory of each run."""
+        return [run.peak_megabytes for run in self.runs]
+
+    def __str__(self) -> str:
+        return f"{spread(self.milliseconds, 0)} ms of processor, {spread(self.megabytes, 0)} MB at most"
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--images", type=int, default=80, help="of the shorter runs (default: 80)")
+    images = whole(IMAGES_PER_JOB, MOST, IMAGES_PER_JOB)
+    told = f"of the shorter runs, in jobs of {IMAGES_PER_JOB} (default: 80)"
+    parser.add_argument("--images", type=images, default=80, help=told)
     parser.add_argument("--brief", action="store_true", help="forty images")
     parser.set_defaults(measure=measure)
 
@@ -48,22 +81,21 @@ def measure(options: Namespace) -> None:
     with Site(Scale(6.0), (USER,)) as site:
         print(site.hardware(), flush=True)
         site.simulator.configure({"scale": 1.0})
-        idle = _run(site, 0)
-        print(f"idle run: {idle.processor_seconds:.2f} s of processor, {idle.peak_megabytes:.0f} MB")
-        spent = {}
+        idle = Case(0, _repeated(site, 0))
+        print(f"idle run: {idle}", flush=True)
+        base = statistics.median(idle.milliseconds) / 1000
+        cases = {}
         for size, side in SIDES.items():
             megabytes = _upload(site, side)
             for count in (images, 2 * images):
-                spent[size, count] = found = _run(site, count)
-                each = (found.processor_seconds - idle.processor_seconds) / count
-                what = f"{count:>4} images of 2 photos of {megabytes:.1f} MB"
-                used = f"{each * 1000:.0f} ms of processor each, {found.peak_megabytes:.0f} MB at most"
-                print(f"{what}: {used}", flush=True)
-    short, long = spent["large", images], spent["large", 2 * images]
+                cases[size, count] = case = Case(count, _repeated(site, count), base)
+                print(f"{count:>4} images of 2 photos of {megabytes:.1f} MB, each: {case}", flush=True)
+    short, long = cases["large", images], cases["large", 2 * images]
+    peak = statistics.median(long.megabytes)
     print(json.dumps({
-        "cpu_seconds_per_image": round((long.processor_seconds - idle.processor_seconds) / (2 * images), 4),
-        "peak_mb": round(long.peak_megabytes),
-        "peak_ratio_of_twice_the_images": round(long.peak_megabytes / short.peak_megabytes, 3),
+        "cpu_seconds_per_image": round(statistics.median(long.milliseconds) / 1000, 4),
+        "peak_mb": round(peak),
+        "peak_ratio_of_twice_the_images": round(peak / statistics.median(short.megabytes), 3),
     }), flush=True)  # fmt: skip
 
 
@@ -78,6 +110,10 @@ def _upload(site: Site, side: int) -> float:
     return len(out.getvalue()) / 1e6
 
 
+def _repeated(site: Site, images: int) -> tuple[Spent, ...]:
+    return tuple(_run(site, images) for _ in range(REPEATS))
+
+
 def _run(site: Site, images: int) -> Spent:
     """One run in a process of its own."""
     site.begin(quota=1_000_000, gate_rate=100_000)
@@ -88,6 +124,7 @@ def _run(site: Site, images: int) -> Spent:
         "INVOCATION_TIMEOUT_SECONDS": "240",
         "MARGIN_SECONDS": "20",
         "CALL_TIMEOUT_SECONDS": "60",
+        "MAX_JOBS": str(2 * MOST // IMAGES_PER_JOB),
         "LOG_LEVEL": "WARNING",
     }
     command = [sys.executable, "-m", "worker", "--no-env-file", "tick"]
@@ -95,6 +132,8 @@ def _run(site: Site, images: int) -> Spent:
     assert started.stdout is not None
     summary = json.loads(started.stdout.read())
     _, status, used = os.wait4(started.pid, 0)
-    if status or summary["images"]["made"] != images // IMAGES_PER_JOB * IMAGES_PER_JOB:
-        raise RuntimeError(f"not the run that was to be measured: {summary}")
+    if status or summary["images"]["made"] != images:
+        raise StackError(
+            f"A run of {images} images did not make them all: {summary}", "Try fewer with `--images`."
+        )
     return Spent(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)

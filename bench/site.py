@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from PIL import Image
 
+from bench.figures import hardware
 from bench.ledger import Starts
 from bench.scale import Scale
 from local.demo.environment import kept, simulated_gemini
@@ -177,9 +178,7 @@ class Site:
 
     def hardware(self) -> str:
         """What all this runs on, in a line."""
-        python = ".".join(map(str, sys.version_info[:3]))
-        postgres = self.stack.psql("show server_version")
-        return f"{os.cpu_count()} cores for everything · Python {python} · PostgreSQL {postgres}"
+        return hardware(self.stack.postgres)
 
     def _upload(self) -> None:
         self.stack.supabase.call("/storage/v1/bucket", {"id": BUCKET, "name": BUCKET, "public": False})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 
+from bench.bounds import whole
 from bench.scale import Scale
 from bench.site import Site
 from local.demo.function import Function
@@ -60,10 +61,12 @@ Rows have their place in the order, so that no trigger gives them one; nothing e
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--jobs", type=int, default=1_000_000, help="jobs that have ended, and photos")
-    parser.add_argument("--open", type=int, default=5000, help="jobs that have not")
+    parser.add_argument(
+        "--jobs", type=whole(10, 10_000_000), default=1_000_000, help="jobs that have ended, and photos"
+    )
+    parser.add_argument("--open", type=whole(10), default=5000, help="jobs that have not")
     parser.add_argument("--brief", action="store_true", help="a tenth of the jobs, asked ten times")
-    parser.add_argument("--times", type=int, default=40, help="how often each face is asked")
+    parser.add_argument("--times", type=whole(1), default=40, help="how often each face is asked")
     parser.set_defaults(measure=measure)
 
 

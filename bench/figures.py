@@ -1,0 +1,50 @@
+"""What every part says of its figures: what they were measured on, their median and their spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from local.stack.postgres import Postgres
+
+REPEATS = 3
+"""Runs of each case where one by itself takes long; the median of them counts."""
+
+
+def hardware(postgres: Postgres) -> str:
+    """What all this runs on, in a line."""
+    on = measured_on(postgres)
+    return f"{on['cores']} cores for everything · Python {on['python']} · PostgreSQL {on['postgresql']}"
+
+
+def measured_on(postgres: Postgres) -> dict[str, str | int | None]:
+    """The machine and the versions; the server need not run."""
+    told = subprocess.run(
+        [postgres.bin / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    return {
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9),
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "postgresql": told.stdout.split()[-1],
+    }
+
+
+def spread(values: Sequence[float], digits: int = 3) -> str:
+    """The median, and the least and the most."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})"
+
+
+def _processor() -> str | None:
+    """What the processor is called, where the kernel knows it."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return None
