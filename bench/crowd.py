@@ -15,7 +15,6 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from bisect import bisect_left
-from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,8 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row
 
+from bench.bounds import above, whole
+from bench.figures import hardware
 from bench.ledger import Starts
 from local.stack.postgres import Postgres
 from tests.databases import Database, database
@@ -37,18 +38,21 @@ HANDS = 10
 POOL = 15
 WINDOW_SECONDS = 6.0
 CALL_SECONDS = 5.0 * WINDOW_SECONDS / 60
+LEAST_RATE = round(60 / WINDOW_SECONDS)
+"""Starts a minute, so that a window has one."""
+
 MODEL = "model"
 Pool = asyncio.Queue[psycopg.AsyncConnection[dict[str, Any]]]
 
 
 @dataclass(slots=True)
 class Counter:
-    """What all workers saw: when each start was, whose, and how long each question took, the wait for a
-    connection included."""
+    """What all workers saw: when each start was, whose (`by_run` has every run), and how long each question
+    took, the wait for a connection included."""
 
+    by_run: dict[UUID, int]
     began: float = 0.0
     starts: list[float] = field(default_factory=list)
-    by_run: dict[UUID, int] = field(default_factory=lambda: defaultdict(int))
     questions: list[float] = field(default_factory=list)
 
 
@@ -85,8 +89,12 @@ class PooledGate:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--rate", type=int, default=6000, help="starts a minute (default: 6000)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each crowd")
+    parser.add_argument(
+        "--rate", type=whole(LEAST_RATE, 100_000), default=6000, help="starts a minute (default: 6000)"
+    )
+    parser.add_argument(
+        "--seconds", type=above(WINDOW_SECONDS), default=30.0, help="of each crowd (default: 30)"
+    )
     parser.add_argument("--brief", action="store_true", help="12 seconds of each")
     parser.set_defaults(measure=measure)
 
@@ -95,10 +103,11 @@ def measure(options: Namespace) -> None:
     """Prints a line for each crowd; the last line is JSON by the number of workers."""
     seconds = 12.0 if options.brief else options.seconds
     figures = {}
-    print(f"{options.rate} starts a minute, {HANDS} images in hand each, {POOL} connections", flush=True)
     with ExitStack() as running:
         folder = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         postgres = running.enter_context(Postgres(Path(folder)))
+        print(hardware(postgres), flush=True)
+        print(f"{options.rate} starts a minute, {HANDS} images in hand each, {POOL} connections", flush=True)
         for workers in CROWDS:
             scratch = running.enter_context(database(postgres))
             per_window = round(options.rate * WINDOW_SECONDS / 60)
@@ -123,7 +132,7 @@ def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
 
 async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
     """All workers at once, each with its images in hand, until the time is up."""
-    counter, pool = Counter(), Pool()
+    counter, pool = Counter(dict.fromkeys(runs, 0)), Pool()
     for _ in range(POOL):
         pool.put_nowait(await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row))
     counter.began = time.monotonic()
