@@ -20,6 +20,9 @@ from worker.settings import Settings
 
 PURPOSE = "requests to Supabase, of an idle run and of one that makes photos; about ten seconds"
 USER = "customer"
+ONCE = ("finish_generation_run",)
+"""What a run with photos asks once, beside all that an idle run asks too."""
+
 JOBS = 10
 
 
@@ -43,7 +46,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(_options: Namespace) -> None:
-    """Does an idle run and one of ten jobs; prints their requests; the last line is JSON with the counts."""
+    """Does an idle run and one of ten jobs; prints their requests; the last line is JSON with the counts.
+
+    `per_image` has all but what a run asks once, however many images it makes; `per_image_all` has that too.
+    """
     scale = Scale(6.0)
     with Site(scale, (USER,)) as site:
         print(site.hardware(), flush=True)
@@ -54,13 +60,11 @@ def measure(_options: Namespace) -> None:
         site.order(USER, JOBS * IMAGES_PER_JOB)
         busy = asyncio.run(_run())
     images = JOBS * IMAGES_PER_JOB
-    per_image = (
-        sum(busy[kind] for kind in ("storage: POST generated-photos", "record_generated_photo")) / images
-    )
-    _tell("idle run", idle)
-    _tell(f"run of {JOBS} jobs, {images} images", busy)
-    total = sum(busy.values())
-    print(json.dumps({"idle": sum(idle.values()), "busy": total, "per_image": round(per_image, 2),
+    grown = busy - idle - Counter(ONCE)
+    _tell("idle run", idle, Counter())
+    _tell(f"run of {JOBS} jobs, {images} images", busy, grown)
+    total, of_images = busy.total(), grown.total()
+    print(json.dumps({"idle": idle.total(), "busy": total, "per_image": round(of_images / images, 2),
         "per_image_all": round(total / images, 2)}), flush=True)  # fmt: skip
 
 
@@ -76,7 +80,8 @@ async def _run() -> Counter[str]:
     return trips.counted
 
 
-def _tell(what: str, counted: Counter[str]) -> None:
-    print(f"{what}: {sum(counted.values())}")
-    for kind, number in sorted(counted.items(), key=lambda pair: -pair[1]):
-        print(f"  {number:>4}  {kind}")
+def _tell(what: str, counted: Counter[str], grown: Counter[str]) -> None:
+    """Prints the requests by kind, and how many of each are there for the images."""
+    print(f"{what}: {counted.total()}, {grown.total()} of them for the images")
+    for kind, number in counted.most_common():
+        print(f"  {number:>4} {grown[kind]:>4}  {kind}")
