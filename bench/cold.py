@@ -24,6 +24,7 @@ from bench.figures import spread
 from bench.scale import Scale
 from bench.site import Site
 from local.demo.simulation import ROOT
+from local.stack.errors import StackError
 from local.stack.folder import free_port
 from tests.clone import descendants
 
@@ -127,7 +128,7 @@ def measure(options: Namespace) -> None:
 
 
 def _ask(port: int) -> None:
-    """Ask until there is an answer; RuntimeError if it is not the one expected, or does not come."""
+    """Ask until there is an answer; `StackError` if it is not the one expected, or does not come."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -141,9 +142,9 @@ def _ask(port: int) -> None:
         finally:
             connection.close()
         if answer.status != 200:
-            raise RuntimeError(f"{answer.status}: {said[:200]!r}")
+            raise StackError(f"It answered {answer.status}.", "Its answer says why.", repr(said[:200]))
         return
-    raise RuntimeError("it did not answer within a minute")
+    raise StackError("It did not answer within a minute.", "Serve it by hand to see why.")
 
 
 def _megabytes(pid: int) -> float:

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from bench import queues
 from bench.claiming import Run, fill, install
+from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from tests.conftest import connect
 from tests.databases import database
@@ -60,6 +61,23 @@ class Pace:
     bare: float
     peers: dict[str, float]
 
+    def __str__(self) -> str:
+        others = {"as bare on our table": self.bare, **self.peers}
+        told = "".join(f", {name} {self._beside(pace)}" for name, pace in others.items())
+        return f"{self._beside(self.ours)}, the floor {self.floor:.0f} jobs/s{told}"
+
+    def figures(self) -> dict[str, Any]:
+        """Ours, the bare statements and the peers as ratios to the floor."""
+        return {
+            "floor_ratio": round(self.ours / self.floor, 3),
+            "bare_ratio": round(self.bare / self.floor, 3),
+            "peers": {name: round(pace / self.floor, 3) for name, pace in self.peers.items()},
+            "jobs_per_second": round(self.ours),
+        }
+
+    def _beside(self, pace: float) -> str:
+        return f"{pace:.0f} jobs/s (÷ floor {pace / self.floor:.2f})"
+
 
 def measure_floor(postgres: Postgres, brief: bool) -> Pace:
     """Fills a database for ours and the floor, and one for each other queue; prints and returns the paces."""
@@ -86,12 +104,7 @@ def measure_floor(postgres: Postgres, brief: bool) -> Pace:
             for name, (url, work) in works.items():
                 paces[name] += _pace(url, seconds, work) / SLICES
     pace = Pace(paces.pop("ours"), paces.pop("floor"), paces.pop("bare"), paces)
-    others = "".join(f", {name} {jobs:.0f}" for name, jobs in pace.peers.items())
-    print(
-        f"{CONNECTIONS} connections × {JOBS} jobs: {pace.ours:.0f} jobs/s, the floor {pace.floor:.0f}, "
-        f"as bare on our table {pace.bare:.0f}{others}",
-        flush=True,
-    )
+    print(f"{CONNECTIONS} connections × {JOBS} jobs: {pace}", flush=True)
     return pace
 
 
@@ -106,7 +119,7 @@ def _pace(url: str, seconds: float, work: Work) -> float:
     for thread in threads:
         thread.join()
     if len(done) < CONNECTIONS:
-        raise RuntimeError("a connection failed")
+        raise StackError("A connection failed.", "Above is why.")
     return sum(done) / (time.perf_counter() - began)
 
 

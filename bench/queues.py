@@ -1,11 +1,12 @@
 """Other queues in PostgreSQL by their own statements, for the pace of claim and settle beside ours.
 
-They are shown where they are installed (`pip install -r bench/queues.txt`), since nothing else needs them.
+They are shown where they are installed, since nothing else needs them; one that is not is named.
 Neither has our batches, fairness or gate; procrastinate claims and settles jobs one by one.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,12 +34,12 @@ class Peer:
 
 
 def installed() -> Iterator[Peer]:
-    """Those that can be imported."""
-    for find in (_pgqueuer, _procrastinate):
-        try:
-            yield find()
-        except ImportError:
-            continue
+    """Those that are installed; prints which is not, and how it would be shown."""
+    for name, make in {"pgqueuer": _pgqueuer, "procrastinate": _procrastinate}.items():
+        if importlib.util.find_spec(name):
+            yield make()
+        else:
+            print(f"{name} is not installed: `pip install -r bench/queues.txt` shows it too", flush=True)
 
 
 def _pgqueuer() -> Peer:
