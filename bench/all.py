@@ -31,11 +31,10 @@ def measure(options: Namespace) -> None:
     """
     figures: dict[str, Any] = {"measured_on": measured_on(Postgres(FIGURES.parent)), "brief": options.brief}
     failed: list[str] = []
-    FIGURES.parent.mkdir(exist_ok=True)
+    FIGURES.parent.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         print(f"\n── {part}", flush=True)
-        command = [sys.executable, "-m", "bench", part, *(["--brief"] if options.brief else [])]
-        found = _last_line(command)
+        found = last_line(part, options.brief)
         if found is None:
             failed.append(part)
         else:
@@ -48,12 +47,13 @@ def measure(options: Namespace) -> None:
         )
 
 
-def _last_line(command: list[str]) -> Any:
+def last_line(part: str, brief: bool) -> Any:
     """Passes on what a part prints; its last line, read as JSON, or None if the part fails."""
+    command = [sys.executable, "-m", "bench", part, *(["--brief"] if brief else [])]
     last = ""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as part:
-        assert part.stdout is not None
-        for line in part.stdout:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
             print(line, end="", flush=True)
             last = line
-    return None if part.returncode else json.loads(last)
+    return None if process.returncode else json.loads(last)
