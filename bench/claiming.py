@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
+from local.stack.errors import StackError
 from tests.databases import Database
 from tests.queue_sql import Connection
 
@@ -58,6 +59,17 @@ class Run:
         ends = {"fence": answer["fence"], "outcome": "failed", "code": "bench", "message": "It was a bench."}
         results = json.dumps([{"jobId": job["id"], **ends} for job in answer["jobs"]])
         self._db.execute("select settle_generation_jobs(%s::jsonb)", [results]).fetchone()
+
+    def record(self, job: Mapping[str, Any], index: int) -> None:
+        """Record an image of a claimed job as made; `StackError` if it is not wanted."""
+        path = f"{job['userFolder']}/{job['batchId']}/{job['id']}/{index}-bench"
+        size = {"width": 1024, "height": 1024, "bytes": 1_000_000}
+        photo = {"storagePath": path, "mimeType": "image/png", "model": MODEL, "generationMs": 4000, **size}
+        parameters = [job["id"], index, json.dumps(photo)]
+        row = self._db.execute("select record_generated_photo(%s, %s, %s::jsonb) as a", parameters)
+        answer = (row.fetchone() or {})["a"]
+        if answer["result"] != "recorded":
+            raise StackError("An image was not recorded.", "Its answer says why.", str(answer))
 
     def finish(self) -> None:
         """End the run; it holds nothing any more."""

@@ -7,8 +7,6 @@ the machine does meets all of them.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -17,19 +15,29 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.bounds import whole
 from bench.claiming import Run, fill, install
+from bench.figures import hardware
 from bench.floor import measure_floor
+from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from tests.databases import Database, database
 from tests.queue_sql import Connection
 
 PURPOSE = "claims and settles with a million jobs due, ended, or not due yet; about six minutes"
 JOBS = 10
-LEAST = 20_000
-"""Due jobs in every scenario, so that none runs dry; the reference has no others."""
+LEAST = 2000
+"""Due jobs that every scenario still has at the end; the reference has no others."""
+
+RECORDS = 200
+"""Images whose record is measured, in the reference."""
 
 COLD = 10
 """Claims of each scenario that do not count: their plans are not made and their pages not read yet."""
+
+JOB_BYTES = """
+    select pg_total_relation_size('photo_generation_queue')::float8 / count(*) as bytes
+    from photo_generation_queue"""
 
 
 @dataclass(slots=True)
@@ -41,69 +49,69 @@ class Scenario:
     status: str = "pending"
     retry: str | None = None
     drained: int = 0
+    bytes_per_job: float = 0.0
     claims: list[float] = field(default_factory=list)
     settles: list[float] = field(default_factory=list)
 
-    def prepare(self, scratch: Database) -> None:
-        """Put the rows in, and drain some as workers would."""
+    def prepare(self, scratch: Database, claimed: int) -> None:
+        """Put the rows in, and drain some as workers would; so many are going to be claimed."""
         install(scratch)
         db = scratch.connection
         if self.rows:
             fill(db, self.rows, self.status, self.retry)
-        fill(db, LEAST + self.drained)
+        fill(db, LEAST + claimed + self.drained)
         db.execute("vacuum analyze")
+        self.bytes_per_job = float((db.execute(JOB_BYTES).fetchone() or {})["bytes"])
         run = Run(db)
         for _ in range(self.drained // 100):
             run.settle(run.claim(100))
 
     def measure(self, db: Connection) -> None:
-        """Claim ten jobs and settle them. RuntimeError if the claim gave anything else."""
+        """Claim ten jobs and settle them. `StackError` if the claim gave anything else."""
         run = Run(db)
         began = time.perf_counter()
         answer = run.claim(JOBS)
         claimed = time.perf_counter()
         if len(answer["jobs"]) != JOBS:
-            raise RuntimeError(f"not the claim that was to be measured: {answer}")
+            raise StackError(
+                f"{self.name}: a claim did not give {JOBS} jobs.", "Its answer says why.", str(answer)
+            )
         asked = time.perf_counter()
         run.settle(answer)
         self.claims.append((claimed - began) * 1000)
         self.settles.append((time.perf_counter() - asked) * 1000)
 
-    @property
-    def both(self) -> float:
-        """Claim and settle together, at the median."""
-        pairs = zip(self.claims[COLD:], self.settles[COLD:], strict=True)
-        return statistics.median(claim + settle for claim, settle in pairs)
+    def ratio(self, reference: Scenario) -> float:
+        """The worse of claim and settle, each alone and at the median ÷ the reference's: neither hides."""
+        claims = statistics.median(self.claims[COLD:]) / statistics.median(reference.claims[COLD:])
+        settles = statistics.median(self.settles[COLD:]) / statistics.median(reference.settles[COLD:])
+        return max(claims, settles)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--times", type=int, default=200, help="claims in each scenario (default: 200)")
+    parser.add_argument(
+        "--times", type=whole(COLD + 1, 10_000), default=200, help="claims in each scenario (default: 200)"
+    )
     parser.add_argument("--brief", action="store_true", help="a tenth of the rows, fifty claims")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
-    """Fills, asks in turn, prints medians with p10 and p90; the last line is JSON with the ratios."""
+    """Fills, asks in turn, prints medians with p10 and p90; the last line is JSON.
+
+    Its `rows` are those that the million of a name stands for; each ratio is `Scenario.ratio`.
+    """
     million, times = (100_000, 50) if options.brief else (1_000_000, options.times)
-    scenarios = {
-        "empty": Scenario("nothing else"),
-        "due_100k": Scenario(f"{million // 10} due", million // 10),
-        "due_1m": Scenario(f"{million} due", million),
-        "finished_1m": Scenario(f"{million} finished", million, "completed"),
-        "future_1m": Scenario(f"{million} not due yet", million, retry="2999-01-01"),
-        "after_drain": Scenario(f"{million // 10} drained before", drained=million // 10),
-    }
+    scenarios = _scenarios(million)
     with ExitStack() as running:
         folder = running.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
         postgres = running.enter_context(Postgres(Path(folder), durable=False))
-        version = postgres.psql("show server_version").strip()
-        python = platform.python_version()
-        _say(f"{os.cpu_count()} cores for everything · Python {python} · PostgreSQL {version}")
+        _say(hardware(postgres))
         opened: dict[str, Connection] = {}
         for key, scenario in scenarios.items():
             scratch = running.enter_context(database(postgres))
-            scenario.prepare(scratch)
+            scenario.prepare(scratch, times * JOBS)
             opened[key] = scratch.connection
         for _ in range(times):
             for key, scenario in scenarios.items():
@@ -111,15 +119,42 @@ def measure(options: Namespace) -> None:
         for scenario in scenarios.values():
             pair = f"claim {_spread(scenario.claims)}   settle {_spread(scenario.settles)}"
             _say(f"{scenario.name:<24} {pair}")
+        records = _records(opened["reference"])
+        _say(f"{'record of an image':<24}       {_spread(records)}")
+        job_bytes = round(scenarios["finished_1m"].bytes_per_job)
+        _say(f"a finished job takes {job_bytes} bytes on disk, its indexes included")
         pace = measure_floor(postgres, options.brief)
-    reference = scenarios.pop("empty").both
-    figures = {f"ratio_{key}": round(scenario.both / reference, 3) for key, scenario in scenarios.items()}
-    figures |= {
-        "floor_ratio": round(pace.ours / pace.floor, 3),
-        "bare_ratio": round(pace.ours / pace.bare, 3),
+    reference = scenarios.pop("reference")
+    figures = {f"ratio_{key}": round(scenario.ratio(reference), 3) for key, scenario in scenarios.items()}
+    sizes = {
+        "rows": million,
+        "job_bytes": job_bytes,
+        "record_ms": round(statistics.median(records[COLD:]), 3),
     }
-    peers = {name: round(jobs) for name, jobs in pace.peers.items()}
-    _say(json.dumps(figures | {"jobs_per_second": round(pace.ours), "peers": peers}))
+    _say(json.dumps(figures | sizes | pace.figures()))
+
+
+def _scenarios(million: int) -> dict[str, Scenario]:
+    return {
+        "reference": Scenario(f"nothing but {LEAST} due"),
+        "due_100k": Scenario(f"{million // 10} due", million // 10),
+        "due_1m": Scenario(f"{million} due", million),
+        "finished_1m": Scenario(f"{million} finished", million, "completed"),
+        "future_1m": Scenario(f"{million} not due yet", million, retry="2999-01-01"),
+        "after_drain": Scenario(f"{million // 10} drained before", drained=million // 10),
+    }
+
+
+def _records(db: Connection) -> list[float]:
+    """Milliseconds of each record of an image, one after the other; the first COLD do not count."""
+    run, taken = Run(db), list[float]()
+    while len(taken) < RECORDS + COLD:
+        for job in run.claim(JOBS)["jobs"]:
+            for index in job["missing"]:
+                began = time.perf_counter()
+                run.record(job, index)
+                taken.append((time.perf_counter() - began) * 1000)
+    return taken
 
 
 def _spread(values: list[float]) -> str:
