@@ -44,7 +44,6 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def _processor() -> str | None:
     """What the processor is called, where the kernel knows it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return None
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
