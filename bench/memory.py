@@ -1,7 +1,8 @@
 """What a photo costs in processor time and memory: runs whose source photos are as large as they may be.
 
-A run of twice the images must not need more memory: it is bounded by how many are made at a time.
-Each is done three times; the medians count.
+A run of twice the images must not need more memory: it is bounded by how many are made at a time, and, with
+as many and as large photos as orders can bring, by the worker's room for them. Each is done three times; the
+medians count.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import urllib.request
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image
@@ -26,13 +28,16 @@ from local.stack.errors import StackError
 from local.stack.supabase import DIRECT
 from worker.model import DEFAULT_MODEL
 
-PURPOSE = "processor time and peak memory per image, with small and with large photos; about three minutes"
+PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
 USER = "customer"
 MOST = 400
 """Images of a shorter run; the longer must do twice as many within an invocation."""
 
 SIDES = {"small": 512, "large": 3300}
 """Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG; 7 MB is the most that is sent to Gemini."""
+
+ORDERS, PHOTOS = 10, 14
+"""Of the worst run: orders of one image, and the most photos of an order, each its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +91,64 @@ def measure(options: Namespace) -> None:
         base = statistics.median(idle.milliseconds) / 1000
         cases = {}
         for size, side in SIDES.items():
-            megabytes = _upload(site, side)
+            photo = _photo(side)
+            _upload(site, "me.jpg", photo)
             for count in (images, 2 * images):
                 cases[size, count] = case = Case(count, _repeated(site, count), base)
-                print(f"{count:>4} images of 2 photos of {megabytes:.1f} MB, each: {case}", flush=True)
+                print(f"{count:>4} images of 2 photos of {len(photo) / 1e6:.1f} MB, each: {case}", flush=True)
+        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, photo)), base)
+        print(f"{ORDERS:>4} images of {PHOTOS} such photos of their own, each: {worst}", flush=True)
     short, long = cases["large", images], cases["large", 2 * images]
     peak = statistics.median(long.megabytes)
     print(json.dumps({
         "cpu_seconds_per_image": round(statistics.median(long.milliseconds) / 1000, 4),
         "peak_mb": round(peak),
+        "peak_mb_at_worst": round(statistics.median(worst.megabytes)),
         "peak_ratio_of_twice_the_images": round(peak / statistics.median(short.megabytes), 3),
     }), flush=True)  # fmt: skip
 
 
-def _upload(site: Site, side: int) -> float:
-    """Puts a photo of noise in the customer's place; its megabytes."""
+def _photo(side: int) -> bytes:
+    """A JPEG of noise."""
     out = io.BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(out, "JPEG", quality=75)
-    url = f"{site.stack.url}/storage/v1/object/{BUCKET}/{USER}/me.jpg"
+    return out.getvalue()
+
+
+def _upload(site: Site, name: str, photo: bytes) -> str:
+    """Puts a photo into the customer's folder; the reference to it."""
+    reference = f"{BUCKET}/{USER}/{name}"
     headers = {"apikey": site.stack.secret_key, "content-type": "image/jpeg", "x-upsert": "true"}
-    request = urllib.request.Request(url, out.getvalue(), headers, method="PUT")
-    DIRECT.open(request, timeout=60).close()
-    return len(out.getvalue()) / 1e6
+    address = f"{site.stack.url}/storage/v1/object/{reference}"
+    DIRECT.open(urllib.request.Request(address, photo, headers, method="PUT"), timeout=60).close()
+    return reference
 
 
-def _repeated(site: Site, images: int) -> tuple[Spent, ...]:
-    return tuple(_run(site, images) for _ in range(REPEATS))
+def _order_worst(site: Site, photo: bytes) -> None:
+    """Orders of which no two share a photo: the bytes after a JPEG's end make each another one."""
+    for order in range(ORDERS):
+        names = [f"{order}-{number}.jpg" for number in range(PHOTOS)]
+        example, *training = [_upload(site, name, photo + name.encode()) for name in names]
+        request = {
+            "userId": USER,
+            "basePrompt": "A portrait in the evening sun",
+            "numImagesPerExample": 1,
+            "trainingImageUrls": training,
+            "exampleImages": [{"url": example, "prompt": f"number {order}"}],
+        }
+        site.call("enqueue_generation_batch", p_request=request)
 
 
-def _run(site: Site, images: int) -> Spent:
-    """One run in a process of its own."""
+def _repeated(site: Site, images: int, order: Callable[[], object] | None = None) -> tuple[Spent, ...]:
+    usual = (lambda: site.order(USER, images)) if images else (lambda: None)
+    return tuple(_run(site, images, order or usual) for _ in range(REPEATS))
+
+
+def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
+    """One run in a process of its own, of what is ordered."""
     site.begin(quota=1_000_000, gate_rate=100_000)
     site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)
-    if images:
-        site.order(USER, images)
+    order()
     settings = {
         "INVOCATION_TIMEOUT_SECONDS": "240",
         "MARGIN_SECONDS": "20",
