@@ -70,8 +70,12 @@ def test_up(clone: Clone) -> None:
         assert curl(commands["Work"], variables)["images"]["made"] == 2
         assert [job["status"] for job in curl(commands["Read"], variables)] == ["completed"]
         assert curl(commands["Ask"], variables)["summary"]["paid"] == 2
-        variables["TOKEN"] = curl(commands["Get"], variables)["access_token"]
+        variables["ACCESS_TOKEN"] = curl(commands["Get"], variables)["access_token"]
         assert curl(commands["Order,"], variables)["success"] is True
+        status = subprocess.run(
+            shlex.split(commands["Use"]), cwd=clone.folder, capture_output=True, text=True, check=True
+        )
+        assert "completed" in status.stdout
         count = [*shlex.split(commands["Open"]), "-c", "select count(*) from photo_generation_queue", "-tA"]
         assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "2"
         os.kill(worker, signal.SIGKILL)

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import secrets
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,7 +16,7 @@ import httpx
 from local.demo import simulation
 from local.demo.app_site import AppSite, block
 from local.demo.customer import Customer, source_photos
-from local.demo.environment import open_gate, simulated_gemini, worker_environment
+from local.demo.environment import kept, open_gate, simulated_gemini, worker_environment
 from local.demo.function import Function
 from local.demo.orders import DEMO, STAIRS, Order
 from local.demo.pace import USUAL, Pace
@@ -23,6 +25,7 @@ from local.stack.errors import StackError
 from local.stack.stack import DATA, Stack
 
 FOLDER = DATA / "up"
+SETTINGS = FOLDER / "worker.env"
 PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)
 EMAIL = "demo@example.com"
 ORDER = Order("9:16", 2, DEMO[1].base_prompt, (STAIRS,))
@@ -42,6 +45,7 @@ def up() -> int:
         environment = worker_environment(stack, secret, PACE, simulated_gemini(simulator.url))
         orders = running.enter_context(Function("generate_images", folder, environment))
         worker = running.enter_context(Function("process_generation_queue", folder, environment))
+        _write_settings(environment)
         login = {
             "email": EMAIL,
             "password": folder.remember("demo_password", lambda: secrets.token_urlsafe(16)),
@@ -71,6 +75,15 @@ def sign_in(stack: Stack, login: Mapping[str, str]) -> tuple[str, str]:
     except StackError:
         answer = call("/auth/v1/signup", login, key)
     return answer["user"]["id"], answer["access_token"]
+
+
+def _write_settings(environment: Mapping[str, str]) -> None:
+    """What the functions are set to, for the command line; readable by its owner alone."""
+    inherited = kept()
+    lines = [f"{name}={value}\n" for name, value in environment.items() if name not in inherited]
+    SETTINGS.unlink(missing_ok=True)
+    with os.fdopen(os.open(SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.writelines(lines)
 
 
 async def _upload(stack: Stack, user_id: str, token: str, photos: Mapping[str, bytes]) -> None:
@@ -112,17 +125,20 @@ class Guide:
         yield f"generate_images           {self.orders.url}  (pid {self.orders.pid})"
         yield f"process_generation_queue  {self.worker.url}  (pid {self.worker.pid})"
         yield f"an app in the browser     {self.app.url}"
-        yield f"the operator's dashboard  {self.worker.url}/dashboard  (asks for SECRET, below)"
+        yield f"the operator's dashboard  {self.worker.url}/dashboard  (asks for WORKER_SECRET, below)"
         yield f"logs                      {FOLDER}/*.log"
-        yield f"\nTOKEN={quote(self.token)}"
-        yield f"SECRET={quote(self.secret)}"
+        yield f"\nACCESS_TOKEN={quote(self.token)}"
+        yield f"USER_ID={quote(self.user_id)}"
+        yield f"ORDERS_URL={quote(self.orders.url)}"
+        yield f"WORKER_URL={quote(self.worker.url)}"
+        yield f"WORKER_SECRET={quote(self.secret)}"
         for words, command in self.commands():
             yield f"\n# {words}\n{command}"
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """What each command is for, and the command."""
         worker, supabase = self.worker.url, self.stack.url
-        bearer, secret = '-H "Authorization: Bearer $TOKEN"', '-H "X-Worker-Secret: $SECRET"'
+        bearer, secret = '-H "Authorization: Bearer $ACCESS_TOKEN"', '-H "X-Worker-Secret: $WORKER_SECRET"'
         key = f"-H 'apikey: {self.stack.publishable_key}'"
         order = quote(json.dumps(ORDER.body(f"training-photos/{self.user_id}")))
         yield (
@@ -130,7 +146,7 @@ class Guide:
             f"curl -s {self.orders.url} {bearer} {JSON} -d {order}",
         )
         yield (
-            "Look what a run would take, without taking it:",
+            "Look what is next in line, without taking it:",
             f"curl -s {worker} {secret} {JSON} -d '{{\"dryRun\": true}}'",
         )
         yield "Work the queue off, as Cloud Scheduler does:", f"curl -s -X POST {worker} {secret}"
@@ -144,6 +160,11 @@ class Guide:
             "Get another token, when an hour has passed:",
             f"curl -s '{supabase}/auth/v1/token?grant_type=password' {key} {JSON} "
             f"-d {quote(json.dumps(dict(self.login)))}",
+        )
+        command_line = [sys.executable, "-m", "worker", "--env-file", os.path.relpath(SETTINGS)]
+        yield (
+            "Use the command line (check, tick, gate show, …):",
+            f"{' '.join(map(quote, command_line))} status",
         )
         yield (
             "Open the database:",
