@@ -172,9 +172,20 @@ as $$
       from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
 $$;
 
+-- Why nothing may start, of generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null while something may.
+-- Gates that started nothing today hold nobody up, unless none did: that of a model nobody uses any more stays open.
+create or replace function generation.held_by(p_gate jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case when p_gate ->> 'pausedAt' is not null then 'paused'
+    when count(*) filter (where g.one ->> 'closedBy' is null) = 0 then min(g.one ->> 'closedBy') end
+  from jsonb_array_elements(p_gate -> 'gates') as g (one)
+  where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
+$$;
+
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
--- failuresByCode}, gate: as generation_gate gives it, lastRun, and what depth_stats and flow_stats give, runs: as run_stats}.
+-- failuresByCode}, gate: as generation_gate gives it, heldBy, lastRun, what depth_stats and flow_stats give, runs: as run_stats}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_queue_stats() returns jsonb
 language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
@@ -183,6 +194,7 @@ declare
   v_now constant timestamptz := generation.clock();
   v_flow constant jsonb := generation.flow_stats(v_now);
   v_day constant jsonb := v_flow #> '{windows, 2}';
+  v_gate constant jsonb := public.generation_gate();
 begin
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
@@ -200,7 +212,8 @@ begin
       from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
     'nextAttemptInSeconds', generation.next_attempt_seconds(),
     'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
-    'gate', public.generation_gate(),
+    'gate', v_gate,
+    'heldBy', generation.held_by(v_gate),
     'runs', generation.run_stats(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason')

@@ -133,6 +133,7 @@ def test_metrics_say_what_the_numbers_say(busy: Queue) -> None:
         == 10
     )
     assert sample(samples, "gate_closed", model="model", reason="daily_cap") == 1
+    assert sample(samples, "queue_held", reason="daily_cap") == 1
     assert sample(samples, "dollars_per_day") == 20 and sample(samples, "images_per_day") == 0
     assert sample(samples, "paused") == 0
     gate, runs = told["gate"], told["runs"]

@@ -19,11 +19,23 @@ STATS: dict[str, Any] = {
     "lastDay": {"completed": 0, "failed": 0, "failuresByCode": {}},
     "runs": {"active": 0, "secondsSinceLast": 20.0},
     "gate": GATE,
+    "heldBy": None,
 }
 DUE = {"due": {"jobs": 4, "images": 9, "oldestSeconds": 900.0}, "ready": 4}
-BLOCKED = {"gate": GATE | {"gates": [{"blockedForSeconds": 0.0}, {"blockedForSeconds": 260.0}]}}
+BLOCKED = {
+    "gate": GATE | {"gates": [{"blockedForSeconds": 0.0}, {"blockedForSeconds": 260.0}]},
+    "heldBy": "rate_limited",
+}
+DAY_QUOTA = {"gate": GATE | {"gates": [{"blockedForSeconds": 18_000.0}]}, "heldBy": "rate_limited"}
+PACED = {"gate": GATE | {"gates": [{"blockedForSeconds": 0.0}]}, "heldBy": "rate_limited"}
+USED = {"dollarsPerDay": 20, "spentToday": 19.97, "imagesPerDay": None, "startedToday": 512}
+CAPPED = {"gate": GATE | USED, "heldBy": "daily_cap"}
+CAPPED_TWICE = {"gate": GATE | USED | {"imagesPerDay": 600}, "heldBy": "daily_cap"}
 FAILING = {"lastDay": {"completed": 6, "failed": 5, "failuresByCode": {"photo_missing": 1, "crashed": 4}}}
-PAUSED = {"gate": GATE | {"pausedAt": "2026-05-04T12:00:00+00:00", "pauseReason": "the bill"}}
+PAUSED = {
+    "gate": GATE | {"pausedAt": "2026-05-04T12:00:00+00:00", "pauseReason": "the bill"},
+    "heldBy": "paused",
+}
 NOBODY = {"runs": {"active": 0, "secondsSinceLast": 420.0}}
 NEVER = {"runs": {"active": 0, "secondsSinceLast": None}}
 LONG = {"runs": {"active": 1, "secondsSinceLast": 400.0}}
@@ -38,6 +50,17 @@ MISCONFIGURED = [{"state": "finished", "stopReason": "misconfigured", "problem":
         (DUE, [], "busy", "4 jobs ready for the next run."),
         (DUE | {"processing": 1}, [], "busy", "1 job being made, 4 more ready."),
         (DUE | BLOCKED, [], "busy", "4 jobs waiting for Gemini's quota, for another 4 min."),
+        (DUE | PACED | NOBODY, [], "busy", "4 jobs waiting for Gemini's quota."),
+        (DUE | DAY_QUOTA | NOBODY | FAILING, [], "attention",
+            "Gemini's quota is used up for another 5 h: 4 jobs waiting for it; "
+            "once Google has raised it, `gate resume` ends the block."),
+        (DUE | CAPPED | NOBODY | FAILING, [], "attention",
+            "The daily cap is used up ($19.97 of $20.00): 4 jobs waiting for midnight in California, "
+            "or for `gate set` to raise it."),
+        ({"rateLimited": 1} | CAPPED_TWICE, [], "attention",
+            "The daily cap is used up ($19.97 of $20.00, 512 of 600 images): 1 job waiting for midnight in "
+            "California, or for `gate set` to raise it."),
+        (CAPPED, [], "good", "All is well: nothing is due, nothing is stuck."),
         (BLOCKED, [], "good", "All is well: nothing is due, nothing is stuck."),
         (FAILING, [], "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
         (DUE | {"stale": 2}, [], "attention", "2 jobs of dead workers: the next run takes them back."),

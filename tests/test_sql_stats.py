@@ -88,7 +88,7 @@ def test_nothing(queue: Queue, clock: Clock) -> None:
         assert window["failuresByCode"] == window["refusalsByCode"] == {}
     assert [len(told["series"][name]) for name in ("minutes", "hours")] == [60, 24]
     runs = {"active": 0, "lastHour": 0, "diedLastHour": 0, "secondsSinceLast": None, "lastFinished": None}
-    assert told["runs"] == runs and told["lastRun"] is None
+    assert told["runs"] == runs and told["lastRun"] is None and told["heldBy"] is None
 
 
 def test_windows(queue: Queue, rows: Rows) -> None:

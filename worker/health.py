@@ -7,11 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from worker.status import cap_used
+
 Level = Literal["good", "busy", "attention", "trouble"]
 Stats = Mapping[str, Any]
 
 NOBODY_CAME_SECONDS = 300.0
-"""A clock calls every minute; five without a run although jobs are due is no coincidence."""
+"""A clock calls every minute; with jobs due that nothing holds, five without a run are no coincidence."""
+
+
+LONG_BLOCK_SECONDS = 1800.0
+"""A quota per minute blocks for less; it is that of a day, or one that waiting does not give back soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,8 @@ def _misconfigured(_stats: Stats, overview: Stats) -> Health | None:
 def _nobody_came(stats: Stats, _overview: Stats) -> Health | None:
     idle = stats["runs"]["secondsSinceLast"]
     waited = min(stats["due"]["oldestSeconds"] or 0.0, math.inf if idle is None else idle)
-    if waited < NOBODY_CAME_SECONDS or stats["runs"]["active"] or stats["gate"]["pausedAt"]:
+    # A run that finds the gate closed claims nothing, and so leaves no row to be seen by.
+    if waited < NOBODY_CAME_SECONDS or stats["runs"]["active"] or stats["heldBy"]:
         return None
     since = f"for {duration(idle)}" if idle is not None else "yet"
     return Health("trouble", f"Jobs are due, but no run has come {since}: is the clock on?")
@@ -76,12 +83,36 @@ def _failing(stats: Stats, _overview: Stats) -> Health | None:
     return Health("attention", f"{words}; most for {worst}.")
 
 
-def _blocked(stats: Stats, _overview: Stats) -> Health | None:
-    due = stats["ready"] + stats["rateLimited"]
-    seconds = max((gate["blockedForSeconds"] for gate in stats["gate"]["gates"]), default=0.0)
-    if not due or not seconds:
+def _capped(stats: Stats, _overview: Stats) -> Health | None:
+    held = _held_jobs(stats)
+    if not held or stats["heldBy"] != "daily_cap":
         return None
-    return Health("busy", f"{count(due, 'job')} waiting for Gemini's quota, for another {duration(seconds)}.")
+    words = f"The daily cap is used up ({cap_used(stats['gate'])}): {count(held, 'job')} waiting for midnight"
+    return Health("attention", f"{words} in California, or for `gate set` to raise it.")
+
+
+def _out_of_quota(stats: Stats, _overview: Stats) -> Health | None:
+    held, seconds = _held_jobs(stats), _blocked_seconds(stats)
+    if not held or stats["heldBy"] != "rate_limited" or seconds < LONG_BLOCK_SECONDS:
+        return None
+    words = f"Gemini's quota is used up for another {duration(seconds)}: {count(held, 'job')} waiting for it"
+    return Health("attention", f"{words}; once Google has raised it, `gate resume` ends the block.")
+
+
+def _blocked(stats: Stats, _overview: Stats) -> Health | None:
+    held, seconds = _held_jobs(stats), _blocked_seconds(stats)
+    if not held or stats["heldBy"] != "rate_limited":
+        return None
+    until = f", for another {duration(seconds)}" if seconds else ""
+    return Health("busy", f"{count(held, 'job')} waiting for Gemini's quota{until}.")
+
+
+def _held_jobs(stats: Stats) -> int:
+    return int(stats["ready"] + stats["rateLimited"])
+
+
+def _blocked_seconds(stats: Stats) -> float:
+    return max((gate["blockedForSeconds"] for gate in stats["gate"]["gates"]), default=0.0)
 
 
 def _working(stats: Stats, _overview: Stats) -> Health | None:
@@ -100,6 +131,8 @@ QUESTIONS: tuple[Callable[[Stats, Stats], Health | None], ...] = (
     _misconfigured,
     _nobody_came,
     _paused,
+    _capped,
+    _out_of_quota,
     _stale,
     _failing,
     _blocked,

@@ -125,6 +125,9 @@ def _gates(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
 def _limits(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     gate = stats["gate"]
     yield _one("paused", "1 while nothing is started by an operator's word.", gate["pausedAt"] is not None)
+    held = stats["heldBy"]
+    yield _metric("queue_held", "1 for the reason why no job may start; absent if one may.", ("reason",),
+        [((held,), 1)] if held else [])  # fmt: skip
     yield _one("images_today", "Starts of today, of all models.", gate["startedToday"])
     yield _one("dollars_today", "What those cost.", gate["spentToday"])
     yield _one("images_per_day", "Daily cap; absent for none.", gate["imagesPerDay"])

@@ -83,6 +83,16 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cap_used(gate: Mapping[str, Any]) -> str:
+    """What today has used of each daily cap there is: `$20.00 of $20.00`, `500 of 500 images`."""
+    used = []
+    if gate["dollarsPerDay"] is not None:
+        used.append(f"${float(gate['spentToday']):.2f} of ${float(gate['dollarsPerDay']):.2f}")
+    if gate["imagesPerDay"] is not None:
+        used.append(f"{gate['startedToday']} of {gate['imagesPerDay']} images")
+    return ", ".join(used)
+
+
 def _gate_line(gate: Mapping[str, Any]) -> str:
     per = "minute" if gate["windowSeconds"] == 60 else f"{gate['windowSeconds']:g} s"
     line = f"{gate['model']}: {gate['rate']:g} starts per {per}, {gate['startedToday']} today"
