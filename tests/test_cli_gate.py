@@ -15,7 +15,7 @@ MODEL = "gemini-2.5-flash-image"
 async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
     """What is set shows at once, and holds for the next start; what is not named stays."""
     shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
-    assert f"{MODEL}: 30 starts per minute, 0 today" in shown and "$0.00 of $20.00" in shown
+    assert f"{MODEL}: 30 starts per minute, 0 today, burst 2\n" in shown and "$0.00 of $20.00" in shown
     await cli.call("gate", "set", "--images-per-day", "1", "--dollars-per-day", "none")
     gate = (await cli.call("gate", "show", "--json")).json
     assert (gate["imagesPerDay"], gate["dollarsPerDay"]) == (1, None)
@@ -25,6 +25,8 @@ async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
     summary = await site.run(RunRequest(budget_seconds=6))
     assert (summary["images"]["made"], summary["stopReason"]) == (1, "daily_cap")
     assert summary["nextAttemptInSeconds"] > 0
+    shown = (await cli.call("gate", "show")).out
+    assert f"{MODEL}: 30 starts per minute, 1 today, burst 2; closed by a daily cap\n" in shown
     (reset,) = site.rows("select generation.next_daily_reset(now()) as at")
     assert abs(datetime.fromisoformat(summary["nextAttemptAt"]) - reset["at"]) < timedelta(seconds=5)
 
@@ -37,6 +39,7 @@ async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
     )
     shown = (await cli.call("status")).out
     assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
+    assert "; closed by the quota; blocked for " in shown
     gates = (await cli.call("status", "--json")).json["gate"]["gates"]
     (gate,) = [each for each in gates if each["model"] == MODEL]
     assert (gate["rate"], gate["learnedFrom"]) == (7, "stated")
@@ -47,6 +50,8 @@ async def test_pause(cli: CommandLine, site: Site) -> None:
     await site.order("a")
     assert "PAUSED since" in (await cli.call("gate", "pause", "the bill looks odd")).out
     assert "the bill looks odd" in (await cli.call("gate", "show")).out
+    await cli.call("gate", "set", "--rate", "30")
+    assert "; closed by a pause\n" in (await cli.call("gate", "show")).out
     paused = await site.run()
     assert (paused["stopReason"], paused["claimed"]) == ("paused", 0)
     assert "PAUSED" not in (await cli.call("gate", "resume")).out

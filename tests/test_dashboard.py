@@ -179,6 +179,8 @@ def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Pause").press("Enter")
     expect(page.get_by_role("status").first).to_contain_text("Paused (the bill looks odd)")
     assert shop.queue.call("generation_gate")["pauseReason"] == "the bill looks odd"
+    shop.queue.open_gate()
+    expect(page.locator("#gate")).to_contain_text("0 today, closed by a pause", timeout=20_000)
     page.get_by_role("button", name="Resume").press("Enter")
     yes(page, "Resume generation?", "Resume")
     expect(page.get_by_role("status").first).to_contain_text("Good")

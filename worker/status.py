@@ -7,6 +7,9 @@ from typing import Any
 
 from worker.finding import Finding, passed
 
+CLOSED_BY = {"paused": "a pause", "daily_cap": "a daily cap", "rate_limited": "the quota"}
+"""A gate's `closedBy` in words."""
+
 
 def queue_table(stats: Mapping[str, Any]) -> str:
     """The answer of `generation_queue_stats` as a table."""
@@ -96,9 +99,13 @@ def cap_used(gate: Mapping[str, Any]) -> str:
 def _gate_line(gate: Mapping[str, Any]) -> str:
     per = "minute" if gate["windowSeconds"] == 60 else f"{gate['windowSeconds']:g} s"
     line = f"{gate['model']}: {gate['rate']:g} starts per {per}, {gate['startedToday']} today"
+    if gate["burst"] > 1:
+        line += f", burst {gate['burst']}"
     if gate["learnedRate"] is not None:
         how = "Gemini stated it" if gate["learnedFrom"] == "stated" else "after 429s without a value"
         line += f"; {gate['allowed']:g} allowed ({how})"
+    if gate["closedBy"]:
+        line += f"; closed by {CLOSED_BY[gate['closedBy']]}"
     if gate["blockedForSeconds"]:
         line += f"; blocked for {duration(gate['blockedForSeconds'])}"
     return line

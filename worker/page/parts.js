@@ -75,14 +75,16 @@ function showCharts({ series: { minutes, hours } }) {
   );
 }
 
+const CLOSED_BY = { paused: "a pause", daily_cap: "a daily cap", rate_limited: "the quota" };
+
 function showGate({ gate }) {
   const create = ({ model }) => make("div", {}, make("h3", {}, model), make("p"), make("p"));
   keyed(find("gate"), gate.gates, ({ model }) => model, create, (card, one) => {
     const [rate, state] = card.querySelectorAll("p");
     const learned = one.learnedFrom ? ` (learned: ${one.learnedFrom === "stated" ? "Gemini said so" : "lowered after a 429"}; allowed ${one.allowed})` : "";
     write(rate, `${Math.round(one.rate * 10) / 10} starts in ${seconds(one.windowSeconds)}${learned}`);
-    const blocked = one.blockedForSeconds > 0 ? `blocked for ${seconds(one.blockedForSeconds)}` : "open";
-    write(state, `${one.startedToday} today, ${blocked}`);
+    const closed = [one.closedBy && `closed by ${CLOSED_BY[one.closedBy]}`, one.blockedForSeconds > 0 && `blocked for ${seconds(one.blockedForSeconds)}`];
+    write(state, `${one.startedToday} today, ${closed.filter(Boolean).join(", ") || "open"}`);
   });
   const facts = [
     ["Spent today", `${dollars(gate.spentToday)} of ${gate.dollarsPerDay === null ? "any" : dollars(gate.dollarsPerDay)}`],
