@@ -87,7 +87,7 @@ function showGate({ gate }) {
     write(state, `${one.startedToday} today, ${closed.filter(Boolean).join(", ") || "open"}`);
   });
   const facts = [
-    ["Spent today", `${dollars(gate.spentToday)} of ${gate.dollarsPerDay === null ? "any" : dollars(gate.dollarsPerDay)}`],
+    ["Started today", `${counted(gate.startedToday, "image")}, at most ${dollars(gate.spentToday)} of ${gate.dollarsPerDay === null ? "any" : dollars(gate.dollarsPerDay)}`],
     ["Images a day", gate.imagesPerDay === null ? "any" : gate.imagesPerDay],
     ["Runs at once", `${gate.runs} of ${gate.maxRuns}`],
     ["A job waits", `at most ${counted(Number(gate.maxAgeHours), "hour")} for a quota`],
