@@ -2989,8 +2989,9 @@ begin
 end
 $$;
 
--- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason}}. Only
--- runs that claimed something are kept; one died that has passed its deadline without an end.
+-- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
+-- problem}}, where `problem` is what a person has to mend. Only runs that claimed something are kept; one died that has
+-- passed its deadline without an end.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -3001,7 +3002,7 @@ as $$
       where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
     'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
     'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason')
+        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
 $$;
 
@@ -3049,7 +3050,7 @@ begin
     'heldBy', generation.held_by(v_gate),
     'runs', generation.run_stats(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason')
+        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));
 end
 $$;

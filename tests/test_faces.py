@@ -161,6 +161,20 @@ def test_answers_are_as_described(busy: Queue, clock: Clock) -> None:
         check_schema(told | {"more": 1})
 
 
+async def test_why_the_last_run_could_not_work(queue: Queue, cli: CommandLine) -> None:
+    """What a person has to mend stands in the numbers, in the text and on a terminal."""
+    problem = "The key is not valid."
+    run = queue.run()
+    queue.enqueue()
+    run.claim()
+    run.finish(summary={"stopReason": "misconfigured", "problem": problem})
+    told = queue.call("generation_queue_stats")
+    check_schema(told)
+    assert told["runs"]["lastFinished"]["problem"] == told["lastRun"]["problem"] == problem
+    assert f"misconfigured: {problem}" in (await cli.call("status")).out
+    assert f"misconfigured: {problem}" in drawn(told)
+
+
 def test_an_empty_queue(queue: Queue) -> None:
     """With nothing in the database every face has its answer, and nothing reads as a measured zero."""
     told = queue.call("generation_queue_stats")

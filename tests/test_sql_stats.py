@@ -223,6 +223,7 @@ def test_runs(queue: Queue, clock: Clock) -> None:
     told = stats(queue)["runs"]
     assert (told["active"], told["lastHour"], told["diedLastHour"], told["secondsSinceLast"]) == (1, 2, 0, 0)
     assert (told["lastFinished"]["id"], told["lastFinished"]["stopReason"]) == (str(first.id), "budget")
+    assert told["lastFinished"]["problem"] is None
     clock.advance(300)
     told = stats(queue)["runs"]
     assert (told["active"], told["diedLastHour"], told["secondsSinceLast"]) == (0, 1, 300)

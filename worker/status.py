@@ -54,7 +54,12 @@ def _last_run(last: Mapping[str, Any] | None) -> str:
     started = f"last run that claimed a job\n  started at {last['startedAt']}"
     if last["finishedAt"] is None:
         return f"{started}\n  not finished: still working, or its worker died"
-    return f"{started}\n  finished at {last['finishedAt']}: {last['stopReason']}"
+    return f"{started}\n  finished at {last['finishedAt']}: {stopped(last)}"
+
+
+def stopped(last: Mapping[str, Any]) -> str:
+    """Why a run ended, and what there is to mend."""
+    return f"{last['stopReason']}: {last['problem']}" if last["problem"] else str(last["stopReason"])
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from worker.status import duration, gate_table
+from worker.status import duration, gate_table, stopped
 
 BARS = "▁▂▃▄▅▆▇█"
 STATES = {"ready": "ready", "waiting": "waiting", "rate limited": "rateLimited", "processing": "processing"}
@@ -120,5 +120,5 @@ def _gate(stats: Mapping[str, Any]) -> RenderableType:
         f"runs: {runs['lastHour']} within an hour, {runs['diedLastHour']} died",
     ]
     if last:
-        lines.append(f"the last one ended: {last['stopReason']}, at {last['finishedAt'][:19]} UTC")
+        lines.append(f"the last one ended: {stopped(last)} (at {last['finishedAt'][:19]} UTC)")
     return Panel(Text("\n".join(lines)), title="Gate, caps and runs", title_align="left")
