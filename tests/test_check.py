@@ -19,6 +19,7 @@ from worker.settings import Settings
 
 pytest_plugins = ("tests.runs", "tests.command_line")
 
+NAMES = ["settings", "supabase", "database", "bucket", "gemini", "callers", "gate"]
 PRICES = "$0.067 instead of $0.039"
 
 
@@ -27,7 +28,7 @@ async def look(site: Site, **settings: str) -> dict[str, Finding]:
     findings = await check(site.worker(**settings))
     for finding in findings:
         assert (finding.mend is None) == (finding.state in ("ok", "skipped")), finding
-    assert [f.name for f in findings] == ["settings", "supabase", "database", "bucket", "gemini", "callers"]
+    assert [f.name for f in findings] == NAMES
     assert passed(findings) == all(finding.state != "failed" for finding in findings)
     return {finding.name: finding for finding in findings}
 
@@ -55,7 +56,7 @@ def changed(db: psycopg.Connection[DictRow], change: str, back: str) -> Iterator
 async def test_all_is_well(cli: CommandLine, site: Site) -> None:
     """With everything in place nothing is to be done, the price is named, and it costs nothing to ask."""
     found = await look(site, WORKER_SECRET="a-secret-of-sixteen")
-    assert states(found) == ["ok"] * 6
+    assert states(found) == ["ok"] * 7
     assert MODEL in found["gemini"].message and "$0.039" in found["gemini"].message
     done = await cli.call("check", "--json", env={"WORKER_SECRET": "a-secret-of-sixteen"})
     assert done.code == 0
@@ -89,6 +90,7 @@ async def test_supabase_unreachable(cli: CommandLine, site: Site) -> None:
     """Nobody at the address: what could not be looked at is skipped, Gemini is looked at all the same."""
     found = await look(site, SUPABASE_URL="http://127.0.0.1:9")
     assert states(found)[:5] == ["ok", "failed", "skipped", "skipped", "ok"]
+    assert found["gate"].state == "skipped"
     assert "SUPABASE_URL" in str(found["supabase"].mend)
     done = await cli.call("check", env={"SUPABASE_URL": "http://127.0.0.1:9"})
     assert done.code == 1

@@ -8,6 +8,7 @@ from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
 from worker.errors import GenerationError, Misconfigured, ModelRetired, QueueUnavailable, RateLimited
 from worker.finding import Finding
+from worker.held import gate_finding
 from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
 from worker.settings import InvalidSettings, Settings
 from worker.storage import BUCKET
@@ -53,27 +54,35 @@ async def check(
 ) -> list[Finding]:
     """Every finding, in the order in which they should be mended; of the service only where one is named."""
     settings = worker.settings
+    supabase = await _supabase(worker)
+    there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
+    gate = await _ask_gate(worker.queue) if there else None
     return [
         Finding("settings", "ok", "complete, and they fit together"),
-        *await _supabase(worker),
+        *supabase,
         await _gemini(worker.gemini, settings),
         _callers(settings),
-        *(await _deployed(worker, service, credentials) if service else []),
+        gate_finding(gate, {settings.gemini_model_name, settings.gemini_model_fallback or ""}),
+        *(await _deployed(gate, service, credentials) if service else []),
     ]
 
 
-async def _deployed(worker: Worker, service: Resource, credentials: Credentials | None) -> list[Finding]:
+async def _ask_gate(queue: Queue) -> dict[str, Any] | None:
+    try:
+        return await queue.operate("generation_gate", {}, TIMEOUT_SECONDS)
+    except GenerationError:
+        return None
+
+
+async def _deployed(
+    gate: dict[str, Any] | None, service: Resource, credentials: Credentials | None
+) -> list[Finding]:
     """The service on Cloud Run, compared with its settings and the gate; one finding if unreadable."""
     try:
         deployed = await read_service(service, credentials)
     except CloudRunUnreadable as exc:
         return [Finding("service", "failed", exc.message, exc.mend)]
-    try:
-        gate = await worker.queue.operate("generation_gate", {}, TIMEOUT_SECONDS)
-        max_runs = int(gate["maxRuns"])
-    except GenerationError:
-        return deployed_findings(deployed, None)
-    return deployed_findings(deployed, max_runs)
+    return deployed_findings(deployed, None if gate is None else int(gate["maxRuns"]))
 
 
 async def _supabase(worker: Worker) -> list[Finding]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from worker.held import LONG_BLOCK_SECONDS
 from worker.status import cap_used
 
 Level = Literal["good", "busy", "attention", "trouble"]
@@ -14,10 +15,6 @@ Stats = Mapping[str, Any]
 
 NOBODY_CAME_SECONDS = 300.0
 """A clock calls every minute; with jobs due that nothing holds, five without a run are no coincidence."""
-
-
-LONG_BLOCK_SECONDS = 1800.0
-"""A quota per minute blocks for less; it is that of a day, or one that waiting does not give back soon."""
 
 
 @dataclass(frozen=True, slots=True)

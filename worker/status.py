@@ -124,5 +124,11 @@ def findings_text(findings: Sequence[Finding]) -> str:
         lines.append(f"{finding.state:<8} {finding.name:<{width}} {finding.message}")
         if finding.mend:
             lines.append(f"{'':<8} {'':<{width}} mend: {finding.mend}")
-    lines.append("The worker can work." if passed(findings) else "The worker cannot work yet.")
-    return "\n".join(lines)
+    return "\n".join([*lines, _verdict(findings)])
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    if not passed(findings):
+        return "The worker cannot work yet."
+    held = any(finding.name == "gate" and finding.state == "warning" for finding in findings)
+    return "The worker can work, but nothing starts now: see gate." if held else "The worker can work."
