@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+import pytest
+
 from tests.command_line import CommandLine
-from tests.runs import Site
+from tests.runs import SUCCESSOR, Site
 from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs", "tests.command_line")
@@ -62,3 +64,21 @@ async def test_nothing_named(cli: CommandLine) -> None:
     """`gate set` without anything to set teaches what could be set."""
     assert "--rate" in (await cli.call("gate", "set")).complained(2)
     assert "must be a number" in (await cli.call("gate", "set", "--images-per-day", "-1")).complained(2)
+    said = (await cli.call("gate", "set", "--dollars-per-day", "abc")).complained(2)
+    assert "--dollars-per-day: must be a number from 0, or none, not abc" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "warnings"),
+    [
+        (MODEL, []),
+        (SUCCESSOR, []),
+        ("gemini-3-pro-image", [f"uses {MODEL}, not gemini-3-pro-image;", "no price is known"]),
+    ],
+)
+async def test_a_gate_nobody_asks(cli: CommandLine, db: object, model: str, warnings: list[str]) -> None:
+    """The rate of another model than the worker's, and its successor, is set, with a warning."""
+    done = await cli.call("gate", "set", "--model", model, "--rate", "5")
+    assert done.code == 0 and f"{model}: 5 starts per minute" in done.out
+    assert all(part in done.log for part in warnings)
+    assert ("warning:" in done.log) == bool(warnings)

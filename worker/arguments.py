@@ -106,7 +106,10 @@ def cap(text: str) -> float | None:
     """A daily cap: a number from 0, or `none`."""
     if text.lower() == "none":
         return None
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number from 0, or none, not {text}")
     return value

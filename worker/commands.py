@@ -19,6 +19,7 @@ from worker.drain import Drain
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.finding import Finding, passed
 from worker.loop import Forever, loop, run_once, told_to_end
+from worker.model import unused_note
 from worker.request import RequestRefused, RunRequest, parse_object
 from worker.status import findings_text, gate_table, queue_table
 
@@ -199,6 +200,10 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
         answer = await call("set_generation_limits", {"p_limits": limits})
     if rated:
         model = options.model or worker.settings.gemini_model_name
+        if note := unused_note(
+            model, worker.settings.gemini_model_name, worker.settings.gemini_model_fallback
+        ):
+            sys.stderr.write(f"warning: {note}\n")
         params = {"p_model": model, "p_rate": options.rate, "p_burst": options.burst}
         answer = await call("set_generation_rate", params)
     return answer

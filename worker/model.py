@@ -27,3 +27,11 @@ def retirement_hint(model: str) -> str:
     if successor is None:
         return "Set GEMINI_MODEL_NAME to an image model that there is."
     return f"Set GEMINI_MODEL_NAME to its successor {successor}; {price_note(model, successor)}."
+
+
+def unused_note(model: str, own: str, fallback: str | None) -> str | None:
+    """That a worker with these models asks no gate of that name; None if it may."""
+    if model in (own, fallback):
+        return None
+    price = "" if model in DOLLARS_PER_IMAGE else f"; no price is known for {model}: caps take the dearest"
+    return f"a worker with these settings uses {own}, not {model}{price}"
