@@ -37,8 +37,8 @@ VENDORS = {
 }
 """Each vendor is known to these modules and to no others."""
 
-MAY_READ_TIMES = {"auth", "database_time", "oidc"}
-"""Modules that read times which others wrote: tokens' and certificates', the database's."""
+MAY_READ_TIMES = {"auth", "database_time", "log_line", "oidc"}
+"""Modules that read times which others wrote: tokens' and certificates', the database's, log records'."""
 
 LAYERS = [
     {"cloud_run", "errors", "finding", "job", "mask", "model", "rpc_status", "secret"},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -107,8 +109,21 @@ def test_lines_for_people() -> None:
         log.event("image_made", job=3, image=1)
         log.event("job_failed", level="warning", code="refused")
     made, failed = stream.getvalue().splitlines()
-    assert made[8:] == " image_made job=3 image=1"
-    assert failed[8:] == " warning job_failed code=refused"
+    assert made[20:] == " image_made job=3 image=1"
+    assert failed[20:] == " warning job_failed code=refused"
+
+
+def test_times_are_those_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line's time is in UTC wherever the machine stands, and says so."""
+    stream = io.StringIO()
+    log.set_up({}, stream)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Kolkata")
+        time.tzset()
+        log.event("image_made")
+    time.tzset()
+    told = datetime.strptime(stream.getvalue().split()[0], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - told) < timedelta(seconds=60)
 
 
 class Terminal(io.StringIO):

@@ -1,8 +1,9 @@
-"""Log records for people: `HH:MM:SS event field=value …`, coloured on a terminal (not with NO_COLOR)."""
+"""Log records for people: UTC time, event, `field=value …`; coloured on a terminal (not with NO_COLOR)."""
 
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any, TextIO
 
 from colorlog import ColoredFormatter
@@ -21,7 +22,8 @@ class TerminalLines(ColoredFormatter):
     """A record as one line, with a traceback below it if there is one."""
 
     def __init__(self, mask: Mask, stream: TextIO) -> None:
-        super().__init__(FORMAT, "%H:%M:%S", log_colors=COLOURS, stream=stream, reset=False)
+        super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%SZ", log_colors=COLOURS, stream=stream, reset=False)
+        self.converter = time.gmtime
         self._mask = mask
 
     def format(self, record: logging.LogRecord) -> str:

@@ -42,7 +42,7 @@ example:
   MAX_IDLE_SECONDS=10 python -m worker run
 
 you will see the log on stderr, one line for each thing that happened to a job, and nothing on stdout:
-  12:00:01 job_completed run=... job=7 batch=... attempt=1 code=None
+  2026-11-25T12:00:01Z job_completed run=... job=7 batch=... attempt=1 code=None
 """
 
 DRAIN = """\
