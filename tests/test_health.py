@@ -60,6 +60,9 @@ MISCONFIGURED = [{"state": "finished", "stopReason": "misconfigured", "problem":
         ({"rateLimited": 1} | CAPPED_TWICE, [], "attention",
             "The daily cap is used up ($19.97 of $20.00, 512 of 600 images): 1 job waiting for midnight in "
             "California, or for `gate set` to raise it."),
+        (CAPPED | {"waiting": 2, "due": {"jobs": 2, "images": 2, "oldestSeconds": 900.0}}, [], "attention",
+            "The daily cap is used up ($19.97 of $20.00): 2 jobs waiting for midnight in California, "
+            "or for `gate set` to raise it."),
         (CAPPED, [], "good", "All is well: nothing is due, nothing is stuck."),
         (BLOCKED, [], "good", "All is well: nothing is due, nothing is stuck."),
         (FAILING, [], "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),

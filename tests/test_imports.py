@@ -45,6 +45,8 @@ LAYERS = [
     {"log", "log_json", "log_line", "trace"},
     {"settings", "outcome", "retry", "room", "address", "image", "quota", "finish", "request", "prompt"},
     {"signals"},
+    {"status"},
+    {"held"},
     {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_client"},

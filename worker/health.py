@@ -105,7 +105,7 @@ def _blocked(stats: Stats, _overview: Stats) -> Health | None:
 
 
 def _held_jobs(stats: Stats) -> int:
-    return int(stats["ready"] + stats["rateLimited"])
+    return int(max(stats["due"]["jobs"], stats["ready"] + stats["rateLimited"]))
 
 
 def _blocked_seconds(stats: Stats) -> float:
