@@ -45,9 +45,35 @@ begin
 end
 $$;
 
+-- Locks up to p_limit ready jobs in the order they are served, without p_suspects only those that are none. Gives the ids
+-- of those that can begin within p_starts, one at least, whether any is a suspect, and the first if it is one.
+create or replace function generation.lock_first_jobs(
+  p_limit integer, p_starts double precision, p_suspects boolean, out ids bigint[], out any_suspect boolean, out first_suspect bigint
+)
+language plpgsql set search_path = ''
+as $$
+begin
+  with locked as materialized (
+    select q.id, q.priority, q."startTag", q.suspect, q."numImagesPerExample" as images
+    from public.photo_generation_queue as q
+    where q.status = 'pending' and q."retryAt" is null and (p_suspects or not q.suspect)
+    order by q.priority desc, q."startTag", q.id limit p_limit
+    for update skip locked
+  ), counted as (
+    select l.id, l.suspect, sum(l.images) over (order by l.priority desc, l."startTag", l.id) - l.images as before
+    from locked as l
+  )
+  select array_agg(c.id order by c.id) filter (where c.before < greatest(p_starts, 1)), bool_or(c.suspect),
+    min(c.id) filter (where c.before = 0 and c.suspect)
+  into ids, any_suspect, first_suspect
+  from counted as c;
+end
+$$;
+
 -- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again.
+-- its neighbours down again. Nearly always there is none, and the head of the index is walked once: after many jobs
+-- have been worked off and before the next vacuum that is most of what a claim takes.
 create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
 returns bigint[]
 language plpgsql set search_path = ''
@@ -55,8 +81,7 @@ as $$
 declare
   v_held integer;
   v_suspects integer;
-  v_head record;
-  v_ids bigint[];
+  v_first record;
 begin
   select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
   from public.photo_generation_queue as q
@@ -65,26 +90,13 @@ begin
   if v_suspects > 0 then
     return null;
   end if;
-  if v_held = 0 then
-    select q.id, q.suspect into v_head from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null
-    order by q.priority desc, q."startTag", q.id limit 1
-    for update skip locked;
-    if v_head.suspect then
-      return array[v_head.id];
-    end if;
+  v_first := generation.lock_first_jobs(p_limit, p_starts, true);
+  if v_held = 0 and v_first.first_suspect is not null then
+    return array[v_first.first_suspect];
+  elsif v_first.any_suspect then
+    v_first := generation.lock_first_jobs(p_limit, p_starts, false);
   end if;
-  with locked as materialized (
-    select q.id, q.priority, q."startTag", q."numImagesPerExample" as images
-    from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and not q.suspect
-    order by q.priority desc, q."startTag", q.id limit p_limit
-    for update skip locked
-  ), counted as (
-    select l.id, sum(l.images) over (order by l.priority desc, l."startTag", l.id) - l.images as before from locked as l
-  )
-  select array_agg(c.id order by c.id) into v_ids from counted as c where c.before < greatest(p_starts, 1);
-  return v_ids;
+  return v_first.ids;
 end
 $$;
 
