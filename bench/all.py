@@ -29,8 +29,10 @@ def measure(options: Namespace) -> None:
 
     A part that fails is left out, and the next goes on; `StackError` at the end names those that failed.
     """
-    figures: dict[str, Any] = {"measured_on": measured_on(Postgres(FIGURES.parent)), "brief": options.brief}
     failed: list[str] = []
+    figures: dict[str, Any] = {
+        "measured_on": measured_on(Postgres(FIGURES.parent)), "brief": options.brief, "failed": failed,
+    }  # fmt: skip
     FIGURES.parent.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         print(f"\n── {part}", flush=True)
@@ -39,8 +41,8 @@ def measure(options: Namespace) -> None:
             failed.append(part)
         else:
             figures[part] = found
-        FIGURES.write_text(json.dumps(figures | {"failed": failed}, indent=2) + "\n")
-    print(f"\nfigures: {FIGURES}\n{json.dumps(figures | {'failed': failed})}", flush=True)
+        FIGURES.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"\nfigures: {FIGURES}\n{json.dumps(figures)}", flush=True)
     if failed:
         raise StackError(
             f"Failed: {', '.join(failed)}.", "Above is why; `python -m bench PART` tries one again."

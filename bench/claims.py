@@ -49,7 +49,6 @@ class Scenario:
     status: str = "pending"
     retry: str | None = None
     drained: int = 0
-    bytes_per_job: float = 0.0
     claims: list[float] = field(default_factory=list)
     settles: list[float] = field(default_factory=list)
 
@@ -61,7 +60,6 @@ class Scenario:
             fill(db, self.rows, self.status, self.retry)
         fill(db, LEAST + claimed + self.drained)
         db.execute("vacuum analyze")
-        self.bytes_per_job = float((db.execute(JOB_BYTES).fetchone() or {})["bytes"])
         run = Run(db)
         for _ in range(self.drained // 100):
             run.settle(run.claim(100))
@@ -113,6 +111,7 @@ def measure(options: Namespace) -> None:
             scratch = running.enter_context(database(postgres))
             scenario.prepare(scratch, times * JOBS)
             opened[key] = scratch.connection
+        job_bytes = round((opened["finished_1m"].execute(JOB_BYTES).fetchone() or {})["bytes"])
         for _ in range(times):
             for key, scenario in scenarios.items():
                 scenario.measure(opened[key])
@@ -121,7 +120,6 @@ def measure(options: Namespace) -> None:
             _say(f"{scenario.name:<24} {pair}")
         records = _records(opened["reference"])
         _say(f"{'record of an image':<24}       {_spread(records)}")
-        job_bytes = round(scenarios["finished_1m"].bytes_per_job)
         _say(f"a finished job takes {job_bytes} bytes on disk, its indexes included")
         pace = measure_floor(postgres, options.brief)
     reference = scenarios.pop("reference")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from bench.site import BUCKET, Site
 from local.stack.errors import StackError
-from local.stack.supabase import DIRECT
 
 T = TypeVar("T")
 USERS = tuple(f"user-{number}" for number in range(6))
@@ -57,7 +55,7 @@ class Customers:
         self.ordered: dict[int, str] = {}
         self.cancelled: set[str] = set()
         for user in USERS:
-            self._upload_garbage(user)
+            site.upload(user, "unreadable.jpg", b"no picture at all")
 
     def order(self) -> None:
         """A random user orders a few random jobs."""
@@ -105,9 +103,3 @@ class Customers:
         self._names += 1
         photo = kind if kind in ("unreadable", "missing") else "me"
         return {"url": f"{BUCKET}/{user}/{photo}.jpg", "prompt": f"[{kind} {self._names}]"}
-
-    def _upload_garbage(self, user: str) -> None:
-        stack = self._site.stack
-        headers = {"apikey": stack.secret_key, "content-type": "image/jpeg"}
-        url = f"{stack.url}/storage/v1/object/{BUCKET}/{user}/unreadable.jpg"
-        DIRECT.open(urllib.request.Request(url, b"no picture at all", headers), timeout=10).close()

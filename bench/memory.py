@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import urllib.request
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from PIL import Image
 from bench.bounds import whole
 from bench.figures import REPEATS, spread
 from bench.scale import Scale
-from bench.site import BUCKET, IMAGES_PER_JOB, Site
+from bench.site import IMAGES_PER_JOB, Site
 from local.stack.errors import StackError
-from local.stack.supabase import DIRECT
 from worker.model import DEFAULT_MODEL
 
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
@@ -92,11 +90,12 @@ def measure(options: Namespace) -> None:
         cases = {}
         for size, side in SIDES.items():
             photo = _photo(side)
-            _upload(site, "me.jpg", photo)
+            site.upload(USER, "me.jpg", photo)
             for count in (images, 2 * images):
                 cases[size, count] = case = Case(count, _repeated(site, count), base)
                 print(f"{count:>4} images of 2 photos of {len(photo) / 1e6:.1f} MB, each: {case}", flush=True)
-        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, photo)), base)
+        orders = _upload_worst(site, photo)
+        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, orders)), base)
         print(f"{ORDERS:>4} images of {PHOTOS} such photos of their own, each: {worst}", flush=True)
     short, long = cases["large", images], cases["large", 2 * images]
     peak = statistics.median(long.megabytes)
@@ -115,28 +114,15 @@ def _photo(side: int) -> bytes:
     return out.getvalue()
 
 
-def _upload(site: Site, name: str, photo: bytes) -> str:
-    """Puts a photo into the customer's folder; the reference to it."""
-    reference = f"{BUCKET}/{USER}/{name}"
-    headers = {"apikey": site.stack.secret_key, "content-type": "image/jpeg", "x-upsert": "true"}
-    address = f"{site.stack.url}/storage/v1/object/{reference}"
-    DIRECT.open(urllib.request.Request(address, photo, headers, method="PUT"), timeout=60).close()
-    return reference
+def _upload_worst(site: Site, photo: bytes) -> list[list[str]]:
+    """The photos of each order, no two the same: the bytes after a JPEG's end make each another one."""
+    names = [[f"{order}-{number}.jpg" for number in range(PHOTOS)] for order in range(ORDERS)]
+    return [[site.upload(USER, name, photo + name.encode()) for name in of_one] for of_one in names]
 
 
-def _order_worst(site: Site, photo: bytes) -> None:
-    """Orders of which no two share a photo: the bytes after a JPEG's end make each another one."""
-    for order in range(ORDERS):
-        names = [f"{order}-{number}.jpg" for number in range(PHOTOS)]
-        example, *training = [_upload(site, name, photo + name.encode()) for name in names]
-        request = {
-            "userId": USER,
-            "basePrompt": "A portrait in the evening sun",
-            "numImagesPerExample": 1,
-            "trainingImageUrls": training,
-            "exampleImages": [{"url": example, "prompt": f"number {order}"}],
-        }
-        site.call("enqueue_generation_batch", p_request=request)
+def _order_worst(site: Site, orders: list[list[str]]) -> None:
+    for number, (example, *training) in enumerate(orders):
+        site.enqueue(USER, [{"url": example, "prompt": f"number {number}"}], training, 1)
 
 
 def _repeated(site: Site, images: int, order: Callable[[], object] | None = None) -> tuple[Spent, ...]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -106,15 +106,29 @@ class Site:
                 {"url": f"{BUCKET}/{user}/me.jpg", "prompt": f"number {number}"}
                 for number in range(first, min(first + JOBS_PER_ORDER, jobs))
             ]
-            request = {
-                "userId": user,
-                "basePrompt": "A portrait in the evening sun",
-                "numImagesPerExample": IMAGES_PER_JOB,
-                "trainingImageUrls": [f"{BUCKET}/{user}/me.jpg"],
-                "exampleImages": examples,
-            }
-            batches.append(str(self.call("enqueue_generation_batch", p_request=request)["batchId"]))
+            batches.append(self.enqueue(user, examples, [f"{BUCKET}/{user}/me.jpg"], IMAGES_PER_JOB))
         return batches
+
+    def enqueue(
+        self, user: str, examples: Sequence[Mapping[str, str]], training: Sequence[str], images: int
+    ) -> str:
+        """Enqueues an order, of so many images for each example; returns the batch's id."""
+        request = {
+            "userId": user,
+            "basePrompt": "A portrait in the evening sun",
+            "numImagesPerExample": images,
+            "trainingImageUrls": training,
+            "exampleImages": examples,
+        }
+        return str(self.call("enqueue_generation_batch", p_request=request)["batchId"])
+
+    def upload(self, user: str, name: str, data: bytes) -> str:
+        """Puts a file into a user's folder, in place of an older one; the reference to it."""
+        reference = f"{BUCKET}/{user}/{name}"
+        headers = {"apikey": self.stack.secret_key, "content-type": "image/jpeg", "x-upsert": "true"}
+        request = urllib.request.Request(f"{self.stack.url}/storage/v1/object/{reference}", data, headers)
+        DIRECT.open(request, timeout=60).close()
+        return reference
 
     def environment(self) -> dict[str, str]:
         """The settings of a worker here."""
@@ -183,6 +197,4 @@ class Site:
     def _upload(self) -> None:
         self.stack.supabase.call("/storage/v1/bucket", {"id": BUCKET, "name": BUCKET, "public": False})
         for user in self._users:
-            headers: Mapping[str, str] = {"apikey": self.stack.secret_key, "content-type": "image/jpeg"}
-            url = f"{self.stack.url}/storage/v1/object/{BUCKET}/{user}/me.jpg"
-            DIRECT.open(urllib.request.Request(url, photo(), dict(headers)), timeout=10).close()
+            self.upload(user, "me.jpg", photo())
