@@ -81,30 +81,33 @@ def _failing(stats: Stats, _overview: Stats) -> Health | None:
 
 
 def _capped(stats: Stats, _overview: Stats) -> Health | None:
-    held = _held_jobs(stats)
-    if not held or stats["heldBy"] != "daily_cap":
+    held = _held_jobs(stats, "daily_cap")
+    if not held:
         return None
     words = f"The daily cap is used up ({cap_used(stats['gate'])}): {count(held, 'job')} waiting for midnight"
     return Health("attention", f"{words} in California, or for `gate set` to raise it.")
 
 
 def _out_of_quota(stats: Stats, _overview: Stats) -> Health | None:
-    held, seconds = _held_jobs(stats), _blocked_seconds(stats)
-    if not held or stats["heldBy"] != "rate_limited" or seconds < LONG_BLOCK_SECONDS:
+    held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
+    if not held or seconds < LONG_BLOCK_SECONDS:
         return None
     words = f"Gemini's quota is used up for another {duration(seconds)}: {count(held, 'job')} waiting for it"
     return Health("attention", f"{words}; once Google has raised it, `gate resume` ends the block.")
 
 
 def _blocked(stats: Stats, _overview: Stats) -> Health | None:
-    held, seconds = _held_jobs(stats), _blocked_seconds(stats)
-    if not held or stats["heldBy"] != "rate_limited":
+    held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
+    if not held:
         return None
     until = f", for another {duration(seconds)}" if seconds else ""
     return Health("busy", f"{count(held, 'job')} waiting for Gemini's quota{until}.")
 
 
-def _held_jobs(stats: Stats) -> int:
+def _held_jobs(stats: Stats, by: str) -> int:
+    """How many jobs this holds; none where something else does, or nothing."""
+    if stats["heldBy"] != by:
+        return 0
     return int(max(stats["due"]["jobs"], stats["ready"] + stats["rateLimited"]))
 
 
