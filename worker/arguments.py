@@ -106,10 +106,7 @@ def cap(text: str) -> float | None:
     """A daily cap: a number from 0, or `none`."""
     if text.lower() == "none":
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number from 0, or none, not {text}")
     return value
@@ -210,14 +207,18 @@ def whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
 def number(least: float, most: float) -> Callable[[str], float]:
     """Reads a number within bounds; NaN is within none."""
 
     def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
+        value = _float(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"a number from {least:g} to {most:g} is needed")
         return value
