@@ -45,6 +45,11 @@ class GenerationRequest:
     photos: tuple[Photo, ...]
     aspect_ratio: str
 
+    @property
+    def photo_bytes(self) -> int:
+        """Of all photos together."""
+        return sum(len(photo.data) for photo in self.photos)
+
 
 class Gemini:
     """Asks Gemini for images. The SDK's import (0.4 s) waits for `prepare` or a call, and is not timed.

@@ -93,9 +93,8 @@ class ImageTask:
 
     async def run(self) -> ImageOutcome:
         """Make the image; expected failures become its outcome."""
-        photo_bytes = sum(len(photo.data) for photo in self._request.photos)
         async with self._state.images:
-            with await self._state.in_calls.take(photo_bytes):
+            with await self._state.in_calls.take(self._request.photo_bytes):
                 outcome = await self._outcome()
         if isinstance(outcome, ImageDiscarded) and outcome.job_final:
             self._ended.set()

@@ -55,8 +55,8 @@ class Pipeline:
                 photos = await self._photos(job)
             except GenerationError as error:
                 return [self._not_begun(index, error) for index in missing]
-            room.shrink(sum(len(photo.data) for photo in photos))
             request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
+            room.shrink(request.photo_bytes)
             ended = asyncio.Event()
             tasks = [ImageTask(self.state, job, index, request, ended).run() for index in missing]
             # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
