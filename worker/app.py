@@ -47,13 +47,22 @@ class Worker:
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
-        self._in_hand, self._in_calls = Room(PHOTO_BYTES), Room(CALL_BYTES)
+        self._tools = Tools(
+            queue=self.queue,
+            gemini=self.gemini,
+            store=self.store,
+            photos=self._photos,
+            in_hand=Room(PHOTO_BYTES),
+            in_calls=Room(CALL_BYTES),
+            monotonic=time.monotonic,
+            uniform=self.uniform,
+        )
         self._gallery = Gallery(self.store, time.monotonic)
         self._runs: set[Run] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
-        run = Run(self.settings, self._tools(), request)
+        run = Run(self.settings, self._tools, request)
         self._runs.add(run)
         if self.stopping.is_set():
             run.stop()
@@ -123,18 +132,6 @@ class Worker:
         run_seconds = self.settings.invocation_timeout_seconds - self.settings.margin_seconds
         seconds = min(SWEEP_SECONDS, run_seconds)
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
-
-    def _tools(self) -> Tools:
-        return Tools(
-            queue=self.queue,
-            gemini=self.gemini,
-            store=self.store,
-            photos=self._photos,
-            in_hand=self._in_hand,
-            in_calls=self._in_calls,
-            monotonic=time.monotonic,
-            uniform=self.uniform,
-        )
 
     def _photos(self, buckets: Sequence[str]) -> RunPhotos:
         return RunPhotos(PhotoFetcher(self.store, buckets))
