@@ -81,9 +81,8 @@ def _write_settings(environment: Mapping[str, str]) -> None:
     """What the functions are set to, for the command line; readable by its owner alone."""
     inherited = kept()
     lines = [f"{name}={value}\n" for name, value in environment.items() if name not in inherited]
-    SETTINGS.unlink(missing_ok=True)
-    with os.fdopen(os.open(SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.writelines(lines)
+    SETTINGS.touch(mode=0o600)
+    SETTINGS.write_text("".join(lines))
 
 
 async def _upload(stack: Stack, user_id: str, token: str, photos: Mapping[str, bytes]) -> None:
