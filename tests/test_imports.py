@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "database_time", "errors", "finding", "finish", "health", "job", "mask", "model",
-    "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret", "settings",
-    "slots", "summary", "trace", "watch",
+    "address", "budget", "database_time", "errors", "finding", "finish", "health", "held", "job", "mask",
+    "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
+    "settings", "slots", "summary", "trace", "watch",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -43,8 +43,19 @@ MAY_READ_TIMES = {"auth", "database_time", "log_line", "oidc"}
 LAYERS = [
     {"cloud_run", "errors", "finding", "job", "mask", "model", "rpc_status", "secret"},
     {"log", "log_json", "log_line", "trace"},
-    {"settings", "outcome", "retry", "room", "address", "image", "quota", "finish", "request", "prompt"},
-    {"signals"},
+    {
+        "settings",
+        "outcome",
+        "retry",
+        "room",
+        "address",
+        "image",
+        "quota",
+        "finish",
+        "request",
+        "prompt",
+        "signals",
+    },
     {"status"},
     {"held"},
     {"deployed", "health", "watch"},
