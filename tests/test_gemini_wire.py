@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.wire import Script, Wire, listening, reply, reset
-from worker.errors import GenerationError, RateLimited, Transient
+from worker.errors import GenerationError, Misconfigured, RateLimited, Refused, Transient
 from worker.gemini import Gemini, GenerationRequest
 from worker.job import Photo
 
@@ -130,12 +130,87 @@ async def test_an_image_counts_whatever_the_finish_reason(wire: Wire, gemini: Ge
     assert (await gemini.generate(REQUEST, 5)).width == 9
 
 
-async def test_a_draft_is_no_image(wire: Wire, gemini: Gemini) -> None:
-    """Thinking models send drafts marked as thoughts; the image is the one that is not marked."""
-    wire.answer = reply("200 OK", answer(part(4, thought=True), part(5)))
-    assert (await gemini.generate(REQUEST, 5)).width == 5
-    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason="STOP"))
-    assert (await failure(gemini)).code == "no_image"
+@pytest.mark.parametrize(
+    ("parts", "width"),
+    [
+        ([part(4, thought=True), part(5)], 5),
+        ([part(5), part(4, thought=True)], 5),
+        ([part(4), part(5), part(6)], 6),
+        ([part(4), {"text": "better:"}, part(6), {"text": "done"}], 6),
+        ([part(4, thought=True), part(7, thought=True)], 7),
+    ],
+)
+@pytest.mark.parametrize("reason", [None, "STOP", "MAX_TOKENS", "OTHER"])
+async def test_the_last_image_is_the_result(
+    wire: Wire, gemini: Gemini, parts: list[dict[str, Any]], width: int, reason: str | None
+) -> None:
+    """What thinking models send before is a draft; where they flag every image, the last one is meant."""
+    wire.answer = reply("200 OK", answer(*parts, **({"finishReason": reason} if reason else {})))
+    assert (await gemini.generate(REQUEST, 5)).width == width
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "IMAGE_PROHIBITED_CONTENT", "RECITATION"])
+async def test_a_draft_of_a_refused_image_is_not_delivered(wire: Wire, gemini: Gemini, reason: str) -> None:
+    """A draft that Gemini then declined to finish is refused, not delivered."""
+    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason=reason))
+    assert isinstance(await failure(gemini), Refused)
+
+
+async def test_a_draft_of_a_blocked_prompt_is_not_delivered(wire: Wire, gemini: Gemini) -> None:
+    """A prompt that was blocked makes no image, whatever lies in the answer."""
+    wire.answer = reply(
+        "200 OK", answer(part(4, thought=True)) | {"promptFeedback": {"blockReason": "SAFETY"}}
+    )
+    assert (await failure(gemini)).code == "blocked_safety"
+
+
+async def test_a_limited_account_delivers_no_draft(wire: Wire, gemini: Gemini) -> None:
+    """An account that Gemini does not serve stops the run, whatever lies in the answer."""
+    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason="PUP_LIMITED_DISABLED"))
+    assert isinstance(await failure(gemini), Misconfigured)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tokens"),
+    [
+        ({"candidatesTokenCount": 1120, "thoughtsTokenCount": 300}, 1420),
+        ({"thoughtsTokenCount": 300}, 300),
+        ({"candidatesTokenCount": 1120}, 1120),
+        ({}, None),
+    ],
+)
+async def test_thinking_counts_as_output(
+    wire: Wire, gemini: Gemini, counts: dict[str, int], tokens: int | None
+) -> None:
+    """Tokens spent on thinking are billed as output, so they are recorded as output."""
+    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": counts})
+    assert (await gemini.generate(REQUEST, 5)).usage.output_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("version", "model"),
+    [
+        ("gemini-2.5-flash-image", "gemini-2.5-flash-image"),
+        ("models/gemini-2.5-flash-image", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-001", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-preview", "gemini-2.5-flash-image"),
+        ("models/gemini-2.5-flash-image-preview-09-2025", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-latest", "gemini-2.5-flash-image"),
+        ("", "gemini-2.5-flash-image"),
+        (None, "gemini-2.5-flash-image"),
+        ("no name, but a text", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash", "gemini-2.5-flash"),
+        ("gemini-2.5-flash-image-lite", "gemini-2.5-flash-image-lite"),
+        ("models/gemini-nano-banana-2.1", "gemini-nano-banana-2.1"),
+        ("gemini-3-pro-image-001", "gemini-3-pro-image-001"),
+    ],
+)
+async def test_the_model_that_answers_is_recorded(
+    wire: Wire, gemini: Gemini, version: str | None, model: str
+) -> None:
+    """An image is its maker's; a release of the model that was asked, or no name at all, is that model."""
+    wire.answer = reply("200 OK", answer(part()) | {"modelVersion": version})
+    assert (await gemini.generate(REQUEST, 5)).usage.model == model
 
 
 UNREADABLE = [

@@ -21,7 +21,7 @@ PURE_MAY = {"retry": {"backoff"}, "address": {"idna"}}
 
 VENDORS = {
     "backoff": {"image_task", "retry", "tries"},
-    "google": {"gemini", "genai_client", "oidc", "check", "cloud_run", "scale_out"},
+    "google": {"gemini", "genai_answer", "genai_client", "oidc", "check", "cloud_run", "scale_out"},
     "google.cloud": {"cloud_run"},
     "requests": {"cloud_run"},
     "supabase": {"project"},
@@ -60,7 +60,7 @@ LAYERS = [
     {"held"},
     {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
-    {"genai_client"},
+    {"genai_answer", "genai_client"},
     {"queue", "storage", "photos", "gemini", "answer", "metrics"},
     {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},

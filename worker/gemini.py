@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
-import re
 import socket
 import ssl
 import sys
@@ -17,10 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from worker.errors import GenerationError, Misconfigured, Transient
-from worker.finish import blocked, without_image
+from worker.genai_answer import MODEL_NAME, read_answer
 from worker.genai_client import Connection, check_key, connect
-from worker.image import inspect
-from worker.job import GeneratedImage, Photo, Usage
+from worker.job import GeneratedImage, Photo
 from worker.rejection import rejection
 from worker.secret import Secret
 
@@ -29,8 +27,6 @@ if TYPE_CHECKING:
     from google.genai.models import AsyncModels
 
 T = TypeVar("T")
-
-_MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 # What the SDK lets through for a 200 whose JSON is not the shape it expects (measured with 3.4.0).
 _UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
@@ -68,7 +64,7 @@ class Gemini:
         self._connected()
 
     async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage:
-        """Return the first image of the answer, whatever its finish reason; a draft ("thought") is none.
+        """Return the image of the answer, and who made it (`worker.genai_answer` says which image is meant).
 
         Raises Refused, BadInput, Transient, RateLimited, Misconfigured or ModelRetired, all within
         `timeout_seconds`. Each call is one HTTP request, and is billed if Gemini makes an image.
@@ -79,7 +75,7 @@ class Gemini:
             request.model, timeout_seconds, lambda models: _request(models, request, timeout_seconds)
         )
         elapsed_ms = round((self._monotonic() - started) * 1000)
-        return _read(answer, request.model, elapsed_ms)
+        return read_answer(answer, request.model, elapsed_ms)
 
     async def check(self, model: str, timeout_seconds: float = 10.0) -> None:
         """Ask whether key and model are good, without cost (`models.get`); raises what `generate` raises."""
@@ -95,7 +91,7 @@ class Gemini:
         self, model: str, timeout_seconds: float, call: Callable[[AsyncModels], Awaitable[T]]
     ) -> T:
         """Make one call and translate its failure: the one place where vendor exceptions end."""
-        if not _MODEL_NAME.fullmatch(model):
+        if not MODEL_NAME.fullmatch(model):
             raise Misconfigured("model_name", "The model's name holds characters that no model's name has.")
         if timeout_seconds <= 0:
             raise Transient("timeout", "No time was left for a call to Gemini.")
@@ -199,49 +195,3 @@ async def _look_up(models: AsyncModels, model: str, timeout_seconds: float) -> t
 def _milliseconds(seconds: float) -> int:
     """Convert for `HttpOptions.timeout`, where 0 would mean no timeout at all."""
     return max(1, math.ceil(seconds * 1000))
-
-
-def _read(answer: types.GenerateContentResponse, model: str, elapsed_ms: int) -> GeneratedImage:
-    data = _first_image(answer)
-    if data is None:
-        raise _no_image(answer)
-    try:
-        info = inspect(data)
-    except ValueError:
-        raise Transient("malformed_answer", "Gemini sent an image that cannot be read.") from None
-    if not _has_end(data, info.mime_type):
-        raise Transient("malformed_answer", "Gemini sent an image that breaks off.")
-    tokens = answer.usage_metadata
-    usage = Usage(
-        model=model,
-        prompt_tokens=tokens.prompt_token_count if tokens else None,
-        output_tokens=tokens.candidates_token_count if tokens else None,
-        generation_ms=elapsed_ms,
-    )
-    return GeneratedImage(data, info.mime_type, info.width, info.height, usage)
-
-
-def _has_end(data: bytes, mime_type: str) -> bool:
-    """Tell whether the file's end mark is there; lenient on what follows it, since the image is paid for."""
-    if mime_type == "image/png":
-        return b"IEND" in data[-65536:]
-    if mime_type == "image/jpeg":
-        return b"\xff\xd9" in data[-65536:]
-    return mime_type != "image/webp" or int.from_bytes(data[4:8], "little") <= len(data) - 8
-
-
-def _first_image(answer: types.GenerateContentResponse) -> bytes | None:
-    for candidate in answer.candidates or ():
-        for part in (candidate.content.parts if candidate.content else None) or ():
-            blob = part.inline_data
-            if blob and blob.data and not part.thought and (blob.mime_type or "image/").startswith("image/"):
-                return blob.data
-    return None
-
-
-def _no_image(answer: types.GenerateContentResponse) -> GenerationError:
-    feedback = answer.prompt_feedback
-    if feedback and feedback.block_reason:
-        return blocked(feedback.block_reason.value)
-    reasons = [candidate.finish_reason for candidate in answer.candidates or () if candidate.finish_reason]
-    return without_image(reasons[0].value if reasons else None)

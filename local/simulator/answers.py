@@ -11,6 +11,7 @@ Json = dict[str, Any]
 SERVICE = "generativelanguage.googleapis.com"
 TOKENS_PER_PHOTO = 258  # input tokens of one photo tile: Gemini API, "Understand and count tokens"
 TOKENS_PER_IMAGE = 1290  # output tokens of one 1024-px image: Gemini API, pricing of gemini-2.5-flash-image
+TOKENS_PER_DRAFT = 1120  # thinking tokens, billed as well; not part of `candidatesTokenCount`
 
 
 def error(code: int, status: str, message: str, details: list[Json] | None = None) -> Json:
@@ -81,14 +82,34 @@ def _answer(model: str, prompt: str, photos: int, output_tokens: int, candidates
         usage["candidatesTokenCount"] = output_tokens
         usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": output_tokens}]
     body: Json = {} if candidates is None else {"candidates": candidates}
-    return body | {"usageMetadata": usage, "modelVersion": model, "responseId": uuid.uuid4().hex[:22]}
+    version = {"modelVersion": model} if model else {}
+    return body | {"usageMetadata": usage, **version, "responseId": uuid.uuid4().hex[:22]}
 
 
-def images(model: str, prompt: str, photos: int, mime_type: str, encoded: Sequence[str]) -> Json:
-    """A good answer with one or more base64 images in its only candidate."""
-    parts = [{"inlineData": {"mimeType": mime_type, "data": data}} for data in encoded]
-    candidate = {"content": {"parts": parts, "role": "model"}, "finishReason": "STOP", "index": 0}
-    return _answer(model, prompt, photos, TOKENS_PER_IMAGE * len(encoded), [candidate])
+def images(
+    model: str,
+    prompt: str,
+    photos: int,
+    mime_type: str,
+    encoded: Sequence[tuple[str, bool]],
+    reason: str = "STOP",
+    drafts: int = 0,
+) -> Json:
+    """An answer with base64 images in its only candidate, each with whether it is flagged `thought`.
+
+    `model` is the one that answers, empty where the answer does not say. The first `drafts` images cost
+    thinking tokens.
+    """
+    parts: list[Json] = [
+        {"inlineData": {"mimeType": mime_type, "data": data}} | ({"thought": True} if thought else {})
+        for data, thought in encoded
+    ]
+    candidate = {"content": {"parts": parts, "role": "model"}, "finishReason": reason, "index": 0}
+    body = _answer(model, prompt, photos, TOKENS_PER_IMAGE * (len(encoded) - drafts), [candidate])
+    if drafts:
+        body["usageMetadata"]["thoughtsTokenCount"] = TOKENS_PER_DRAFT * drafts
+        body["usageMetadata"]["totalTokenCount"] += TOKENS_PER_DRAFT * drafts
+    return body
 
 
 def text(model: str, prompt: str, photos: int, words: str) -> Json:

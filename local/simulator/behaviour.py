@@ -17,7 +17,11 @@ MODELS = ("gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-3-pro-imag
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """All settings but the rules. `quotas` by model, "*" for the others; `scale` shrinks pictures."""
+    """All settings but the rules. `quotas` by model, "*" for the others; `scale` shrinks pictures.
+
+    `versions` is the `modelVersion` of an image's answer by the model that was asked: that model itself
+    unless it stands here, left out if it is empty.
+    """
 
     latency: Latency = field(default_factory=Latency)
     scale: float = 1.0
@@ -25,6 +29,7 @@ class Behaviour:
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     models: frozenset[str] = frozenset(MODELS)
     retired: frozenset[str] = frozenset()
+    versions: Mapping[str, str] = field(default_factory=dict)
     invalid_keys: frozenset[str] = field(default=frozenset(), repr=False)
     seed: int = 0
 

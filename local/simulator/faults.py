@@ -9,7 +9,8 @@ from typing import Any
 from local.simulator.exhausted import SHAPES, Period
 
 KINDS: dict[str, str] = {
-    "image": "a good answer; `images` of them, `hold` keeps it back until release()",
+    "image": "a good answer; `images` of them after `drafts`, `flagged` as thoughts (drafts, none, all), "
+    "finish reason `finish`; `hold` keeps it back until release()",
     "error": "a JSON error: `code`, and `status` and `message` where they differ from Google's own",
     "quota": "a 429: `shape`, `period`, `limit`, `retry_seconds`",
     "finish": "a candidate without an image and the finish reason `reason`",
@@ -33,6 +34,7 @@ ERRORS: dict[int, tuple[str, str]] = {
     503: ("UNAVAILABLE", "The model is overloaded. Please try again later."),
     504: ("DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
 }
+FLAGGED = ("drafts", "none", "all")
 UNPAID = frozenset({"hang", "reset", "close"})
 MAKING = UNPAID | {"image", "malformed", "truncated", "drip"}
 
@@ -51,6 +53,9 @@ class Answer:
     limit: int = 10
     retry_seconds: float = 47.0
     images: int | None = None
+    drafts: int = 0
+    flagged: str = "drafts"
+    finish: str = "STOP"
     text: str = "I can't draw that, but here is a description."
     seconds: float = 1.0
     hold: bool = False
@@ -61,6 +66,8 @@ class Answer:
             raise ValueError(f"unknown answer {self.kind!r}; known: {', '.join(KINDS)}")
         if self.period not in ("minute", "day"):
             raise ValueError(f"unknown period {self.period!r}")
+        if self.flagged not in FLAGGED:
+            raise ValueError(f"unknown value of flagged {self.flagged!r}; known: {', '.join(FLAGGED)}")
         if self.shape not in SHAPES:
             raise ValueError(f"unknown 429 shape {self.shape!r}; known: {', '.join(SHAPES)}")
 

@@ -179,18 +179,23 @@ class Service:
     def _with_images(self, call: _Call, answer: Answer) -> Reply:
         behaviour, order = self._stage.behaviour, call.order
         look = (order.aspect_ratio, behaviour.scale, behaviour.mime_type)
-        made = [
+        painted = [
             self._painter.paint(order.photo, order.prompt, self._ledger.next_number(order.prompt), *look)
-            for _ in range(answer.images_made)
+            for _ in range(answer.drafts + answer.images_made)
         ]
+        drafts, made = painted[: answer.drafts], painted[answer.drafts :]
         shas = tuple(hashlib.sha256(image).hexdigest()[:16] for image in made)
         self._ledger.update(call.sequence, images=len(made), image_shas=shas)
         if answer.kind == "truncated":
             made = [image[: len(image) // 2] for image in made]
-        encoded = [answers.encode(image) for image in made]
+        texts = [answers.encode(image) for image in made]
         if answer.kind == "malformed":
-            encoded = ["*" + text[2:] for text in encoded]
-        body = answers.images(call.model, order.prompt, order.photos, behaviour.mime_type, encoded)
+            texts = ["*" + text[2:] for text in texts]
+        encoded = [(answers.encode(image), answer.flagged != "none") for image in drafts]
+        encoded += [(text, answer.flagged == "all") for text in texts]
+        version = behaviour.versions.get(call.model, call.model)
+        facts = (version, order.prompt, order.photos, behaviour.mime_type)
+        body = answers.images(*facts, encoded, answer.finish, answer.drafts)
         outcome: Outcome = "malformed" if answer.kind in ("malformed", "truncated") else "image"
         return Reply(200, outcome, answer.kind, body)
 
