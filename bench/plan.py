@@ -25,7 +25,7 @@ PATHS = (
     "/rpc/record_generated_photo",
     "/rpc/settle_generation_jobs",
     "/rpc/finish_generation_run",
-    "/object/training-photos/",
+    "/object/authenticated/training-photos/",
     "/object/generated-photos/",
     "/object/list/",
 )

@@ -34,7 +34,7 @@ class Trips:
 
     async def note(self, request: httpx.Request) -> None:
         """Count a request."""
-        parts = request.url.path.split("/")
+        parts = [part for part in request.url.path.split("/") if part != "authenticated"]
         kind = parts[-1] if "rpc" in parts else f"storage: {request.method} {parts[4]}"
         self.counted[kind] += 1
 

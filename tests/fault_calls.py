@@ -106,11 +106,11 @@ CALLS: dict[str, Call] = {
     "settle_generation_jobs": Call(rpc("settle_generation_jobs"), usual),
     "finish_generation_run": Call(rpc("finish_generation_run"), usual),
     "set_generation_model_successor": Call(rpc("set_generation_model_successor"), retired),
-    "download": Call(f"GET {OBJECT}/training-photos/", usual),
+    "download": Call(f"GET {OBJECT}/authenticated/training-photos/", usual),
     "upload": Call(f"POST {OBJECT}/{BUCKET}/", usual),
     "list": Call(f"POST {OBJECT}/list/{BUCKET}$", stored, foreign=1),
     "info": Call(f"GET {OBJECT}/info/.*{BUCKET}/", stored, foreign=1),
-    "adopt": Call(f"GET {OBJECT}/{BUCKET}/", stored_bare, foreign=1),
+    "adopt": Call(f"GET {OBJECT}/authenticated/{BUCKET}/", stored_bare, foreign=1),
     "remove": Call(f"DELETE {OBJECT}/{BUCKET}$", held, overtaken, foreign=1, discarded=1),
 }
 """By the name of the database function, or what is done to Storage."""

@@ -84,7 +84,7 @@ def test_payments(
         ("POST /storage/v1/object/list/generated-photos", "{}", "looking for objects"),
         ("GET /storage/v1/object/info/generated-photos/u/b/1/0-ff", "", "looking for objects"),
         ("DELETE /storage/v1/object/generated-photos", "{}", "removing"),
-        ("GET /storage/v1/object/training-photos/u/me.jpg", "", "fetching photos"),
+        ("GET /storage/v1/object/authenticated/training-photos/u/me.jpg", "", "fetching photos"),
     ],
 )
 def test_phases(line: str, body: str, phase: str) -> None:

@@ -13,7 +13,7 @@ WORKER = ROOT / "worker"
 PURE = {
     "address", "budget", "database_time", "errors", "finding", "finish", "health", "held", "job", "mask",
     "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
-    "settings", "slots", "summary", "trace", "watch",
+    "settings", "slots", "storage_answers", "summary", "trace", "watch",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -55,6 +55,7 @@ LAYERS = [
         "request",
         "prompt",
         "signals",
+        "storage_answers",
     },
     {"status"},
     {"held"},

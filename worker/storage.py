@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
+from worker.errors import BadInput, GenerationError, QueueUnavailable, Transient
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
+from worker.storage_answers import Answer, ObjectExists, ObjectMissing, meaning, read
 from worker.tries import Within, in_tries
 
 BUCKET = "generated-photos"
@@ -80,7 +81,7 @@ class PhotoStore:
 
         try:
             await in_tries(attempt, "Storage: upload", within, STORE_TRIES)
-        except _Duplicate:
+        except ObjectExists:
             return
 
     async def signed_url(self, path: str, seconds: int, within: Within) -> str:
@@ -133,19 +134,23 @@ class PhotoStore:
             return _kept_row(info, path) or _read_row(
                 await self.download(BUCKET, path, MAX_OBJECT_BYTES), path
             )
-        except (_Missing, BadInput):
+        except (ObjectMissing, BadInput):
             return None
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
-        """Read an object, at most `max_bytes`. Raises BadInput (missing, too large) or Transient."""
+        """Read an object of at most `max_bytes`. Raises BadInput (missing, large), Misconfigured, Transient.
+
+        By the route for known callers: the other one calls a key that it cannot verify a missing bucket.
+        """
         import httpx
 
-        url = f"{self._project.url}/storage/v1/object/{quote(bucket)}/{quote(path)}"
+        url = f"{self._project.url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(path)}"
         data = bytearray()
         try:
             async with self._project.http.stream("GET", url, headers=self._project.headers()) as response:
                 if response.status_code != 200:
-                    raise _download_error(response.status_code, await response.aread(), path)
+                    answer = read(response.status_code, await response.aread())
+                    raise _download_error(answer, bucket, path)
                 async for chunk in response.aiter_bytes():
                     data += chunk
                     if len(data) > max_bytes:
@@ -156,14 +161,6 @@ class PhotoStore:
 
     def _bucket(self) -> Any:
         return self._project.client.storage.from_(BUCKET)
-
-
-class _Duplicate(Exception):
-    """The object is there already."""
-
-
-class _Missing(Exception):
-    """The object is not there (any more)."""
 
 
 def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
@@ -189,7 +186,7 @@ def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn what storage3 and its HTTP client raise into our errors; told by class and status alone."""
+    """Turn what storage3 and its HTTP client raise into our errors; `storage_answers` says which."""
     import httpx
     from pydantic import ValidationError
     from storage3.exceptions import StorageApiError
@@ -197,41 +194,32 @@ def translated(what: str) -> Iterator[None]:
     try:
         yield
     except StorageApiError as exc:
-        raise meaning(str(exc.status), what) from exc
+        raise meaning(_answer(exc), f"{what} in bucket {BUCKET}") from exc
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError, KeyError) as exc:
         raise QueueUnavailable("unreachable", f"Storage: {what}: {type(exc).__name__}") from exc
 
 
-def meaning(status: str, what: str) -> Exception:
-    """What a Storage error means, by the status in its body (its HTTP status is often 400)."""
-    if status == "409":
-        return _Duplicate(what)
-    if status in ("401", "403"):
-        return Misconfigured(
-            "storage_refused", f"Storage refused to {what} ({status}): check SUPABASE_SERVICE_ROLE_KEY"
-        )
-    if status == "404" and what == "info":
-        return _Missing(what)
-    if status == "404":
-        return Misconfigured(
-            "bucket_missing", f"Storage has no bucket {BUCKET} for {what}: apply sql/install.sql"
-        )
-    return QueueUnavailable("unavailable", f"Storage answered {status} to {what}")
+def _answer(exc: Any) -> Answer:
+    """The answer behind storage3's error, which keeps neither the HTTP status nor the code."""
+    import httpx
+
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError):
+            return read(cause.response.status_code, cause.response.content)
+        cause = cause.__cause__ or cause.__context__
+    status = int(exc.status) if str(exc.status).isdigit() else 0
+    return Answer(status, frozenset({str(exc.code), str(exc.message)}))
 
 
-def _download_error(http_status: int, body: bytes, path: str) -> GenerationError:
-    """A missing object is 404, or 400 with the real status in the body."""
-    try:
-        status = int(json.loads(body)["statusCode"])
-    except (ValueError, TypeError, KeyError):
-        status = http_status
-    if status in (400, 404):
-        return BadInput("photo_missing", f"{_shown(path)}: the photo is not there (any more)")
-    if status in (401, 403):
-        return Misconfigured(
-            "storage_refused", f"Storage refused to read a photo ({status}): check SUPABASE_SERVICE_ROLE_KEY"
-        )
-    return Transient("photo_host_unavailable", f"{_shown(path)}: Storage answered {status}")
+def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
+    """An object that is not there is the order's trouble; the project's is not, nor what passes."""
+    error = meaning(answer, f"reading from bucket {bucket}")
+    if isinstance(error, ObjectMissing):
+        return BadInput(error.code, f"{_shown(path)}: the photo is not there (any more)")
+    if isinstance(error, QueueUnavailable):
+        return Transient("photo_host_unavailable", f"{_shown(path)}: {error.message}")
+    return error
 
 
 def _shown(path: str) -> str:

@@ -2,15 +2,18 @@
 // - It lets no page of another origin call it (CORS).
 // - It answers a request for a signed address with `signedUrl` and the path from /storage/v1 on, where Supabase's Storage
 //   says `signedURL` and the path from /object on, which its clients insist on.
+// - It serves objects by /object/{bucket} alone, and not by /object/authenticated/{bucket}, the route for known callers.
 import http from "node:http";
 
 const SIGN = /^\/storage\/v1\/object\/sign\//;
+const AUTHENTICATED = /^(\/storage\/v1\/object\/)authenticated\//;
 const emit = http.Server.prototype.emit;
 
 http.Server.prototype.emit = function (event, request, response) {
   if (event !== "request") return emit.apply(this, arguments);
   allow(request, response);
   if (request.method === "OPTIONS") return response.writeHead(204).end();
+  if (request.method === "GET") request.url = request.url.replace(AUTHENTICATED, "$1");
   if (request.method === "POST" && SIGN.test(request.url)) mend(response);
   return emit.apply(this, arguments);
 };

@@ -1,0 +1,239 @@
+"""What Storage and the gateways before it answer in the field, and what each answer means for an order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.faults import Exchange, Fault, FaultProxy
+from tests.runs import SOURCES, Site
+from tests.wire import Wire, listening, reply
+from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
+from worker.job import GeneratedImage, Usage
+from worker.project import Project
+from worker.secret import Secret
+from worker.storage import PhotoStore
+
+pytest_plugins = ("tests.runs",)
+
+IMAGE = GeneratedImage(b"bytes", "image/png", 1, 1, Usage(model="m"))
+PAGE = b"<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>blocked</body></html>"
+
+
+def said(status: str, error: str, message: str, code: str = "") -> dict[str, str]:
+    """The body of Storage's own errors; new versions add a code."""
+    return {"statusCode": status, "error": error, "message": message} | ({"code": code} if code else {})
+
+
+GONE: dict[str, tuple[str, object]] = {
+    "object not found": ("400 Bad Request", said("404", "not_found", "Object not found")),
+    "with a code": ("404 Not Found", said("404", "not_found", "Object not found", "NoSuchKey")),
+    "by its code alone": ("404 Not Found", {"code": "NoSuchKey", "message": "The key does not exist"}),
+}
+"""Only this says that a photo is not there."""
+
+NEVER_THERE: dict[str, tuple[str, object]] = {
+    "invalid key": ("400 Bad Request", said("400", "InvalidKey", "Invalid key: u/ü.png", "InvalidKey")),
+}
+"""No object can have such a name: the order cannot work either."""
+
+OURS: dict[str, tuple[str, object, str]] = {
+    "bucket": ("400 Bad Request", said("404", "Bucket not found", "Bucket not found"), "bucket"),
+    "bucket, new": (
+        "404 Not Found",
+        said("404", "Bucket not found", "Bucket not found", "NoSuchBucket"),
+        "bucket",
+    ),
+    "jwt": ("400 Bad Request", said("400", "InvalidJWT", "jwt malformed", "InvalidJWT"), "KEY"),
+    "jwt expired": ("400 Bad Request", said("400", "invalid_jwt", "jwt expired"), "KEY"),
+    "signature": ("400 Bad Request", said("400", "invalid signature", "invalid signature"), "KEY"),
+    "compact jws": ("403 Forbidden", said("403", "Unauthorized", "Invalid Compact JWS"), "KEY"),
+    "tenant": (
+        "400 Bad Request",
+        said("400", "Missing tenant config", "Missing tenant config for tenant x"),
+        "URL",
+    ),
+    "tenant, new": (
+        "400 Bad Request",
+        said("400", "TenantNotFound", "Missing tenant config", "TenantNotFound"),
+        "URL",
+    ),
+    "no api key": ("401 Unauthorized", {"message": "No API key found in request", "hint": "..."}, "KEY"),
+    "invalid api key": ("401 Unauthorized", {"message": "Invalid API key", "hint": "..."}, "KEY"),
+    "denied": ("403 Forbidden", said("403", "Unauthorized", "permission denied for table objects"), "KEY"),
+    "kong": ("404 Not Found", {"message": "no Route matched with those values"}, "URL"),
+    "route": (
+        "404 Not Found",
+        {"message": "Route GET:/x not found", "error": "Not Found", "statusCode": 404},
+        "URL",
+    ),
+    "plain text": ("404 Not Found", b"404 page not found\n", "URL"),
+    "html 404": ("404 Not Found", PAGE, "URL"),
+    "html 400": ("400 Bad Request", PAGE, "URL"),
+    "html 403": ("403 Forbidden", PAGE, "KEY"),
+    "moved": ("301 Moved Permanently", PAGE, "URL"),
+    "quota": ("402 Payment Required", {"message": "exceed_egress_quota"}, "restricted"),
+    "paused": ("540 Project Paused", PAGE, "paused"),
+    "no object": ("400 Bad Request", [], "URL"),
+}
+"""The project's trouble, and a word of what has to be fixed."""
+
+PASSING: dict[str, tuple[str, object]] = {
+    "timeout": (
+        "400 Bad Request",
+        said("544", "DatabaseTimeout", "The connection to the database timed out"),
+    ),
+    "slow down": ("429 Too Many Requests", said("429", "SlowDown", "Too many requests")),
+    "locked": ("423 Locked", said("423", "ResourceLocked", "The resource is locked")),
+    "internal": ("500 Internal Server Error", said("500", "internal", "Internal server error")),
+    "gateway": ("502 Bad Gateway", PAGE),
+    "kong upstream": ("503 Service Unavailable", {"message": "name resolution failed"}),
+    "cloudflare": ("522 Connection Timed Out", PAGE),
+    "transaction": (
+        "409 Conflict",
+        said("409", "TransactionError", "could not serialize", "TransactionError"),
+    ),
+}
+
+
+@pytest.fixture
+async def wire() -> AsyncIterator[Wire]:
+    """Whatever stands where Storage should."""
+    async with listening() as opened:
+        yield opened
+
+
+@pytest.fixture
+async def store(wire: Wire) -> AsyncIterator[PhotoStore]:
+    """The adapter before it."""
+    project = Project(wire.url, Secret("sb_secret_of-a-test"))
+    yield PhotoStore(project)
+    await project.close()
+
+
+async def failed(store: PhotoStore, call: str) -> GenerationError:
+    """What reading a customer's photo, or storing an image, ends with."""
+    with pytest.raises(GenerationError) as caught:
+        if call == "download":
+            await store.download("uploads", "u/me.png", 1000)
+        else:
+            await store.put("u/b/1/0-0", IMAGE, 2.0)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", GONE | NEVER_THERE)
+async def test_a_photo_is_gone_only_if_storage_says_that_the_object_is(
+    wire: Wire, store: PhotoStore, name: str
+) -> None:
+    """An order fails for a missing photo when Storage itself says that there is no such object."""
+    wire.answer = reply(*(GONE | NEVER_THERE)[name])
+    error = await failed(store, "download")
+    assert (type(error), error.code) == (BadInput, "photo_missing")
+    assert "me.png" in error.message
+
+
+@pytest.mark.parametrize("call", ["download", "upload"])
+@pytest.mark.parametrize("name", OURS)
+async def test_a_key_or_gateway_problem_is_the_projects_trouble(
+    wire: Wire, store: PhotoStore, call: str, name: str
+) -> None:
+    """No order fails because the project's key, bucket or address is wrong, and what to fix is told."""
+    status, body, fix = OURS[name]
+    wire.answer = reply(status, body)
+    error = await failed(store, call)
+    assert type(error) is Misconfigured, error
+    assert fix in error.message
+    assert "sb_secret" not in error.message and "<" not in error.message
+
+
+@pytest.mark.parametrize("call", ["download", "upload"])
+@pytest.mark.parametrize("name", PASSING)
+async def test_an_outage_of_storage_is_worth_another_try(
+    wire: Wire, store: PhotoStore, call: str, name: str
+) -> None:
+    """What passes by itself fails no order and asks nobody to fix anything."""
+    wire.answer = reply(*PASSING[name])
+    error = await failed(store, call)
+    assert type(error) is (Transient if call == "download" else QueueUnavailable), error
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        said("409", "Duplicate", "The resource already exists"),
+        said("409", "Duplicate", "The resource already exists", "KeyAlreadyExists"),
+    ],
+)
+async def test_an_image_that_is_stored_already_is_kept(wire: Wire, store: PhotoStore, body: object) -> None:
+    """An upload whose first answer was lost is told that the object exists: the image is kept."""
+    wire.answer = reply("400 Bad Request", body)
+    await store.put("u/b/1/0-0", IMAGE, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "fix"),
+    [
+        ("413 Payload Too Large", said("413", "Payload too large", "The object exceeded the limit"), "size"),
+        ("400 Bad Request", said("415", "invalid_mime_type", "mime type image/png is not supported"), "type"),
+        ("413 Request Entity Too Large", b"<html><h1>413</h1></html>", "size"),
+    ],
+)
+async def test_limits_of_the_bucket_are_a_setting(
+    wire: Wire, store: PhotoStore, status: str, body: object, fix: str
+) -> None:
+    """A bucket that takes no such size or type is misconfigured, and no try is repeated."""
+    wire.answer = reply(status, body)
+    error = await failed(store, "upload")
+    assert type(error) is Misconfigured and fix in error.message
+    assert len(wire.asked) == 1
+
+
+async def test_photos_are_read_where_key_errors_are_told(wire: Wire, store: PhotoStore) -> None:
+    """The route open to any token calls a wrong key a missing bucket: the one for known callers is asked."""
+    wire.answer = reply("200 OK", b"bytes")
+    assert await store.download("uploads", "u/mé.png", 1000) == b"bytes"
+    assert wire.asked[0].line == "GET /storage/v1/object/authenticated/uploads/u/m%C3%A9.png HTTP/1.1"
+
+
+async def test_the_local_storage_serves_that_route(site: Site) -> None:
+    """The stack's own Storage serves it too: a photo, none, a missing bucket, a wrong key."""
+    store = site.worker().store
+    assert await store.download(SOURCES, f"{site.user}/me.png", 100_000)
+    for bucket, path, kind in (
+        (SOURCES, f"{site.user}/other.png", BadInput),
+        ("no-such-bucket", f"{site.user}/me.png", Misconfigured),
+    ):
+        with pytest.raises(kind):
+            await store.download(bucket, path, 100_000)
+    wrong = site.worker(SUPABASE_SERVICE_ROLE_KEY="sb_secret_of-another-project").store
+    with pytest.raises(Misconfigured, match="KEY"):
+        await wrong.download(SOURCES, f"{site.user}/me.png", 100_000)
+
+
+def answered(status: str, body: object) -> Fault:
+    """A fault: this answer instead of the server's."""
+
+    async def fault(exchange: Exchange) -> None:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+        await exchange.send(head.encode() + content)
+
+    return fault
+
+
+async def test_a_wrong_key_at_storage_fails_no_order(site: Site) -> None:
+    """While Storage refuses the key, orders go back unspent and the run says what to fix."""
+    jobs = await site.order("a", "b", images=2)
+    status, body, _ = OURS["jwt expired"]
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(answered(status, body), f"GET /storage/v1/object/.*{SOURCES}/", 1000)
+        first = await site.run(SUPABASE_URL=proxy.url)
+    assert (first["stopReason"], first["failed"]) == ("misconfigured", 0)
+    assert "SUPABASE_SERVICE_ROLE_KEY" in first["problem"]
+    assert {(site.job(job)["status"], site.job(job)["attempts"]) for job in jobs} == {("pending", 0)}
+    assert site.calls() == []
+    second = await site.run()
+    assert second["completed"] == 2
+    site.audit(first, second)
