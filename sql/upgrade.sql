@@ -47,6 +47,40 @@ create temporary table upgrade_mend (
 create temporary table upgrade_batch (id text, is_new boolean) on commit drop;
 create temporary table upgrade_trigger (tgname name, tgenabled "char") on commit drop;
 
+-- Refuses a database that is not Supabase's: every grant and policy of the following files names its three roles.
+do $$
+declare
+  v_missing text := (
+    select string_agg(r.name, ', ' order by r.name)
+    from unnest(array['anon', 'authenticated', 'service_role']) as r (name)
+    where to_regrole(r.name) is null);
+begin
+  if v_missing is not null then
+    raise exception using
+      message = format('This is not a Supabase database: it has no role %s. Nothing was changed.', v_missing),
+      hint = 'Use the connection string from the project''s dashboard (Connect, direct connection or session pooler).';
+  end if;
+end
+$$;
+
+insert into pg_temp.upgrade_part values ('05_supabase.sql', $part_05_supabase$
+-- Refuses a database that is not Supabase's: every grant and policy of the following files names its three roles.
+do $$
+declare
+  v_missing text := (
+    select string_agg(r.name, ', ' order by r.name)
+    from unnest(array['anon', 'authenticated', 'service_role']) as r (name)
+    where to_regrole(r.name) is null);
+begin
+  if v_missing is not null then
+    raise exception using
+      message = format('This is not a Supabase database: it has no role %s. Nothing was changed.', v_missing),
+      hint = 'Use the connection string from the project''s dashboard (Connect, direct connection or session pooler).';
+  end if;
+end
+$$;
+$part_05_supabase$);
+
 insert into pg_temp.upgrade_part values ('10_tables.sql', $part_10_tables$
 -- Tables of the generation queue. Plain SQL for PostgreSQL 15 to 18, safe to run again.
 --

@@ -37,7 +37,7 @@ FUNCTIONS = frozenset({
 """The database functions that the worker and its command line call."""
 
 TIMEOUT_SECONDS = 10.0
-INSTALL = "apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor"
+INSTALL = "run sql/install.sql in the Supabase SQL editor, or psql -v ON_ERROR_STOP=1 -f sql/install.sql"
 KEY = "set SUPABASE_SERVICE_ROLE_KEY to the project's secret key (dashboard, Project Settings, API Keys)"
 UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
 GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"

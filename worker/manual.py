@@ -191,7 +191,7 @@ example:
 you will see a line for each thing looked at, with the mend below what is wrong:
   ok       supabase  answers and accepts the key
   failed   bucket    there is no bucket generated-photos
-                     mend: apply sql/install.sql: with psql -f, or paste it into the Supabase SQL editor
+                     mend: run sql/install.sql in the Supabase SQL editor, or psql …
 or with --json one line: {"ok": true, "findings": [{"name", "state", "message", "mend", "ok"}, ...]}
 Exit code 0: the worker can work (warnings allowed). 1: something failed. 2: it is the settings.
 """
