@@ -130,10 +130,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """The copy, with a hostile `.env` in it."""
-    folder = tmp_path_factory.mktemp("clone")
+@contextmanager
+def cloned(folder: Path) -> Iterator[Clone]:
+    """The copy, made in an empty folder, with a hostile `.env` in it."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=NOT_COPIED)
@@ -145,3 +144,10 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
     (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in copy.hostile.items()))
     yield copy
     trap.close()
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    """One copy for all tests."""
+    with cloned(tmp_path_factory.mktemp("clone")) as copy:
+        yield copy

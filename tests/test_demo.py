@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pty
 import re
 import signal
 import sys
@@ -168,3 +170,20 @@ def test_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
     progress.bar(1, 2, "made")
     progress.say("a line")
     assert capsys.readouterr().out == "a line\n"
+
+
+def test_json_is_for_programs_only() -> None:
+    """Whoever watches the demo on a terminal sees no JSON; a pipe gets it as the last line."""
+    from local.demo.progress import Progress
+
+    controller, terminal = pty.openpty()
+    pipe = io.StringIO()
+    with os.fdopen(terminal, "w") as screen:
+        for stream in (screen, pipe):
+            progress = Progress(stream)
+            progress.say("24 photos")
+            progress.result({"photos": 24})
+        shown = os.read(controller, 1000).decode()
+    os.close(controller)
+    assert shown == "24 photos\r\n"
+    assert pipe.getvalue() == '24 photos\n{"photos": 24}\n'

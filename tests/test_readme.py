@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,11 @@ from PIL import Image
 
 from local.simulator.gemini import Simulator
 from local.stack.stack import Stack
+from tests.clone import cloned, descendants
+from tests.test_stack import wait_until_gone
+from tests.test_up import read_guide
+from worker.job import Job, Style
+from worker.prompt import build_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -34,6 +40,7 @@ MASKS = [
     (re.compile(r'("(?:durationSeconds|nextAttemptInSeconds)": ?)[\d.]+'), r"\1<seconds>"),
     (re.compile(r'("nextAttemptAt": ?)"[^"]+"'), r"\1<time>"),
     (re.compile(r'("(?:id|jobIds)": ?\[?)\d+'), r"\1<id>"),
+    (re.compile(r'("workerId": ?)"[^"]+"'), r"\1<worker>"),
 ]
 
 
@@ -50,7 +57,7 @@ def split(block: str) -> tuple[str, str]:
     quotes = 0
     for last, line in enumerate(lines, start=1):
         quotes += line.count("'")
-        if quotes % 2 == 0:
+        if quotes % 2 == 0 and not line.endswith(("\\", "&&")):
             return "\n".join(lines[:last]), "\n".join(lines[last:])
     raise ValueError(f"a quote is not closed: {block}")
 
@@ -101,6 +108,8 @@ def example_environment(stack: Stack, simulator: Simulator) -> Iterator[dict[str
     with ExitStack() as both:
         yield {
             **base,
+            "SUPABASE_URL": stack.url,
+            "SUPABASE_ANON_KEY": stack.publishable_key,
             "WORKER_URL": both.enter_context(serving("process_generation_queue", env)),
             "ORDERS_URL": both.enter_context(serving("generate_images", env)),
             "WORKER_SECRET": SECRET,
@@ -123,23 +132,84 @@ def _upload_photos(stack: Stack, user_id: str) -> None:
             ).raise_for_status()
 
 
-def run(command: str, env: dict[str, str]) -> str:
-    """What the command prints; curl must have got an answer."""
-    done = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60)
+def run(command: str, env: Mapping[str, str], folder: Path) -> str:
+    """What the command prints, run in the folder; curl must have got an answer."""
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
+def run_all(env: Mapping[str, str], folder: Path) -> None:
+    """Every curl example of the README, in its order, answers what it shows, and a photo comes out."""
+    examples = [split(block) for block in CONSOLE.findall(README.read_text())]
+    assert len(examples) >= 9
+    for command, shown in examples:
+        assert masked(run(command, env, folder)) == masked(shown), command
+    with Image.open(folder / "photo.png") as photo:
+        photo.load()
+        assert photo.width * 1344 == photo.height * 768
+
+
 @pytest.mark.system
 @pytest.mark.usefixtures("db")
-def test_curl_examples(stack: Stack, program: Callable[[str, str], str]) -> None:
-    """Every curl example of the README, in its order, answers what it shows (ids and times masked)."""
+def test_curl_examples(stack: Stack, program: Callable[[str, str], str], tmp_path: Path) -> None:
+    """Every curl example of the README works; the last photo can be fetched (ids and times are masked)."""
     program("curl", "curl")
-    blocks = [split(block) for block in CONSOLE.findall(README.read_text())]
-    assert len(blocks) >= 8
     with Simulator(scale=0.25) as simulator, example_environment(stack, simulator) as env:
-        for command, shown in blocks:
-            assert masked(run(command, env)) == masked(shown), command
+        run_all(env, tmp_path)
+
+
+@pytest.mark.system
+def test_curl_examples_on_make_up(program: Callable[[str, str], str], tmp_path: Path) -> None:
+    """Whoever pastes what `make up` prints into a shell can run every curl example of the README there."""
+    program("curl", "curl")
+    with cloned(tmp_path) as clone, clone.running("up") as process:
+        variables, _ = read_guide(process)
+        started = descendants(process.pid)
+        run_all({"PATH": os.environ["PATH"], **variables}, tmp_path)
+        process.terminate()
+        process.communicate(timeout=30)
+    wait_until_gone(started)
+
+
+def test_the_head_says_what_an_order_is() -> None:
+    """Before any command the README names all parts of an order, and quotes the text that is added to it."""
+    head = " ".join(README.read_text().partition("## Two commands")[0].split())
+    job = Job(
+        id=1, batch_id="", user_folder="", fence="", attempt=1, max_attempts=1, aspect_ratio="1:1",
+        example_image_url="a", example_image_prompt="", training_image_urls=("b",), base_prompt="",
+        num_images=1, missing=(0,),
+    )  # fmt: skip
+    assert build_prompt(job).strip() in head
+    options = {re.sub(r"_(\w)", lambda match: match[1].upper(), field.name) for field in fields(Style)}
+    for name in ("basePrompt", "trainingImageUrls", "exampleImages", "numImagesPerExample", *options):
+        assert f"`{name}`" in head, name
+
+
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "sql").glob("*.md"))]
+INSTALLS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```.*?\n(.*?)```", page.read_text(), re.DOTALL))
+    if "pip install" in block
+]
+
+
+@pytest.mark.parametrize("block", INSTALLS)
+def test_packages_go_into_an_environment_of_their_own(block: str) -> None:
+    """No page installs into the system's Python, which Debian and Homebrew refuse (PEP 668)."""
+    before, _, _ = block.partition("pip install")
+    assert "venv .venv" in before or before.endswith(".venv/bin/")
+
+
+def test_psql_stops_at_the_first_error() -> None:
+    """Every psql that is told to run one of our files is told to stop, and to fail, at its first error."""
+    sources = [*PAGES, *ROOT.glob("sql/**/*.sql"), *ROOT.glob("worker/*.py"), ROOT / "local/install_sql.py"]
+    for path in sources:
+        for command in re.findall(r"psql\b[^`\n]* -f\b", path.read_text()):
+            assert "-v ON_ERROR_STOP=1" in command, f"{path.name}: {command}"
 
 
 def test_settings_table() -> None:
@@ -164,6 +234,7 @@ def write() -> None:
     """Run the examples and write what they print into the README."""
     with (
         tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as downloads,
         Stack(Path(folder), durable=False) as stack,
         Simulator(scale=0.25) as simulator,
         example_environment(stack, simulator) as env,
@@ -171,7 +242,7 @@ def write() -> None:
 
         def rendered(match: re.Match[str]) -> str:
             command, _ = split(match[1])
-            return f"```console\n$ {command}\n{run(command, env)}\n```"
+            return f"```console\n$ {command}\n{run(command, env, Path(downloads))}\n```"
 
         README.write_text(CONSOLE.sub(rendered, README.read_text()))
 

@@ -1,7 +1,6 @@
 """`make demo`: the same orders without a queue and through it, on the local stack, with proof at the end."""
 
 import asyncio
-import json
 import secrets
 import shutil
 import sys
@@ -69,7 +68,7 @@ class Demo:
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def run(self) -> int:
-        """From an empty database to the last line of JSON."""
+        """From an empty database to the result."""
         began = time.monotonic()
         photos = source_photos()
         self._announce()
@@ -150,7 +149,7 @@ class Demo:
             say(comparison(outcome.direct, books, outcome.ledger))
         for failure in failures:
             print(f"BROKEN PROMISE: {failure}", file=sys.stderr)
-        say(json.dumps(as_json(books, outcome.direct, summaries)))
+        self.progress.result(as_json(books, outcome.direct, summaries))
         return 1 if failures else 0
 
 

@@ -1,7 +1,9 @@
 """What the demo shows while it goes on: lines, and below them a bar if there is a terminal to draw it on."""
 
+import json
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any, TextIO
 
 WIDTH = 36
 
@@ -18,6 +20,11 @@ class Progress:
         """Writes a line, above the bar."""
         self._erase()
         print(line, file=self._stream, flush=True)
+
+    def result(self, result: Mapping[str, Any]) -> None:
+        """Writes the result as one line of JSON, for programs: a terminal does not get it."""
+        if not self.draws:
+            self.say(json.dumps(result))
 
     def bar(self, done: int, total: int, words: str) -> None:
         """Draws how far it is."""

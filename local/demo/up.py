@@ -18,7 +18,7 @@ from local.demo.app_site import AppSite, block
 from local.demo.customer import Customer, source_photos
 from local.demo.environment import kept, open_gate, simulated_gemini, worker_environment
 from local.demo.function import Function
-from local.demo.orders import DEMO, STAIRS, Order
+from local.demo.orders import PALACE, PORTRAIT, Example, Order
 from local.demo.pace import USUAL, Pace
 from local.demo.simulation import Simulation
 from local.stack.errors import StackError
@@ -28,14 +28,23 @@ FOLDER = DATA / "up"
 SETTINGS = FOLDER / "worker.env"
 PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)
 EMAIL = "demo@example.com"
-ORDER = Order("9:16", 2, DEMO[1].base_prompt, (STAIRS,))
+SOURCES = {"me.jpg": PORTRAIT, "example.jpg": PALACE}
+"""The demo user's source photos, under the names that the README's order uses."""
+ORDER = Order(
+    "9:16",
+    2,
+    "A picture for a story.",
+    (Example("stairs", "example.jpg", "On the stairs below the pagoda, late afternoon."),),
+    training=("me.jpg",),
+)
 JSON = "-H 'Content-Type: application/json'"
 SELECT = "select=id,status,attempts,errorMessage&order=id.desc&limit=10"
 
 
 def up() -> int:
     """Starts everything, prints how to use it, and serves until interrupted."""
-    photos = source_photos()
+    photographs = source_photos()
+    photos = {name: photographs[photograph] for name, photograph in SOURCES.items()}
     with ExitStack() as running:
         stack = running.enter_context(Stack(FOLDER))
         open_gate(stack, USUAL)
@@ -128,6 +137,8 @@ class Guide:
         yield f"logs                      {FOLDER}/*.log"
         yield f"\nACCESS_TOKEN={quote(self.token)}"
         yield f"USER_ID={quote(self.user_id)}"
+        yield f"SUPABASE_URL={quote(self.stack.url)}"
+        yield f"SUPABASE_ANON_KEY={quote(self.stack.publishable_key)}"
         yield f"ORDERS_URL={quote(self.orders.url)}"
         yield f"WORKER_URL={quote(self.worker.url)}"
         yield f"WORKER_SECRET={quote(self.secret)}"
