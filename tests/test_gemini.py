@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from local.simulator.answers import TOKENS_PER_IMAGE
-from local.simulator.exhausted import SHAPES
+from local.simulator.exhausted import NO_QUOTA, SHAPES
 from local.simulator.faults import Answer
 from local.simulator.gemini import Simulator
 from local.simulator.pictures import SIZES
@@ -21,6 +21,7 @@ from worker.errors import (
     GenerationError,
     Misconfigured,
     ModelRetired,
+    PhotoUnprocessed,
     RateLimited,
     Refused,
     Transient,
@@ -132,7 +133,7 @@ async def test_every_block_reason_over_the_wire(google: Simulator, gemini: Gemin
 
 async def test_every_429_over_the_wire(google: Simulator, gemini: Gemini) -> None:
     """Each body of a 429 arrives through the SDK with its facts, and is not repeated."""
-    for calls, shape in enumerate(sorted(set(SHAPES) - {"zero"}), 1):
+    for calls, shape in enumerate(sorted(set(SHAPES) - NO_QUOTA), 1):
         google.add_rule(Answer("quota", shape=shape, period="day", limit=7, retry_seconds=21))
         error = await failure(gemini)
         assert isinstance(error, RateLimited)
@@ -161,13 +162,17 @@ async def test_a_project_without_billing(google: Simulator, gemini: Gemini) -> N
         (Answer("close"), Transient, "connection"),
         (Answer("error", code=400), BadInput, "invalid_argument"),
         (Answer("error", code=400, status="FAILED_PRECONDITION"), Misconfigured, "failed_precondition"),
+        (Answer("photo"), PhotoUnprocessed, "photo_unprocessed"),
+        (Answer("quota", shape="no_credit"), Misconfigured, "billing"),
+        (Answer("quota", shape="spending_cap"), Misconfigured, "billing"),
+        (Answer("quota", shape="capacity"), Transient, "model_capacity_exhausted"),
         (Answer("error", code=403), Misconfigured, "permission_denied"),
         (Answer("error", code=404), ModelRetired, "model_not_found"),
         (Answer("error", code=500), Transient, "internal"),
         (Answer("error", code=503), Transient, "unavailable"),
         (Answer("error", code=504), Transient, "deadline_exceeded"),
     ],
-    ids=lambda value: f"{value.kind}-{value.code}" if isinstance(value, Answer) else None,
+    ids=lambda value: f"{value.kind}-{value.shape}-{value.code}" if isinstance(value, Answer) else None,
 )
 async def test_a_failure_becomes_what_the_caller_does(
     google: Simulator, gemini: Gemini, answer: Answer, kind: type[GenerationError], code: str

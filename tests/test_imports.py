@@ -14,6 +14,7 @@ PURE = {
     "address", "budget", "database_time", "errors", "finding", "finish", "health", "held", "job", "mask",
     "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
     "settings", "slots", "storage_answers", "summary", "trace", "watch",
+    "error_text",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
 
@@ -50,6 +51,7 @@ LAYERS = [
         "room",
         "address",
         "image",
+        "error_text",
         "quota",
         "finish",
         "request",

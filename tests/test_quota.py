@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.simulator.exhausted import SHAPES, Exhausted, Json, Period, body
+from local.simulator.exhausted import NO_QUOTA, SHAPES, Exhausted, Json, Period, body
 from worker.errors import Misconfigured, QuotaFacts, RateLimited
 from worker.quota import classify_429
 
@@ -57,7 +57,7 @@ MINUTE = {
 
 def test_every_shape_of_the_simulator_is_covered() -> None:
     """A shape that the simulator learns must be given its meaning here."""
-    assert {*MINUTE, "zero"} == set(SHAPES)
+    assert set(MINUTE) == set(SHAPES) - NO_QUOTA
 
 
 @pytest.mark.parametrize("shape", MINUTE)
@@ -81,6 +81,29 @@ def test_no_quota_for_images_is_misconfigured(period: Period) -> None:
     assert isinstance(error, Misconfigured)
     assert error.code == "no_image_quota"
     assert "billing" in error.message
+
+
+@pytest.mark.parametrize(("shape", "what"), [("no_credit", "credit"), ("spending_cap", "spending cap")])
+def test_a_bill_that_nobody_pays_is_misconfigured(shape: str, what: str) -> None:
+    """Used-up credit and a reached spending cap do not come back by waiting; Google's text is not shown."""
+    error = classify_429(body(shape, Exhausted("m")))
+    assert isinstance(error, Misconfigured)
+    assert error.code == "billing"
+    assert what in error.message
+    assert "ai.studio" not in str(error)
+
+
+def test_a_named_quota_decides_before_the_text() -> None:
+    """Where a quota is named it is that quota, whatever the text says."""
+    told = "Your prepayment credits are depleted. limit: 10"
+    quota = {"quotaId": PAID_MINUTE, "quotaValue": "10"}
+    assert facts_of(exhausted(failure(quota), message=told)).limit == 10
+
+
+def test_a_text_that_only_quotes_decides_nothing() -> None:
+    """What a customer wrote into a prompt cannot stop the runs of everybody."""
+    told = "Resource has been exhausted: 'Your prepayment credits are depleted'"
+    assert facts_of(exhausted(message=told)) == QuotaFacts("unknown")
 
 
 def test_a_stated_zero_is_no_quota() -> None:
@@ -130,7 +153,7 @@ def test_the_older_reason_for_a_day() -> None:
 
 @pytest.mark.parametrize("text", ["limit: 0", "PerDay", "quota per day exceeded", "billing", "free_tier"])
 def test_the_text_decides_nothing(text: str) -> None:
-    """Messages and descriptions are for people: the same body with another text means the same."""
+    """Messages and descriptions are for people: but for two that name no quota, any text means the same."""
     decoded = exhausted(failure({"description": text, "subject": text}), message=text)
     assert facts_of(decoded) == QuotaFacts("unknown")
 

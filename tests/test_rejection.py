@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.simulator.exhausted import Exhausted, Json, body
-from worker.errors import BadInput, GenerationError, Misconfigured, ModelRetired, RateLimited, Transient
+from local.simulator.reply import UNREADABLE
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    PhotoUnprocessed,
+    RateLimited,
+    Transient,
+)
 from worker.rejection import rejection
 
 RPC = "type.googleapis.com/google.rpc."
@@ -55,6 +64,13 @@ MEANINGS: list[tuple[int, Json, type[GenerationError], str]] = [
     (502, {"message": "<html>", "status": "Bad Gateway"}, Transient, "http_502"),
     (503, error("UNAVAILABLE"), Transient, "unavailable"),
     (504, error("DEADLINE_EXCEEDED"), Transient, "deadline_exceeded"),
+    (
+        429,
+        error("RESOURCE_EXHAUSTED", reason("MODEL_CAPACITY_EXHAUSTED")),
+        Transient,
+        "model_capacity_exhausted",
+    ),
+    (503, error("UNAVAILABLE", reason("MODEL_CAPACITY_EXHAUSTED")), Transient, "model_capacity_exhausted"),
     (302, NOTHING, Transient, "http_302"),
     (418, NOTHING, Transient, "http_418"),
 ]
@@ -75,6 +91,42 @@ def test_a_status_becomes_what_the_caller_does(
 def test_bad_input_names_the_field() -> None:
     """The path of the field that Google complains about helps whoever reads the reason."""
     assert "contents[0].parts[2]" in rejection(400, error("INVALID_ARGUMENT", FIELD), None, "m").message
+
+
+def test_an_overload_beside_a_quota_is_the_quota() -> None:
+    """A quota that is named counts, so that the gate learns it."""
+    named = {
+        "@type": f"{RPC}QuotaFailure",
+        "violations": [{"quotaId": "RequestsPerMinute", "quotaValue": "9"}],
+    }
+    decoded = error("RESOURCE_EXHAUSTED", reason("MODEL_CAPACITY_EXHAUSTED"), named)
+    assert isinstance(rejection(429, decoded, None, "m"), RateLimited)
+
+
+def test_an_overloads_delay_is_heard() -> None:
+    """A 429 for Google's own capacity names its delay as a 503 does."""
+    decoded = error("RESOURCE_EXHAUSTED", reason("MODEL_CAPACITY_EXHAUSTED"), RETRY)
+    found = rejection(429, decoded, "3", "m")
+    assert isinstance(found, Transient)
+    assert found.retry_after_seconds == 9.0
+
+
+def test_a_photo_that_gemini_cannot_process_is_worth_another_try() -> None:
+    """Google's request to retry is heard, and what it says the second time is about a photo."""
+    decoded = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": UNREADABLE}}
+    found = rejection(400, decoded, None, "m")
+    assert isinstance(found, PhotoUnprocessed)
+    assert "photo" in found.as_bad_input().message
+    assert "Unable" not in str(found)
+
+
+def test_a_country_that_gemini_does_not_serve_is_misconfigured() -> None:
+    """Where images are not available it is not the order's fault: nothing works until the operator acts."""
+    text = "Image generation is not available in your country"
+    decoded = {"error": {"code": 400, "status": "FAILED_PRECONDITION", "message": text}}
+    found = rejection(400, decoded, None, "m")
+    assert type(found) is Misconfigured
+    assert "locations" in found.message
 
 
 def test_only_google_retires_a_model() -> None:

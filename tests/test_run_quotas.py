@@ -89,3 +89,51 @@ async def test_quota_of_zero(site: Site) -> None:
         row = site.job(job)
         assert (row["status"], row["attempts"], row["retryAt"]) == ("pending", 0, None)
     site.audit(summary)
+
+
+def learned(site: Site) -> list[object]:
+    """What the gates know by 429s."""
+    columns = '"learnedRate", "learnedFrom", epoch, "blockedUntil", "limitedAt", limits'
+    return [tuple(row.values()) for row in site.rows(f"select {columns} from generation.gates")]
+
+
+@pytest.mark.parametrize("shape", ["no_credit", "spending_cap"])
+async def test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing(site: Site, shape: str) -> None:
+    """Without credit, or at the month's cap, runs stop until somebody pays: nothing is spent or learned."""
+    await site.order("before")
+    first = await site.run()
+    before = learned(site)
+    site.gemini.add_rule({"kind": "quota", "shape": shape}, times=None)
+    jobs = await site.order("a", "b", images=2)
+
+    summary = await site.run(IMAGES_AT_A_TIME="1")
+
+    assert (summary["stopReason"], len(site.calls("a")) + len(site.calls("b"))) == ("misconfigured", 1)
+    assert "Google AI Studio" in summary["problem"]
+    assert "ai.studio" not in summary["problem"]
+    for job in jobs:
+        row = site.job(job)
+        assert (row["status"], row["attempts"], row["retryAt"]) == ("pending", 0, None)
+    assert {site.job(job)["errorCode"] for job in jobs} == {"billing", "stopped"}
+    assert learned(site) == before
+    site.audit(first, summary)
+
+
+async def test_googles_overload_is_retried_like_a_503_and_teaches_nothing(site: Site) -> None:
+    """A 429 for Google's own capacity is tried again at once, then with an attempt spent; the rate stays."""
+    await site.order("before")
+    first = await site.run()
+    before = learned(site)
+    site.gemini.add_rule({"kind": "quota", "shape": "capacity"}, prompt="[once]", times=1)
+    site.gemini.add_rule({"kind": "quota", "shape": "capacity"}, prompt="[twice]", times=2)
+    once, twice = await site.order("once", "twice")
+
+    second = await site.run(RunRequest(max_jobs=2))
+
+    row = site.job(twice)
+    assert site.job(once)["status"] == "completed"
+    assert (row["status"], row["attempts"]) == ("pending", 1)
+    assert row["errorCode"] == "model_capacity_exhausted"
+    assert learned(site) == before
+    site.make_due()
+    site.audit(first, second, await site.run())

@@ -117,3 +117,34 @@ async def test_invalid_argument(site: Site) -> None:
     assert (site.job(b)["status"], site.batch(a)) == ("completed", "partial")
     assert len(site.calls("a")) == 2
     site.audit(summary)
+
+
+async def test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try(site: Site) -> None:
+    """Gemini's "unable to process input image" is tried once more, then the job fails and names the photo."""
+    site.gemini.add_rule({"kind": "photo"}, prompt="[once]", times=1)
+    site.gemini.add_rule({"kind": "photo"}, prompt="[always]", times=None)
+    once, always = await site.order("once", "always")
+
+    summary = await site.run()
+
+    row = site.job(always)
+    assert (row["status"], row["errorCode"], len(site.calls("always"))) == ("failed", "photo_unprocessed", 2)
+    assert "could not process a photo" in row["errorMessage"]
+    assert (site.job(once)["status"], len(site.calls("once"))) == ("completed", 2)
+    site.audit(summary, await site.run())
+
+
+async def test_a_photo_is_blamed_only_for_what_it_did_twice_in_a_row(site: Site) -> None:
+    """A photo that Gemini could not process once, beside an overload, is worth another attempt."""
+    site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=1)
+    site.gemini.add_rule({"kind": "photo"}, prompt="[a]", times=1)
+    (job,) = await site.order("a")
+
+    first = await site.run(RunRequest(max_jobs=1))
+
+    row = site.job(job)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "photo_unprocessed")
+    site.make_due()
+    second = await site.run()
+    assert site.job(job)["status"] == "completed"
+    site.audit(first, second)

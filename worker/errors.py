@@ -4,6 +4,7 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 ├── Refused                 this image will never be made: record it as failed, go on with the others
 ├── BadInput                this job can never work as it was ordered: fail it at once
 ├── Transient               worth another try: once within the call, then later with backoff
+│   └── PhotoUnprocessed    Gemini could not process a photo: once more, then it is bad input
 ├── RateLimited             the quota is used up: put the job aside, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
 │   └── ModelRetired        the model is gone: change over to its successor, or stop the run
@@ -43,6 +44,14 @@ class Transient(GenerationError):
     def __init__(self, code: str, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(code, message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class PhotoUnprocessed(Transient):
+    """Gemini could not process a photo and asks for another try; the second time the photo is at fault."""
+
+    def as_bad_input(self) -> BadInput:
+        """Return what it is the second time."""
+        return BadInput(self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from worker.budget import Budget
 from worker.errors import (
     GenerationError,
     Misconfigured,
+    PhotoUnprocessed,
     QueueUnavailable,
     RateLimited,
     Refused,
@@ -147,6 +148,10 @@ class ImageTask:
                 return await state.gemini.generate(self._request, state.call_timeout_seconds)
         except RateLimited as error:
             await self._tell_gate(error, epoch)
+            raise
+        except PhotoUnprocessed as error:
+            if isinstance(self._first_error, PhotoUnprocessed):
+                raise error.as_bad_input() from error
             raise
         except TimeoutError as exc:
             raise Transient(CUT, "The run's time was up while the photo was being made.") from exc

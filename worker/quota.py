@@ -1,7 +1,8 @@
-"""What a 429 means: a quota that comes back (`RateLimited`), or one that never will (`Misconfigured`).
+"""What a 429 means: a quota that comes back (`RateLimited`), or what never will by itself (`Misconfigured`).
 
-The quota's id decides, never the text and never the delay alone: with a day's quota used up, `RetryInfo`
-still names seconds. Pure and total: any JSON gives an answer.
+The quota's id decides, never the delay alone: with a day's quota used up, `RetryInfo` still names seconds.
+The text decides only where no quota is named and `worker.error_text` knows it. Pure and total: any JSON gives
+an answer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from worker.error_text import known_text
 from worker.errors import Misconfigured, QuotaFacts, RateLimited
 from worker.rpc_status import Json, RpcStatus, objects, read_status
 
@@ -23,6 +25,14 @@ _TELLING = {
     "minute": ("quota_per_minute", "Gemini's quota per minute is used up"),
     "day": ("quota_per_day", "Gemini's quota per day is used up; it comes back at midnight Pacific time"),
     "unknown": ("quota_exhausted", "Gemini is out of capacity or quota for this project"),
+}
+
+
+# Waiting does not help: a person has to pay, or to raise the cap.
+_BILLING = {
+    "no_credit": "The prepaid credit of this Gemini project is used up: add credit in Google AI Studio.",
+    "spending_cap": "This Gemini project has reached its monthly spending cap: raise the cap in Google AI "
+    "Studio, or wait for the next month.",
 }
 
 
@@ -55,6 +65,9 @@ def classify_429(body: object) -> RateLimited | Misconfigured:
     """
     status = read_status(body)
     violations = tuple(_violations(status))
+    billing = None if violations else _BILLING.get(known_text(429, status) or "")
+    if billing:
+        return Misconfigured("billing", billing)
     if _has_no_quota(violations):
         return Misconfigured(
             "no_image_quota",

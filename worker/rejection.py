@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from worker.errors import BadInput, GenerationError, Misconfigured, ModelRetired, RateLimited, Transient
+from worker.error_text import known_text
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    PhotoUnprocessed,
+    RateLimited,
+    Transient,
+)
 from worker.quota import classify_429
 from worker.rpc_status import RpcStatus, constant, read_status
 
@@ -24,7 +33,7 @@ def rejection(status_code: int, body: object, retry_after: str | None, model: st
     seconds is read: a date would need a wall clock). Statuses: ai.google.dev "Troubleshooting".
     """
     status = read_status(body)
-    if status_code == 429:
+    if status_code == 429 and not _is_overload(status):
         return _quota(body, _header_seconds(retry_after))
     if status_code == 400:
         return _bad_request(status)
@@ -44,6 +53,11 @@ def _quota(body: object, header_seconds: float | None) -> GenerationError:
     return error
 
 
+def _is_overload(status: RpcStatus) -> bool:
+    """Whether Google itself is out of capacity (google-gemini/gemini-cli#26633), and no quota of ours."""
+    return "MODEL_CAPACITY_EXHAUSTED" in status.reasons and not status.of_type("QuotaFailure")
+
+
 def _bad_request(status: RpcStatus) -> GenerationError:
     key_reason = _reason(status, "API_KEY_")
     if key_reason:
@@ -53,6 +67,11 @@ def _bad_request(status: RpcStatus) -> GenerationError:
         shown = account_reason or "FAILED_PRECONDITION"
         text = f"Gemini does not serve this project ({shown}): check billing and the supported locations."
         return Misconfigured(shown.lower(), text)
+    if known_text(400, status) == "input_image":
+        return PhotoUnprocessed(
+            "photo_unprocessed",
+            "Gemini could not process a photo of this order: use another, or save it again as JPEG or PNG.",
+        )
     where = f": {', '.join(status.fields[:3])}" if status.fields else ""
     shown = status.status or "HTTP 400"
     return BadInput("invalid_argument", f"Gemini does not accept this order as it stands ({shown}{where}).")
@@ -78,8 +97,9 @@ def _denied(status_code: int, status: RpcStatus) -> Misconfigured:
 def _passing(status_code: int, status: RpcStatus, header_seconds: float | None) -> Transient:
     """Everything else passes, 408, 409, 499 and 5xx foremost; the longer of the two stated delays counts."""
     delays = [delay for delay in (status.retry_delay_seconds, header_seconds) if delay is not None]
-    code = (status.status or f"http_{status_code}").lower()
-    shown = f"HTTP {status_code}{f' {status.status}' if status.status else ''}"
+    name = "MODEL_CAPACITY_EXHAUSTED" if _is_overload(status) else status.status
+    code = (name or f"http_{status_code}").lower()
+    shown = f"HTTP {status_code}{f' {name}' if name else ''}"
     return Transient(code, f"Gemini could not answer just now ({shown}).", max(delays, default=None))
 
 

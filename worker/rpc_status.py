@@ -1,13 +1,13 @@
 """Reads Google's error body (`google.rpc.Status` as JSON); imports no vendor and never raises.
 
-Only codes, ids and numbers come out of it: the texts may quote the prompt, so nobody gets to see them.
+Only codes, ids and numbers of it are shown: the texts may quote the prompt, so nobody gets to see them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _CONSTANT = re.compile(r"[A-Z][A-Z0-9_]{0,79}")
 _DURATION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?s")
@@ -18,11 +18,15 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class RpcStatus:
-    """An error body, read; `status` is the canonical name (`NOT_FOUND`), None if the body is not Google's."""
+    """An error body, read; `status` is the canonical name (`NOT_FOUND`), None if the body is not Google's.
+
+    `text` is the message for people; `worker.error_text` alone may look at it.
+    """
 
     status: str | None = None
     details: tuple[Json, ...] = ()
     errors: tuple[Json, ...] = ()
+    text: str = field(default="", repr=False)
 
     def of_type(self, name: str) -> tuple[Json, ...]:
         """Return the details of one `google.rpc` type, by its short name (`QuotaFailure`)."""
@@ -57,7 +61,13 @@ def read_status(body: object) -> RpcStatus:
             continue
         error = item.get("error", item)
         if isinstance(error, dict):
-            return RpcStatus(_status(error), objects(error, "details"), objects(error, "errors"))
+            text = error.get("message")
+            return RpcStatus(
+                _status(error),
+                objects(error, "details"),
+                objects(error, "errors"),
+                text if isinstance(text, str) else "",
+            )
     return RpcStatus()
 
 

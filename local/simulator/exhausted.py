@@ -1,7 +1,8 @@
 """The bodies of HTTP 429, in every shape that Google's API has been seen to send them.
 
 Sources: Gemini API "Rate limits"; googleapis/python-genai#2044 and #2065, RooCodeInc/Roo-Code#3883,
-google-gemini/gemini-cli#8437, gke-labs/gemini-for-kubernetes-development#1215.
+google-gemini/gemini-cli#8437, #25179 and #26633, gke-labs/gemini-for-kubernetes-development#1215,
+dyad-sh/dyad#3626.
 """
 
 from __future__ import annotations
@@ -158,6 +159,40 @@ def _zero(facts: Exhausted) -> Json:
     return _envelope(_message(none, "free_tier_requests"), [HELP, failure, _retry(none.retry_seconds)])
 
 
+def _no_credit(_: Exhausted) -> Json:
+    """No quota at all: the project's prepaid credit is used up."""
+    return _envelope(
+        "Your prepayment credits are depleted. Please go to AI Studio at https://ai.studio/projects "
+        "to manage your project and billing."
+    )
+
+
+def _spending_cap(_: Exhausted) -> Json:
+    """No quota at all: the cap that somebody has set for the month's bill."""
+    return _envelope(
+        "Your project has exceeded its monthly spending cap. Please go to AI Studio at "
+        "https://ai.studio/spend to manage your project spend cap."
+    )
+
+
+def _capacity(facts: Exhausted) -> Json:
+    """No quota at all: Google is overloaded."""
+    text = f"No capacity available for model {facts.model} on the server"
+    body = _envelope(
+        text,
+        [
+            {
+                "@type": f"{TYPE}ErrorInfo",
+                "reason": "MODEL_CAPACITY_EXHAUSTED",
+                "domain": "cloudcode-pa.googleapis.com",
+                "metadata": {"model": facts.model},
+            }
+        ],
+    )
+    body["error"]["errors"] = [{"message": text, "domain": "global", "reason": "rateLimitExceeded"}]
+    return body
+
+
 SHAPES: dict[str, Callable[[Exhausted], Json | list[Json]]] = {
     "full": _full,
     "several": _several,
@@ -170,7 +205,12 @@ SHAPES: dict[str, Callable[[Exhausted], Json | list[Json]]] = {
     "list": _list,
     "error_info": _error_info,
     "zero": _zero,
+    "no_credit": _no_credit,
+    "spending_cap": _spending_cap,
+    "capacity": _capacity,
 }
+NO_QUOTA = frozenset({"zero", "no_credit", "spending_cap", "capacity"})
+"""Shapes that name no quota which comes back."""
 
 
 def body(shape: str, facts: Exhausted) -> Json | list[Json]:

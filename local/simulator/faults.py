@@ -12,6 +12,7 @@ KINDS: dict[str, str] = {
     "image": "a good answer; `images` of them after `drafts`, `flagged` as thoughts (drafts, none, all), "
     "finish reason `finish`; `hold` keeps it back until release()",
     "error": "a JSON error: `code`, and `status` and `message` where they differ from Google's own",
+    "photo": "a 400 that says that a photo cannot be processed",
     "quota": "a 429: `shape`, `period`, `limit`, `retry_seconds`",
     "finish": "a candidate without an image and the finish reason `reason`",
     "blocked": "no candidates and promptFeedback.blockReason `reason`",

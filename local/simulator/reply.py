@@ -11,6 +11,7 @@ from local.simulator.faults import ERRORS, Answer
 from local.simulator.ledger import Outcome
 from local.simulator.order import Order
 
+UNREADABLE = "Unable to process input image. Please retry or report in https://ai.google.dev/gemini-api/docs"
 HTML = (
     b"<html>\n<head><title>502 Bad Gateway</title></head>\n<body><h1>502 Bad Gateway</h1></body>\n</html>\n"
 )
@@ -61,6 +62,8 @@ def without_image(answer: Answer, model: str, order: Order) -> Reply:
     match answer.kind:
         case "error":
             return _ordered_error(answer)
+        case "photo":
+            return invalid(UNREADABLE)
         case "quota":
             limit = exhausted.Exhausted(model, answer.period, answer.limit, answer.retry_seconds)
             return over_quota(answer.shape, limit)

@@ -27,8 +27,6 @@ from local.simulator.order import InvalidOrder, Order, read
 from local.simulator.pictures import Painter, UnreadablePhoto
 from local.simulator.reply import Reply
 
-UNREADABLE = "Unable to process input image. Please retry or report in https://ai.google.dev/gemini-api/docs"
-
 
 @dataclass(frozen=True, slots=True)
 class _Call:
@@ -174,7 +172,7 @@ class Service:
         try:
             return self._with_images(call, answer)
         except UnreadablePhoto:
-            return reply.invalid(UNREADABLE)
+            return reply.invalid(reply.UNREADABLE)
 
     def _with_images(self, call: _Call, answer: Answer) -> Reply:
         behaviour, order = self._stage.behaviour, call.order
