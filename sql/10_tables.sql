@@ -216,7 +216,8 @@ create table if not exists generation.failed_images (
 -- What was refused lately: statistics. The table is only inserted into and small, so it costs little.
 create index if not exists failed_images_age on generation.failed_images ("createdAt");
 
--- One row per invocation that claimed something. A run without `finishedAt` after `endsBy` is dead.
+-- One row per invocation that claimed something, and per idle one that was news (note_idle_run). A run without
+-- `finishedAt` after `endsBy` is dead.
 create table if not exists generation.runs (
   id uuid primary key,
   "workerId" text not null,

@@ -273,6 +273,30 @@ begin
 end
 $$;
 
+-- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
+-- all, and that the trouble of the one before is over. That is over once no ready job waits for what was wrong. The row has
+-- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row
+-- when it ends. Reads heads of indexes only.
+create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_last text;
+  v_now constant timestamptz := generation.clock();
+begin
+  select r.summary ->> 'stopReason' into v_last from generation.runs as r
+  where r."finishedAt" is not null order by r."startedAt" desc limit 1;
+  if (v_last in ('misconfigured', 'queue_lost')) is not true and exists (select from generation.runs)
+    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
+    or exists (select from generation.runs as r where r.id = p_run_id) then
+    return;
+  end if;
+  insert into generation.runs (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
+  values (gen_random_uuid(), p_worker_id, v_now, v_now, v_now,
+    jsonb_build_object('runId', p_run_id, 'stopReason', p_reason, 'claimed', 0));
+end
+$$;
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
@@ -301,6 +325,7 @@ begin
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
     if v_closed ->> 'reason' is not null then
+      perform generation.note_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
         'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
@@ -308,6 +333,7 @@ begin
     perform generation.promote_due_jobs(1000);
     v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
     if v_ids is null then
+      perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")

@@ -157,8 +157,8 @@ end
 $$;
 
 -- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to mend. Only runs that claimed something are kept; one died that has
--- passed its deadline without an end.
+-- problem}}, where `problem` is what a person has to mend. Idle runs are kept only where that is news (note_idle_run);
+-- one died that has passed its deadline without an end.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$

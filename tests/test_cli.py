@@ -213,7 +213,7 @@ async def test_refusals_come_with_their_hint(cli: CommandLine) -> None:
 async def test_status(cli: CommandLine, site: Site) -> None:
     """The table shows an empty queue as well as a used one; --json is the database's own answer."""
     empty = await cli.call("status")
-    assert empty.code == 0 and "no run has claimed a job yet" in empty.out
+    assert empty.code == 0 and "no run has come yet" in empty.out
     await site.order("good")
     await site.order("bad", photo=f"training-photos/{site.user}/gone.png")
     await site.run()

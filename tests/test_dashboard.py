@@ -88,18 +88,19 @@ def yes(page: Page, question: str, answer: str) -> None:
 
 
 def test_an_empty_queue(window: Window, shop: Shop) -> None:
-    """Before the first order all is well, every part says that there is nothing, and nobody is kept out."""
+    """Before the first run the page says what to do, and every part that it is empty; then all is well."""
     page = enter(window, shop)
-    expect(page.get_by_role("status").first).to_have_text(
-        "Good All is well: nothing is due, nothing is stuck."
-    )
+    expect(page.get_by_role("status").first).to_contain_text("No run has ever come: set up a clock")
     for nothing in (
         "Nothing has been ordered yet.",
         "No photo has been made yet.",
-        "No run has claimed anything yet.",
+        "No run has come yet.",
     ):
         expect(page.get_by_text(nothing)).to_be_visible()
     window.check_accessibility()
+    shop.run()
+    well = "Good All is well: nothing is due, nothing is stuck."
+    expect(page.get_by_role("status").first).to_have_text(well, timeout=20_000)
     window.check(shop.function.url)
 
 
@@ -168,6 +169,7 @@ def test_a_troubled_queue(window: Window, shop: Shop) -> None:
 
 def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
     """A batch is cancelled, all generation paused with a reason and resumed, by keyboard alone."""
+    shop.run()
     batch = shop.order("a", "b")
     page = enter(window, shop)
     page.get_by_role("button", name=f"Cancel batch {batch}").press("Enter")

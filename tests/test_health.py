@@ -17,7 +17,7 @@ STATS: dict[str, Any] = {
     "processing": 0,
     "stale": 0,
     "lastDay": {"completed": 0, "failed": 0, "failuresByCode": {}},
-    "runs": {"active": 0, "secondsSinceLast": 20.0},
+    "runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": None},
     "gate": GATE,
     "heldBy": None,
 }
@@ -36,61 +36,61 @@ PAUSED = {
     "gate": GATE | {"pausedAt": "2026-05-04T12:00:00+00:00", "pauseReason": "the bill"},
     "heldBy": "paused",
 }
-NOBODY = {"runs": {"active": 0, "secondsSinceLast": 420.0}}
-NEVER = {"runs": {"active": 0, "secondsSinceLast": None}}
-LONG = {"runs": {"active": 1, "secondsSinceLast": 400.0}}
-MISCONFIGURED = [{"state": "finished", "stopReason": "misconfigured", "problem": "The key is not valid."}]
+NOBODY = {"runs": {"active": 0, "secondsSinceLast": 420.0, "lastFinished": None}}
+NEVER = {"runs": {"active": 0, "secondsSinceLast": None, "lastFinished": None}}
+LONG = {"runs": {"active": 1, "secondsSinceLast": 400.0, "lastFinished": None}}
+BROKEN = {"stopReason": "misconfigured", "problem": "The key is not valid."}
+MISCONFIGURED = {"runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": BROKEN}}
+
+NEVER_CAME = (
+    "No run has ever come: set up a clock (docs/deploy.md), or make one run with `python -m worker tick`."
+)
 
 
 @pytest.mark.parametrize(
-    ("numbers", "runs", "level", "words"),
+    ("numbers", "level", "words"),
     [
-        ({}, [], "good", "All is well: nothing is due, nothing is stuck."),
-        ({"waiting": 1, "rateLimited": 1}, [], "good", "Nothing is due; 2 jobs waiting for another try."),
-        (DUE, [], "busy", "4 jobs ready for the next run."),
-        (DUE | {"processing": 1}, [], "busy", "1 job being made, 4 more ready."),
-        (DUE | BLOCKED, [], "busy", "4 jobs waiting for Gemini's quota, for another 4 min."),
-        (DUE | PACED | NOBODY, [], "busy", "4 jobs waiting for Gemini's quota."),
-        (DUE | DAY_QUOTA | NOBODY | FAILING, [], "attention",
+        ({}, "good", "All is well: nothing is due, nothing is stuck."),
+        ({"waiting": 1, "rateLimited": 1}, "good", "Nothing is due; 2 jobs waiting for another try."),
+        (DUE, "busy", "4 jobs ready for the next run."),
+        (DUE | {"processing": 1}, "busy", "1 job being made, 4 more ready."),
+        (DUE | BLOCKED, "busy", "4 jobs waiting for Gemini's quota, for another 4 min."),
+        (DUE | PACED | NOBODY, "busy", "4 jobs waiting for Gemini's quota."),
+        (DUE | DAY_QUOTA | NOBODY | FAILING, "attention",
             "Gemini's quota is used up for another 5 h: 4 jobs waiting for it; "
             "once Google has raised it, `gate resume` ends the block."),
-        (DUE | CAPPED | NOBODY | FAILING, [], "attention",
+        (DUE | CAPPED | NOBODY | FAILING, "attention",
             "The daily cap is used up ($19.97 of $20.00): 4 jobs waiting for midnight in California, "
             "or for `gate set` to raise it."),
-        ({"rateLimited": 1} | CAPPED_TWICE, [], "attention",
+        ({"rateLimited": 1} | CAPPED_TWICE, "attention",
             "The daily cap is used up ($19.97 of $20.00, 512 of 600 images): 1 job waiting for midnight in "
             "California, or for `gate set` to raise it."),
-        (CAPPED | {"waiting": 2, "due": {"jobs": 2, "images": 2, "oldestSeconds": 900.0}}, [], "attention",
+        (CAPPED | {"waiting": 2, "due": {"jobs": 2, "images": 2, "oldestSeconds": 900.0}}, "attention",
             "The daily cap is used up ($19.97 of $20.00): 2 jobs waiting for midnight in California, "
             "or for `gate set` to raise it."),
-        (CAPPED, [], "good", "All is well: nothing is due, nothing is stuck."),
-        (BLOCKED, [], "good", "All is well: nothing is due, nothing is stuck."),
-        (FAILING, [], "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
-        (DUE | {"stale": 2}, [], "attention", "2 jobs of dead workers: the next run takes them back."),
-        (DUE | PAUSED | NOBODY, [], "attention", "Paused (the bill): nothing starts until it is resumed."),
-        (DUE | NOBODY, [], "trouble", "Jobs are due, but no run has come for 7 min: is the clock on?"),
-        (DUE | NEVER, [], "trouble", "Jobs are due, but no run has come yet: is the clock on?"),
-        (DUE | LONG, [], "busy", "4 jobs ready for the next run."),
-        (DUE, MISCONFIGURED, "trouble", "The last run could not work: The key is not valid."),
+        (CAPPED, "good", "All is well: nothing is due, nothing is stuck."),
+        (BLOCKED, "good", "All is well: nothing is due, nothing is stuck."),
+        (FAILING, "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
+        (DUE | {"stale": 2}, "attention", "2 jobs of dead workers: the next run takes them back."),
+        (DUE | PAUSED | NOBODY, "attention", "Paused (the bill): nothing starts until it is resumed."),
+        (DUE | NOBODY, "trouble", "Jobs are due, but no run has come for 7 min: is the clock on?"),
+        (DUE | NEVER, "trouble", "Jobs are due, but no run has come yet: is the clock on?"),
+        (NEVER, "attention", NEVER_CAME),
+        ({"ready": 1} | NEVER, "attention", NEVER_CAME),
+        (DUE | LONG, "busy", "4 jobs ready for the next run."),
+        (DUE | MISCONFIGURED, "trouble", "The last run could not work: The key is not valid."),
     ],
 )  # fmt: skip
-def test_the_verdict(numbers: dict[str, Any], runs: list[dict[str, Any]], level: str, words: str) -> None:
+def test_the_verdict(numbers: dict[str, Any], level: str, words: str) -> None:
     """What is worse is said instead of what is better, in a sentence that names the next step."""
-    found = health(STATS | numbers, {"runs": runs})
+    found = health(STATS | numbers)
     assert found.as_json() == {"level": level, "words": words}
 
 
 def test_an_idle_queue_needs_no_run() -> None:
     """Runs that find nothing leave no row, so their absence alone is no trouble."""
-    assert health(STATS | {"runs": {"active": 0, "secondsSinceLast": 90_000.0}}, {"runs": []}).level == "good"
-
-
-def test_a_mended_configuration_is_forgotten() -> None:
-    """Only the latest finished run counts, a running one says nothing yet."""
-    runs = [{"state": "running", "stopReason": None, "problem": None}, *MISCONFIGURED]
-    assert health(STATS, {"runs": runs}).level == "trouble"
-    mended = {"state": "finished", "stopReason": "queue_empty", "problem": None}
-    assert health(STATS, {"runs": [mended, *MISCONFIGURED]}).level == "good"
+    runs = {"active": 0, "secondsSinceLast": 90_000.0, "lastFinished": None}
+    assert health(STATS | {"runs": runs}).level == "good"
 
 
 def test_failures_in_passing_are_none() -> None:
@@ -98,7 +98,7 @@ def test_failures_in_passing_are_none() -> None:
     few = {"completed": 0, "failed": 2, "failuresByCode": {"crashed": 2}}
     many = {"completed": 400, "failed": 5, "failuresByCode": {"crashed": 5}}
     for day in (few, many):
-        assert health(STATS | {"lastDay": day}, {"runs": []}).level == "good"
+        assert health(STATS | {"lastDay": day}).level == "good"
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,11 @@ def test_finish_beats_claim(queue: Queue, another: Callable[[], Queue]) -> None:
 
 
 def test_nothing_there(queue: Queue) -> None:
-    """An empty queue says so, and registers no run."""
+    """An empty queue says so, and only the first run to come leaves a row: that one came."""
     answer = queue.run().answer()
     assert answer == {"jobs": [], "reason": "queue_empty", "nextAttemptInSeconds": None}
-    assert queue.one("select count(*) as n from generation.runs")["n"] == 0
+    queue.run().answer()
+    assert queue.one('select count(*) as n from generation.runs where "finishedAt" is not null')["n"] == 1
 
 
 def test_next_attempt_by_lease(queue: Queue, clock: Clock) -> None:

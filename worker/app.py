@@ -89,7 +89,7 @@ class Worker:
         urls = await self._gallery.urls([photo["storagePath"] for photo in latest["photos"]])
         photos = [{**photo, "url": urls.get(photo["storagePath"])} for photo in latest["photos"]]
         return {
-            "health": health(stats, latest).as_json(),
+            "health": health(stats).as_json(),
             "stats": stats,
             **latest,
             "photos": photos,

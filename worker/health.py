@@ -29,24 +29,24 @@ class Health:
         return {"level": self.level, "words": self.words}
 
 
-def health(stats: Stats, overview: Stats) -> Health:
+def health(stats: Stats) -> Health:
     """The first of the questions that has an answer, from the worst to the best."""
     for ask in QUESTIONS:
-        found = ask(stats, overview)
+        found = ask(stats)
         if found:
             return found
     return Health("good", "All is well: nothing is due, nothing is stuck.")
 
 
-def _misconfigured(_stats: Stats, overview: Stats) -> Health | None:
-    run = next((run for run in overview["runs"] if run["state"] == "finished"), None)
+def _misconfigured(stats: Stats) -> Health | None:
+    run = stats["runs"]["lastFinished"]
     if not run or run["stopReason"] != "misconfigured":
         return None
     said = run["problem"] or "`python -m worker check` names the mend."
     return Health("trouble", f"The last run could not work: {said}")
 
 
-def _nobody_came(stats: Stats, _overview: Stats) -> Health | None:
+def _nobody_came(stats: Stats) -> Health | None:
     idle = stats["runs"]["secondsSinceLast"]
     waited = min(stats["due"]["oldestSeconds"] or 0.0, math.inf if idle is None else idle)
     # A run that finds the gate closed claims nothing, and so leaves no row to be seen by.
@@ -56,7 +56,14 @@ def _nobody_came(stats: Stats, _overview: Stats) -> Health | None:
     return Health("trouble", f"Jobs are due, but no run has come {since}: is the clock on?")
 
 
-def _paused(stats: Stats, _overview: Stats) -> Health | None:
+def _never_came(stats: Stats) -> Health | None:
+    if stats["runs"]["secondsSinceLast"] is not None:
+        return None
+    words = "No run has ever come: set up a clock (docs/deploy.md), or make one run with"
+    return Health("attention", f"{words} `python -m worker tick`.")
+
+
+def _paused(stats: Stats) -> Health | None:
     if not stats["gate"]["pausedAt"]:
         return None
     reason = stats["gate"]["pauseReason"]
@@ -64,14 +71,14 @@ def _paused(stats: Stats, _overview: Stats) -> Health | None:
     return Health("attention", f"Paused{why}: nothing starts until it is resumed.")
 
 
-def _stale(stats: Stats, _overview: Stats) -> Health | None:
+def _stale(stats: Stats) -> Health | None:
     stale = stats["stale"]
     if not stale:
         return None
     return Health("attention", f"{count(stale, 'job')} of dead workers: the next run takes them back.")
 
 
-def _failing(stats: Stats, _overview: Stats) -> Health | None:
+def _failing(stats: Stats) -> Health | None:
     day = stats["lastDay"]
     if day["failed"] < 3 or day["failed"] < 0.2 * (day["failed"] + day["completed"]):
         return None
@@ -80,7 +87,7 @@ def _failing(stats: Stats, _overview: Stats) -> Health | None:
     return Health("attention", f"{words}; most for {worst}.")
 
 
-def _capped(stats: Stats, _overview: Stats) -> Health | None:
+def _capped(stats: Stats) -> Health | None:
     held = _held_jobs(stats, "daily_cap")
     if not held:
         return None
@@ -88,7 +95,7 @@ def _capped(stats: Stats, _overview: Stats) -> Health | None:
     return Health("attention", f"{words} in California, or for `gate set` to raise it.")
 
 
-def _out_of_quota(stats: Stats, _overview: Stats) -> Health | None:
+def _out_of_quota(stats: Stats) -> Health | None:
     held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
     if not held or seconds < LONG_BLOCK_SECONDS:
         return None
@@ -96,7 +103,7 @@ def _out_of_quota(stats: Stats, _overview: Stats) -> Health | None:
     return Health("attention", f"{words}; once Google has raised it, `gate resume` ends the block.")
 
 
-def _blocked(stats: Stats, _overview: Stats) -> Health | None:
+def _blocked(stats: Stats) -> Health | None:
     held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
     if not held:
         return None
@@ -115,7 +122,7 @@ def _blocked_seconds(stats: Stats) -> float:
     return max((gate["blockedForSeconds"] for gate in stats["gate"]["gates"]), default=0.0)
 
 
-def _working(stats: Stats, _overview: Stats) -> Health | None:
+def _working(stats: Stats) -> Health | None:
     working, ready = stats["processing"], stats["ready"]
     if working:
         return Health("busy", f"{count(working, 'job')} being made, {ready} more ready.")
@@ -127,10 +134,11 @@ def _working(stats: Stats, _overview: Stats) -> Health | None:
     return None
 
 
-QUESTIONS: tuple[Callable[[Stats, Stats], Health | None], ...] = (
+QUESTIONS: tuple[Callable[[Stats], Health | None], ...] = (
     _misconfigured,
     _nobody_came,
     _paused,
+    _never_came,
     _capped,
     _out_of_quota,
     _stale,

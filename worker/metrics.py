@@ -141,7 +141,9 @@ def _runs(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     yield _one("runs_last_hour", "Runs that began within the last hour.", runs["lastHour"])
     yield _one("runs_died_last_hour", "Runs whose deadline passed within the last hour without an end.",
         runs["diedLastHour"])  # fmt: skip
-    yield _one("last_run_seconds", "Time since a run that claimed something began.", runs["secondsSinceLast"])
+    yield _one(
+        "last_run_seconds", "Time since the last run began that was not just idle.", runs["secondsSinceLast"]
+    )
     reason = last and last["stopReason"]
     yield _metric("last_run_stopped", "1 for the reason why the last finished run ended.", ("reason",),
         [((reason,), 1)] if reason else [])  # fmt: skip

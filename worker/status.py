@@ -50,8 +50,8 @@ def _row(name: str, count: int | None, note: str) -> str:
 
 def _last_run(last: Mapping[str, Any] | None) -> str:
     if last is None:
-        return "no run has claimed a job yet"
-    started = f"last run that claimed a job\n  started at {last['startedAt']}"
+        return "no run has come yet"
+    started = f"last run that told something (an idle one does not)\n  started at {last['startedAt']}"
     if last["finishedAt"] is None:
         return f"{started}\n  not finished: still working, or its worker died"
     return f"{started}\n  finished at {last['finishedAt']}: {stopped(last)}"
