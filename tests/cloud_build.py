@@ -23,7 +23,6 @@ BUILT_IN = {"PROJECT_ID": PROJECT, "PROJECT_NUMBER": "1", "BUILD_ID": "b", "LOCA
 
 VARIABLE = re.compile(r"\$\{?(_?[A-Z][A-Z0-9_]*)\}?")
 SCRIPT_VARIABLE = re.compile(r"\$\{?(_[A-Z][A-Z0-9_]*|PROJECT_ID)\b")
-COPIED = ("main.py", "requirements.txt", "worker", "scheduler.yaml", "scheduler-sweep.yaml")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -49,8 +48,9 @@ class Workspace:
         self.cloud = cloud
         self.folder = cloud.folder / "workspace"
         self.folder.mkdir()
-        for name in COPIED:
-            (self.folder / name).symlink_to(ROOT / name)
+        for path in ROOT.iterdir():  # .gcloudignore keeps back more, but nothing else that a step would meet
+            if not path.name.startswith("."):
+                (self.folder / path.name).symlink_to(path)
 
     def run(self, step: str, substitutions: Mapping[str, str] = NOTHING) -> Done:
         """Run one step's script in an environment as Cloud Build makes it."""

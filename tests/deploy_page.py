@@ -14,7 +14,6 @@ PAGE = ROOT / "docs" / "deploy.md"
 FENCE = re.compile(r"^```(.*)\n((?:.*\n)*?)```$", re.MULTILINE)
 PROJECT = "my-photos-4711"
 """The project's id in the page's commands."""
-ADDED = ("deploy", "cloudbuild.yaml", ".env.example")
 BUILD = re.compile(r"gcloud builds submit")
 CLOCK = re.compile(r"_CLOCK=(\w+)")
 VARIABLES = re.compile(r"^export (.*)$", re.MULTILINE)
@@ -36,8 +35,7 @@ def run_the_page(folder: Path) -> list[tuple[Block, Done]]:
     """Run each shell block of the page in order; a build that is submitted is carried out."""
     cloud = StandInCloud(folder)
     place = Workspace(cloud)
-    for name in ADDED:
-        (place.folder / name).symlink_to(ROOT / name)
+    (place.folder / ".env.example").symlink_to(ROOT / ".env.example")
     done, variables = [], ""
     for block in blocks():
         if not block.info.startswith("sh"):

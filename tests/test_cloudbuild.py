@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,25 +117,6 @@ def test_tests_are_those_named(place: Workspace) -> None:
     assert place.run("test").out == "make test\n"
     assert place.run("test", {"_TESTS": "check test"}).out == "make check test\n"
     assert place.run("test", {"_TESTS": "none"}).out == ""
-
-
-def test_source_is_the_function_and_no_more(place: Workspace) -> None:
-    """What is built has main.py, the locks and the worker, and main.py can be imported from it alone."""
-    assert place.run("source").code == 0
-    function = place.folder / "function"
-    found = {str(path.relative_to(function)) for path in function.rglob("*") if path.is_file()}
-    modules = {f"worker/{path.name}" for path in (ROOT / "worker").glob("*.py")}
-    assert found == {"main.py", "requirements.txt"} | modules
-    code = "import main, worker.app, worker.orders; print(worker.app.__file__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=function,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.startswith(str(function))
 
 
 @pytest.mark.parametrize("substitutions", [{}, PG_CRON], ids=["scheduler", "pg_cron"])
