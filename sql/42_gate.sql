@@ -123,6 +123,39 @@ begin
 end
 $$;
 
+-- Moves starts of today from the model that was asked to those that answered, so that the daily caps take the price
+-- that is billed. p_answered is [{model, images}]; what names no model or no number is left out. The model that was
+-- asked gives up no more than it has counted today, which after midnight may be less.
+-- Locks: the gates by name.
+create or replace function generation.count_answers(p_asked text, p_answered jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_today constant date := (generation.moment() at time zone 'America/Los_Angeles')::date;
+  v_models constant text[] := array(
+    select a ->> 'model' from jsonb_array_elements(p_answered) as a
+    where a ->> 'model' ~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' and a ->> 'model' <> p_asked and jsonb_typeof(a -> 'images') = 'number');
+  v_left integer;
+  v_answer record;
+begin
+  insert into generation.gates (model) select m from unnest(v_models) as m on conflict (model) do nothing;
+  perform 1 from generation.gates as g where g.model = any (v_models || p_asked) order by g.model for no key update;
+  select g."startedToday" into v_left from generation.gates as g where g.model = p_asked and g.today = v_today;
+  for v_answer in
+    select a ->> 'model' as model, (a ->> 'images')::numeric as images from jsonb_array_elements(p_answered) as a
+    where a ->> 'model' = any (v_models) order by 1
+  loop
+    exit when coalesce(v_left, 0) <= 0;
+    v_answer.images := floor(greatest(least(v_answer.images, v_left), 0));
+    v_left := v_left - v_answer.images;
+    update generation.gates as g
+    set "startedToday" = case when g.today = v_today then g."startedToday" else 0 end + v_answer.images, today = v_today
+    where g.model = v_answer.model;
+  end loop;
+  update generation.gates as g set "startedToday" = v_left where g.model = p_asked and g.today = v_today;
+end
+$$;
+
 -- How many images may still be started today under the daily caps; null without a cap. p_gate's own count is
 -- taken from p_gate, which its caller may have changed; the other models' from their rows.
 create or replace function generation.left_today(p_gate generation.gates) returns integer

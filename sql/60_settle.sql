@@ -172,8 +172,9 @@ $$;
 
 -- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
 -- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs for which a request was sent; the others get their attempt back. Returns {released}.
--- Errors: PT400. Locks: the run, jobs by id, then batches by id. Safe to repeat: the first summary stands.
+-- held jobs for which a request was sent; the others get their attempt back. Images that another model made than the
+-- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
+-- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
@@ -186,6 +187,10 @@ declare
 begin
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  if jsonb_typeof(p_summary -> 'answeredBy') = 'array'
+    and not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
+    perform generation.count_answers(p_summary ->> 'model', p_summary -> 'answeredBy');
+  end if;
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',
       'attemptSpent', coalesce(p_spent_jobs, '[]') @> to_jsonb(q.id))), '[]') into v_results

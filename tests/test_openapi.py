@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -66,7 +67,9 @@ def test_stop_reasons() -> None:
 def test_summary() -> None:
     """The described summary has the fields of the code's; those that are always there are required."""
     usual = Summary("run", "worker", "model").as_json(1.0)
-    full = Summary("run", "worker", "model", problem="p", changed_over_from="m").as_json(1.0)
+    full = Summary(
+        "run", "worker", "model", problem="p", changed_over_from="m", answered_by=Counter(m=1)
+    ).as_json(1.0)
     assert SCHEMAS["Summary"]["required"] == list(usual)
     assert set(SCHEMAS["Summary"]["properties"]) == set(full)
     assert SCHEMAS["Images"]["required"] == list(SCHEMAS["Images"]["properties"]) == list(IMAGE_COUNTS)

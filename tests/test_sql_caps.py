@@ -202,3 +202,37 @@ def test_setting_a_rate_opens_a_gate_far_ahead(queue: Queue, moment: Moment) -> 
     assert take(queue, run.id, 5)["nextInSeconds"] > 60
     allow(queue, 1000, burst=1)
     assert take(queue, run.id, 1)["nextInSeconds"] <= 11
+
+
+def finished(queue: Queue, model: str, answered: dict[str, object]) -> None:
+    """Ends a run that asked `model`, twice; `answered` counts its images by the model that made them."""
+    run = queue.run()
+    made = [{"model": other, "images": images} for other, images in answered.items()]
+    summary = {"model": model, "answeredBy": made}
+    queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary=summary)
+    queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary=summary)
+
+
+def test_the_spend_cap_takes_the_price_of_the_model_that_answered(queue: Queue, moment: Moment) -> None:
+    """Images that a dearer model made count at its price once their run has ended, however often it ends."""
+    allow(queue, 1000, model=CHEAP)
+    caps(queue, dollarsPerDay=0.5)
+    assert len(GateRun(queue, model=CHEAP).starts(7)) == 7
+    finished(queue, CHEAP, {DEAR: 6})
+    assert (gate(queue, CHEAP)["startedToday"], gate(queue, DEAR)["startedToday"]) == (1, 6)
+    assert queue.call("generation_gate")["spentToday"] == pytest.approx(0.039 + 6 * 0.067)
+    assert len(GateRun(queue, model=CHEAP).starts(10)) == 1  # $0.441 are gone
+
+
+def test_a_model_gives_up_no_more_starts_than_it_has_counted(queue: Queue, moment: Moment) -> None:
+    """A run that ends after midnight, or tells nonsense, makes no count negative and fails nothing."""
+    allow(queue, 1000, model=CHEAP)
+    caps(queue, imagesPerDay=100)
+    assert len(GateRun(queue, model=CHEAP).starts(5)) == 5
+    finished(queue, CHEAP, {DEAR: 3, "other": 9, "third": 1, "fourth": "x", "bad name": 2})
+    counts = {row["model"]: row["startedToday"] for row in queue.call("generation_gate")["gates"]}
+    assert {model: count for model, count in counts.items() if count} == {DEAR: 3, "other": 2}
+    assert (counts[CHEAP], "fourth" in counts, "bad name" in counts) == (0, False, False)
+    moment.set(MIDNIGHT + timedelta(seconds=1))
+    finished(queue, CHEAP, {DEAR: 3})
+    assert (shown(queue, CHEAP)["startedToday"], shown(queue, DEAR)["startedToday"]) == (0, 0)

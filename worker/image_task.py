@@ -27,6 +27,7 @@ from worker.errors import (
 from worker.gemini import GenerationRequest
 from worker.job import GeneratedImage, Job
 from worker.keeper import Keeper
+from worker.model import price_note
 from worker.outcome import (
     CUT,
     ImageDiscarded,
@@ -55,7 +56,7 @@ class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
     `in_hand` and `in_calls` bound the bytes of photos, of all runs of the worker together. `sent` counts the
-    requests that went out, by the job's id.
+    requests that went out, by the job's id; `answered_by` the images that another model made, by that model.
     """
 
     gemini: Model
@@ -67,11 +68,23 @@ class RunState:
     in_calls: Room
     model: str
     call_timeout_seconds: float
+    answered_by: Counter[str]
     sent: Counter[int] = field(default_factory=Counter)
 
     def not_tried(self, error: GenerationError) -> bool:
         """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
         return self.slots.closed and isinstance(error, (Transient, QueueUnavailable))
+
+    def count_model(self, asked: str, answering: str) -> None:
+        """Count an image at the model that made it; tell once a run that it is not the one that was asked."""
+        if answering == asked:
+            return
+        if not self.answered_by:
+            note = price_note(asked, answering)
+            log.event(
+                "model_answered_by_another", level="warning", model=asked, answered_by=answering, note=note
+            )
+        self.answered_by[answering] += 1
 
 
 class ImageTask:
@@ -120,6 +133,7 @@ class ImageTask:
         except Refused as refused:
             return await self._state.keeper.give_up(self._job, self._index, refused)
         self._paid = True
+        self._state.count_model(self._request.model, image.usage.model)
         return await self._state.keeper.keep(self._job, self._index, image)
 
     def _generate_with_retry(self) -> Callable[[], Awaitable[GeneratedImage]]:

@@ -46,6 +46,7 @@ class Run:
             request.budget_seconds or settings.invocation_timeout_seconds, settings.invocation_timeout_seconds
         )
         self._budget = Budget(seconds, settings.margin_seconds, tools.monotonic)
+        self._summary = Summary(str(self._id), settings.worker_id, settings.gemini_model_name)
         self._state = RunState(
             gemini=tools.gemini,
             keeper=Keeper(tools.store, tools.queue, self._budget),
@@ -56,8 +57,8 @@ class Run:
             in_calls=tools.in_calls,
             model=settings.gemini_model_name,
             call_timeout_seconds=settings.call_timeout_seconds,
+            answered_by=self._summary.answered_by,
         )
-        self._summary = Summary(str(self._id), settings.worker_id, self._state.model)
         settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
         self._active = ActiveJobs(self._state, settler)
         self._database_time = DatabaseTime(tools.monotonic)

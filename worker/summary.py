@@ -43,7 +43,10 @@ CLAIM_REASONS: dict[str | None, StopReason] = {
 
 @dataclass(slots=True)
 class Summary:
-    """What one run did. Jobs are counted by the status the database gave them, images by their outcome."""
+    """What one run did. Jobs are counted by the status the database gave them, images by their outcome.
+
+    `answered_by` counts the images that another model made than the one that was asked, by that model.
+    """
 
     run_id: str
     worker_id: str
@@ -53,6 +56,7 @@ class Summary:
     next_attempt_at: str | None = None
     problem: str | None = None
     changed_over_from: str | None = None
+    answered_by: Counter[str] = field(default_factory=Counter)
     claimed: int = 0
     jobs: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
@@ -88,6 +92,9 @@ class Summary:
             answer["problem"] = self.problem
         if self.changed_over_from:
             answer["changedOverFrom"] = self.changed_over_from
+        if self.answered_by:
+            made = sorted(self.answered_by.items())
+            answer["answeredBy"] = [{"model": model, "images": images} for model, images in made]
         return answer
 
 
