@@ -1192,7 +1192,7 @@ declare
   v_left integer;
   v_answer record;
 begin
-  insert into generation.gates (model) select m from unnest(v_models) as m on conflict (model) do nothing;
+  insert into generation.gates (model) select m from unnest(v_models) as m order by m on conflict (model) do nothing;
   perform 1 from generation.gates as g where g.model = any (v_models || p_asked) order by g.model for no key update;
   select g."startedToday" into v_left from generation.gates as g where g.model = p_asked and g.today = v_today;
   for v_answer in
