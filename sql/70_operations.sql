@@ -179,6 +179,25 @@ begin
 end
 $$;
 
+-- Removes the gate of a model that nobody uses any more, with what it learned and what was set. One that gave out a start
+-- within a day is in use. Returns the gates that are left, as generation_gate does, with {removed}: false if there was none.
+-- Errors: PT409 `gate_in_use`. Locks: the gate. Safe to repeat: the second time there is none.
+create or replace function public.remove_generation_gate(p_model text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_arrival timestamptz;
+begin
+  select g."arrivalAt" into v_arrival from generation.gates as g where g.model = p_model for update;
+  if v_arrival > generation.moment() - interval '1 day' then
+    perform generation.refuse('409', 'gate_in_use', 'this gate gave out a start within a day: it is in use',
+      'Remove it a day after the last worker that uses this model has ended.');
+  end if;
+  delete from generation.gates as g where g.model = p_model;
+  return public.generation_gate() || jsonb_build_object('removed', v_arrival is not null);
+end
+$$;
+
 -- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
 -- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400.
 -- Safe to repeat: the same values are set again, none is added to.

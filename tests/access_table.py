@@ -185,6 +185,8 @@ FUNCTIONS = {
     "generation_schema_version": Function(_nothing),
     "generation_gate": Function(_nothing),
     "generation_overview": Function(_nothing),
+    "generation_details": Function(lambda scene: {"p_id": scene.batch_id}),
+    "remove_generation_gate": Function(lambda _: {"p_model": "nobody's"}),
     "release_stale_generation_jobs": Function(lambda _: {"p_older_than_seconds": 300}),
     "retry_failed_generation_jobs": Function(
         lambda scene: {"p_batch_id": scene.batch_id, "p_including_refused": False, "p_limit": 10}

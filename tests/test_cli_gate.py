@@ -78,7 +78,7 @@ async def test_nothing_named(cli: CommandLine) -> None:
 )
 async def test_a_gate_nobody_asks(cli: CommandLine, db: object, model: str, warnings: list[str]) -> None:
     """The rate of another model than the worker's, and its successor, is set, with a warning."""
-    done = await cli.call("gate", "set", "--model", model, "--rate", "5")
+    done = await cli.call("gate", "set", "--model", model, "--rate", "5", "--new-model")
     assert done.code == 0 and f"{model}: 5 starts per minute" in done.out
     assert all(part in done.log for part in warnings)
     assert ("warning:" in done.log) == bool(warnings)

@@ -63,7 +63,7 @@ async def test_erase_asks(cli: CommandLine, site: Site) -> None:
 
 
 async def test_erase_with_yes(cli: CommandLine, site: Site) -> None:
-    """A script is not asked; whom nobody knows is erased without harm."""
+    """A script is not asked; who has but a stray object is erased too."""
     await put(site, f"{site.user}/b/1/0-a")
     done = await cli.call("erase", site.user, "--yes", stdin=b"")
     assert (done.code, done.json["jobsRemoved"], done.json["objectsRemoved"]) == (0, 0, 1)

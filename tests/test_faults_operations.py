@@ -29,12 +29,14 @@ OPERATIONS: dict[str, Mapping[str, Any]] = {
     "pause_generation": {"p_reason": "a test"},
     "prune_generation_history": {"p_older_than_days": 30, "p_limit": 10},
     "release_stale_generation_jobs": {"p_older_than_seconds": 0},
+    "remove_generation_gate": {"p_model": MODEL},
     "resume_generation": {},
     "retry_failed_generation_jobs": {"p_batch_id": None, "p_including_refused": True, "p_limit": 10},
     "set_generation_limits": {"p_limits": {"imagesPerDay": 7}},
     "set_generation_rate": {"p_model": MODEL, "p_rate": 7},
 }
 QUESTIONS: dict[str, Mapping[str, Any]] = {
+    "generation_details": {"p_id": "the batch"},
     "generation_gate": {},
     "generation_overview": {"p_limit": 3},
     "generation_queue_stats": {},
@@ -88,6 +90,8 @@ async def test_operation(site: Site, function: str, fault: Fault) -> None:
     params = {k: names.get(str(v), v) for k, v in (OPERATIONS | QUESTIONS)[function].items()}
     if function == "resume_generation":
         await site.service.rpc("pause_generation").execute()
+    if function == "remove_generation_gate":  # which nobody has used for long
+        site.rows("update generation.gates set \"arrivalAt\" = now() - interval '2 days' returning 1")
     before = state(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(fault, rpc(function))

@@ -17,9 +17,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from worker import __version__
 from worker.auth import Guard
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
-from worker.http import MAX_BODY_BYTES, VERSION, QueueFunction, process_queue
+from worker.http import MAX_BODY_BYTES, QueueFunction, process_queue
 from worker.request import Action, RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,14 +170,14 @@ async def test_health_is_open_and_tells_nothing(path: str) -> None:
         http.headers.clear()
         answer = await http.get(path)
         head = await http.head(path)
-    assert (answer.status_code, answer.json()) == (200, {"ok": True, "version": VERSION})
+    assert (answer.status_code, answer.json()) == (200, {"ok": True, "version": __version__})
     assert head.status_code == 200
     assert worker.asked == []
 
 
 def test_version_is_the_projects() -> None:
     """The version told is the one in pyproject.toml."""
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == VERSION
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 @pytest.mark.parametrize(

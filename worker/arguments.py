@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from worker import commands, manual
+from worker import __version__, commands, manual
 from worker.drain import PATIENCE_SECONDS
 from worker.request import MAX_JOBS
 
@@ -19,17 +19,22 @@ def parser() -> argparse.ArgumentParser:
     """The whole grammar; what is parsed carries `handler` and `needs_gemini`."""
     main = argparse.ArgumentParser(
         prog="python -m worker",
+        usage="python -m worker [OPTIONS] COMMAND ...",
         description=manual.MAIN,
         epilog=manual.EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    main.add_argument("--version", action="version", version=f"generation-worker {__version__}")
     _environment(main, DEFAULT_ENV_FILE)
-    found = main.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    found = main.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="python -m worker")
     _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
     _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
     _drain(_command(found, "drain", "do runs until empty", manual.DRAIN, commands.drain, needs_gemini=True))
     _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
     _status(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
+    show = _command(found, "show", "show a batch or a job", manual.SHOW, commands.show)
+    show.add_argument("id", metavar="BATCH|JOB", help="a batch's id, or a job's")
+    _json(show)
     _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
     _retry(
         _command(
@@ -97,6 +102,9 @@ def _gate(command: argparse.ArgumentParser) -> None:
     change.add_argument(
         "--max-age-hours", metavar="N", type=whole(1, 8760), help="age at which a waiting job fails"
     )
+    change.add_argument("--new-model", action="store_true", help="the model may be one that is not known yet")
+    remove = actions.add_parser("remove", help="remove the gate of a model that nobody uses any more")
+    remove.add_argument("model", metavar="MODEL", help="the model's name")
     pause = actions.add_parser("pause", help="start nothing until `gate resume`")
     pause.add_argument("reason", metavar="REASON", nargs="?", help="shown to whoever looks")
     actions.add_parser("resume", help="end a pause and every block")

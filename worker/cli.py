@@ -22,7 +22,7 @@ from worker.settings import InvalidSettings, Settings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say and return the exit code. Raises SystemExit for what argparse refuses."""
-    options = parser().parse_args(arguments)
+    options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         read_env_file(options.env_file)
         return asyncio.run(_execute(options, read_settings(options)))
@@ -38,9 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`); flushing it at exit must not complain a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
+    except ModuleNotFoundError:
+        raise  # worker/__main__.py says how to install it
     except Exception:  # noqa: BLE001 - the command's boundary: only the log masks what a traceback may quote
         log.event("command_failed", level="error", exc_info=True)
         return FAILED
+
+
+def _options(arguments: Sequence[str]) -> Namespace:
+    if not arguments:
+        parser().print_help(sys.stderr)
+        raise SystemExit(UNUSABLE)  # nothing was asked for and nothing done: a script must notice
+    return parser().parse_args(arguments)
 
 
 async def _execute(options: Namespace, settings: Settings) -> int:

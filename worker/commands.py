@@ -15,11 +15,12 @@ from typing import Any
 from worker.app import Worker
 from worker.check import check
 from worker.cloud_run import Resource, named_service
+from worker.details import details_text
 from worker.drain import Drain
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.finding import Finding, passed
 from worker.loop import Forever, loop, run_once, told_to_end
-from worker.model import unused_note
+from worker.model import DOLLARS_PER_IMAGE, unused_note
 from worker.request import RequestRefused, RunRequest, parse_object
 from worker.status import findings_text, gate_table, queue_table
 
@@ -142,6 +143,16 @@ def _show(stats: Mapping[str, Any], as_json: bool) -> None:
         say(queue_table(stats))
 
 
+async def show(worker: Worker, options: Namespace) -> int:
+    """One batch or job with all its images."""
+    details = await worker.queue.operate("generation_details", {"p_id": options.id})
+    if options.json:
+        say_json(details)
+    else:
+        say(details_text(details))
+    return OK
+
+
 async def release_stale(worker: Worker, options: Namespace) -> int:
     """Old locks are taken away."""
     params = {"p_older_than_seconds": options.older_than_seconds}
@@ -170,6 +181,8 @@ async def gate(worker: Worker, options: Namespace) -> int:
         answer = await call("resume_generation", {})
     elif options.action == "set":
         answer = await _set_gate(worker, options)
+    elif options.action == "remove":
+        answer = await _remove_gate(worker, options.model)
     else:
         answer = await call("generation_gate", {})
     if getattr(options, "json", False):
@@ -195,6 +208,8 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
     rated = options.rate is not None or options.burst is not None
     if not limits and not rated:
         raise Unusable("gate set: name what to set, for example --rate 10 or --images-per-day 500")
+    if rated and options.model and not options.new_model:
+        await _must_be_known(worker, options.model)
     answer: Mapping[str, Any] = {}
     if limits:
         answer = await call("set_generation_limits", {"p_limits": limits})
@@ -206,6 +221,29 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
             sys.stderr.write(f"warning: {note}\n")
         params = {"p_model": model, "p_rate": options.rate, "p_burst": options.burst}
         answer = await call("set_generation_rate", params)
+    return answer
+
+
+async def _must_be_known(worker: Worker, model: str) -> None:
+    """A name that nothing knows is most likely misspelled; its gate would hold nobody. Raises Unusable."""
+    gates = (await worker.queue.operate("generation_gate", {}))["gates"]
+    own = {worker.settings.gemini_model_name, worker.settings.gemini_model_fallback}
+    known = {each["model"] for each in gates} | own | DOLLARS_PER_IMAGE.keys() - {None}
+    if model not in known:
+        names = ", ".join(sorted(filter(None, known)))
+        raise Unusable(
+            f"gate set: no model {model!r} is known; known are {names} (--new-model takes it all the same)"
+        )
+
+
+async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
+    """The gates that are left. Raises Unusable for the worker's own and for one that is not there."""
+    if model == worker.settings.gemini_model_name:
+        raise Unusable(f"gate remove: {model} is the model of these settings; its gate is in use")
+    answer = await worker.queue.operate("remove_generation_gate", {"p_model": model})
+    if not answer["removed"]:
+        names = ", ".join(each["model"] for each in answer["gates"]) or "none"
+        raise Unusable(f"gate remove: {model!r} has no gate; there are: {names}")
     return answer
 
 
@@ -241,6 +279,11 @@ async def erase(worker: Worker, options: Namespace) -> int:
             raise Unusable("nothing was erased: the user id was not confirmed (--yes does without)")
     done = await worker.erase(options.user)
     say_json(done)
+    if not any(count for name, count in done.items() if name.endswith("Removed")):
+        sys.stderr.write(
+            f"note: nothing of {options.user!r} was found: no order, photo, key or stored object. "
+            "If somebody else was meant, check the id.\n"
+        )
     return FAILED if done.get("failures") else OK
 
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from worker import __version__
 from worker.answer import answer, guarded, read_body, text_answer
 from worker.auth import Guard
 from worker.dashboard import dashboard
 from worker.errors import QueueRefused
 from worker.request import Action, RequestRefused, RunRequest, parse_action, parse_run, parse_sweep
 
-VERSION = "0.1.0"
 MAX_BODY_BYTES = 64 * 1024
 
 
@@ -154,7 +154,7 @@ async def _dashboard(function: QueueFunction, _request: Request) -> Response:
 
 async def _health(_function: QueueFunction, _request: Request) -> Response:
     # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
-    return answer(200, {"ok": True, "version": VERSION})
+    return answer(200, {"ok": True, "version": __version__})
 
 
 ROUTES: Mapping[str, Route] = {

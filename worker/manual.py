@@ -84,6 +84,22 @@ you will see tables, elsewhere than on a terminal plain text, or with --json one
   {"ready": 3, "waiting": 1, "rateLimited": 0, "processing": 2, "stale": 0, "lastDay": {...}, ...}
 """
 
+SHOW = """\
+Shows one batch with its jobs, or one job: its state in words, attempts, what went wrong, and of every image
+where it is stored, why it was refused, or that it is still missing.
+
+example:
+  python -m worker show 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
+  python -m worker show 7
+
+you will see text, or with --json one line:
+  batch 0b0c41d2-...: partial
+    images: 1 of 2 made, 1 never
+  job 7: completed
+    image 0   made     1d4.../0b0c.../7/0-5f1c...  1024 × 1024, gemini-2.5-flash-image
+    image 1   refused  Gemini refused the image (safety)
+"""
+
 RELEASE_STALE = """\
 Makes jobs ready again that have been locked for long. The next run does that by itself for jobs whose
 worker died. A run lasts less than five minutes, so with less than 300 seconds you may take jobs from a
@@ -111,12 +127,15 @@ GATE = """\
 The rate gate lets all workers together start at the rate that is allowed. `show` tells the rate in force,
 what 429s taught, the daily caps and whether it is paused. `set` changes a rate (images per minute, per
 model) or a cap (for all models); both hold for every worker from its next start on, without a deploy.
-`pause` stops every start, `resume` ends the pause and every block, a daily one too.
+`pause` stops every start, `resume` ends the pause and every block, a daily one too. `remove` takes away the
+gate of a model that gave out no start within a day. `set` refuses a model that nothing knows, unless you say
+--new-model.
 
 example:
   python -m worker gate show
   python -m worker gate set --rate 30
   python -m worker gate set --dollars-per-day 20 --images-per-day none
+  python -m worker gate remove gemini-3-pro-image
   python -m worker gate pause "the bill looks odd"
   python -m worker gate resume
 
