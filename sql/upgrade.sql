@@ -592,7 +592,7 @@ as $$
 $$;
 
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
--- but `https://` with a public-looking host name, or `bucket/{user id}/…` in an allowed bucket.
+-- but `https://` with a public-looking host name, or `bucket/{user folder}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
 create or replace function generation.check_photo(p_reference text, p_user_id text, p_field text) returns void
 language plpgsql stable set search_path = ''
@@ -623,7 +623,8 @@ begin
       'Use an allowed bucket, or have the operator add it to generation.photo_buckets.');
   elsif split_part(p_reference, '/', 2) <> generation.user_folder(p_user_id) then
     perform generation.refuse('400', 'foreign_photo', format('%s lies in another user''s folder', p_field),
-      'The first folder inside the bucket must be the id of the user who orders.');
+      format('Put the photo into %s/%s/: the folder is the id of the user who orders, with "=" as "=3D" and "|" as "=7C".',
+        v_bucket, generation.user_folder(p_user_id)));
   end if;
 end
 $$;

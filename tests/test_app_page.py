@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from local.demo.environment import kept
 from local.demo.function import Function
 from local.stack.postgres import package
 from local.stack.supabase import NODE_MODULES
+from tests.access_table import OK, Answer
+from tests.callers import Caller, Callers, token_headers
 from tests.pg_net import install, store_secret
 from tests.queue_sql import Connection, Queue
 from tests.runs import SOURCES, Site, fresh_order, picture
 from tests.schedule_sql import requests
+from tests.tokens import Signer
 
-pytest_plugins = ("tests.queue_fixtures", "tests.runs", "tests.served")
+pytest_plugins = ("tests.queue_fixtures", "tests.runs", "tests.served", "tests.callers", "tests.tokens")
 
+PNG = picture()
 TESTS = Path(__file__).resolve().parent
 FENCE = re.compile(r"^```(.+)\n((?:.*\n)*?)```$", re.MULTILINE)
 BLOCKS = dict(FENCE.findall((TESTS.parent / "docs" / "app.md").read_text()))
@@ -90,6 +95,45 @@ async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_
         answers = [await http.get(address) for address in progress["photos"]]
     assert [answer.status_code for answer in answers] == [200] * 4
     assert len({answer.content for answer in answers}) == 4
+
+
+@pytest.fixture
+def upload_policy(db: Connection, callers: Callers) -> Iterator[None]:
+    """The page's policy, on a bucket for source photos."""
+    callers.service.ask("POST", "/storage/v1/bucket", {"id": SOURCES, "name": SOURCES, "public": False})
+    db.execute(BLOCKS["sql upload"].encode())
+    yield
+    db.execute('drop policy "own training photos" on storage.objects')
+    db.execute("delete from storage.objects where bucket_id = %s", [SOURCES])
+
+
+@pytest.mark.parametrize(
+    "user_id", ["auth0|7", "a=b|c=d", "google-oauth2|11", "0b7e3c1e-93b0-4d0b-8f0e-6a6a2f1f7d55"]
+)
+@pytest.mark.usefixtures("upload_policy")
+def test_users_upload_into_the_folder_that_their_orders_read(
+    db: Connection, callers: Callers, signer: Signer, user_id: str
+) -> None:
+    """Whoever signed in, by whatever provider, uploads and orders where the hint says, and nowhere else."""
+    user = Caller(callers.anon.http, token_headers(signer.stack, signer.sign(sub=user_id)))
+    order = fresh_order(("a",), 1, f"{SOURCES}/somewhere/me.png")
+    assert user.call("enqueue_generation_batch", {"p_request": order})[0] == 400
+    assert user.read["details"] == "foreign_photo"
+    folder = re.findall(rf"{SOURCES}/(\S+)/", user.read["hint"])[0]
+
+    def upload(into: str) -> Answer:
+        name = f"{into}/{uuid4()}.png"
+        answer = user.ask(
+            "POST", f"/storage/v1/object/{SOURCES}/{name}", PNG, **{"Content-Type": "image/png"}
+        )
+        order["trainingImageUrls"] = [f"{SOURCES}/{name}"]
+        return answer
+
+    for foreign in ("somebody", f"{folder}x", folder.upper() + "x"):
+        assert upload(foreign)[0] != 200, foreign
+    assert upload(folder) == OK, user.answers[-1].text
+    order["exampleImages"] = [{"url": "https://photos.example.com/1.jpg"}]
+    assert user.call("enqueue_generation_batch", {"p_request": order}) == OK
 
 
 def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:

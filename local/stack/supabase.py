@@ -52,8 +52,15 @@ alter default privileges in schema public grant all on tables to anon, authentic
 alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
 alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
 """
-# What Supabase's own schemas grant, once lite has filled them.
+# What Supabase's own schemas grant, once lite has filled them. As an object's owner lite writes the token's
+# `sub` whatever it is; Supabase only if it is a uuid, and so takes uploads of users of other providers.
 GRANTS = """
+do $$ begin
+  if exists (select from pg_attribute
+      where attrelid = 'storage.objects'::regclass and attname = 'owner' and atttypid = 'uuid'::regtype) then
+    alter table storage.objects alter column owner type text;
+  end if;
+end $$;
 grant all on all tables in schema storage to anon, authenticated, service_role;
 grant execute on all functions in schema auth to anon, authenticated, service_role;
 grant execute on all functions in schema storage to anon, authenticated, service_role;
