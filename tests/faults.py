@@ -126,6 +126,18 @@ async def bad_gateway(exchange: Exchange) -> None:
     await exchange.send(_answer("502 Bad Gateway", "text/html", page))
 
 
+def refusal(status: str, body: object) -> Fault:
+    """A refusal of the gateway or a service: its body as JSON, or text as it is."""
+
+    async def refuse(exchange: Exchange) -> None:
+        if isinstance(body, str):
+            await exchange.send(_answer(status, "text/html", body))
+        else:
+            await exchange.send(_answer(status, "application/json", json.dumps(body)))
+
+    return refuse
+
+
 UNAVAILABLE: Mapping[str, str | None] = {
     "code": "PGRST001",
     "message": "Database client error. Retrying the connection.",

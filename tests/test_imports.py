@@ -13,7 +13,7 @@ WORKER = ROOT / "worker"
 PURE = {
     "address", "budget", "database_time", "errors", "finding", "finish", "health", "held", "job", "mask",
     "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
-    "settings", "slots", "storage_answers", "summary", "trace", "watch",
+    "settings", "slots", "storage_answers", "summary", "supabase_errors", "trace", "watch",
     "error_text",
 }  # fmt: skip
 """Modules that import no vendor, but for what `PURE_MAY` names."""
@@ -58,6 +58,7 @@ LAYERS = [
         "prompt",
         "signals",
         "storage_answers",
+        "supabase_errors",
     },
     {"status"},
     {"held"},

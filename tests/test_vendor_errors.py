@@ -9,6 +9,7 @@ from postgrest import APIError
 
 from worker import queue, storage
 from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
+from worker.supabase_errors import call_error
 
 DATABASE = [
     ("PT400", QueueRefused),
@@ -18,6 +19,9 @@ DATABASE = [
     ("23505", QueueRefused),
     ("42883", Misconfigured),
     ("PGRST202", Misconfigured),
+    ("PGRST203", Misconfigured),
+    ("PGRST106", Misconfigured),
+    ("PGRST300", Misconfigured),
     ("42501", Misconfigured),
     ("PGRST301", Misconfigured),
     (401, Misconfigured),
@@ -47,7 +51,7 @@ def test_database_errors(code: str | int | None, expected: type[GenerationError]
 
 def test_a_refusal_keeps_what_the_database_said() -> None:
     """Status, reason, message and hint of a PTnnn reach the caller."""
-    refused = queue.meaning("PT409", "already used", "idempotency_key_reused", "use a new key", "f")
+    refused = call_error("PT409", "already used", "idempotency_key_reused", "use a new key", "f")
     assert isinstance(refused, QueueRefused)
     told = (refused.status, refused.code, refused.message, refused.hint)
     assert told == (409, "idempotency_key_reused", "already used", "use a new key")

@@ -6,12 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
-from worker.errors import GenerationError, Misconfigured, ModelRetired, QueueUnavailable, RateLimited
+from worker.errors import (
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    ProjectRefused,
+    QueueUnavailable,
+    RateLimited,
+)
 from worker.finding import Finding
 from worker.held import gate_finding
 from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
 from worker.settings import InvalidSettings, Settings
 from worker.storage import BUCKET
+from worker.supabase_errors import INSTALL
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -37,7 +45,6 @@ FUNCTIONS = frozenset({
 """The database functions that the worker and its command line call."""
 
 TIMEOUT_SECONDS = 10.0
-INSTALL = "run sql/install.sql in the Supabase SQL editor, or psql -v ON_ERROR_STOP=1 -f sql/install.sql"
 KEY = "set SUPABASE_SERVICE_ROLE_KEY to the project's secret key (dashboard, Project Settings, API Keys)"
 UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
 GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
@@ -89,9 +96,9 @@ async def _supabase(worker: Worker) -> list[Finding]:
     """Supabase itself, the functions in its database, and the bucket: two requests tell all three."""
     schema = await _ask_schema(worker.queue)
     bucket_status, bucket = await _ask_bucket(worker.project)
-    key_refused = isinstance(schema, GenerationError) and schema.code == "key_refused"
-    # The gateway's 401 has no code and looks like an outage; that of Storage cannot be mistaken.
-    if key_refused or bucket_status in (401, 403):
+    if isinstance(schema, ProjectRefused):
+        return _no_supabase(schema.said, schema.fix)
+    if bucket_status in (401, 403):
         return _no_supabase("it does not accept the key, or the key is not the secret one", KEY)
     if isinstance(schema, QueueUnavailable):
         return _no_supabase(schema.message, UNREACHABLE)
@@ -135,7 +142,7 @@ async def _ask_bucket(project: Project) -> tuple[int, dict[str, Any]]:
         body = answer.json()
         # The HTTP status of a refusal is often 400, and the real one in its body.
         return int(body.get("statusCode", answer.status_code)), body
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError):
+    except (ProjectRefused, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError):
         return 0, {}
 
 

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from worker import log
 from worker.answer import SECURITY_HEADERS, answer, guarded, read_body
-from worker.errors import QueueRefused
+from worker.errors import Misconfigured, QueueRefused
 from worker.request import RequestRefused, parse_object
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -37,7 +38,7 @@ class Enqueuer(Protocol):
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
     ) -> Mapping[str, Any]:
-        """Return `batchId` and `jobsEnqueued`. Raises QueueRefused and QueueUnavailable."""
+        """Return `batchId` and `jobsEnqueued`. Raises QueueRefused, QueueUnavailable and Misconfigured."""
         ...
 
 
@@ -66,6 +67,12 @@ class OrderFunction:
             batch = await self.worker.enqueue(order, key, token)
         except QueueRefused as exc:
             raise _as_the_database_says(exc) from exc
+        except Misconfigured as exc:
+            # What is wrong with the project is for its operator's log, not for the app's users.
+            log.event("misconfigured", level="error", code=exc.code, reason=exc.message)
+            raise RequestRefused(
+                500, exc.code, "orders cannot be taken at the moment", "the operator's log says what to fix"
+            ) from exc
         return _accepted(batch)
 
     def _preflight(self, request: Request) -> Response:

@@ -7,8 +7,11 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 │   └── PhotoUnprocessed    Gemini could not process a photo: once more, then it is bad input
 ├── RateLimited             the quota is used up: put the job aside, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
-│   └── ModelRetired        the model is gone: change over to its successor, or stop the run
+│   ├── ModelRetired        the model is gone: change over to its successor, or stop the run
+│   └── ProjectRefused      the Supabase project as a whole: key refused, paused, restricted, not exposed
+│       └── BearerRefused   PostgREST refused the bearer: if it is a person's token, they sign in again
 ├── QueueUnavailable        Supabase did not answer, or not sensibly: retry, then let the lease expire
+│   └── NotExecuted         the call was refused before anything was done: repeat whatever the call is
 └── QueueRefused            a function of the database refused our call: a bug or a version mismatch
 
 Vendor errors become these at one place each (`gemini.py`, `photos.py`, `queue.py`, `storage.py`);
@@ -88,8 +91,25 @@ class ModelRetired(Misconfigured):
         self.model = model
 
 
+class ProjectRefused(Misconfigured):
+    """The Supabase project serves nobody, or not with this key; `said` is what is wrong, `fix` what to do."""
+
+    def __init__(self, code: str, said: str, fix: str) -> None:
+        super().__init__(code, f"{said}: {fix}")
+        self.said = said
+        self.fix = fix
+
+
+class BearerRefused(ProjectRefused):
+    """PostgREST does not accept the bearer, be it the service key or a person's token."""
+
+
 class QueueUnavailable(GenerationError):
     """Supabase could not be reached or answered with something that is not an answer."""
+
+
+class NotExecuted(QueueUnavailable):
+    """A passing refusal, before anything was executed."""
 
 
 class QueueRefused(GenerationError):

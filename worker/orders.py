@@ -23,12 +23,14 @@ class Orders:
 
     def __init__(self, settings: OrderSettings) -> None:
         self._key = settings.supabase_publishable_key
-        self._queue = Queue(Project(settings.supabase_url, self._key), "orders")
+        self._queue = Queue(Project(settings.supabase_url, self._key, "SUPABASE_ANON_KEY"), "orders")
 
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
     ) -> Mapping[str, Any]:
-        """Enqueue an order as the user whom the token names. Raises QueueRefused and QueueUnavailable."""
+        """Enqueue an order as the user whom the token names. Raises QueueRefused, QueueUnavailable
+        and Misconfigured.
+        """
         return await self._queue.enqueue(request, idempotency_key, access_token, self._key.reveal())
 
 

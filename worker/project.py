@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from worker.errors import Misconfigured
 from worker.secret import Secret
+from worker.supabase_errors import REFUSAL_STATUSES, SERVICE_KEY, project_error
 
 if TYPE_CHECKING:
     import httpx
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
 # httpx tries to load a command line of its own, and with it rich: a tenth of a cold start, for nothing.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
-KEY_REFUSED = "key_refused"
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 20.0
 """Longest silence of Supabase within one call; each caller's own deadline comes on top of it."""
 
 
 class Project:
-    """Supabase's own client over an HTTP client of ours. One instance belongs to one event loop."""
+    """Supabase's own client over an HTTP client of ours. One instance belongs to one event loop.
 
-    def __init__(self, url: str, key: Secret) -> None:
+    What an answer says about the project itself (key refused, paused, restricted) is raised as Misconfigured,
+    whichever service was asked. `key_name` is the variable that such an error tells the operator to set.
+    """
+
+    def __init__(self, url: str, key: Secret, key_name: str = SERVICE_KEY) -> None:
         self.url = url
         self._key = key
+        self._key_name = key_name
         self._http: httpx.AsyncClient | None = None
         self._rest: AsyncPostgrestClient | None = None
         self._client: AsyncClient | None = None
@@ -42,7 +46,7 @@ class Project:
                 timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS),
                 limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
                 trust_env=False,
-                event_hooks={"response": [_check_key]},
+                event_hooks={"response": [self._raise_project_error]},
             )
         return self._http
 
@@ -83,10 +87,8 @@ class Project:
         if http is not None:
             await http.aclose()
 
-
-async def _check_key(response: httpx.Response) -> None:
-    """A 401 of the REST API is about the key or token, whoever gives it: the gateway's has no code that
-    postgrest would keep, so it would pass for an outage."""
-    if response.status_code == 401 and response.url.path.startswith("/rest/v1"):
-        text = "Supabase refused the key (401): check SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY"
-        raise Misconfigured(KEY_REFUSED, text)
+    async def _raise_project_error(self, response: httpx.Response) -> None:
+        if response.status_code in REFUSAL_STATUSES:
+            error = project_error(response.status_code, await response.aread(), self._key_name)
+            if error is not None:
+                raise error

@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from worker.errors import GenerationError, Misconfigured, QueueRefused, QueueUnavailable
+from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
 from worker.job import Job
-from worker.project import KEY_REFUSED, Project
+from worker.project import Project
+from worker.supabase_errors import call_error
 from worker.tries import Within, in_tries
 
 TRIES = 4
 """Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
-
-PASSING_SQLSTATES = ("08", "40", "53", "55", "57", "58")
-"""SQLSTATE classes that pass: connection, rollback, resources, locks, cancelled or shutting down, system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +152,20 @@ class Queue:
         publishable_key: str = "",
         timeout_seconds: float = 30.0,
     ) -> dict[str, Any]:
-        """Enqueue an order, as the token's user or with the service key. Repeated only with a key."""
+        """Enqueue an order, as the token's user or with the service key.
+
+        Without a key it is repeated only where Supabase refused before it executed anything.
+        """
         params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
-        tries = TRIES if idempotency_key else 1
+        repeated = QueueUnavailable if idempotency_key else NotExecuted
         if access_token is None:
-            return await self._call("enqueue_generation_batch", params, timeout_seconds, tries)
+            return await self._call("enqueue_generation_batch", params, timeout_seconds, repeated=repeated)
         headers = {"apikey": publishable_key, "Authorization": f"Bearer {access_token}"}
         try:
-            return await self._call("enqueue_generation_batch", params, timeout_seconds, tries, headers)
-        except Misconfigured as exc:
-            if exc.code != KEY_REFUSED:
-                raise
+            return await self._call(
+                "enqueue_generation_batch", params, timeout_seconds, headers=headers, repeated=repeated
+            )
+        except BearerRefused as exc:
             raise QueueRefused(
                 "not_signed_in", "the access token was not accepted", 401, "sign in again"
             ) from exc
@@ -176,6 +177,7 @@ class Queue:
         within: Within,
         tries: int = TRIES,
         headers: Mapping[str, str] | None = None,
+        repeated: type[QueueUnavailable] = QueueUnavailable,
     ) -> dict[str, Any]:
         """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
 
@@ -189,7 +191,7 @@ class Queue:
                 raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
             return data
 
-        return await in_tries(attempt, function, within, tries)
+        return await in_tries(attempt, function, within, tries, repeated)
 
 
 @contextmanager
@@ -202,29 +204,7 @@ def translated(function: str) -> Iterator[None]:
     try:
         yield
     except APIError as exc:
-        raise meaning(exc.code, exc.message, exc.details, exc.hint, function) from exc
+        raise call_error(exc.code, exc.message, exc.details, exc.hint, function) from exc
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as exc:
         why = f" ({exc})" if isinstance(exc, httpx.ConnectError) else ""  # the system's words, no URL in them
         raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}{why}") from exc
-
-
-def meaning(
-    code: str | int | None, message: str | None, details: object, hint: str | None, function: str
-) -> GenerationError:
-    """What a PostgREST error means; `code` is an SQLSTATE, a PGRST code, or the status of a non-JSON body."""
-    text = str(code)
-    said = message or "no message"
-    if text.startswith("PT") and text[2:].isdigit():
-        return QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
-    if text in ("PGRST202", "42883"):
-        return Misconfigured(
-            "schema_missing", f"the database has no function {function}: apply sql/install.sql"
-        )
-    if text.startswith("PGRST3") or text in ("401", "403", "42501"):
-        return Misconfigured(
-            KEY_REFUSED, f"Supabase refused the key or its rights ({text}): check SUPABASE_SERVICE_ROLE_KEY"
-        )
-    if text[:2] in PASSING_SQLSTATES or text.startswith("PGRST0") or not text[:1].isdigit() or len(text) == 3:
-        return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
-    # Class 22 is about the data that came: of a user's order it is theirs to mend.
-    return QueueRefused("database_error", f"{function}: {said}", 400 if text[:2] == "22" else 500, hint)

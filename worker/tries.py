@@ -17,18 +17,25 @@ Within = float | AbstractAsyncContextManager[asyncio.Timeout]
 """What bounds a call: seconds from now, or a context it is made in, whose end may come nearer meanwhile."""
 
 
-async def in_tries(attempt: Callable[[], Awaitable[T]], what: str, within: Within, most: int) -> T:
+async def in_tries(
+    attempt: Callable[[], Awaitable[T]],
+    what: str,
+    within: Within,
+    most: int,
+    repeated: type[QueueUnavailable] = QueueUnavailable,
+) -> T:
     """The answer of the first try that gets one; between two tries a wait of up to 0.5, 1, then 2 s.
 
     A try that hangs is given up at half of the time then left, so that there is another; only the last of
-    `most` may take it all. Raises QueueUnavailable once the time or the tries are used up.
+    `most` may take it all. Only errors of the kind `repeated` are worth another try.
+    Raises QueueUnavailable once the time or the tries are used up.
     """
     tries = 0
     bound = asyncio.timeout(within) if isinstance(within, (int, float)) else within
 
     @backoff.on_exception(
         backoff.expo,
-        QueueUnavailable,
+        repeated,
         max_tries=most,
         factor=0.5,
         max_value=2,
@@ -40,7 +47,8 @@ async def in_tries(attempt: Callable[[], Awaitable[T]], what: str, within: Withi
         tries += 1
         ends, now = whole.when(), asyncio.get_running_loop().time()
         with _told(what):
-            async with asyncio.timeout_at(ends if ends is None or tries == most else (now + ends) / 2):
+            last = tries == most or repeated is not QueueUnavailable  # a hang is repeated only as the latter
+            async with asyncio.timeout_at(ends if ends is None or last else (now + ends) / 2):
                 return await attempt()
 
     with _told(what):
