@@ -143,7 +143,7 @@ async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     status, body, fix = OURS[name]
     wire.answer = reply(status, body)
     error = await failed(store, call)
-    assert type(error) is Misconfigured, error
+    assert isinstance(error, Misconfigured), error
     assert fix in error.message
     assert "sb_secret" not in error.message and "<" not in error.message
 

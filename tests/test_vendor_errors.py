@@ -62,11 +62,9 @@ def test_a_refusal_keeps_what_the_database_said() -> None:
     [
         ("401", Misconfigured),
         ("403", Misconfigured),
-        ("402", Misconfigured),
         ("404", Misconfigured),
         ("413", Misconfigured),
         ("415", Misconfigured),
-        ("540", Misconfigured),
         ("409", QueueUnavailable),
         ("429", QueueUnavailable),
         ("500", QueueUnavailable),

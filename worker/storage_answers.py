@@ -68,16 +68,14 @@ RULES = (
           "raise the size limit of the bucket (sql/install.sql does) and of the project's Storage"),
     _rule("InvalidMimeType", "415", Misconfigured, "bucket_refuses_type",
           "allow image/png, image/jpeg and image/webp as types of the bucket (sql/install.sql does)"),
-    _rule("", "402", Misconfigured, "project_restricted",
-          "the project is restricted, for its quota or an unpaid bill: see the Supabase dashboard"),
-    _rule("", "540", Misconfigured, "project_paused",
-          "the project is paused: resume it in the Supabase dashboard"),
     _rule("InvalidJWT|invalid_jwt|invalid signature|InvalidSignature|ExpiredToken", "401 403", Misconfigured,
           "storage_refused", "check SUPABASE_SERVICE_ROLE_KEY and the rights on storage.objects"),
     _rule("TenantNotFound", "404", Misconfigured, "storage_missing", f"no Storage answers there: {URL}"),
     _rule("", PASSING, QueueUnavailable, "unavailable"),
 )  # fmt: skip
-"""The first row that fits counts. What fits none is the project's trouble too: `OTHER`."""
+"""The first row that fits counts. What fits none is the project's trouble too: `OTHER`.
+
+What a gateway says of the whole project (402, 540, 401 and 404 of its own) `supabase_errors` tells before."""
 
 OTHER = _rule("", "", Misconfigured, "storage_refused", URL)
 

@@ -95,7 +95,7 @@ def project_error(status: int, body: bytes, key_name: str) -> Misconfigured | No
     code = str(fields.get("code"))
     if status == 403 and code == "42501":
         return Misconfigured("rights_missing", f"a role may not call its function ({code}): {INSTALL}")
-    if "statusCode" in fields or _OWN_CODE.fullmatch(code):
+    if "statusCode" in fields or _OWN_CODE.fullmatch(code) or (status == 404 and "code" in fields):
         return None  # Storage's own answer, or PostgREST's
     return _gateway_error(status, str(fields.get("message")), key_name)
 
