@@ -9,8 +9,10 @@ Rows = Callable[[str], Sequence[Mapping[str, Any]]]
 BATCHES = """
     with jobs as (
       select q."batchId", q.status, q."numImagesPerExample" as images,
-        (select count(*) from photo_generation_photos as p where p."jobId" = q.id) as made,
-        (select count(*) from generation.failed_images as f where f."jobId" = q.id) as given_up
+        (select count(*) from photo_generation_photos as p
+          where p."batchId" = q."batchId" and p."jobId" = q.id) as made,
+        (select count(*) from generation.failed_images as f
+          where f."batchId" = q."batchId" and f."jobId" = q.id) as given_up
       from photo_generation_queue as q
     )
     select b.id, b.status, b."completedAt" is not null as ended,
@@ -28,14 +30,16 @@ BATCHES = """
 # An image is made or given up, not both, and has an index that its job has.
 IMPOSSIBLE_IMAGES = """
     select p."jobId", p."imageIndex" from photo_generation_photos as p
-    join photo_generation_queue as q on q.id = p."jobId"
-    left join generation.failed_images as f on f."jobId" = p."jobId" and f."imageIndex" = p."imageIndex"
+    join photo_generation_queue as q on q.id = p."jobId" and q."batchId" = p."batchId"
+    left join generation.failed_images as f
+      on (f."batchId", f."jobId", f."imageIndex") = (p."batchId", p."jobId", p."imageIndex")
     where f."jobId" is not null or p."imageIndex" not between 0 and q."numImagesPerExample" - 1"""
 
 # A completed job lacks no image.
 UNFINISHED_JOBS = """
     select q.id from photo_generation_queue as q
-    where q.status = 'completed' and generation.missing_images(q.id, q."numImagesPerExample") <> '{}'"""
+    where q.status = 'completed'
+      and generation.missing_images(q."batchId", q.id, q."numImagesPerExample") <> '{}'"""
 
 
 def expected_status(row: Mapping[str, Any]) -> str:

@@ -187,13 +187,27 @@ create table if not exists public.photo_generation_photos (
   "outputTokens" integer,
   "generationMs" integer,
   "createdAt" timestamptz not null default now(),
-  -- First writer wins: whoever comes second learns the path that counts.
-  constraint photo_generation_photos_once unique ("jobId", "imageIndex")
+  -- First writer wins: whoever comes second learns the path that counts. The batch belongs to the key because job ids can
+  -- start again (`truncate … restart identity`, a restore without sequences), and photos outlive their jobs. The key's index
+  -- also finds the photos of a batch.
+  constraint photo_generation_photos_once unique ("batchId", "jobId", "imageIndex")
 );
 
--- The photos of a batch, as the app shows them.
-create index if not exists photo_generation_photos_batch
-on public.photo_generation_photos ("batchId");
+-- Schema version 1 had the job and the index as the key, and an index for the photos of a batch.
+do $$
+begin
+  if exists (
+    select from pg_catalog.pg_constraint as k
+    where k.conrelid = 'public.photo_generation_photos'::regclass and k.conname = 'photo_generation_photos_once'
+      and cardinality(k.conkey) = 2
+  ) then
+    alter table public.photo_generation_photos
+    drop constraint photo_generation_photos_once,
+    add constraint photo_generation_photos_once unique ("batchId", "jobId", "imageIndex");
+  end if;
+end
+$$;
+drop index if exists public.photo_generation_photos_batch;
 
 -- A user's own photos, newest first (row-level security filters by user).
 create index if not exists photo_generation_photos_user
@@ -203,15 +217,32 @@ on public.photo_generation_photos ("userId", "createdAt" desc);
 create index if not exists photo_generation_photos_model
 on public.photo_generation_photos (model, "createdAt" desc);
 
--- Images that will never be made: refused, or impossible as ordered. Not asked for again.
+-- Images that will never be made: refused, or impossible as ordered. Not asked for again. Bound to their batch as photos are.
 create table if not exists generation.failed_images (
   "jobId" bigint not null,
   "imageIndex" integer not null,
   code text not null,
   message text not null,
   "createdAt" timestamptz not null default now(),
-  primary key ("jobId", "imageIndex")
+  "batchId" text not null,
+  primary key ("batchId", "jobId", "imageIndex")
 );
+
+-- Schema version 1 had no batch. It is the job's; where the job is gone it is '', which no batch has.
+do $$
+begin
+  if not exists (
+    select from pg_catalog.pg_attribute as a
+    where a.attrelid = 'generation.failed_images'::regclass and a.attname = 'batchId'
+  ) then
+    alter table generation.failed_images add column "batchId" text not null default '';
+    alter table generation.failed_images alter column "batchId" drop default;
+    update generation.failed_images as f set "batchId" = q."batchId"
+    from public.photo_generation_queue as q where q.id = f."jobId";
+    alter table generation.failed_images drop constraint failed_images_pkey, add primary key ("batchId", "jobId", "imageIndex");
+  end if;
+end
+$$;
 
 -- What was refused lately: statistics. The table is only inserted into and small, so it costs little.
 create index if not exists failed_images_age on generation.failed_images ("createdAt");
@@ -340,3 +371,20 @@ create table if not exists generation.photo_buckets (
 insert into generation.photo_buckets (bucket)
 values ('training-photos'), ('generated-photos')
 on conflict do nothing;
+
+-- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
+-- key. They go on after the highest id. (The table of an old worker may have no sequence yet.)
+do $$
+declare
+  v_table text;
+  v_sequence text;
+begin
+  foreach v_table in array array['public.photo_generation_queue', 'public.photo_generation_photos'] loop
+    v_sequence := pg_get_serial_sequence(v_table, 'id');
+    if v_sequence is not null then
+      execute format('select setval(%L, n.id) from (select max(t.id) as id from %s as t) as n, %s as s where n.id >= s.last_value',
+        v_sequence, v_table, v_sequence);
+    end if;
+  end loop;
+end
+$$;

@@ -43,8 +43,9 @@ begin
 end
 $$;
 
--- How many images of a job are neither made nor given up.
-create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
+-- Which images of a job are neither made nor given up. (Schema version 1 asked without the batch.)
+drop function if exists generation.missing_images(bigint, integer);
+create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -53,9 +54,11 @@ begin
     select coalesce(array_agg(i order by i), '{}')
     from generate_series(0, p_images - 1) as i
     where not exists (
-        select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
+        select from public.photo_generation_photos as p
+        where p."batchId" = p_batch_id and p."jobId" = p_job_id and p."imageIndex" = i)
       and not exists (
-        select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i));
+        select from generation.failed_images as f
+        where f."batchId" = p_batch_id and f."jobId" = p_job_id and f."imageIndex" = i));
 end
 $$;
 
@@ -85,7 +88,7 @@ create or replace function generation.crash_code(p_job public.photo_generation_q
 language sql stable set search_path = ''
 as $$
   select case
-    when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
+    when generation.missing_images(p_job."batchId", p_job.id, p_job."numImagesPerExample") = '{}' then null
     when p_job.crashes >= 2 and generation.is_alone(p_job) then 'crashed'
     when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
   end
@@ -133,7 +136,7 @@ begin
     returning q.id, q."batchId", q.status, q."numImagesPerExample", j.run
   )
   select jsonb_agg(jsonb_build_object('batchId', r."batchId", 'jobsDone', 0, 'jobsFailed', 1,
-      'imagesFailed', cardinality(generation.missing_images(r.id, r."numImagesPerExample"))))
+      'imagesFailed', cardinality(generation.missing_images(r."batchId", r.id, r."numImagesPerExample"))))
     filter (where r.status = 'failed'),
     array_agg(distinct r.run)
   into v_changes, v_runs

@@ -130,9 +130,9 @@ begin
         q."numImagesPerExample", q.glasses, q."hairColor", q."hairStyle", q.backgrounds, q.styles,
         q."startedAt" < q."lockedAt" as "claimedBefore",
         -- Of most jobs nothing is made or given up, and asking that much is quicker.
-        case when exists (select from public.photo_generation_photos as p where p."jobId" = q.id)
-          or exists (select from generation.failed_images as f where f."jobId" = q.id)
-        then generation.missing_images(q.id, q."numImagesPerExample")
+        case when exists (select from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
+          or exists (select from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id)
+        then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
       from public.photo_generation_queue as q
       where q.status = 'processing' and q."lockedBy" collate "C" = p_fence

@@ -30,8 +30,9 @@ $$;
 
 -- Records a stored image. p_photo is {storagePath, mimeType, width, height, bytes, model, promptTokens,
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
--- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile and
--- the image is not wanted any more. An image that had been given up and was made after all counts as made.
+-- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile, or its id
+-- belongs to a job of another batch than the path names, and the image is not wanted any more. An image that had been given
+-- up and was made after all counts as made.
 -- Errors: PT400. Locks: the job, then its batch.
 -- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
@@ -41,23 +42,28 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
-  v_path text;
+  v_path constant text := p_photo ->> 'storagePath';
+  v_own constant boolean := v_job.id is not null
+    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
+  -- The job may have ended, and be gone; the path still names its batch.
+  v_batch_id constant text := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
+  v_recorded text;
   v_given_up integer;
 begin
-  select p."storagePath" into v_path from public.photo_generation_photos as p
-  where p."jobId" = p_job_id and p."imageIndex" = p_image_index;
+  select p."storagePath" into v_recorded from public.photo_generation_photos as p
+  where p."batchId" = v_batch_id and p."jobId" = p_job_id and p."imageIndex" = p_image_index;
   if found then
-    return jsonb_build_object('result', 'already_recorded', 'storagePath', v_path);
-  elsif v_job.id is null then
+    return jsonb_build_object('result', 'already_recorded', 'storagePath', v_recorded);
+  elsif v_job.id is null or (split_part(v_path, '/', 3) = p_job_id::text and v_batch_id <> v_job."batchId") then
     return jsonb_build_object('result', 'job_final', 'storagePath', null);
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
-  v_path := p_photo ->> 'storagePath';
-  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id)) then
+  if v_own is not true then
     perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 
-  delete from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = p_image_index;
+  delete from generation.failed_images as f
+  where f."batchId" = v_job."batchId" and f."jobId" = p_job_id and f."imageIndex" = p_image_index;
   get diagnostics v_given_up = row_count;
   insert into public.photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
     width, height, bytes, model, "promptTokens", "outputTokens", "generationMs", "createdAt")
@@ -72,27 +78,32 @@ begin
 end
 $$;
 
+-- Schema version 1 had record_failed_image without the batch.
+drop function if exists public.record_failed_image(bigint, integer, text, text);
+
 -- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
 -- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch.
+-- photo, which then stands) or `job_final`, also when the job is of another batch than p_batch_id. Errors: PT400.
+-- Locks: the job, then its batch.
 -- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
-create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
-returns jsonb
+create or replace function public.record_failed_image(
+  p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
+) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
 begin
-  if v_job.id is null then
+  if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
-  if p_image_index <> all (generation.missing_images(v_job.id, v_job."numImagesPerExample")) then
+  if p_image_index <> all (generation.missing_images(v_job."batchId", v_job.id, v_job."numImagesPerExample")) then
     return jsonb_build_object('result', 'already_recorded');
   end if;
-  insert into generation.failed_images ("jobId", "imageIndex", code, message, "createdAt")
-  values (p_job_id, p_image_index, p_code, p_message, generation.clock());
+  insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
+  values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
   return jsonb_build_object('result', 'recorded');
 end

@@ -59,12 +59,13 @@ begin
     from generation.read_results(p_results) as r
     join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
     cross join lateral (
-      select count(*)::integer as images from public.photo_generation_photos as p where p."jobId" = q.id
+      select count(*)::integer as images from public.photo_generation_photos as p
+      where p."batchId" = q."batchId" and p."jobId" = q.id
     ) as made
     cross join lateral (
       select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
         (array_agg(f.message order by f."imageIndex"))[1] as message
-      from generation.failed_images as f where f."jobId" = q.id
+      from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id
     ) as refused
   ), decided as materialized (
     select c.*, c.images - c.made - c.refused as missing, case

@@ -90,7 +90,7 @@ begin
     select q.id from public.photo_generation_queue as q
     join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
     where q.status = 'failed' and (p_batch_id is null or q."batchId" = p_batch_id)
-      and (p_including_refused or generation.missing_images(q.id, q."numImagesPerExample") <> '{}')
+      and (p_including_refused or generation.missing_images(q."batchId", q.id, q."numImagesPerExample") <> '{}')
     order by q.id limit p_limit
     for no key update of q
   ) as f;
@@ -99,14 +99,16 @@ begin
   join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
   where q.id = any (v_ids);
   select jsonb_agg(jsonb_build_object('batchId', q."batchId", 'jobsDone', 0, 'jobsFailed', -1, 'imagesFailed',
-    -cardinality(generation.missing_images(q.id, q."numImagesPerExample")) - case when p_including_refused then (
-      select count(*)::integer from generation.failed_images as f where f."jobId" = q.id) else 0 end)) into v_changes
+    -cardinality(generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) - case when p_including_refused then (
+      select count(*)::integer from generation.failed_images as f
+      where f."batchId" = q."batchId" and f."jobId" = q.id) else 0 end)) into v_changes
   from public.photo_generation_queue as q where q.id = any (v_ids);
   if v_changes is null then
     return '{"retried": 0}';
   end if;
   if p_including_refused then
-    delete from generation.failed_images as f where f."jobId" = any (v_ids);
+    delete from generation.failed_images as f using public.photo_generation_queue as q
+    where q.id = any (v_ids) and f."batchId" = q."batchId" and f."jobId" = q.id;
   end if;
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,

@@ -6,7 +6,7 @@
 create or replace function public.generation_schema_version() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('version', 1, 'functions', (
+  select jsonb_build_object('version', 2, 'functions', (
     select jsonb_agg(distinct p.proname order by p.proname)
     from pg_catalog.pg_proc as p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
@@ -90,7 +90,7 @@ declare
 begin
   perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
   select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
-    'attempts', d.attempts, 'images', cardinality(generation.missing_images(d.id, d."numImagesPerExample")))
+    'attempts', d.attempts, 'images', cardinality(generation.missing_images(d."batchId", d.id, d."numImagesPerExample")))
     order by n.place) into v_jobs
   from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then

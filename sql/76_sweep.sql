@@ -39,7 +39,8 @@ begin
   select jsonb_agg(jsonb_build_object('id', t.id,
     'folder', format('%s/%s/%s', generation.user_folder(t."userId"), t."batchId", t.id),
     'recorded', (
-      select coalesce(jsonb_agg(p."storagePath"), '[]') from public.photo_generation_photos as p where p."jobId" = t.id
+      select coalesce(jsonb_agg(p."storagePath"), '[]') from public.photo_generation_photos as p
+      where p."batchId" = t."batchId" and p."jobId" = t.id
     )) order by t.id) into v_jobs
   from taken as t where t."sweptAt" is null;
   return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'seconds', 180);

@@ -40,8 +40,7 @@ begin
   where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
     where q."batchId" = b.id and q.id <> all (coalesce(v_jobs, '{}')));
-  delete from generation.failed_images as f using public.photo_generation_queue as q
-  where q."batchId" = any (v_batches) and f."jobId" = q.id;
+  delete from generation.failed_images as f where f."batchId" = any (v_batches);
   delete from public.photo_generation_queue as q where q."batchId" = any (v_batches);
   get diagnostics jobs = row_count;
   delete from public.photo_generation_batches as b where b.id = any (v_batches);

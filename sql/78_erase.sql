@@ -15,8 +15,9 @@ begin
       sum(case when q.status = 'failed' then q."numImagesPerExample" - i.made else i.refused end) as given_up
     from public.photo_generation_queue as q
     cross join lateral (
-      select (select count(*) from public.photo_generation_photos as p where p."jobId" = q.id) as made,
-        (select count(*) from generation.failed_images as f where f."jobId" = q.id) as refused
+      select
+        (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id) as made,
+        (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as refused
     ) as i
     where q.id = any (p_jobs) group by q."batchId"
   ), others as (
@@ -70,7 +71,8 @@ begin
   where b."userId" = p_user_id or b.id in (select q."batchId" from public.photo_generation_queue as q where q.id = any (v_jobs))
   order by b.id for update;
   perform generation.leave_shared_batches(p_user_id, v_jobs);
-  delete from generation.failed_images as f where f."jobId" = any (v_jobs);
+  delete from generation.failed_images as f using public.photo_generation_queue as q
+  where q.id = any (v_jobs) and f."batchId" = q."batchId" and f."jobId" = q.id;
   delete from public.photo_generation_queue as q where q.id = any (v_jobs);
   get diagnostics v_rows = row_count;
   v_gone := v_gone || jsonb_build_object('jobsRemoved', v_rows);

@@ -15,13 +15,13 @@ as $$
 begin
   return (
     with open as materialized (
-      select q.id, 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
+      select q.id, q."batchId", 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
       from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
       union all
-      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
       from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
       union all
-      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
       from public.photo_generation_queue as q where q.status = 'processing'
     ), due as materialized (
       select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
@@ -38,8 +38,8 @@ begin
     )
     select jsonb_build_object(
       'due', (select jsonb_build_object('jobs', count(*), 'images', coalesce(sum(d.images - case when d.claims = 0 then 0 else
-          (select count(*) from public.photo_generation_photos as p where p."jobId" = d.id)
-          + (select count(*) from generation.failed_images as f where f."jobId" = d.id) end), 0),
+          (select count(*) from public.photo_generation_photos as p where p."batchId" = d."batchId" and p."jobId" = d.id)
+          + (select count(*) from generation.failed_images as f where f."batchId" = d."batchId" and f."jobId" = d.id) end), 0),
           'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
       'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
       'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,

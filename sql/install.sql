@@ -228,13 +228,27 @@ create table if not exists public.photo_generation_photos (
   "outputTokens" integer,
   "generationMs" integer,
   "createdAt" timestamptz not null default now(),
-  -- First writer wins: whoever comes second learns the path that counts.
-  constraint photo_generation_photos_once unique ("jobId", "imageIndex")
+  -- First writer wins: whoever comes second learns the path that counts. The batch belongs to the key because job ids can
+  -- start again (`truncate … restart identity`, a restore without sequences), and photos outlive their jobs. The key's index
+  -- also finds the photos of a batch.
+  constraint photo_generation_photos_once unique ("batchId", "jobId", "imageIndex")
 );
 
--- The photos of a batch, as the app shows them.
-create index if not exists photo_generation_photos_batch
-on public.photo_generation_photos ("batchId");
+-- Schema version 1 had the job and the index as the key, and an index for the photos of a batch.
+do $$
+begin
+  if exists (
+    select from pg_catalog.pg_constraint as k
+    where k.conrelid = 'public.photo_generation_photos'::regclass and k.conname = 'photo_generation_photos_once'
+      and cardinality(k.conkey) = 2
+  ) then
+    alter table public.photo_generation_photos
+    drop constraint photo_generation_photos_once,
+    add constraint photo_generation_photos_once unique ("batchId", "jobId", "imageIndex");
+  end if;
+end
+$$;
+drop index if exists public.photo_generation_photos_batch;
 
 -- A user's own photos, newest first (row-level security filters by user).
 create index if not exists photo_generation_photos_user
@@ -244,15 +258,32 @@ on public.photo_generation_photos ("userId", "createdAt" desc);
 create index if not exists photo_generation_photos_model
 on public.photo_generation_photos (model, "createdAt" desc);
 
--- Images that will never be made: refused, or impossible as ordered. Not asked for again.
+-- Images that will never be made: refused, or impossible as ordered. Not asked for again. Bound to their batch as photos are.
 create table if not exists generation.failed_images (
   "jobId" bigint not null,
   "imageIndex" integer not null,
   code text not null,
   message text not null,
   "createdAt" timestamptz not null default now(),
-  primary key ("jobId", "imageIndex")
+  "batchId" text not null,
+  primary key ("batchId", "jobId", "imageIndex")
 );
+
+-- Schema version 1 had no batch. It is the job's; where the job is gone it is '', which no batch has.
+do $$
+begin
+  if not exists (
+    select from pg_catalog.pg_attribute as a
+    where a.attrelid = 'generation.failed_images'::regclass and a.attname = 'batchId'
+  ) then
+    alter table generation.failed_images add column "batchId" text not null default '';
+    alter table generation.failed_images alter column "batchId" drop default;
+    update generation.failed_images as f set "batchId" = q."batchId"
+    from public.photo_generation_queue as q where q.id = f."jobId";
+    alter table generation.failed_images drop constraint failed_images_pkey, add primary key ("batchId", "jobId", "imageIndex");
+  end if;
+end
+$$;
 
 -- What was refused lately: statistics. The table is only inserted into and small, so it costs little.
 create index if not exists failed_images_age on generation.failed_images ("createdAt");
@@ -381,6 +412,23 @@ create table if not exists generation.photo_buckets (
 insert into generation.photo_buckets (bucket)
 values ('training-photos'), ('generated-photos')
 on conflict do nothing;
+
+-- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
+-- key. They go on after the highest id. (The table of an old worker may have no sequence yet.)
+do $$
+declare
+  v_table text;
+  v_sequence text;
+begin
+  foreach v_table in array array['public.photo_generation_queue', 'public.photo_generation_photos'] loop
+    v_sequence := pg_get_serial_sequence(v_table, 'id');
+    if v_sequence is not null then
+      execute format('select setval(%L, n.id) from (select max(t.id) as id from %s as t) as n, %s as s where n.id >= s.last_value',
+        v_sequence, v_table, v_sequence);
+    end if;
+  end loop;
+end
+$$;
 
 -- 20_order.sql
 
@@ -919,8 +967,9 @@ begin
 end
 $$;
 
--- How many images of a job are neither made nor given up.
-create or replace function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
+-- Which images of a job are neither made nor given up. (Schema version 1 asked without the batch.)
+drop function if exists generation.missing_images(bigint, integer);
+create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
@@ -929,9 +978,11 @@ begin
     select coalesce(array_agg(i order by i), '{}')
     from generate_series(0, p_images - 1) as i
     where not exists (
-        select from public.photo_generation_photos as p where p."jobId" = p_job_id and p."imageIndex" = i)
+        select from public.photo_generation_photos as p
+        where p."batchId" = p_batch_id and p."jobId" = p_job_id and p."imageIndex" = i)
       and not exists (
-        select from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = i));
+        select from generation.failed_images as f
+        where f."batchId" = p_batch_id and f."jobId" = p_job_id and f."imageIndex" = i));
 end
 $$;
 
@@ -961,7 +1012,7 @@ create or replace function generation.crash_code(p_job public.photo_generation_q
 language sql stable set search_path = ''
 as $$
   select case
-    when generation.missing_images(p_job.id, p_job."numImagesPerExample") = '{}' then null
+    when generation.missing_images(p_job."batchId", p_job.id, p_job."numImagesPerExample") = '{}' then null
     when p_job.crashes >= 2 and generation.is_alone(p_job) then 'crashed'
     when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
   end
@@ -1009,7 +1060,7 @@ begin
     returning q.id, q."batchId", q.status, q."numImagesPerExample", j.run
   )
   select jsonb_agg(jsonb_build_object('batchId', r."batchId", 'jobsDone', 0, 'jobsFailed', 1,
-      'imagesFailed', cardinality(generation.missing_images(r.id, r."numImagesPerExample"))))
+      'imagesFailed', cardinality(generation.missing_images(r."batchId", r.id, r."numImagesPerExample"))))
     filter (where r.status = 'failed'),
     array_agg(distinct r.run)
   into v_changes, v_runs
@@ -1558,9 +1609,9 @@ begin
         q."numImagesPerExample", q.glasses, q."hairColor", q."hairStyle", q.backgrounds, q.styles,
         q."startedAt" < q."lockedAt" as "claimedBefore",
         -- Of most jobs nothing is made or given up, and asking that much is quicker.
-        case when exists (select from public.photo_generation_photos as p where p."jobId" = q.id)
-          or exists (select from generation.failed_images as f where f."jobId" = q.id)
-        then generation.missing_images(q.id, q."numImagesPerExample")
+        case when exists (select from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
+          or exists (select from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id)
+        then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
       from public.photo_generation_queue as q
       where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
@@ -1811,8 +1862,9 @@ $$;
 
 -- Records a stored image. p_photo is {storagePath, mimeType, width, height, bytes, model, promptTokens,
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
--- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile and
--- the image is not wanted any more. An image that had been given up and was made after all counts as made.
+-- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile, or its id
+-- belongs to a job of another batch than the path names, and the image is not wanted any more. An image that had been given
+-- up and was made after all counts as made.
 -- Errors: PT400. Locks: the job, then its batch.
 -- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
@@ -1822,23 +1874,28 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
-  v_path text;
+  v_path constant text := p_photo ->> 'storagePath';
+  v_own constant boolean := v_job.id is not null
+    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
+  -- The job may have ended, and be gone; the path still names its batch.
+  v_batch_id constant text := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
+  v_recorded text;
   v_given_up integer;
 begin
-  select p."storagePath" into v_path from public.photo_generation_photos as p
-  where p."jobId" = p_job_id and p."imageIndex" = p_image_index;
+  select p."storagePath" into v_recorded from public.photo_generation_photos as p
+  where p."batchId" = v_batch_id and p."jobId" = p_job_id and p."imageIndex" = p_image_index;
   if found then
-    return jsonb_build_object('result', 'already_recorded', 'storagePath', v_path);
-  elsif v_job.id is null then
+    return jsonb_build_object('result', 'already_recorded', 'storagePath', v_recorded);
+  elsif v_job.id is null or (split_part(v_path, '/', 3) = p_job_id::text and v_batch_id <> v_job."batchId") then
     return jsonb_build_object('result', 'job_final', 'storagePath', null);
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
-  v_path := p_photo ->> 'storagePath';
-  if v_path is null or not starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id)) then
+  if v_own is not true then
     perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 
-  delete from generation.failed_images as f where f."jobId" = p_job_id and f."imageIndex" = p_image_index;
+  delete from generation.failed_images as f
+  where f."batchId" = v_job."batchId" and f."jobId" = p_job_id and f."imageIndex" = p_image_index;
   get diagnostics v_given_up = row_count;
   insert into public.photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath", "mimeType",
     width, height, bytes, model, "promptTokens", "outputTokens", "generationMs", "createdAt")
@@ -1853,27 +1910,32 @@ begin
 end
 $$;
 
+-- Schema version 1 had record_failed_image without the batch.
+drop function if exists public.record_failed_image(bigint, integer, text, text);
+
 -- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
 -- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`. Errors: PT400. Locks: the job, then its batch.
+-- photo, which then stands) or `job_final`, also when the job is of another batch than p_batch_id. Errors: PT400.
+-- Locks: the job, then its batch.
 -- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
-create or replace function public.record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
-returns jsonb
+create or replace function public.record_failed_image(
+  p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
+) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_job public.photo_generation_queue := generation.open_job(p_job_id);
 begin
-  if v_job.id is null then
+  if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
-  if p_image_index <> all (generation.missing_images(v_job.id, v_job."numImagesPerExample")) then
+  if p_image_index <> all (generation.missing_images(v_job."batchId", v_job.id, v_job."numImagesPerExample")) then
     return jsonb_build_object('result', 'already_recorded');
   end if;
-  insert into generation.failed_images ("jobId", "imageIndex", code, message, "createdAt")
-  values (p_job_id, p_image_index, p_code, p_message, generation.clock());
+  insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
+  values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
   return jsonb_build_object('result', 'recorded');
 end
@@ -1942,12 +2004,13 @@ begin
     from generation.read_results(p_results) as r
     join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
     cross join lateral (
-      select count(*)::integer as images from public.photo_generation_photos as p where p."jobId" = q.id
+      select count(*)::integer as images from public.photo_generation_photos as p
+      where p."batchId" = q."batchId" and p."jobId" = q.id
     ) as made
     cross join lateral (
       select count(*)::integer as images, (array_agg(f.code order by f."imageIndex"))[1] as code,
         (array_agg(f.message order by f."imageIndex"))[1] as message
-      from generation.failed_images as f where f."jobId" = q.id
+      from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id
     ) as refused
   ), decided as materialized (
     select c.*, c.images - c.made - c.refused as missing, case
@@ -2183,7 +2246,7 @@ begin
     select q.id from public.photo_generation_queue as q
     join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
     where q.status = 'failed' and (p_batch_id is null or q."batchId" = p_batch_id)
-      and (p_including_refused or generation.missing_images(q.id, q."numImagesPerExample") <> '{}')
+      and (p_including_refused or generation.missing_images(q."batchId", q.id, q."numImagesPerExample") <> '{}')
     order by q.id limit p_limit
     for no key update of q
   ) as f;
@@ -2192,14 +2255,16 @@ begin
   join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
   where q.id = any (v_ids);
   select jsonb_agg(jsonb_build_object('batchId', q."batchId", 'jobsDone', 0, 'jobsFailed', -1, 'imagesFailed',
-    -cardinality(generation.missing_images(q.id, q."numImagesPerExample")) - case when p_including_refused then (
-      select count(*)::integer from generation.failed_images as f where f."jobId" = q.id) else 0 end)) into v_changes
+    -cardinality(generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) - case when p_including_refused then (
+      select count(*)::integer from generation.failed_images as f
+      where f."batchId" = q."batchId" and f."jobId" = q.id) else 0 end)) into v_changes
   from public.photo_generation_queue as q where q.id = any (v_ids);
   if v_changes is null then
     return '{"retried": 0}';
   end if;
   if p_including_refused then
-    delete from generation.failed_images as f where f."jobId" = any (v_ids);
+    delete from generation.failed_images as f using public.photo_generation_queue as q
+    where q.id = any (v_ids) and f."batchId" = q."batchId" and f."jobId" = q.id;
   end if;
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
@@ -2505,7 +2570,7 @@ $$;
 create or replace function public.generation_schema_version() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('version', 1, 'functions', (
+  select jsonb_build_object('version', 2, 'functions', (
     select jsonb_agg(distinct p.proname order by p.proname)
     from pg_catalog.pg_proc as p
     where p.pronamespace = 'public'::regnamespace and p.proname in (
@@ -2589,7 +2654,7 @@ declare
 begin
   perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
   select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
-    'attempts', d.attempts, 'images', cardinality(generation.missing_images(d.id, d."numImagesPerExample")))
+    'attempts', d.attempts, 'images', cardinality(generation.missing_images(d."batchId", d.id, d."numImagesPerExample")))
     order by n.place) into v_jobs
   from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then
@@ -2673,7 +2738,8 @@ begin
   select jsonb_agg(jsonb_build_object('id', t.id,
     'folder', format('%s/%s/%s', generation.user_folder(t."userId"), t."batchId", t.id),
     'recorded', (
-      select coalesce(jsonb_agg(p."storagePath"), '[]') from public.photo_generation_photos as p where p."jobId" = t.id
+      select coalesce(jsonb_agg(p."storagePath"), '[]') from public.photo_generation_photos as p
+      where p."batchId" = t."batchId" and p."jobId" = t.id
     )) order by t.id) into v_jobs
   from taken as t where t."sweptAt" is null;
   return jsonb_build_object('jobs', coalesce(v_jobs, '[]'), 'seconds', 180);
@@ -2749,8 +2815,7 @@ begin
   where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
     where q."batchId" = b.id and q.id <> all (coalesce(v_jobs, '{}')));
-  delete from generation.failed_images as f using public.photo_generation_queue as q
-  where q."batchId" = any (v_batches) and f."jobId" = q.id;
+  delete from generation.failed_images as f where f."batchId" = any (v_batches);
   delete from public.photo_generation_queue as q where q."batchId" = any (v_batches);
   get diagnostics jobs = row_count;
   delete from public.photo_generation_batches as b where b.id = any (v_batches);
@@ -2852,8 +2917,9 @@ begin
       sum(case when q.status = 'failed' then q."numImagesPerExample" - i.made else i.refused end) as given_up
     from public.photo_generation_queue as q
     cross join lateral (
-      select (select count(*) from public.photo_generation_photos as p where p."jobId" = q.id) as made,
-        (select count(*) from generation.failed_images as f where f."jobId" = q.id) as refused
+      select
+        (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id) as made,
+        (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as refused
     ) as i
     where q.id = any (p_jobs) group by q."batchId"
   ), others as (
@@ -2907,7 +2973,8 @@ begin
   where b."userId" = p_user_id or b.id in (select q."batchId" from public.photo_generation_queue as q where q.id = any (v_jobs))
   order by b.id for update;
   perform generation.leave_shared_batches(p_user_id, v_jobs);
-  delete from generation.failed_images as f where f."jobId" = any (v_jobs);
+  delete from generation.failed_images as f using public.photo_generation_queue as q
+  where q.id = any (v_jobs) and f."batchId" = q."batchId" and f."jobId" = q.id;
   delete from public.photo_generation_queue as q where q.id = any (v_jobs);
   get diagnostics v_rows = row_count;
   v_gone := v_gone || jsonb_build_object('jobsRemoved', v_rows);
@@ -2997,13 +3064,13 @@ as $$
 begin
   return (
     with open as materialized (
-      select q.id, 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
+      select q.id, q."batchId", 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
       from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
       union all
-      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
       from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
       union all
-      select q.id, q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
       from public.photo_generation_queue as q where q.status = 'processing'
     ), due as materialized (
       select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
@@ -3020,8 +3087,8 @@ begin
     )
     select jsonb_build_object(
       'due', (select jsonb_build_object('jobs', count(*), 'images', coalesce(sum(d.images - case when d.claims = 0 then 0 else
-          (select count(*) from public.photo_generation_photos as p where p."jobId" = d.id)
-          + (select count(*) from generation.failed_images as f where f."jobId" = d.id) end), 0),
+          (select count(*) from public.photo_generation_photos as p where p."batchId" = d."batchId" and p."jobId" = d.id)
+          + (select count(*) from generation.failed_images as f where f."batchId" = d."batchId" and f."jobId" = d.id) end), 0),
           'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
       'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
       'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
@@ -3267,7 +3334,7 @@ revoke all on function
 public.enqueue_generation_batch(jsonb, text),
 public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
 public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text),
+public.record_failed_image(bigint, integer, text, text, text),
 public.settle_generation_jobs(jsonb),
 public.finish_generation_run(uuid, text, jsonb, jsonb),
 public.generation_schema_version(),
@@ -3300,7 +3367,7 @@ grant execute on function
 public.enqueue_generation_batch(jsonb, text),
 public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
 public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text),
+public.record_failed_image(bigint, integer, text, text, text),
 public.settle_generation_jobs(jsonb),
 public.finish_generation_run(uuid, text, jsonb, jsonb),
 public.generation_schema_version(),

@@ -15,10 +15,11 @@ from tests.queue_sql import Queue
 
 JOBS = """
     select q.*, (select coalesce(json_object_agg(p."imageIndex", p."storagePath"), '{}')
-        from photo_generation_photos as p where p."jobId" = q.id) as made,
+        from photo_generation_photos as p where (p."batchId", p."jobId") = (q."batchId", q.id)) as made,
       (select coalesce(json_object_agg(f."imageIndex", f.code), '{}')
-        from generation.failed_images as f where f."jobId" = q.id) as "givenUp",
-      (select count(*) from photo_generation_photos as p where p."jobId" = q.id) as photos
+        from generation.failed_images as f where (f."batchId", f."jobId") = (q."batchId", q.id)) as "givenUp",
+      (select count(*) from photo_generation_photos as p
+        where (p."batchId", p."jobId") = (q."batchId", q.id)) as photos
     from photo_generation_queue as q"""
 
 

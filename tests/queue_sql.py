@@ -145,6 +145,7 @@ class Queue:
             p_image_index=index,
             p_code=code,
             p_message=f"Not made: {code}.",
+            p_batch_id=job["batchId"],
         )
         return str(answer["result"])
 

@@ -33,12 +33,15 @@ class ResultRules(Machine):
 
     def _record(self, job_id: int, index: int, name: str) -> None:
         job, stored = self.model.jobs[job_id], self.stored(job_id)
-        stored |= {"batchId": "elsewhere"} if name == "elsewhere" else {}
-        wrong = "out_of_range" if index >= job.images else "bad_path" if name == "elsewhere" else ""
-        if wrong and index not in job.made and job.status not in FINAL:
-            with refused("400", wrong):
+        if name == "elsewhere":  # the same number, but a job of another batch
+            answer = self.queue.record(stored | {"batchId": name}, index, name)
+            assert answer == {"result": "job_final", "storagePath": None}
+            self.reached["record elsewhere"] += 1
+            return
+        if index >= job.images and job.status not in FINAL:
+            with refused("400", "out_of_range"):
                 self.queue.record(stored, index, name)
-            self.reached[f"record {wrong}"] += 1
+            self.reached["record out_of_range"] += 1
             return
         path = f"{stored['userFolder']}/{stored['batchId']}/{job_id}/{index}-{name}"
         revived = index in job.given_up and job.status not in FINAL

@@ -126,11 +126,13 @@ async def test_function_missing(site: Site, db: psycopg.Connection[DictRow]) -> 
     assert found["database"].message == "functions are missing: settle_generation_jobs"
 
 
-@pytest.mark.parametrize(("version", "mend"), [(0, "sql/install.sql"), (2, "deploy the worker")])
+@pytest.mark.parametrize(
+    ("version", "mend"), [(SCHEMA_VERSION - 1, "sql/install.sql"), (SCHEMA_VERSION + 1, "deploy the worker")]
+)
 async def test_another_schema(site: Site, db: psycopg.Connection[DictRow], version: int, mend: str) -> None:
     """An older schema wants the SQL, a newer one the worker that belongs to it."""
     (row,) = site.rows("select pg_get_functiondef('public.generation_schema_version'::regproc) as code")
-    other = row["code"].replace("'version', 1", f"'version', {version}")
+    other = row["code"].replace(f"'version', {SCHEMA_VERSION}", f"'version', {version}")
     assert other != row["code"]
     with changed(db, other, row["code"]):
         found = await look(site)

@@ -18,6 +18,7 @@ from local.demo.function import Function
 from tests.command_line import CommandLine
 from tests.queue_sql import Clock, Queue
 from tests.served import SECRET
+from worker.check import SCHEMA_VERSION
 from worker.metrics import metrics_text
 from worker.terminal import BARS, screen, sparkline
 
@@ -215,4 +216,4 @@ async def test_watch(cli: CommandLine, db: object) -> None:
         program.process.terminate()
         rest, log = await program.process.communicate()
     assert program.process.returncode == 0, log
-    assert all(json.loads(line)["schemaVersion"] == 1 for line in rest.splitlines())
+    assert all(json.loads(line)["schemaVersion"] == SCHEMA_VERSION for line in rest.splitlines())

@@ -45,7 +45,7 @@ REACHED = {
     ),
     *("rescue lease_expired", "rescue crashed"),
     *("record recorded", "record already_recorded", "record job_final"),
-    *("record out_of_range", "record bad_path", "refuse recorded", "refuse already_recorded"),
+    *("record out_of_range", "record elsewhere", "refuse recorded", "refuse already_recorded"),
     *("settle completed", "settle refused", "settle failed", "settle exhausted"),
     *("settle pending", "settle rate_limited", "settle lease_lost"),
     *("take starts", "take rate_limited", "429 blocks", "429 does not block"),

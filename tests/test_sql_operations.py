@@ -5,6 +5,7 @@ from typing import Any
 
 from tests.queue_invariants import check_invariants
 from tests.queue_sql import Clock, Queue, blocked, refused
+from worker.check import SCHEMA_VERSION
 
 pytest_plugins = ("tests.queue_fixtures",)
 
@@ -223,4 +224,4 @@ def test_successor(queue: Queue) -> None:
 
 def test_version(queue: Queue) -> None:
     """The schema's version names exactly the functions it consists of."""
-    assert queue.call("generation_schema_version") == {"version": 1, "functions": FUNCTIONS}
+    assert queue.call("generation_schema_version") == {"version": SCHEMA_VERSION, "functions": FUNCTIONS}

@@ -8,6 +8,7 @@ import pytest
 
 from tests.queue_sql import NOON, Clock, Queue
 from tests.test_sql_hygiene_plans import scans
+from worker.check import SCHEMA_VERSION
 
 pytest_plugins = ("tests.queue_fixtures",)
 
@@ -61,7 +62,8 @@ class Rows:
         """An image that was given up."""
         moment = NOON - timedelta(seconds=ago)
         self.queue.connection.execute(
-            "insert into generation.failed_images values (%s, %s, %s, 'x', %s)", [job, index, code, moment]
+            "insert into generation.failed_images values (%s, %s, %s, 'x', %s, 'b')",
+            [job, index, code, moment],
         )
 
 
@@ -79,7 +81,7 @@ def stats(queue: Queue) -> Any:
 def test_nothing(queue: Queue, clock: Clock) -> None:
     """An empty database has zeros where counts are and null where there is nothing to measure."""
     told = stats(queue)
-    assert datetime.fromisoformat(told["at"]) == NOON and told["schemaVersion"] == 1
+    assert datetime.fromisoformat(told["at"]) == NOON and told["schemaVersion"] == SCHEMA_VERSION
     assert told["due"] == {"jobs": 0, "images": 0, "oldestSeconds": None} and told["nextRetryAt"] is None
     for window in told["windows"]:
         assert window["jobs"] == {"completed": 0, "failed": 0, "cancelled": 0}

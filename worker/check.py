@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from worker.project import Project
     from worker.queue import Queue
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """The version of `sql/` that this worker is written for."""
 
 FUNCTIONS = frozenset({

@@ -112,7 +112,13 @@ class Queue:
         self, job: Job, index: int, code: str, message: str, within: Within
     ) -> Recorded:
         """Record that an image will never be made."""
-        params = {"p_job_id": job.id, "p_image_index": index, "p_code": code, "p_message": message}
+        params = {
+            "p_job_id": job.id,
+            "p_image_index": index,
+            "p_code": code,
+            "p_message": message,
+            "p_batch_id": job.batch_id,
+        }
         return Recorded((await self._call("record_failed_image", params, within))["result"])
 
     async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, str | None]:

@@ -56,8 +56,8 @@ begin
 
   with jobs as (
     select q."batchId", q.status, q."completedAt", q."numImagesPerExample" as images, (
-        select count(*) from public.photo_generation_photos as p where p."jobId" = q.id) as made, (
-        select count(*) from generation.failed_images as f where f."jobId" = q.id) as refused
+        select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id) as made, (
+        select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as refused
     from public.photo_generation_queue as q
     where q."batchId" in (select c.id from pg_temp.upgrade_batch as c)
   ), counted as (

@@ -1,9 +1,36 @@
 -- The plan as a whole, and its execution.
 
+-- Whether the queue is ours and of an older schema version: install.sql brings that up to date, with what it holds.
+create or replace function pg_temp.installed_version() returns integer
+language plpgsql stable as $$
+declare
+  v_version integer;
+begin
+  if pg_temp.is_ours() and to_regprocedure('public.generation_schema_version()') is not null then
+    select substring(p.prosrc from '''version'', (\d+)')::integer into v_version
+    from pg_catalog.pg_proc as p where p.oid = to_regprocedure('public.generation_schema_version()');
+  end if;
+  return v_version;
+end
+$$;
+
+create or replace function pg_temp.plan_version() returns void
+language sql as $$
+  insert into pg_temp.upgrade_finding (object, difference, action, blocking)
+  select 'schema', format('is the queue''s own, of version %s, not %s', pg_temp.installed_version(), w.version),
+    'run sql/install.sql instead, which keeps all that is there', true
+  from (
+    select substring(t.definition from '''version'', (\d+)')::integer as version
+    from pg_temp.upgrade_target as t where t.kind = 'function' and t.name = 'generation_schema_version()'
+  ) as w
+  where pg_temp.installed_version() < w.version
+$$;
+
 create or replace function pg_temp.plan() returns void
 language sql as $$
   truncate pg_temp.upgrade_finding;
   select pg_temp.read_actual();
+  select pg_temp.plan_version();
   select pg_temp.plan_collisions();
   select pg_temp.plan_bucket();
   select pg_temp.plan_tables();
