@@ -3054,10 +3054,11 @@ $$;
 -- photos and 21 600 jobs. Counters kept by settle and record would be read faster, but all workers would wait in
 -- turn for their rows. Plans are made for the time in question, and are never worth compiling.
 
--- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, ages: {upToSeconds, pending, rateLimited,
--- processing}}. Due is what is ready or whose retryAt has come; ages are times since the order. `ages` has for each status
--- one count per bound: not older than that, and older than the bound before; the last has none. An image is due while it is
--- neither made nor given up, which only a job that was claimed before can have been.
+-- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, nextTrySeconds: {waiting, rateLimited},
+-- ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready or whose retryAt has come; ages are times
+-- since the order. `ages` has for each status one count per bound: not older than that, and older than the bound before;
+-- the last has none. An image is due while it is neither made nor given up, which only a job that was claimed before can
+-- have been.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
 as $$
@@ -3091,6 +3092,10 @@ begin
           + (select count(*) from generation.failed_images as f where f."batchId" = d."batchId" and f."jobId" = d.id) end), 0),
           'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
       'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
+      'nextTrySeconds', (select jsonb_build_object(
+          'waiting', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'pending') - p_now), 3),
+          'rateLimited', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'rate_limited') - p_now), 3))
+        from open as o where o.retry_at is not null),
       'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
           'pending', jsonb_agg(c.pending order by c.i), 'rateLimited', jsonb_agg(c.rate_limited order by c.i),
           'processing', jsonb_agg(c.processing order by c.i)) from counted as c)));

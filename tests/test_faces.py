@@ -57,7 +57,8 @@ def check_schema(stats: Any) -> None:
 def drawn(stats: Any) -> str:
     """What a wide terminal shows."""
     out = io.StringIO()
-    Console(file=out, width=160).print(screen(stats))
+    console = Console(file=out, width=160)
+    console.print(screen(stats, console))
     return out.getvalue()
 
 

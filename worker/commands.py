@@ -19,6 +19,7 @@ from worker.details import details_text
 from worker.drain import Drain
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.finding import Finding, passed
+from worker.health import health, unreachable
 from worker.loop import Forever, loop, run_once, told_to_end
 from worker.model import DOLLARS_PER_IMAGE, unused_note
 from worker.request import RequestRefused, RunRequest, parse_object
@@ -115,8 +116,11 @@ async def status(worker: Worker, options: Namespace) -> int:
         return OK
     with told_to_end(worker.stop):
         if options.json or not sys.stdout.isatty():
-            async for stats in _answers(worker, options.every_seconds):
-                _show(stats, options.json)
+            async for answer in _answers(worker, options.every_seconds):
+                if isinstance(answer, QueueUnavailable):
+                    sys.stderr.write(f"{unreachable(answer)}\n")
+                else:
+                    _show(answer, options.json)
         else:
             from worker import terminal
 
@@ -124,10 +128,15 @@ async def status(worker: Worker, options: Namespace) -> int:
     return OK
 
 
-async def _answers(worker: Worker, seconds: float) -> AsyncIterator[Mapping[str, Any]]:
-    """The numbers every so many seconds, until the process is told to end."""
+async def _answers(worker: Worker, seconds: float) -> AsyncIterator[Mapping[str, Any] | QueueUnavailable]:
+    """The numbers every so many seconds, or that there are none, until the process is told to end."""
     while not worker.stopping.is_set():
-        yield await worker.stats()
+        answer: Mapping[str, Any] | QueueUnavailable
+        try:
+            answer = await worker.stats()
+        except QueueUnavailable as error:
+            answer = error
+        yield answer
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(worker.stopping.wait(), seconds)
 
@@ -140,7 +149,8 @@ def _show(stats: Mapping[str, Any], as_json: bool) -> None:
 
         terminal.show(stats)
     else:
-        say(queue_table(stats))
+        verdict = health(stats)
+        say(f"{verdict.level}: {verdict.words}\n{queue_table(stats)}")
 
 
 async def show(worker: Worker, options: Namespace) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from worker.errors import QueueUnavailable
 from worker.held import LONG_BLOCK_SECONDS
 from worker.status import cap_used
 
@@ -146,6 +147,11 @@ QUESTIONS: tuple[Callable[[Stats], Health | None], ...] = (
     _blocked,
     _working,
 )
+
+
+def unreachable(error: QueueUnavailable) -> str:
+    """What to say instead of a verdict while there are no numbers."""
+    return f"The database cannot be reached ({error.message}); asking again."
 
 
 def count(number: int, noun: str) -> str:

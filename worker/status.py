@@ -14,12 +14,12 @@ CLOSED_BY = {"paused": "a pause", "daily_cap": "a daily cap", "rate_limited": "t
 def queue_table(stats: Mapping[str, Any]) -> str:
     """The answer of `generation_queue_stats` as a table."""
     day, last = stats["lastDay"], stats["lastRun"]
-    oldest, due = stats["oldestReadySeconds"], stats["nextAttemptInSeconds"]
+    oldest, tried = stats["oldestReadySeconds"], stats["nextTrySeconds"]
     failures = ", ".join(f"{code} {count}" for code, count in sorted(day["failuresByCode"].items()))
     rows = [
         ("ready", stats["ready"], f"the oldest for {duration(oldest)}" if oldest is not None else ""),
-        ("waiting", stats["waiting"], f"next attempt in {duration(due)}" if due is not None else ""),
-        ("rate limited", stats["rateLimited"], ""),
+        ("waiting", stats["waiting"], next_try(tried["waiting"])),
+        ("rate limited", stats["rateLimited"], next_try(tried["rateLimited"])),
         ("processing", stats["processing"], ""),
         (
             "stale",
@@ -38,6 +38,11 @@ def queue_table(stats: Mapping[str, Any]) -> str:
         _indented(gate_table(stats["gate"])),
     ]
     return "\n".join([*parts, _last_run(last)])
+
+
+def next_try(seconds: float | None) -> str:
+    """When the first of the jobs that wait is tried again; nothing where none waits."""
+    return "" if seconds is None else f"next try in {duration(seconds)}"
 
 
 def _indented(text: str) -> str:

@@ -7,12 +7,14 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from worker.status import duration, gate_table, stopped
+from worker.errors import QueueUnavailable
+from worker.health import health, unreachable
+from worker.status import duration, gate_table, next_try, stopped
 
+LEVELS = {"good": "bold green", "busy": "bold blue", "attention": "bold yellow", "trouble": "bold red"}
 BARS = "▁▂▃▄▅▆▇█"
 STATES = {"ready": "ready", "waiting": "waiting", "rate limited": "rateLimited", "processing": "processing"}
 AGES = ("≤ 1 min", "≤ 5 min", "≤ 30 min", "≤ 1 h", "≤ 6 h", "≤ 1 d", "older")
@@ -20,25 +22,53 @@ AGES = ("≤ 1 min", "≤ 5 min", "≤ 30 min", "≤ 1 h", "≤ 6 h", "≤ 1 d",
 
 def show(stats: Mapping[str, Any]) -> None:
     """Write the numbers once."""
-    Console().print(screen(stats))
+    console = Console()
+    console.print(screen(stats, console))
 
 
-async def watch(answers: AsyncIterator[Mapping[str, Any]]) -> None:
-    """Show each answer in the place of the one before, until there is none."""
-    with Live(auto_refresh=False, vertical_overflow="crop") as live:
-        async for stats in answers:
-            live.update(screen(stats), refresh=True)
+async def watch(answers: AsyncIterator[Mapping[str, Any] | QueueUnavailable]) -> None:
+    """Show each answer in the place of the one before; while there is none, the last numbers below that."""
+    console = Console()
+    stats: Mapping[str, Any] | None = None
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        async for answer in answers:
+            outage = answer if isinstance(answer, QueueUnavailable) else None
+            if not isinstance(answer, QueueUnavailable):
+                stats = answer
+            live.update(screen(stats, console, outage), refresh=True)
 
 
-def screen(stats: Mapping[str, Any]) -> RenderableType:
-    """The numbers as rich draws them."""
-    return Group(
-        _queue(stats),
-        _ages(stats["ages"]),
-        _windows(stats["windows"]),
-        _series(stats["series"]),
-        _gate(stats),
-    )
+def screen(
+    stats: Mapping[str, Any] | None, console: Console, outage: QueueUnavailable | None = None
+) -> RenderableType:
+    """The verdict and below it the numbers, the most important first: as many as a terminal's height has."""
+    first = _verdict(stats, outage)
+    if stats is None:
+        return first
+    details = (_windows(stats["windows"]), _series(stats["series"]), _ages(stats["ages"]))
+    parts = [first, _queue(stats), _gate(stats)]
+    if not console.is_terminal:
+        return Group(*parts, *details)
+    room = console.height - 2 - sum(_height(part, console) for part in parts)
+    for part in details:
+        if (needed := _height(part, console)) <= room:
+            parts.append(part)
+            room -= needed
+    if len(parts) < 3 + len(details):
+        parts.append(Text("A taller window shows more; --json shows everything.", style="dim"))
+    return Group(*parts)
+
+
+def _height(part: RenderableType, console: Console) -> int:
+    return len(console.render_lines(part))
+
+
+def _verdict(stats: Mapping[str, Any] | None, outage: QueueUnavailable | None) -> RenderableType:
+    if outage or stats is None:
+        words = unreachable(outage) if outage else "Asking …"
+        return Text.assemble(("Trouble", LEVELS["trouble"]), f"  {words}")
+    found = health(stats)
+    return Text.assemble((found.level.capitalize(), LEVELS[found.level]), f"  {found.words}")
 
 
 def sparkline(values: Sequence[int]) -> str:
@@ -57,9 +87,18 @@ def _table(title: str, *columns: str) -> Table:
 
 def _queue(stats: Mapping[str, Any]) -> RenderableType:
     due = stats["due"]
-    table = _table(f"Queue at {stats['at'][:19]} UTC", "jobs now", "", "")
+    table = Table(
+        title=f"Queue at {stats['at'][:19]} UTC",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
+    for justify in ("left", "right", "left"):
+        table.add_column(justify=justify)
+    tried = stats["nextTrySeconds"]
     for label, field in STATES.items():
-        table.add_row(label, str(stats[field]), "")
+        table.add_row(label, str(stats[field]), next_try(tried.get(field)))
     table.add_row("stale", str(stats["stale"]), "their worker died" if stats["stale"] else "",
         style="red" if stats["stale"] else None)  # fmt: skip
     oldest = "" if due["oldestSeconds"] is None else f"the oldest for {duration(due['oldestSeconds'])}"
@@ -121,4 +160,4 @@ def _gate(stats: Mapping[str, Any]) -> RenderableType:
     ]
     if last:
         lines.append(f"the last one ended: {stopped(last)} (at {last['finishedAt'][:19]} UTC)")
-    return Panel(Text("\n".join(lines)), title="Gate, caps and runs", title_align="left")
+    return Text("\n".join(["Gate, caps and runs", *lines]))
