@@ -12,6 +12,7 @@ FUNCTIONS = {
     b"claim_generation_jobs": "claiming",
     b"take_start_slots": "taking slots",
     b"report_rate_limit": "telling a 429",
+    b"report_storage": "telling a refusal of Storage",
     b"record_generated_photo": "recording",
     b"record_failed_image": "giving up",
     b"finish_generation_run": "finishing",

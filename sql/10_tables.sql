@@ -344,8 +344,11 @@ create table if not exists generation.limits (
   -- A job that still meets a used-up quota at this age fails instead of waiting for ever.
   "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
   "pausedAt" timestamptz,
-  "pauseReason" text
+  "pauseReason" text,
+  -- {at, bytes, mimeType, problem} of an image that was paid for and not kept, until Storage has taken a probe as large.
+  "storageRefused" jsonb
 );
+alter table generation.limits add column if not exists "storageRefused" jsonb;
 
 insert into generation.limits (id) values (true) on conflict do nothing;
 

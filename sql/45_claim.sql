@@ -172,7 +172,7 @@ end
 $$;
 
 -- The answer of a claim: the jobs under its fence, the model's successor if one was changed over to, its observed
--- latency, the buckets source photos may come from, and the time.
+-- latency, the buckets source photos may come from, an image that Storage did not keep (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -184,6 +184,7 @@ begin
   return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
     'successor', v_successor, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
+    'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end
 $$;
@@ -298,7 +299,7 @@ end
 $$;
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
+-- Returns {jobs, fence, successor, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,

@@ -14,7 +14,7 @@ as $$
       'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
       'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
-      'report_rate_limit', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
+      'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
       'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep', 'settle_swept_generation_jobs', 'prune_generation_history',
       'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')))
 $$;

@@ -428,8 +428,11 @@ create table if not exists generation.limits (
   -- A job that still meets a used-up quota at this age fails instead of waiting for ever.
   "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
   "pausedAt" timestamptz,
-  "pauseReason" text
+  "pauseReason" text,
+  -- {at, bytes, mimeType, problem} of an image that was paid for and not kept, until Storage has taken a probe as large.
+  "storageRefused" jsonb
 );
+alter table generation.limits add column if not exists "storageRefused" jsonb;
 
 insert into generation.limits (id) values (true) on conflict do nothing;
 
@@ -1694,7 +1697,7 @@ end
 $$;
 
 -- The answer of a claim: the jobs under its fence, the model's successor if one was changed over to, its observed
--- latency, the buckets source photos may come from, and the time.
+-- latency, the buckets source photos may come from, an image that Storage did not keep (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -1706,6 +1709,7 @@ begin
   return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
     'successor', v_successor, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
+    'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end
 $$;
@@ -1820,7 +1824,7 @@ end
 $$;
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets, answeredAt}; with nothing to give {jobs: [], reason,
+-- Returns {jobs, fence, successor, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to give {jobs: [], reason,
 -- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
@@ -2195,6 +2199,38 @@ begin
 end
 $$;
 $part_60_settle$);
+
+insert into pg_temp.upgrade_part values ('62_storage_refusal.sql', $part_62_storage_refusal$
+-- What is remembered of a Storage that did not keep an image which had been paid for. Refusals: PT400 (a parameter).
+
+-- Tells all workers whether Storage keeps images. p_kept false: it did not keep one that was paid for; p_facts are its
+-- {bytes, mimeType, problem}, and from the next claim on every run gets them as `storageRefused` and pays for nothing
+-- before Storage has taken a probe as large. p_kept true: it took that probe; p_facts are what the claim gave. A
+-- refusal reported meanwhile is another one and stays.
+-- Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
+-- Safe to repeat: the same refusal is remembered once, and what has been cleared stays so.
+create or replace function public.report_storage(p_kept boolean, p_facts jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_refused jsonb;
+begin
+  if p_kept is null or jsonb_typeof(p_facts) is distinct from 'object' then
+    perform generation.refuse('400', 'wrong_type', 'p_kept must be true or false, and p_facts an object',
+      'Send {"bytes": 1500000, "mimeType": "image/png", "problem": "…"}.');
+  end if;
+  if p_kept then
+    update generation.limits as l set "storageRefused" = null where l."storageRefused" = p_facts;
+  else
+    update generation.limits as l set "storageRefused" = jsonb_build_object('at', generation.clock(),
+      'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),
+      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500));
+  end if;
+  select l."storageRefused" into v_refused from generation.limits as l;
+  return jsonb_build_object('storageRefused', v_refused);
+end
+$$;
+$part_62_storage_refusal$);
 
 insert into pg_temp.upgrade_part values ('70_operations.sql', $part_70_operations$
 -- What operators and apps do to jobs. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
@@ -2621,7 +2657,7 @@ as $$
       'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
       'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
-      'report_rate_limit', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
+      'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
       'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep', 'settle_swept_generation_jobs', 'prune_generation_history',
       'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')))
 $$;
@@ -3395,6 +3431,7 @@ public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
 public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
+public.report_storage(boolean, jsonb),
 public.set_generation_rate(text, numeric, integer, double precision, double precision),
 public.remove_generation_gate(text),
 public.set_generation_limits(jsonb),
@@ -3428,6 +3465,7 @@ public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
 public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
+public.report_storage(boolean, jsonb),
 public.set_generation_rate(text, numeric, integer, double precision, double precision),
 public.remove_generation_gate(text),
 public.set_generation_limits(jsonb),

@@ -180,6 +180,7 @@ FUNCTIONS = {
     "report_rate_limit": Function(
         lambda _: {"p_model": "model", "p_facts": {"period": "day"}, "p_epoch": None}
     ),
+    "report_storage": Function(lambda _: {"p_kept": True, "p_facts": {}}),
     "peek_generation_jobs": Function(lambda _: {"p_max_jobs": 10}),
     "generation_queue_stats": Function(_nothing),
     "generation_schema_version": Function(_nothing),

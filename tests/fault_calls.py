@@ -9,6 +9,7 @@ from uuid import uuid4
 from tests.runs import MODEL, Site, picture
 from worker.job import GeneratedImage, Job, Usage
 from worker.storage import BUCKET, object_path, photo_row
+from worker.storage_proof import FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,13 @@ async def stored_bare(site: Site) -> None:
     await site.service.storage.from_(BUCKET).upload(path, image.data, {"content-type": image.mime_type})
 
 
+async def refused_once(site: Site) -> None:
+    """A job, after Storage has refused what another one paid for."""
+    await site.order("a")
+    report = {"p_kept": False, "p_facts": {"bytes": 5000, "mimeType": "image/png"}}
+    await site.service.rpc("report_storage", report).execute()
+
+
 async def held(site: Site) -> None:
     """A job of one image that Gemini keeps back."""
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
@@ -96,6 +104,7 @@ def rpc(function: str) -> str:
 
 
 OBJECT = "/storage/v1/object"
+PROBES = f"({FOLDER}|{FOLDER.replace('=', '%3D')})"
 
 CALLS: dict[str, Call] = {
     "claim_generation_jobs": Call(rpc("claim_generation_jobs"), usual),
@@ -106,6 +115,10 @@ CALLS: dict[str, Call] = {
     "settle_generation_jobs": Call(rpc("settle_generation_jobs"), usual),
     "finish_generation_run": Call(rpc("finish_generation_run"), usual),
     "set_generation_model_successor": Call(rpc("set_generation_model_successor"), retired),
+    "report_storage": Call(rpc("report_storage"), refused_once),
+    "bucket": Call(f"GET /storage/v1/bucket/{BUCKET}$", usual),
+    "probe": Call(f"POST {OBJECT}/{BUCKET}/{PROBES}/", refused_once),
+    "probe_removed": Call(f"DELETE {OBJECT}/{BUCKET}$", refused_once),
     "download": Call(f"GET {OBJECT}/authenticated/training-photos/", usual),
     "upload": Call(f"POST {OBJECT}/{BUCKET}/", usual),
     "list": Call(f"POST {OBJECT}/list/{BUCKET}$", stored, foreign=1),

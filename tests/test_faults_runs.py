@@ -39,7 +39,7 @@ FAULTS: dict[str, Fault] = {
 SHORT_BUDGET = 3.0
 """For a run whose call is silent or never heard: only its deadlines end that."""
 
-READING = ("take_start_slots", "download", "list", "info", "adopt")
+READING = ("take_start_slots", "bucket", "download", "list", "info", "adopt")
 """Calls that leave nothing behind that an answer would have to tell of."""
 
 DEADLINES = ("claim_generation_jobs", "take_start_slots", "download", "upload", "settle_generation_jobs")

@@ -65,7 +65,7 @@ LAYERS = [
     {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_answer", "genai_client"},
-    {"queue", "storage", "photos", "gemini", "answer", "metrics"},
+    {"bucket", "queue", "storage", "storage_proof", "photos", "gemini", "answer", "metrics"},
     {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},

@@ -92,6 +92,15 @@ def test_a_retry_keeps_the_servers_delay() -> None:
     assert decide([TRANSIENT, MADE]) == Retry("timeout", "late", 7.0)
 
 
+def test_what_was_paid_for_and_not_kept_spends_the_attempt() -> None:
+    """Whatever refused the image, and whatever else became of the job, the attempt is spent."""
+    for error in (Misconfigured("bucket_missing", "no"), QueueUnavailable("timeout", "no")):
+        unkept = ImageErred(0, error, sent=True, paid=True)
+        for other in (MADE, NOT_STARTED, WRONG_KEY, LIMITED, DAILY, TRANSIENT):
+            outcome = decide([other, unkept])
+            assert isinstance(outcome, Released | Retry) and outcome.attempt_spent, (error, other)
+
+
 def test_a_supabase_that_is_away_spends_nothing() -> None:
     """A job that met only our own side's failure keeps its attempt, unless a call to Gemini went out."""
     away = ImageErred(0, QueueUnavailable("timeout", "no answer"))

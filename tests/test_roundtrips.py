@@ -10,6 +10,7 @@ from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs",)
 
+BUCKET = "storage: GET generated-photos"
 STORE, RECORD = "storage: POST generated-photos", "record_generated_photo"
 CLAIM, SLOTS, SETTLE, FINISH = (
     "claim_generation_jobs",
@@ -42,7 +43,18 @@ async def test_a_run_asks_two_things_for_each_image(site: Site) -> None:
     assert 1 <= trips.pop(SETTLE) <= 3
     assert 1 <= trips.pop(SLOTS) <= 6
     assert trips.pop(FINISH) == 1
+    assert trips.pop(BUCKET) == 1, "a process looks at the bucket before its first photo"
     assert not trips
+
+
+async def test_a_process_looks_at_the_bucket_once(site: Site) -> None:
+    """The second run of a process does not ask again what the bucket takes."""
+    trips, worker = Trips(), site.worker()
+    worker.project.http.event_hooks["request"].append(trips.note)
+    for name in "ab":
+        await site.order(name)
+        await worker.run(RunRequest())
+    assert trips.counted[BUCKET] == 1
 
 
 async def test_a_run_takes_starts_for_all_who_wait(site: Site) -> None:

@@ -32,6 +32,7 @@ FUNCTIONS = [
     "release_stale_generation_jobs",
     "remove_generation_gate",
     "report_rate_limit",
+    "report_storage",
     "resume_generation",
     "retry_failed_generation_jobs",
     "set_generation_limits",

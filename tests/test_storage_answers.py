@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.faults import Exchange, Fault, FaultProxy
+from tests.faults import FaultProxy, refusal
 from tests.runs import SOURCES, Site
 from tests.wire import Wire, listening, reply
 from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
@@ -212,23 +211,12 @@ async def test_the_local_storage_serves_that_route(site: Site) -> None:
         await wrong.download(SOURCES, f"{site.user}/me.png", 100_000)
 
 
-def answered(status: str, body: object) -> Fault:
-    """A fault: this answer instead of the server's."""
-
-    async def fault(exchange: Exchange) -> None:
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        head = f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
-        await exchange.send(head.encode() + content)
-
-    return fault
-
-
 async def test_a_wrong_key_at_storage_fails_no_order(site: Site) -> None:
     """While Storage refuses the key, orders go back unspent and the run says what to fix."""
     jobs = await site.order("a", "b", images=2)
     status, body, _ = OURS["jwt expired"]
     async with FaultProxy(site.stack.url) as proxy:
-        proxy.inject(answered(status, body), f"GET /storage/v1/object/.*{SOURCES}/", 1000)
+        proxy.inject(refusal(status, body), f"GET /storage/v1/object/.*{SOURCES}/", 1000)
         first = await site.run(SUPABASE_URL=proxy.url)
     assert (first["stopReason"], first["failed"]) == ("misconfigured", 0)
     assert "SUPABASE_SERVICE_ROLE_KEY" in first["problem"]

@@ -27,6 +27,7 @@ from worker.room import CALL_BYTES, PHOTO_BYTES, Room
 from worker.runner import SHUTDOWN_SECONDS, Run
 from worker.settings import Settings
 from worker.storage import PhotoStore
+from worker.storage_proof import StorageProof
 from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.tools import Tools
 from worker.watch import watched
@@ -51,6 +52,7 @@ class Worker:
             queue=self.queue,
             gemini=self.gemini,
             store=self.store,
+            proof=StorageProof(self.store, self.queue),
             photos=self._photos,
             in_hand=Room(PHOTO_BYTES),
             in_calls=Room(CALL_BYTES),

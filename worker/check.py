@@ -38,7 +38,8 @@ FUNCTIONS = frozenset({
     "generation_jobs_to_sweep", "generation_overview", "generation_queue_stats", "generation_schema_version",
     "get_generation_batch", "pause_generation", "peek_generation_jobs", "prune_generation_history",
     "record_failed_image", "record_generated_photo", "release_stale_generation_jobs",
-    "remove_generation_gate", "report_rate_limit", "resume_generation", "retry_failed_generation_jobs",
+    "remove_generation_gate", "report_rate_limit", "report_storage", "resume_generation",
+    "retry_failed_generation_jobs",
     "set_generation_limits", "set_generation_model_successor", "set_generation_rate",
     "settle_generation_erasure", "settle_generation_jobs", "settle_swept_generation_jobs", "take_start_slots",
 })  # fmt: skip

@@ -14,6 +14,7 @@ from worker.outcome import ImageDiscarded, ImageErred, ImageMade, ImageOutcome
 from worker.queue import Recorded
 from worker.settings import STORE_SECONDS
 from worker.storage import StoredImage, object_path, photo_row
+from worker.storage_proof import StorageProof
 from worker.tries import Within
 
 
@@ -45,12 +46,18 @@ class Keeper:
 
     store: Store
     recorder: Recorder
+    proof: StorageProof
     budget: Budget
 
     async def keep(self, job: Job, index: int, image: GeneratedImage) -> ImageOutcome:
-        """Store an image and record it. Raises QueueUnavailable; what is stored by then is adopted later."""
+        """Store an image and record it. Raises Misconfigured and QueueUnavailable; what is stored by then is
+        adopted later, and of what was not stored all workers know."""
         path = object_path(job, index, image.data)
-        await self.store.put(path, image, self.budget.until("save", STORE_SECONDS))
+        try:
+            await self.store.put(path, image, self.budget.until("save", STORE_SECONDS))
+        except GenerationError as error:
+            await self.proof.refuse(image, error, self.budget)
+            raise
         return await self.record(job, index, path, photo_row(path, image))
 
     async def adopt(self, job: Job) -> list[ImageOutcome]:

@@ -111,28 +111,35 @@ JobOutcome = Completed | Failed | Retry | PutAside | Released | Abandoned
 def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
     """The job's outcome from those of its images; the first that applies, in this order:
 
-    ended meanwhile, misconfigured, impossible as ordered, quota used up, worth a retry, not all started,
-    complete. A refused image counts as done: it was recorded as such.
+    ended meanwhile, misconfigured, impossible as ordered, paid for and not kept, quota used up, worth a
+    retry, not all started, complete. A refused image counts as done: it was recorded as such. An image that
+    was paid for and not kept spends the attempt, whatever else happened.
     """
     if any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
         return Abandoned()
     errors = [o.error for o in outcomes if isinstance(o, ImageErred) and not isinstance(o.error, Refused)]
     sent = any(_reached_gemini(o) for o in outcomes)
-    for kind in (Misconfigured, BadInput, RateLimited, GenerationError):
-        chosen = [error for error in errors if isinstance(error, kind)]
+    unkept = [o.error for o in outcomes if isinstance(o, ImageErred) and o.paid]
+    for chosen in (
+        [error for error in errors if isinstance(error, Misconfigured)],
+        [error for error in errors if isinstance(error, BadInput)],
+        unkept,
+        [error for error in errors if isinstance(error, RateLimited)],
+        errors,
+    ):
         if chosen:
-            return _from_errors(chosen, sent)
+            return _from_errors(chosen, sent, bool(unkept))
     held_back = [o.reason for o in outcomes if isinstance(o, ImageNotStarted)]
     if held_back:
         return Released(held_back[0], _why_not_started(held_back[0]), attempt_spent=sent)
     return Completed()
 
 
-def _from_errors(errors: Sequence[GenerationError], sent: bool) -> JobOutcome:
+def _from_errors(errors: Sequence[GenerationError], sent: bool, unkept: bool) -> JobOutcome:
     first = errors[0]
     match first:
         case Misconfigured():
-            return Released(first.code, first.message, attempt_spent=False)
+            return Released(first.code, first.message, attempt_spent=unkept)
         case BadInput():
             return Failed(first.code, first.message)
         case RateLimited():

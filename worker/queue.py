@@ -25,13 +25,14 @@ TRIES = 4
 class Claim:
     """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
 
-    `answered_at` is the database's time.
+    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept.
     """
 
     jobs: tuple[Job, ...] = ()
     successor: str | None = None
     latency_seconds: float | None = None
     photo_buckets: tuple[str, ...] = ()
+    storage_refused: Mapping[str, Any] | None = None
     reason: str | None = None
     next_attempt_seconds: float | None = None
     answered_at: str | None = None
@@ -97,6 +98,7 @@ class Queue:
             successor=answer.get("successor"),
             latency_seconds=answer.get("latencySeconds"),
             photo_buckets=tuple(answer.get("photoBuckets", ())),
+            storage_refused=answer.get("storageRefused"),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),
             answered_at=answer.get("answeredAt"),

@@ -19,7 +19,7 @@ from worker.gate import DatabaseGate
 from worker.image_task import RunState
 from worker.keeper import Keeper
 from worker.model import price_note, retirement_hint
-from worker.outcome import ImageErred
+from worker.outcome import ImageErred, ImageNotStarted, Released
 from worker.pipeline import Pipeline
 from worker.queue import Claim
 from worker.request import RunRequest
@@ -49,7 +49,7 @@ class Run:
         self._summary = Summary(str(self._id), settings.worker_id, settings.gemini_model_name)
         self._state = RunState(
             gemini=tools.gemini,
-            keeper=Keeper(tools.store, tools.queue, self._budget),
+            keeper=Keeper(tools.store, tools.queue, tools.proof, self._budget),
             budget=self._budget,
             slots=Slots(self._gate(settings.gemini_model_name), tools.monotonic),
             images=asyncio.Semaphore(settings.images_at_a_time),
@@ -59,8 +59,8 @@ class Run:
             call_timeout_seconds=settings.call_timeout_seconds,
             answered_by=self._summary.answered_by,
         )
-        settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
-        self._active = ActiveJobs(self._state, settler)
+        self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
+        self._active = ActiveJobs(self._state, self._settler)
         self._database_time = DatabaseTime(tools.monotonic)
         self._photos: PhotoLender | None = None
         self._queue_ran_dry = False
@@ -94,7 +94,7 @@ class Run:
                 await self._claim_failed(error)
                 return
             if claim.jobs:
-                self._start(claim)
+                await self._start(claim)
                 await self._make_room()
             elif claim.reason == "isolated" and self._active:
                 await self._settle_next()
@@ -157,8 +157,15 @@ class Run:
         else:
             self._stop_for("queue_lost", pause=False)
 
-    def _start(self, claim: Claim) -> None:
+    async def _start(self, claim: Claim) -> None:
+        """Begin to work on what was claimed, unless what would be made could not be kept."""
         self._must_finish = True
+        self._summary.claimed += len(claim.jobs)
+        try:
+            await self._tools.proof.require(claim.storage_refused, self._budget)
+        except GenerationError as error:
+            await self._give_back(claim, error)
+            return
         self._budget.latency_seconds = claim.latency_seconds
         if claim.successor and self._settings.gemini_model_fallback:
             self._use_model(self._settings.gemini_model_fallback)
@@ -167,7 +174,17 @@ class Run:
         pipeline = Pipeline(self._photos, self._state)
         for job in claim.jobs:
             self._active.start(pipeline, job)
-        self._summary.claimed += len(claim.jobs)
+
+    async def _give_back(self, claim: Claim, error: GenerationError) -> None:
+        """Release jobs for which nothing was paid, with their attempts unspent, and stop."""
+        outcome = Released(error.code, error.message, attempt_spent=False)
+        await self._settler.settle(
+            [
+                JobEnd(job, [ImageNotStarted(index, "stopped") for index in job.missing], outcome)
+                for job in claim.jobs
+            ]
+        )
+        self._storage_lost(error)
 
     def _use_model(self, model: str) -> None:
         if model != self._state.model:
@@ -210,7 +227,15 @@ class Run:
             elif isinstance(error, Misconfigured):
                 self._misconfigured(error)
             elif erred.paid and not self._budget.passed(self._budget.save):
-                self._stop_for("queue_lost")
+                self._storage_lost(error)
+
+    def _storage_lost(self, error: GenerationError) -> None:
+        """Stop where what is paid for could not be kept, and say why."""
+        if isinstance(error, Misconfigured):
+            self._misconfigured(error)
+        elif self._summary.stop_reason not in ("misconfigured", "shutdown"):
+            self._summary.problem = f"{error.message}; nothing is paid for until an image can be kept"
+            self._stop_for("queue_lost")
 
     def _may_change_over(self, error: ModelRetired) -> bool:
         settings = self._settings

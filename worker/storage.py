@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from worker.errors import BadInput, GenerationError, QueueUnavailable, Transient
+from worker.bucket import MAX_IMAGE_BYTES, read_bucket
+from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
@@ -22,9 +23,6 @@ from worker.storage_answers import Answer, ObjectExists, ObjectMissing, meaning,
 from worker.tries import Within, in_tries
 
 BUCKET = "generated-photos"
-MAX_OBJECT_BYTES = 50 * 1024 * 1024
-"""The bucket's own limit (sql/90_storage.sql)."""
-
 TRIES = 3
 
 STORE_TRIES = 10
@@ -67,6 +65,13 @@ class PhotoStore:
 
     def __init__(self, project: Project) -> None:
         self._project = project
+
+    async def check(self, within: Within) -> None:
+        """Raises Misconfigured where the bucket would refuse what Gemini makes, and QueueUnavailable."""
+        if refusal := (await read_bucket(self._project, BUCKET, within)).refusal:
+            raise Misconfigured(
+                "bucket_refuses_images", f"{refusal}: apply sql/install.sql, which repairs it"
+            )
 
     async def put(self, path: str, image: GeneratedImage, within: Within) -> None:
         """Store an image under its content's name. Already being there is success: the bytes are the same."""
@@ -132,7 +137,7 @@ class PhotoStore:
             with translated("info"):
                 info = await self._bucket().info(path)
             return _kept_row(info, path) or _read_row(
-                await self.download(BUCKET, path, MAX_OBJECT_BYTES), path
+                await self.download(BUCKET, path, MAX_IMAGE_BYTES), path
             )
         except (ObjectMissing, BadInput):
             return None

@@ -14,6 +14,7 @@ from worker.pipeline import Photos
 from worker.queue import Claim, Settlement
 from worker.retry import Uniform
 from worker.room import Room
+from worker.storage_proof import StorageProof
 from worker.tries import Within
 
 
@@ -49,6 +50,7 @@ class Tools:
     queue: Queue
     gemini: Model
     store: Store
+    proof: StorageProof
     photos: Callable[[Sequence[str]], PhotoLender]
     in_hand: Room
     in_calls: Room
