@@ -142,7 +142,8 @@ def changed(site: Site, change: str) -> Iterator[None]:
         yield
     finally:
         site.rows(
-            "update storage.buckets set file_size_limit = %s, allowed_mime_types = %s where id = %s returning id",
+            "update storage.buckets set file_size_limit = %s, allowed_mime_types = %s"
+            " where id = %s returning id",
             kept["file_size_limit"],
             kept["allowed_mime_types"],
             BUCKET,
