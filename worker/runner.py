@@ -273,6 +273,7 @@ class Run:
                     await self._photos.close()
         if not self._must_finish:
             return
+        await self._tools.proof.tell(self._budget.until("answer"))
         summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
         try:
             await self._tools.queue.finish(

@@ -77,13 +77,21 @@ class StorageProof:
             await self._prove(refused, budget)
 
     async def refuse(self, image: GeneratedImage, error: GenerationError, budget: Budget) -> None:
-        """Remember for all workers that an image which had been paid for was not kept."""
+        """Remember for all workers that an image which had been paid for was not kept.
+
+        At once, so that they know of it even if this process dies; `tell` tries again at the run's end.
+        """
         self._checked = False
         self._untold = {"bytes": len(image.data), "mimeType": image.mime_type, "problem": error.message}
         log.event(
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
-        if await self._report(False, self._untold, budget.until("answer", CALL_SECONDS)):
+        seconds = budget.remaining(budget.settle) / 2  # the rest is for the job's own end
+        await self.tell(min(seconds, CALL_SECONDS))
+
+    async def tell(self, within: Within) -> None:
+        """Tell the database of a refusal that it has not taken yet."""
+        if self._untold and await self._report(False, self._untold, within):
             self._untold = None
 
     async def _prove(self, refused: Mapping[str, Any], budget: Budget) -> None:
