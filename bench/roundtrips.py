@@ -20,8 +20,8 @@ from worker.settings import Settings
 
 PURPOSE = "requests to Supabase, of an idle run and of one that makes photos; about ten seconds"
 USER = "customer"
-ONCE = ("finish_generation_run",)
-"""What a run with photos asks once, beside all that an idle run asks too."""
+ONCE = ("finish_generation_run", "storage: GET generated-photos")
+"""What a run with photos asks once, beside all that an idle run asks too; of the bucket, once a process."""
 
 JOBS = 10
 

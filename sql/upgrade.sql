@@ -2645,7 +2645,8 @@ insert into pg_temp.upgrade_part values ('75_reading.sql', $part_75_reading$
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of this schema; a worker refuses to work with another one.
--- Returns {version, functions: the names of the functions that are there}. Safe to repeat: reads only.
+-- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
+-- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
 language sql stable security definer set search_path = ''
 as $$
@@ -2659,7 +2660,9 @@ as $$
       'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
       'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
       'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep', 'settle_swept_generation_jobs', 'prune_generation_history',
-      'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')))
+      'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
+    'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
+    'storageRefused', (select l."storageRefused" from generation.limits as l))
 $$;
 
 -- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,

@@ -161,6 +161,38 @@ async def test_bucket_public(site: Site, db: psycopg.Connection[DictRow]) -> Non
     assert (await look(site))["bucket"].state == "ok"
 
 
+async def test_bucket_that_refuses_what_gemini_makes(site: Site, db: psycopg.Connection[DictRow]) -> None:
+    """A bucket with another limit or other types fails, with the SQL that repairs it."""
+    narrow = "update storage.buckets set {} where id = 'generated-photos'"
+    back = narrow.format(
+        "allowed_mime_types = array['image/png', 'image/jpeg', 'image/webp'], file_size_limit = 52428800"
+    )
+    for change, said in (
+        ("allowed_mime_types = array['image/png']", "image/jpeg, image/webp"),
+        ("file_size_limit = 4000000", "4000000 bytes"),
+    ):
+        with changed(db, narrow.format(change), back):
+            found = (await look(site))["bucket"]
+        assert found.state == "failed" and said in found.message
+        assert "sql/install.sql" in str(found.mend)
+
+
+async def test_photo_bucket_missing(site: Site) -> None:
+    """A bucket that photos may come from and that is not there is named, with both ways out."""
+    site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
+    found = (await look(site))["bucket"]
+    assert found.state == "warning" and "no-such-bucket" in found.message
+    assert "create" in str(found.mend) and "generation.photo_buckets" in str(found.mend)
+
+
+async def test_an_image_that_was_not_kept(site: Site) -> None:
+    """While runs pay for nothing since Storage refused an image, it is said which problem it was."""
+    facts = '{"bytes": 9, "mimeType": "image/png", "problem": "Storage answered 403"}'
+    site.rows("select report_storage(false, %s::jsonb)", facts)
+    found = (await look(site))["bucket"]
+    assert found.state == "warning" and "Storage answered 403" in found.message
+
+
 async def test_gemini_refuses_the_key(site: Site) -> None:
     """A wrong key fails, and its mend says where keys are made."""
     site.gemini.configure(invalid_keys=[KEY])

@@ -225,4 +225,9 @@ def test_successor(queue: Queue) -> None:
 
 def test_version(queue: Queue) -> None:
     """The schema's version names exactly the functions it consists of."""
-    assert queue.call("generation_schema_version") == {"version": SCHEMA_VERSION, "functions": FUNCTIONS}
+    assert queue.call("generation_schema_version") == {
+        "version": SCHEMA_VERSION,
+        "functions": FUNCTIONS,
+        "photoBuckets": ["generated-photos", "training-photos"],
+        "storageRefused": None,
+    }

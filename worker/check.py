@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.check_buckets import KEY_REFUSED, ask_bucket, bucket_finding
 from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
 from worker.errors import (
@@ -18,7 +19,6 @@ from worker.finding import Finding
 from worker.held import gate_finding
 from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
 from worker.settings import InvalidSettings, Settings
-from worker.storage import BUCKET
 from worker.supabase_errors import INSTALL
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from worker.app import Worker
     from worker.gemini import Gemini
-    from worker.project import Project
     from worker.queue import Queue
 
 SCHEMA_VERSION = 2
@@ -39,9 +38,9 @@ FUNCTIONS = frozenset({
     "get_generation_batch", "pause_generation", "peek_generation_jobs", "prune_generation_history",
     "record_failed_image", "record_generated_photo", "release_stale_generation_jobs",
     "remove_generation_gate", "report_rate_limit", "report_storage", "resume_generation",
-    "retry_failed_generation_jobs",
-    "set_generation_limits", "set_generation_model_successor", "set_generation_rate",
-    "settle_generation_erasure", "settle_generation_jobs", "settle_swept_generation_jobs", "take_start_slots",
+    "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model_successor",
+    "set_generation_rate", "settle_generation_erasure", "settle_generation_jobs",
+    "settle_swept_generation_jobs", "take_start_slots",
 })  # fmt: skip
 """The database functions that the worker and its command line call."""
 
@@ -94,23 +93,23 @@ async def _deployed(
 
 
 async def _supabase(worker: Worker) -> list[Finding]:
-    """Supabase itself, the functions in its database, and the bucket: two requests tell all three."""
+    """Supabase itself, the functions in its database, and the buckets."""
     schema = await _ask_schema(worker.queue)
-    bucket_status, bucket = await _ask_bucket(worker.project)
+    bucket = await ask_bucket(worker.project)
     if isinstance(schema, ProjectRefused):
         return _no_supabase(schema.said, schema.fix)
-    if bucket_status in (401, 403):
+    if isinstance(bucket, GenerationError) and bucket.code in KEY_REFUSED:
         return _no_supabase("it does not accept the key, or the key is not the secret one", KEY)
     if isinstance(schema, QueueUnavailable):
         return _no_supabase(schema.message, UNREACHABLE)
     if isinstance(schema, GenerationError):
-        database = Finding("database", "failed", schema.message, INSTALL)
+        database, schema = Finding("database", "failed", schema.message, INSTALL), {}
     else:
         database = _schema(schema)
     return [
         Finding("supabase", "ok", "answers and accepts the key"),
         database,
-        _bucket(bucket_status, bucket),
+        await bucket_finding(worker.project, bucket, schema),
     ]
 
 
@@ -130,23 +129,6 @@ async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
         return error
 
 
-async def _ask_bucket(project: Project) -> tuple[int, dict[str, Any]]:
-    """Storage's status and answer about the bucket; the status is 0 if there was none that can be read.
-
-    Asked without the SDK, whose model of a bucket refuses the whole answer for a field that nobody needs.
-    """
-    import httpx
-
-    url = f"{project.url}/storage/v1/bucket/{BUCKET}"
-    try:
-        answer = await project.http.get(url, headers=project.headers(), timeout=TIMEOUT_SECONDS)
-        body = answer.json()
-        # The HTTP status of a refusal is often 400, and the real one in its body.
-        return int(body.get("statusCode", answer.status_code)), body
-    except (ProjectRefused, httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, AttributeError):
-        return 0, {}
-
-
 def _schema(answer: dict[str, Any]) -> Finding:
     version, missing = answer.get("version"), sorted(FUNCTIONS - set(answer.get("functions") or ()))
     if type(version) is int and version > SCHEMA_VERSION:
@@ -158,18 +140,6 @@ def _schema(answer: dict[str, Any]) -> Finding:
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
     return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
-
-
-def _bucket(status: int, bucket: dict[str, Any]) -> Finding:
-    if status == 404:
-        return Finding("bucket", "failed", f"there is no bucket {BUCKET}", INSTALL)
-    if status != 200:
-        said = f"Storage gave no sensible answer (HTTP {status})" if status else "Storage did not answer"
-        return Finding("bucket", "failed", said, UNREACHABLE)
-    if bucket.get("public") is not False:
-        mend = "in the SQL editor: update storage.buckets set public = false where id = 'generated-photos'"
-        return Finding("bucket", "failed", f"{BUCKET} is public: anybody can read the photos", mend)
-    return Finding("bucket", "ok", f"{BUCKET} is there and private")
 
 
 async def _gemini(gemini: Gemini, settings: Settings) -> Finding:
