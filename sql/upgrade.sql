@@ -2098,7 +2098,7 @@ begin
 end
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status, code}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -2120,9 +2120,9 @@ begin
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end
     from judged as j
     where q.id = j.id and q.id = any (v_ids)
-    returning q.id, j.fence, j.status, j.batch_id, j.missing
+    returning q.id, j.fence, j.status, j.code, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status, 'code', s.code)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -2139,8 +2139,8 @@ $$;
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
 -- `released`, attemptSpent (default true) false when no request counted. Returns {results: [{jobId, result,
--- status}]} with result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
--- touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
+-- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
+-- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
 -- Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -2155,7 +2155,7 @@ begin
   v_settled := generation.apply_results(p_results);
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
-      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status') order by i), '[]')
+      'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status', 'code', s ->> 'code') order by i), '[]')
     from jsonb_array_elements(p_results) with ordinality as a (r, i)
     left join jsonb_array_elements(v_settled) as s
       on s ->> 'jobId' = r ->> 'jobId' and s ->> 'fence' = r ->> 'fence'

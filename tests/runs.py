@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 from uuid import uuid4
@@ -208,6 +209,7 @@ class Site:
     def _audit_summary(self, summary: Summary) -> None:
         ends = ("completed", "failed", "retried", "rateLimited", "leaseLost")
         assert summary["claimed"] == sum(summary[end] for end in ends), summary
+        assert sum(summary["failuresByCode"].values()) == summary["failed"], summary
         kept = self.rows("select summary from generation.runs where id = %s", summary["runId"])
         if summary["claimed"]:
             assert kept[0]["summary"] == {**summary, "durationSeconds": kept[0]["summary"]["durationSeconds"]}
@@ -219,6 +221,9 @@ class Site:
         for status in ("completed", "failed"):
             rows = self.rows("select from photo_generation_queue where status = %s", status)
             assert sum(s[status] for s in summaries) == len(rows), status
+        failed = self.rows("""select "errorCode" from photo_generation_queue where status = 'failed'""")
+        told = sum((Counter(s["failuresByCode"]) for s in summaries), Counter[str]())
+        assert told == Counter(row["errorCode"] for row in failed)
 
 
 @pytest.fixture

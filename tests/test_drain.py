@@ -61,8 +61,9 @@ async def test_drains_run_after_run(cli: CommandLine, site: Site) -> None:
     done = await cli.call("drain", env={"MAX_JOBS": "1"})
     assert done.code == 0
     assert done.json == {
-        "runs": 4, "stopReason": "queue_empty", "claimed": 3, "completed": 3, "failed": 0, "retried": 0,
-        "rateLimited": 0, "leaseLost": 0, "imagesMade": 6, "nextAttemptInSeconds": None,
+        "runs": 4, "stopReason": "queue_empty", "claimed": 3, "completed": 3, "failed": 0,
+        "failuresByCode": {}, "retried": 0, "rateLimited": 0, "leaseLost": 0, "imagesMade": 6,
+        "nextAttemptInSeconds": None,
     }  # fmt: skip
     site.audit()
 

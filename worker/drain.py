@@ -8,6 +8,7 @@ from typing import Any
 
 from worker.loop import LEAST_PAUSE_SECONDS, failure_pause_seconds, goes_on
 from worker.retry import Uniform
+from worker.summary import most_common
 
 PATIENCE_SECONDS = 120.0
 """Longer than a quota of a minute blocks the gate; a daily one is not waited for."""
@@ -26,6 +27,7 @@ class Drain:
         self._uniform = uniform
         self._runs = 0
         self._counts: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
         self._last: Mapping[str, Any] = {}
 
     def pause(self, summary: Mapping[str, Any], failures: int) -> float | None:
@@ -53,6 +55,7 @@ class Drain:
             "runs": self._runs,
             "stopReason": self._last.get("stopReason", "shutdown"),
             **{name: self._counts[name] for name in COUNTS},
+            "failuresByCode": most_common(self._failures),
             "imagesMade": self._counts["made"],
             "nextAttemptInSeconds": self._last.get("nextAttemptInSeconds"),
         }
@@ -63,4 +66,5 @@ class Drain:
         self._last = summary
         self._runs += 1
         self._counts.update({name: summary.get(name, 0) for name in COUNTS})
+        self._failures.update(summary.get("failuresByCode", {}))
         self._counts["made"] += summary.get("images", {}).get("made", 0)

@@ -26,7 +26,8 @@ example:
 
 you will see the run's summary, one line of JSON:
   {"runId": "...", "stopReason": "queue_empty", "claimed": 5, "completed": 5, "failed": 0, ...}
-stopReason says why it ended. With "misconfigured", "problem" says what to mend, and the exit code is 1.
+stopReason says why it ended, "failuresByCode" how many jobs failed with which errorCode.
+With "misconfigured", "problem" says what to mend, and the exit code is 1.
 With --dry-run nothing is claimed, and you see the jobs that are next in line, whatever the gate says:
   {"jobs": [{"id": 7, "batchId": "...", "status": "pending", "images": 4, ...}], "reason": null, ...}
 """

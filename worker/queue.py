@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
@@ -36,6 +36,16 @@ class Claim:
     reason: str | None = None
     next_attempt_seconds: float | None = None
     answered_at: str | None = None
+
+
+class Settled(NamedTuple):
+    """What has become of a settled job: its status, None where the lease was lost, and its error code."""
+
+    status: str | None
+    code: str | None
+
+
+LEASE_LOST = Settled(None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +133,11 @@ class Queue:
         }
         return Recorded((await self._call("record_failed_image", params, within))["result"])
 
-    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, str | None]:
-        """Settle jobs; returns each one's new status, None where the lease was lost."""
+    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]:
+        """Settle jobs; returns what has become of each."""
         params = {"p_results": [settlement.as_json() for settlement in settlements]}
         answer = await self._call("settle_generation_jobs", params, within)
-        return {row["jobId"]: row["status"] for row in answer["results"]}
+        return {row["jobId"]: Settled(row["status"], row.get("code")) for row in answer["results"]}
 
     async def finish(
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within

@@ -20,7 +20,7 @@ from worker.outcome import (
     Released,
     Retry,
 )
-from worker.queue import Settlement
+from worker.queue import LEASE_LOST, Settled, Settlement
 from worker.retry import Uniform, retry_delay_seconds
 from worker.settings import Settings
 from worker.summary import Summary
@@ -55,14 +55,14 @@ class Settler:
         results = {
             end.job.id: settlement(end.job, end.outcome, self.settings, self.uniform) for end in settled
         }
-        statuses = await self._send(list(results.values()))
+        answers = await self._send(list(results.values()))
         for end in ends:
-            status = statuses.get(end.job.id)
+            settled_as = answers.get(end.job.id, LEASE_LOST)
             self.summary.add_images(end.images)
-            self.summary.add_job(status)
-            self._tell(end.job, results.get(end.job.id), status)
+            self.summary.add_job(settled_as.status, settled_as.code)
+            self._tell(end.job, settled_as)
 
-    async def _send(self, results: Sequence[Settlement]) -> dict[int, str | None]:
+    async def _send(self, results: Sequence[Settlement]) -> dict[int, Settled]:
         if not results:
             return {}
         try:
@@ -73,14 +73,14 @@ class Settler:
             )
             return {}
 
-    def _tell(self, job: Job, result: Settlement | None, status: str | None) -> None:
+    def _tell(self, job: Job, settled: Settled) -> None:
         log.event(
-            f"job_{status or 'lease_lost'}",
-            level="info" if status == "completed" else "warning",
+            f"job_{settled.status or 'lease_lost'}",
+            level="info" if settled.status == "completed" else "warning",
             job=job.id,
             batch=job.batch_id,
             attempt=job.attempt,
-            code=result.code if result else None,
+            code=settled.code,
         )
 
 

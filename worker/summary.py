@@ -59,6 +59,7 @@ class Summary:
     answered_by: Counter[str] = field(default_factory=Counter)
     claimed: int = 0
     jobs: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     images: Counter[str] = field(default_factory=Counter)
 
     def add_images(self, outcomes: Sequence[ImageOutcome]) -> None:
@@ -66,9 +67,11 @@ class Summary:
         for outcome in outcomes:
             self.images[_image_count(outcome)] += 1
 
-    def add_job(self, status: str | None) -> None:
-        """Count a settled job by its new status; None means that the lease was lost."""
+    def add_job(self, status: str | None, code: str | None = None) -> None:
+        """Count a settled job by its new status, a failed one by its error code; None: the lease was lost."""
         self.jobs[status or "lease_lost"] += 1
+        if status == "failed":
+            self.failures[code or "unknown"] += 1
 
     def as_json(self, duration_seconds: float) -> dict[str, Any]:
         """The answer of an invocation; every count is there, also when zero."""
@@ -80,6 +83,7 @@ class Summary:
             "claimed": self.claimed,
             "completed": self.jobs["completed"],
             "failed": self.jobs["failed"],
+            "failuresByCode": most_common(self.failures),
             "retried": self.jobs["pending"],
             "rateLimited": self.jobs["rate_limited"],
             "leaseLost": self.jobs["lease_lost"],
@@ -96,6 +100,17 @@ class Summary:
             made = sorted(self.answered_by.items())
             answer["answeredBy"] = [{"model": model, "images": images} for model, images in made]
         return answer
+
+
+MOST_CODES = 10
+"""Codes that a summary names, so that it stays small; the rest are counted together as `other_codes`."""
+
+
+def most_common(failures: Counter[str]) -> dict[str, int]:
+    """The counts by error code, small enough for a summary."""
+    named = dict(failures.most_common(MOST_CODES))
+    others = failures.total() - sum(named.values())
+    return {**named, "other_codes": others} if others else named
 
 
 # `cut`: under way when the time was up; Gemini may bill it all the same.

@@ -11,7 +11,7 @@ from worker.gate import Database
 from worker.image_task import Model
 from worker.keeper import Recorder, Store
 from worker.pipeline import Photos
-from worker.queue import Claim, Settlement
+from worker.queue import Claim, Settled, Settlement
 from worker.retry import Uniform
 from worker.room import Room
 from worker.storage_proof import StorageProof
@@ -25,7 +25,7 @@ class Queue(Recorder, Database, Protocol):
         self, run_id: UUID, claim_id: UUID, max_jobs: int, run_seconds: float, model: str, within: Within
     ) -> Claim: ...
 
-    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, str | None]: ...
+    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]: ...
 
     async def finish(
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
