@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import httpx
-from psycopg.rows import DictRow
 
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
@@ -62,13 +61,18 @@ class Clocked:
         rows = self.db.execute("select status from photo_generation_queue where id = %s", [job_id])
         return [row["status"] for row in rows] == ["completed"]
 
-    def calls(self) -> list[DictRow]:
-        """The calls that watch.sql shows, the latest first, and what they mean."""
-        return [row for row in paste(self.db, "watch.sql") if row["part"] == "call"]
+    def watch(self, about: str) -> list[str]:
+        """What watch.sql says of one thing, each in one line."""
+        rows = paste(self.db, "watch.sql")
+        return [row["what"].replace("\n", " ") for row in rows if row["about"] == about]
 
-    def verdict(self) -> str:
-        """What watch.sql says first."""
-        return str(paste(self.db, "watch.sql")[0]["result"])
+    def calls(self) -> list[str]:
+        """The calls that watch.sql shows, the latest first."""
+        return self.watch("call")
+
+    def verdict(self, about: str = "clock") -> str:
+        """What watch.sql says first of the clock, the worker or the timeout."""
+        return self.watch(about)[0]
 
     def store(self, name: str, value: str) -> None:
         """Changes a secret in Vault."""

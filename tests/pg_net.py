@@ -1,5 +1,7 @@
 """Stands in for pg_net's background worker: sends what was committed, and writes the answers down."""
 
+import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +15,28 @@ from tests.conftest import connect
 from tests.queue_sql import Connection
 
 FOLDER = Path(__file__).parent
-TAKE = "delete from net.http_request_queue returning *"
+BATCH_SIZE = 200
+TAKE = f"""
+    delete from net.http_request_queue where id in (
+      select id from net.http_request_queue order by id limit {BATCH_SIZE})
+    returning *"""
 ANSWER = """
     insert into net._http_response (id, status_code, content_type, headers, content, timed_out, error_msg)
-    values (%(id)s, %(status)s, %(kind)s, null, %(content)s, %(timed_out)s, %(error)s)"""
-NOTHING = {"status": None, "kind": None, "content": None, "timed_out": False, "error": None}
+    values (%(id)s, %(status)s, %(kind)s, %(headers)s, %(content)s, %(timed_out)s, %(error)s)"""
+NOTHING = {
+    "status": None, "kind": None, "headers": None, "content": None, "timed_out": False, "error": None,
+}  # fmt: skip
+STORE = (Path(__file__).parent.parent / "sql" / "schedule" / "call.sql").read_text()
+STORE = "\n".join(line[5:] for line in STORE.splitlines() if line.startswith("--   "))
+"""The statement of call.sql's header that stores both secrets."""
+
+REFUSED = (
+    (httpx.ConnectError, "Couldn't connect to server"),
+    (httpx.RemoteProtocolError, "Server returned nothing (no headers, no data)"),
+    (httpx.TransportError, "Failure when receiving data from the peer"),
+    (httpx.TooManyRedirects, "Number of redirects hit maximum amount"),
+)
+"""What pg_net says instead of an answer: curl's own words (7.88)."""
 
 
 def install(connection: Connection) -> None:
@@ -27,33 +46,47 @@ def install(connection: Connection) -> None:
 
 
 def store_secret(connection: Connection, name: str, value: str) -> None:
-    """Creates a secret of Vault, or changes it, as the header of call.sql says."""
-    found = connection.execute("select id from vault.secrets where name = %s", [name]).fetchone()
-    if found:
-        connection.execute("select vault.update_secret(%s, %s)", [found["id"], value])
-    else:
-        connection.execute("select vault.create_secret(%s, %s)", [value, name])
+    """Creates a secret of Vault, or changes it, with the statement in the header of call.sql."""
+    texts = re.findall(r"\('(\w+)', '([^']+)'\)", STORE)
+    statement = STORE
+    for known, text in texts:
+        quoted = value.replace("'", "''") if known == name else ""
+        statement = statement.replace(f"'{text}'", f"'{quoted}'")
+    assert name in dict(texts)
+    connection.execute(statement.encode())
 
 
 def send(request: DictRow) -> dict[str, Any]:
-    """Posts one request as pg_net would, without following redirects; its answer's row."""
+    """Posts one request as pg_net does, which follows redirects as curl does; its answer's row."""
     seconds = request["timeout_milliseconds"] / 1000
     row = {**NOTHING, "id": request["id"]}
     try:
-        with httpx.Client(timeout=seconds, trust_env=False) as http:
+        with httpx.Client(timeout=seconds, trust_env=False, follow_redirects=True) as http:
             got = http.post(request["url"], content=request["body"], headers=request["headers"])
-    except httpx.TimeoutException:
-        return row | {"timed_out": True, "error": f"Timeout of {seconds * 1000:.0f} ms reached."}
-    except httpx.TransportError as error:
-        return row | {"error": str(error)}
-    return row | {"status": got.status_code, "kind": got.headers.get("content-type"), "content": got.text}
+    except httpx.TimeoutException as error:
+        connected = not isinstance(error, httpx.ConnectTimeout)
+        return row | {"timed_out": True, "error": timeout_message(seconds * 1000, connected)}
+    except (httpx.TransportError, httpx.TooManyRedirects) as error:
+        return row | {"error": next(text for kind, text in REFUSED if isinstance(error, kind))}
+    headers = json.dumps(dict(got.headers))
+    kind = got.headers.get("content-type")
+    return row | {"status": got.status_code, "kind": kind, "headers": headers, "content": got.text or None}
+
+
+def timeout_message(milliseconds: float, connected: bool) -> str:
+    """What pg_net says of a call that was not answered in time (`src/errors.c`)."""
+    handshake, answer = (10.0, milliseconds - 20) if connected else (milliseconds - 10, 0.0)
+    return (
+        f"Timeout of {milliseconds:.0f} ms reached. Total time: {milliseconds:f} ms (DNS time: {10:f} ms, "
+        f"TCP/SSL handshake time: {handshake:f} ms, HTTP Request/Response time: {answer:f} ms)"
+    )
 
 
 class PgNet:
     """The worker of one database, a thread; a context manager.
 
-    Like pg_net 0.20 it wakes at a commit, takes all that is queued in one transaction, sends it at once, and
-    takes nothing more, nor shows an answer, before the last of that batch has come (`src/worker.c`).
+    Like pg_net 0.20 it wakes at a commit, takes up to 200 queued requests in one transaction, sends them at
+    once, and takes nothing more, nor shows an answer, before the last of that batch has come (src/worker.c).
     """
 
     def __init__(self, db_url: str) -> None:

@@ -1,8 +1,10 @@
--- Stands in for pg_net: http_post as 0.20 declares it, its queue, its answers. What sends is tests/pg_net.py.
+-- Stands in for pg_net 0.20: its tables, rights and http_post. What sends is tests/pg_net.py.
 create schema net;
+create domain net.http_method as text
+check (value ilike 'get' or value ilike 'post' or value ilike 'delete');
 create unlogged table net.http_request_queue (
   id bigserial,
-  method text not null,
+  method net.http_method not null,
   url text not null,
   headers jsonb,
   body bytea,
@@ -18,6 +20,10 @@ create unlogged table net._http_response (
   error_msg text,
   created timestamptz not null default now()
 );
+create index on net._http_response (created);
+create function net.wake() returns void
+language sql
+as $$ select pg_notify('net_wake', '') $$;
 create function net.http_post(
   url text, body jsonb default '{}', params jsonb default '{}',
   headers jsonb default '{"Content-Type": "application/json"}', timeout_milliseconds integer default 5000
@@ -33,7 +39,7 @@ begin
   insert into net.http_request_queue (method, url, headers, body, timeout_milliseconds)
   values ('POST', url, headers, convert_to(body::text, 'UTF8'), timeout_milliseconds)
   returning id into request_id;
-  notify net_wake;
+  perform net.wake();
   return request_id;
 end
 $$;

@@ -37,9 +37,10 @@ def every(seconds: int | str) -> Callable[[str], str]:
     return change
 
 
-def prepare(connection: Connection, url: str = URL, secret: str = SECRET) -> None:
-    """Makes what Supabase has, stores both secrets and runs call.sql."""
-    install(connection)
+def prepare(connection: Connection, url: str = URL, secret: str = SECRET, made: bool = False) -> None:
+    """Makes what Supabase has, unless it is made, stores both secrets and runs call.sql."""
+    if not made:
+        install(connection)
     store_secret(connection, "generation_worker_url", url)
     store_secret(connection, "generation_worker_secret", secret)
     paste(connection, "call.sql")

@@ -3,16 +3,21 @@
 Real: the database, the API, the function, the files of sql/schedule. Stood in for: pg_net, Vault, Gemini.
 """
 
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.folder import free_port
 from local.stack.stack import Stack
 from tests.clocked import Clocked, clocked
 from tests.clone import wait_for
 from tests.queue_sql import Connection
+from tests.runs import process_environment
 from tests.schedule_sql import SECRET, forget_kicks, paste
 
 
@@ -26,7 +31,7 @@ def site(stack: Stack, simulator: Simulator, db: Connection) -> Iterator[Clocked
 
 def answered(site: Clocked) -> None:
     """Waits until no call is under way any more."""
-    wait_for(lambda: all(call["meaning"] != "under way" for call in site.calls()), 60)
+    wait_for(lambda: not any("under way" in call for call in site.calls()), 60)
 
 
 def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
@@ -35,8 +40,8 @@ def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
     wait_for(lambda: site.is_completed(job), 60)
     answered(site)
     (call,) = site.calls()
-    assert (call["what"], call["meaning"]) == ("kick /", "ok")
-    assert call["result"].startswith('200 {"runId":')
+    assert call == "kick /: 200, queue_empty, completed 1"
+    assert site.verdict("worker") == "Answering."
     assert SECRET not in str(paste(site.db, "watch.sql"))
 
 
@@ -51,18 +56,54 @@ def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
     wait_for(lambda: site.is_completed(first) and site.is_completed(second), 60)
     answered(site)
     (call,) = site.calls()
-    assert '"completed":2' in call["result"]
+    assert "completed 2" in call
 
 
-def test_watch_tells_what_is_wrong(site: Clocked) -> None:
-    """A wrong secret shows as 401, a wrong path as 404, a closed port as not reached; each with its mend."""
-    for name, value, meaning in (
-        ("secret", "not-the-secret-of-the-worker", "the secret is wrong"),
-        ("secret", SECRET, "ok"),
-        ("url", f"{site.function.url}/elsewhere", "generation_worker_url is not the address"),
-        ("url", f"http://127.0.0.1:{free_port()}", "the worker was not reached"),
-    ):
-        site.store(f"generation_worker_{name}", value)
-        site.db.execute("select generation.call_worker('/sweep')")
-        answered(site)
-        assert site.calls()[0]["meaning"].startswith(meaning), site.calls()[0]
+@contextlib.contextmanager
+def silent_port() -> Iterator[int]:
+    """A port of loopback where each connection is closed without an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def close_each() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        thread = threading.Thread(target=close_each)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simulator) -> None:
+    """A wrong secret, path, port or function, and a worker that dies: each is told with its own cause."""
+    orders = Function("generate_images", stack.postgres.folder, process_environment(stack, simulator))
+    with silent_port() as silent, orders:
+        for name, value, told in (
+            ("secret", "not-the-secret-of-the-worker", "401, wrong_secret"),
+            ("secret", SECRET, "200"),
+            ("url", f"{site.function.url}/elsewhere", "generation_worker_url is not the address"),
+            ("url", orders.url, "401, not_signed_in"),
+            ("url", orders.url, "generate_images answered, which takes orders"),
+            ("url", f"http://127.0.0.1:{free_port()}", "Nothing listens at the address"),
+            ("url", f"http://127.0.0.1:{silent}", "ended in the middle of the call"),
+        ):
+            site.store(f"generation_worker_{name}", value)
+            site.db.execute("select generation.call_worker('/')")
+            answered(site)
+            assert told in site.calls()[0], site.calls()[0]
+
+
+def test_a_call_behind_a_long_run_is_no_trouble(site: Clocked) -> None:
+    """While pg_net waits for one run the next calls stay in its queue: that is told as under way."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[held]")
+    job = site.order("held")
+    assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1, 60)
+    site.db.execute("select generation.call_worker('/', 'tick')")
+    site.db.execute('update generation.worker_calls set "calledAt" = "calledAt" - interval \'300 seconds\'')
+    assert [call.partition(": ")[2] for call in site.calls()] == ["under way", "under way"]
+    assert len(site.db.execute("select from net.http_request_queue").fetchall()) == 2
+    assert site.verdict("worker") == "Not yet: the first answer is still to come."
+    site.gemini.release()
+    wait_for(lambda: site.is_completed(job), 60)

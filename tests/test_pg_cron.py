@@ -76,18 +76,18 @@ def test_it_ticks(site: Clocked) -> None:
     """A tick that lacks its address fails by name; the next has the queue worked off. No secret is left."""
     job = site.order("by the clock")
     paste(site.db, "schedule.sql")
-    assert site.verdict().startswith("not yet: pg_cron has not run it")
+    assert site.verdict() == "Not yet: pg_cron has not run it."
     site.db.execute("update vault.secrets set name = 'mislaid' where name = 'generation_worker_url'")
     wait_for(lambda: failed_runs(site), TICK_SECONDS)
     assert "Vault has no secret named generation_worker_url." in failed_runs(site)[0]
-    assert site.verdict().startswith("not ticking: ")
-    assert "Vault has no secret named" in site.verdict()
+    assert site.verdict() == "Not ticking: the last tick failed."
+    assert "Vault has no secret named" in site.watch("fix")[0]
     assert site.calls() == []
     site.db.execute("update vault.secrets set name = 'generation_worker_url' where name = 'mislaid'")
     wait_for(lambda: site.is_completed(job), TICK_SECONDS)
-    wait_for(lambda: site.verdict() == "ticking", TICK_SECONDS)
-    (call, *_) = [row for row in site.calls() if '"completed":1' in row["result"]]
-    assert (call["what"], call["meaning"]) == ("tick /", "ok")
+    wait_for(lambda: site.verdict() == "Ticking.", TICK_SECONDS)
+    assert "tick /: 200, queue_empty, completed 1" in site.calls()
+    assert site.verdict("worker").startswith("Answering")
     for table in ("cron.job", "cron.job_run_details", "generation.worker_calls", "net._http_response"):
         (row,) = site.db.execute(
             f"select string_agg(t::text, '') as text from {table} as t".encode()
@@ -107,7 +107,7 @@ def test_twice_is_once(site: Clocked) -> None:
     for _ in range(2):
         paste(site.db, "unschedule.sql")
         assert jobs(site) == {"the-apps-own": "0 0 1 1 *"}
-    assert site.verdict().startswith("not ticking: nothing is scheduled here")
+    assert site.verdict() == "Not ticking: nothing is scheduled here."
     site.db.execute("select cron.unschedule('the-apps-own')")
 
 
@@ -134,7 +134,7 @@ def test_every_scheduled_command_works(site: Clocked) -> None:
     assert {(row["cause"], row["path"]) for row in calls} == {("tick", "/"), ("sweep", "/sweep")}
     assert -1 not in {row["id"] for row in calls}
     assert len(calls) == 3
-    wait_for(lambda: [row["meaning"] for row in site.calls()].count("ok") == 2, 60)
+    wait_for(lambda: [": 200" in call for call in site.calls()].count(True) == 2, 60)
 
 
 def test_an_old_pg_cron_refuses_seconds(site: Clocked) -> None:
@@ -171,6 +171,48 @@ def test_a_schedule_that_is_switched_off(site: Clocked) -> None:
         insert into cron.job_run_details (jobid, runid, status, command, start_time)
         select jobid, 1, 'succeeded', command, now() - interval '5 minutes'
         from cron.job where jobname = 'generation-worker'""")
-    assert site.verdict().startswith("not ticking: pg_cron has run nothing since")
+    assert site.verdict().startswith("Not ticking: pg_cron has run nothing since")
     site.db.execute("update cron.job set active = false")
-    assert site.verdict().startswith("not ticking: the schedule is switched off")
+    assert site.verdict() == "Not ticking: the schedule is switched off."
+
+
+def test_what_was_switched_off_stays_off_and_is_named(site: Clocked) -> None:
+    """Running schedule.sql again starts nothing that a person has stopped, and says how to start it."""
+    paste(site.db, "schedule.sql", asleep)
+    site.db.execute(
+        "select cron.alter_job(jobid, active => false) from cron.job where jobname = 'generation-worker'"
+    )
+    told = {row["job"]: row["state"] for row in paste(site.db, "schedule.sql")}
+    assert {job for job, state in told.items() if state != "on"} == {"generation-worker"}
+    state = told["generation-worker"].replace("\n", " ")
+    assert "left off" in state
+    site.db.execute(state[state.index("select") :].encode())
+    assert site.verdict().startswith("Not yet")
+    assert {row["state"] for row in paste(site.db, "schedule.sql", asleep)} == {"on"}
+
+
+@pytest.fixture
+def another_role(site: Clocked) -> Iterator[str]:
+    """A second administrator, as `supabase_admin` is beside `postgres`."""
+    site.db.execute("create role second_admin superuser")
+    yield "second_admin"
+    site.db.execute("reset role; drop role second_admin")
+
+
+def test_a_second_role_is_refused(site: Clocked, another_role: str) -> None:
+    """Two roles' schedules would call the worker twice a minute: the second one is told whose there are."""
+    paste(site.db, "schedule.sql", asleep)
+    site.db.execute(f"set role {another_role}".encode())
+    with pytest.raises(psycopg.errors.RaiseException, match=f"postgres may .* You are {another_role}"):
+        paste(site.db, "schedule.sql")
+    assert jobs(site) == dict.fromkeys(JOBS, "0 0 29 2 *")
+    paste(site.db, "unschedule.sql")
+    site.db.execute("select cron.schedule('generation-worker', '0 0 29 2 *', 'select 1')")
+    site.db.execute("reset role")
+    paste(site.db, "call.sql")
+    with pytest.raises(
+        psycopg.errors.RaiseException, match=f"{another_role} has scheduled the worker already"
+    ):
+        paste(site.db, "schedule.sql")
+    paste(site.db, "unschedule.sql")
+    assert jobs(site) == {}

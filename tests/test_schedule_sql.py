@@ -1,11 +1,15 @@
 """The files of sql/schedule refuse with a mend, can be run again, and are taken back whole."""
 
+import secrets
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
+from local.install_sql import SQL
 from tests import catalog
 from tests.databases import Database
-from tests.pg_net import install, store_secret
+from tests.pg_net import STORE, install, store_secret
 from tests.queue_sql import Queue
 from tests.schedule_sql import SECRET, URL, paste, prepare, requests
 
@@ -19,7 +23,7 @@ HTTP_POST = (
     "bigint",
 )
 TABLES = {
-    "http_request_queue": "id bigint, method text, url text, headers jsonb, body bytea, "
+    "http_request_queue": "id bigint, method net.http_method, url text, headers jsonb, body bytea, "
     "timeout_milliseconds integer",
     "_http_response": "id bigint, status_code integer, content_type text, headers jsonb, content text, "
     "timed_out boolean, error_msg text, created timestamp with time zone",
@@ -43,11 +47,11 @@ def test_the_stand_in_is_called_as_pg_net_is(scratch: Database) -> None:
     install(scratch.connection)
     (found,) = scratch.connection.execute("""
         select pg_get_function_arguments(oid) as arguments, pg_get_function_result(oid) as result
-        from pg_proc where pronamespace = 'net'::regnamespace""").fetchall()
+        from pg_proc where oid = 'net.http_post'::regproc""").fetchall()
     assert (found["arguments"], found["result"]) == HTTP_POST
     for table, columns in TABLES.items():
         (row,) = scratch.connection.execute(COLUMNS, [f"net.{table}"]).fetchall()
-        assert row["columns"].replace("method net.http_method", "method text") == columns
+        assert row["columns"] == columns
     with pytest.raises(psycopg.errors.RaiseException, match="must be"):
         scratch.connection.execute(
             """select net.http_post('http://127.0.0.1', headers => '{"Content-Type": "text/plain"}')"""
@@ -70,7 +74,7 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
     scratch.connection.execute("alter schema elsewhere rename to vault")
     message, hint = refusal(scratch, "call.sql")
     assert message == "Vault has no secret named generation_worker_url."
-    assert hint.startswith("Run: select vault.create_secret(")
+    assert hint.endswith("run the statement at the top of sql/schedule/call.sql.")
     store_secret(scratch.connection, "generation_worker_url", URL)
     assert refusal(scratch, "call.sql")[0] == "Vault has no secret named generation_worker_secret."
     store_secret(scratch.connection, "generation_worker_secret", SECRET)
@@ -95,7 +99,7 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
         ("worker.example.com", None),
         ("https://worker.example.com/?a=b", None),
         ("https://", None),
-        ("", None),
+        (" ", None),
     ],
 )
 def test_the_address(scratch: Database, url: str, called: str | None) -> None:
@@ -111,14 +115,14 @@ def test_the_address(scratch: Database, url: str, called: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["fifteen-letters", "a secret with blanks", "a-secret-with\nX-Other: header", ""]
+    "secret", ["fifteen-letters", "a secret with blanks", "a-secret-with\nX-Other: header", " "]
 )
 def test_the_secret(scratch: Database, secret: str) -> None:
     """What cannot be a WORKER_SECRET, or would be more than one header, is refused and not quoted."""
     scratch.install()
     with pytest.raises(psycopg.errors.RaiseException, match="at least 16 plain characters") as caught:
         prepare(scratch.connection, secret=secret)
-    assert not secret or secret not in str(caught.value.diag.message_primary) + str(
+    assert not secret.strip() or secret not in str(caught.value.diag.message_primary) + str(
         caught.value.diag.message_hint
     )
 
@@ -186,3 +190,98 @@ def test_nobody_else_may_use_it(scratch: Database, role: str) -> None:
         {"role": role},
     ).fetchall()
     assert allowed == []
+
+
+def test_storing_the_secrets_again_changes_them(scratch: Database) -> None:
+    """The documented statement never fails, so no secret gets into the log; an empty text changes nothing."""
+    install(scratch.connection)
+    for url, secret in (
+        ("https://a.example", "the-first-secret"),
+        ("https://b.example", "the-second-one's"),
+        ("", ""),
+    ):
+        text = STORE.replace("https://generation-worker-….run.app", url)
+        scratch.connection.execute(
+            text.replace("the text of WORKER_SECRET", secret.replace("'", "''")).encode()
+        )
+    found = scratch.connection.execute(
+        "select name, decrypted_secret as text from vault.decrypted_secrets order by name"
+    )
+    assert [(row["name"], row["text"]) for row in found] == [
+        ("generation_worker_secret", "the-second-one's"),
+        ("generation_worker_url", "https://b.example"),
+    ]
+
+
+def test_there_is_one_way_to_store_them() -> None:
+    """sql/README.md has the statement of call.sql, and nothing tells to run one that fails when repeated."""
+    page = (SQL / "README.md").read_text()
+    assert STORE in "\n".join(line.removeprefix("   ") for line in page.splitlines())
+    for text in (page, *(path.read_text() for path in (SQL / "schedule").iterdir())):
+        assert "select vault.create_secret(" not in text
+
+
+READ_BY_OTHERS = "select headers from net.http_request_queue"
+TAMPERING = (
+    READ_BY_OTHERS,
+    "update net.http_request_queue set url = 'https://elsewhere.example'",
+    "create trigger spy before insert on net.http_request_queue execute function net.wake()",
+    "delete from net.http_request_queue returning headers",
+)
+
+
+@pytest.fixture
+def stranger(scratch: Database) -> Iterator[str]:
+    """A role that may log in and nothing else."""
+    name = f"stranger_{secrets.token_hex(4)}"
+    scratch.connection.execute(f"create role {name} login".encode())
+    yield name
+    scratch.connection.execute(f"reset role; drop owned by {name}; drop role {name}".encode())
+
+
+@pytest.mark.parametrize("statement", TAMPERING)
+def test_no_other_role_reads_the_secret_of_a_call_under_way(
+    scratch: Database, stranger: str, statement: str
+) -> None:
+    """Where we may, pg_net's queue is closed to other roles; they can still send, and so can we."""
+    scratch.install()
+    install(scratch.connection)
+    scratch.connection.execute(f"set role {stranger}".encode())
+    scratch.connection.execute("select net.http_post('https://app.example/hook')")
+    scratch.connection.execute(READ_BY_OTHERS.encode())
+    scratch.connection.execute("reset role")
+    prepare(scratch.connection, made=True)
+    (told,) = [
+        row["what it says"] for row in paste(scratch.connection, "call.sql") if row["where"] == "pg_net"
+    ]
+    assert "hidden from other roles" in told
+    scratch.connection.execute("select generation.call_worker()")
+    scratch.connection.execute(f"set role {stranger}".encode())
+    scratch.connection.execute("select net.http_post('https://app.example/hook')")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        scratch.connection.execute(statement.encode())
+    scratch.connection.execute("reset role")
+    assert len(requests(scratch.connection)) == 3
+
+
+def test_where_the_secret_cannot_be_hidden_that_is_said(scratch: Database, stranger: str) -> None:
+    """Who does not own pg_net's queue, as on hosted Supabase, can use it all and is told who may read it."""
+    scratch.install()
+    prepare(scratch.connection)
+    paste(scratch.connection, "unschedule.sql")
+    scratch.connection.execute(
+        f"""
+        grant all on net.http_request_queue to public;
+        grant usage, create on schema generation to {stranger};
+        grant usage on schema vault to {stranger};
+        grant select on vault.decrypted_secrets to {stranger};
+        set role {stranger}""".encode()
+    )
+    for _ in range(2):
+        told = {row["where"]: row["what it says"] for row in paste(scratch.connection, "call.sql")}
+        assert told["Vault"] == "address and secret can be used"
+        assert "every role may read the secret" in told["pg_net"]
+        assert "give no stranger a login" in told["pg_net"]
+    scratch.connection.execute("select generation.call_worker()")
+    scratch.connection.execute("reset role")
+    assert requests(scratch.connection)[0]["headers"]["X-Worker-Secret"] == SECRET

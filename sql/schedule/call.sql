@@ -1,17 +1,24 @@
 -- How the database calls the worker; run after install.sql, before schedule.sql and kick.sql. In the SQL editor or
 -- psql; safe to run again. Needs the extension pg_net (Dashboard: Database, Extensions) and two secrets in Vault:
--- the worker's address and its WORKER_SECRET. Once (or in the dashboard: Integrations, Vault):
+-- the worker's address and its WORKER_SECRET. Store them in the dashboard (Integrations, Vault) or with this statement:
 --
---   select vault.create_secret('https://generation-worker-….run.app', 'generation_worker_url');
---   select vault.create_secret('the text of WORKER_SECRET', 'generation_worker_secret');
+--   with given (name, secret) as (values
+--     ('generation_worker_url', 'https://generation-worker-….run.app'),
+--     ('generation_worker_secret', 'the text of WORKER_SECRET'))
+--   select g.name, case when s.id is null then vault.create_secret(g.secret, g.name)::text
+--     else vault.update_secret(s.id, g.secret)::text end as done
+--   from given as g left join vault.secrets as s on s.name = g.name
+--   where g.secret <> '';
 --
--- To change one; it holds from the next call on:
+-- It creates what is missing and changes what is there; an empty text ('') leaves a secret as it is. Run it as often as
+-- you like. A second vault.create_secret would fail, and PostgreSQL logs a failed statement with the secret in it.
+-- A new value holds from the next call on.
 --
---   select vault.update_secret(id, 'the new text') from vault.secrets where name = 'generation_worker_secret';
---
--- They are read when a call is made, so they stand in no table, schedule or log of ours. pg_net keeps a request's headers
--- from its commit until it is sent, in net.http_request_queue, which every database role may read: give no
--- strangers a login, and do not expose the schema net through the API.
+-- The secrets are read when a call is made, so they stand in no table, schedule or log of ours. But pg_net keeps a
+-- request's headers, and so WORKER_SECRET, in net.http_request_queue until the last answer of the request's batch has
+-- come: for minutes. pg_net grants that table to every role. Where this role may, the rights are revoked below; the
+-- last line that this file prints says whether they are. If not, give no stranger a login, and do not expose the
+-- schema net through the API.
 
 begin;
 
@@ -54,10 +61,10 @@ declare
 begin
   if v_secret is null then
     raise exception 'Vault has no secret named %.', p_name
-      using hint = format('Run: select vault.create_secret(''%s'', ''%s'');', p_shape, p_name);
+      using hint = 'Dashboard: Integrations, Vault. Or run the statement at the top of sql/schedule/call.sql.';
   elsif v_secret !~ p_pattern then
     raise exception 'The secret % in Vault is not %.', p_name, p_shape
-      using hint = format('Run: select vault.update_secret(id, ''…'') from vault.secrets where name = ''%s'';', p_name);
+      using hint = 'Change it: Dashboard: Integrations, Vault. Or run the statement at the top of sql/schedule/call.sql.';
   end if;
   return v_secret;
 end
@@ -106,11 +113,26 @@ generation.worker_secret(),
 generation.call_worker(text, text)
 from public, anon, authenticated;
 
--- Whether both secrets can be used is said now, not at the first call.
+-- Who may see what pg_net has yet to send, and the secret with it. Sending goes on to work for every role: net.http_post
+-- inserts a row and reads its id. unschedule.sql leaves this as it is.
 do $$
 begin
+  if pg_has_role((select c.relowner from pg_catalog.pg_class as c where c.oid = 'net.http_request_queue'::regclass), 'usage') then
+    revoke select, update, truncate, references, trigger on net.http_request_queue from public;
+    grant select (id) on net.http_request_queue to public;
+  end if;
+  -- Whether both secrets can be used is said now, not at the first call.
   perform generation.worker_url(), generation.worker_secret();
 end
 $$;
 
 commit;
+
+select 'Vault' as "where", 'address and secret can be used' as "what it says"
+union all
+select 'pg_net', case
+    when has_column_privilege('public', 'net.http_request_queue', 'headers', 'select') then
+      E'every role may read the secret while a call is under\nway, and only the owner of net.http_request_queue could\n'
+      || E'revoke that: give no stranger a login, and do not\nexpose the schema net through the API'
+    else 'the secret of a call under way is hidden from other roles'
+  end;

@@ -2,6 +2,8 @@
 -- In the SQL editor or psql, as the role that ran schedule.sql; safe to run again. Vault's secrets stay until:
 --
 --   delete from vault.secrets where name in ('generation_worker_url', 'generation_worker_secret');
+--
+-- What call.sql revoked stays revoked: other roles cannot read what pg_net has yet to send.
 
 begin;
 
