@@ -61,7 +61,7 @@ def _once(site: Clocked, name: str) -> float:
     began = time.monotonic()
     job = site.enqueue(user, name)
     wait_for(lambda: site.is_completed(job), 60)
-    wait_for(lambda: all(call["meaning"] != "under way" for call in site.calls()), 60)
+    wait_for(site.is_quiet, 60)
     return _call(site, name).started - began
 
 

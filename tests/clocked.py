@@ -70,6 +70,10 @@ class Clocked:
         """The calls that watch.sql shows, the latest first."""
         return self.watch("call")
 
+    def is_quiet(self) -> bool:
+        """Whether no call is under way."""
+        return not any("under way" in call for call in self.calls())
+
     def verdict(self, about: str = "clock") -> str:
         """What watch.sql says first of the clock, the worker or the timeout."""
         return self.watch(about)[0]

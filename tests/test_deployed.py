@@ -82,6 +82,7 @@ CASES: list[tuple[str, str, Change, str]] = [
     ("timeout", "failed", lambda s: variable(s, "INVOCATION_TIMEOUT_SECONDS", "900"),
      GCLOUD + "--timeout=270"),
     ("schedule", "warning", lambda s: s["template"].update(timeout="250s"), "--attempt-deadline=260s"),
+    ("schedule", "warning", lambda s: s["template"].update(timeout="241s"), "--attempt-deadline=251s"),
     ("concurrency", "warning", lambda s: s["template"].update(maxInstanceRequestConcurrency=80),
      GCLOUD + "--concurrency=4"),
     ("concurrency", "warning", lambda s: s["template"].update(maxInstanceRequestConcurrency=1),
@@ -117,6 +118,20 @@ async def test_each_disease_has_its_mend(
     assert any(mend in str(finding.mend) for finding in found if finding.name == name), found
     assert {finding.name for finding in found} <= {name, "instances", "schedule"}, found
     assert "canary" not in repr(found)
+
+
+async def test_the_database_waits_ten_seconds_longer(
+    google: responses.RequestsMock, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Where pg_net waits for the answer, a run of more than 240 s is found, and how to shorten it."""
+    service = deployed_by_the_build(tmp_path_factory.mktemp("build"), "pg_cron")
+    service["template"].update(timeout="245s")
+    variable(service, "INVOCATION_TIMEOUT_SECONDS", "245")
+    [found] = [finding for finding in await look(google, service) if finding.name == "schedule"]
+    assert (found.state, found.mend) == (
+        "warning",
+        f"{GCLOUD}--timeout=240 --update-env-vars=INVOCATION_TIMEOUT_SECONDS=240",
+    )
 
 
 async def test_clocks_that_nobody_could_use(google: responses.RequestsMock, closed: dict[str, Any]) -> None:

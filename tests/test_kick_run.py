@@ -29,16 +29,11 @@ def site(stack: Stack, simulator: Simulator, db: Connection) -> Iterator[Clocked
         yield made
 
 
-def answered(site: Clocked) -> None:
-    """Waits until no call is under way any more."""
-    wait_for(lambda: not any("under way" in call for call in site.calls()), 60)
-
-
 def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
     """The first order through the API calls the function by itself, which makes its photo and answers 200."""
     job = site.order("first")
     wait_for(lambda: site.is_completed(job), 60)
-    answered(site)
+    wait_for(site.is_quiet, 60)
     (call,) = site.calls()
     assert call == "kick /: 200, queue_empty, completed 1"
     assert site.verdict("worker") == "Answering."
@@ -54,7 +49,7 @@ def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
     second = site.order("second")
     site.gemini.release()
     wait_for(lambda: site.is_completed(first) and site.is_completed(second), 60)
-    answered(site)
+    wait_for(site.is_quiet, 60)
     (call,) = site.calls()
     assert "completed 2" in call
 
@@ -91,7 +86,7 @@ def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simul
         ):
             site.store(f"generation_worker_{name}", value)
             site.db.execute("select generation.call_worker('/')")
-            answered(site)
+            wait_for(site.is_quiet, 60)
             assert told in site.calls()[0], site.calls()[0]
 
 

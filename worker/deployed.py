@@ -11,6 +11,9 @@ from worker.settings import MAX_RUN_SECONDS, InvalidSettings, Settings
 CLOCK_SECONDS = 250
 """A clock waits so long: `--attempt-deadline` of scheduler.yaml, `net.http_post` in sql/schedule/call.sql."""
 
+MARGIN_SECONDS = 10
+"""A clock waits so much longer than a request may take: a cold start, and the answer's way."""
+
 LEASE_AFTER_RUN_SECONDS, LONGEST_LEASE_SECONDS = 15, 290
 """A lease ends so long after its run, and never later: `claim_generation_jobs` sees to it."""
 
@@ -107,18 +110,20 @@ def _schedule(deployed: Deployed, settings: Settings) -> Finding:
     """The clock must hear the answer of a full run; it is not read, so what must hold is told as a number."""
     limit = deployed.timeout_seconds or DEFAULT_TIMEOUT_SECONDS
     where = deployed.resource
+    longest = CLOCK_SECONDS - MARGIN_SECONDS
     if settings.oidc_audience:
         job = f"{SCHEDULE} --location={where.region} --project={where.project}"
         what, look = "Cloud Scheduler's attempt deadline", f"gcloud scheduler jobs describe {job}"
-        mend = f"gcloud scheduler jobs update http {job} --attempt-deadline={limit + 10:g}s"
+        mend = f"gcloud scheduler jobs update http {job} --attempt-deadline={limit + MARGIN_SECONDS:g}s"
     else:
         what, look = "the timeout of net.http_post", "sql/schedule/watch.sql"
-        mend = f"{_update(deployed)} --timeout={_run_seconds(settings):g}"
-    if limit >= CLOCK_SECONDS:
-        said = f"{what} must be above the request's {limit:g} s; this repository sets it to {CLOCK_SECONDS} s"
+        run = f"INVOCATION_TIMEOUT_SECONDS={min(_run_seconds(settings), longest):g}"
+        mend = f"{_update(deployed)} --timeout={longest} --update-env-vars={run}"
+    said = f"{what} must be {MARGIN_SECONDS} s above the request's {limit:g} s"
+    if limit > longest:
+        said = f"{said}; this repository sets it to {CLOCK_SECONDS} s"
         return Finding("schedule", "warning", said, mend)
-    said = f"{what} must be above {limit:g} s; this repository sets {CLOCK_SECONDS} s ({look} shows yours)"
-    return Finding("schedule", "ok", said)
+    return Finding("schedule", "ok", f"{said}; this repository sets {CLOCK_SECONDS} s ({look} shows yours)")
 
 
 def _concurrency(deployed: Deployed) -> Finding:
