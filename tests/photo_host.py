@@ -117,10 +117,21 @@ class PhotoHost:
 
 
 class Loopback(httpcore.AnyIOBackend):
-    """The way from any address to the host on loopback; `dialled` are the addresses that were asked for."""
+    """The way from any address to the host on loopback; `dialled` are the addresses that were asked for.
 
-    def __init__(self, host: PhotoHost, dead: Iterable[str] = (), failure: Exception | None = None) -> None:
+    At `dead` ones nobody listens, `silent` ones never answer; `given_up` are those waited for in vain.
+    """
+
+    def __init__(
+        self,
+        host: PhotoHost,
+        dead: Iterable[str] = (),
+        silent: Iterable[str] = (),
+        failure: Exception | None = None,
+    ) -> None:
         self.dialled: list[str] = []
+        self.given_up: list[str] = []
+        self._silent = frozenset(silent)
         self._host = host
         self._dead = frozenset(dead)
         self._failure = failure
@@ -140,6 +151,13 @@ class Loopback(httpcore.AnyIOBackend):
             raise self._failure
         if host in self._dead:
             raise httpcore.ConnectError("connection refused")
+        if host in self._silent:
+            try:
+                await asyncio.wait_for(asyncio.Event().wait(), timeout)
+            except TimeoutError as exc:
+                raise httpcore.ConnectTimeout from exc
+            finally:
+                self.given_up.append(host)
         return await super().connect_tcp("127.0.0.1", self._host.port, timeout, local_address, socket_options)
 
 
@@ -149,7 +167,7 @@ def reply(body: bytes = b"", status: int = 200, close: bool = False, **headers: 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         fields = {"content-length": str(len(body))} | {k.replace("_", "-"): v for k, v in headers.items()}
         lines = [f"HTTP/1.1 {status} Whatever", *(f"{name}: {value}" for name, value in fields.items())]
-        writer.write("\r\n".join([*lines, "", ""]).encode() + body)
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         await writer.drain()
         if close:
             writer.close()
@@ -217,7 +235,7 @@ async def running(
     answer: Answer | None = None,
     tls: ssl.SSLContext | None = None,
     network: dict[str, Any] | None = None,
-    **limits: float,
+    **limits: Any,
 ) -> AsyncIterator[World]:
     host, names = PhotoHost(), Names()
     host.answers["/album/me.jpg"] = answer or reply(photo())

@@ -136,7 +136,7 @@ class Worker:
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
 
     def _photos(self, buckets: Sequence[str]) -> RunPhotos:
-        return RunPhotos(PhotoFetcher(self.store, buckets))
+        return RunPhotos(PhotoFetcher(self.store, buckets, contact=self.settings.photo_contact))
 
 
 class RunPhotos:

@@ -1,6 +1,6 @@
 """One photo from a host we do not know, over https.
 
-Connects only to an address that was checked, follows redirects by hand, reads no more than it may;
+Connects only to addresses that were checked, follows redirects by hand, reads no more than it may;
 never looks a host up twice, decompresses a body, uses a proxy or tells a query string.
 """
 
@@ -10,9 +10,11 @@ import asyncio
 import re
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from email.utils import mktime_tz, parsedate_tz
 from functools import cache
+from itertools import chain, zip_longest
 from typing import NoReturn
 from urllib.parse import urljoin
 
@@ -25,16 +27,29 @@ from worker.errors import BadInput, Transient
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
 """Looks a host up: all its IP addresses, or BadInput / Transient."""
 
-_REQUEST_HEADERS: dict[bytes | str, bytes | str] = {
-    "User-Agent": "generation-worker/1",
-    "Accept": "image/jpeg, image/png, image/webp, image/heic, image/heif",
-    "Accept-Encoding": "identity",
-}
-_CONNECT_SECONDS = 5.0  # for each address, and for TLS: one dead address leaves time for the next
+USER_AGENT = "generation-worker/1"
+_ACCEPT = (
+    "image/jpeg, image/png, image/webp, image/heic, image/heif, */*"  # without */* some hosts answer 406
+)
+_CONNECT_SECONDS = 5.0  # for each address, and for TLS
+_HEAD_START_SECONDS = 0.25  # RFC 8305, 8: "Connection Attempt Delay"
+_MOST_DIALED = 8  # addresses of one host
 _KEEP_SECONDS = 5.0
 _REDIRECTS = {301, 302, 303, 307, 308}
-_COME_BACK_LATER = {408, 425, 429}
+_COME_BACK_LATER = {202, 408, 420, 423, 425, 429}  # 420 and 423 are Cloudinary's, 202 is "not made yet"
+
+# Hosts label plain bytes `aws-chunked`, `none`, `binary` or `UTF-8`; only these say that they are compressed.
+# Source: IANA, HTTP Content Coding Registry.
+_COMPRESSIONS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz", "exi"}
+
+# What S3 and R2, Google, Azure, Supabase and CDNs write where a signed link's time is over.
+_EXPIRED = re.compile(rb"expired|in the specified time frame|exp\W{1,4}claim", re.IGNORECASE)
+_MAY_SAY_EXPIRED = {400, 401, 403}
+_REASON_BYTES = 4096
+_REASON_SECONDS = 1.0
+
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # a stranger's word: heard, but not for long
+_AUTHORITY = re.compile(rb"(?:[a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
 _UNKNOWN_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -72,20 +87,67 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the first checked address that answers; `timeout` (seconds) is for each of them."""
+        """Connect to the checked address that answers first; `timeout` (seconds) is for each of them."""
         addresses = list(dict.fromkeys(await self._resolver(host)))
         if not addresses or not all(is_public(address) for address in addresses):
             raise BadInput("forbidden_address", f"the host {host[:80]} is not on the public internet")
-        for address in addresses[:-1]:
-            try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._network.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
+
+        def dial(address: str) -> Coroutine[None, None, httpcore.AsyncNetworkStream]:
+            return self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+
+        return await _race(dial, _interleaved(addresses)[:_MOST_DIALED])
+
+
+def _interleaved(addresses: Sequence[str]) -> list[str]:
+    """The addresses, IPv4 and IPv6 in turns, so that neither hides the other; the first stays first."""
+    family = ":" in addresses[0]
+    own = [address for address in addresses if (":" in address) == family]
+    other = [address for address in addresses if (":" in address) != family]
+    return [address for address in chain(*zip_longest(own, other)) if address]
+
+
+async def _race(
+    dial: Callable[[str], Coroutine[None, None, httpcore.AsyncNetworkStream]], addresses: Sequence[str]
+) -> httpcore.AsyncNetworkStream:
+    """The first connection that stands, as RFC 8305 has it; what the others come to is closed.
+
+    Each address has a moment before the next is tried beside it, none once it has failed.
+    Raises the last error if no address answers.
+    """
+    left = list(addresses)
+    under_way: set[asyncio.Task[httpcore.AsyncNetworkStream]] = set()
+    failure: BaseException = httpcore.ConnectError("no address")
+    try:
+        while left or under_way:
+            if left:
+                under_way.add(asyncio.create_task(dial(left.pop(0))))
+            head_start = _HEAD_START_SECONDS if left else None
+            ended, _ = await asyncio.wait(under_way, timeout=head_start, return_when=asyncio.FIRST_COMPLETED)
+            for task in ended:
+                under_way.discard(task)
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                failure = error
+        raise failure
+    finally:
+        await _give_up(under_way)
+
+
+async def _give_up(dials: Iterable[asyncio.Task[httpcore.AsyncNetworkStream]]) -> None:
+    tasks = list(dials)
+    for task in tasks:
+        task.cancel()
+    for came in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(came, httpcore.AsyncNetworkStream):
+            await came.aclose()
 
 
 class PhotoDownload:
-    """Downloads over https; the caller caps the time. `tls` and `network` default to the real ones."""
+    """Downloads over https; the caller caps the time. `tls` and `network` default to the real ones.
+
+    `contact` is told to the hosts, some of which refuse whoever gives none.
+    """
 
     def __init__(
         self,
@@ -96,7 +158,13 @@ class PhotoDownload:
         resolver: Resolver,
         network: httpcore.AsyncNetworkBackend | None,
         tls: ssl.SSLContext | None,
+        contact: str | None,
     ) -> None:
+        self._headers: dict[bytes | str, bytes | str] = {
+            "User-Agent": f"{USER_AGENT} (+{contact})" if contact else USER_AGENT,
+            "Accept": _ACCEPT,
+            "Accept-Encoding": "identity",
+        }
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._max_connections = max_connections
@@ -124,14 +192,17 @@ class PhotoDownload:
         target = httpcore.URL(scheme="https", host=url.host, port=url.port, target=url.path_and_query)
         timeouts = {"timeout": {"connect": _CONNECT_SECONDS}}
         async with self._connections().stream(
-            "GET", target, headers=_REQUEST_HEADERS, extensions=timeouts
+            "GET", target, headers=self._headers, extensions=timeouts
         ) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
                 return _redirected(url, headers[b"location"])
             if response.status != 200:
+                if response.status in _MAY_SAY_EXPIRED and _says_expired(url, await _reason(response)):
+                    said = f"{url.shown}: the link has expired ({response.status}); order with a fresh one"
+                    raise BadInput("photo_link_expired", said)
                 _refuse_status(url, response.status, headers)
-            if headers.get(b"content-encoding", b"").strip().lower() not in (b"", b"identity"):
+            if _is_compressed(headers.get(b"content-encoding", b"")):
                 raise BadInput("photo_refused", f"{url.shown}: sent compressed, although that was declined")
             return await self._read(url, headers.get(b"content-length", b""), response)
 
@@ -168,9 +239,42 @@ def _public_tls() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())  # takes time, so once and only when needed
 
 
+async def _reason(response: httpcore.Response) -> bytes:
+    """The beginning of a refusal's body; what does not come soon is not waited for."""
+    data = bytearray()
+    with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
+        async with asyncio.timeout(_REASON_SECONDS):
+            async for chunk in response.aiter_stream():
+                data += chunk
+                if len(data) >= _REASON_BYTES:
+                    break
+    return bytes(data[:_REASON_BYTES])
+
+
+def _says_expired(url: PhotoUrl, reason: bytes) -> bool:
+    if _EXPIRED.search(reason):
+        return True
+    # Azure may leave out the details; `se` is the end of a signed link's time.
+    azure = b"AuthenticationFailed" in reason and b"did not match" not in reason
+    return azure and re.search(r"[?&]se=", url.path_and_query) is not None
+
+
+def _is_compressed(content_encoding: bytes) -> bool:
+    names = content_encoding.decode("latin-1").lower().split(",")
+    return any(name.strip() in _COMPRESSIONS for name in names)
+
+
+def _location(raw: bytes) -> str:
+    """A `Location` as hosts write it: raw spaces and raw bytes are encoded as they are, UTF-8 or Latin-1."""
+    start = _AUTHORITY.match(raw)
+    authority = start[0] if start else b""
+    rest = re.sub(rb"[ \x80-\xff]", lambda byte: b"%%%02X" % byte[0][0], raw[len(authority) :])
+    return authority.decode("utf-8", "replace") + rest.decode("ascii")
+
+
 def _redirected(url: PhotoUrl, location: bytes) -> PhotoUrl:
     try:
-        return parse_photo_url(urljoin(url.url, location.decode("utf-8", "replace")))
+        return parse_photo_url(urljoin(url.url, _location(location)))
     except ValueError as exc:
         raise BadInput("bad_url", f"{url.shown}: redirects to something that is no address") from exc
     except BadInput as exc:
@@ -180,14 +284,32 @@ def _redirected(url: PhotoUrl, location: bytes) -> PhotoUrl:
 def _refuse_status(url: PhotoUrl, status: int, headers: dict[bytes, bytes]) -> NoReturn:
     said = f"{url.shown}: the host answered {status}"
     if status >= 500 or status in _COME_BACK_LATER:
-        delay = re.fullmatch(rb"\d{1,9}", headers.get(b"retry-after", b""))
-        retry_after_seconds = min(float(delay[0]), _LONGEST_RETRY_AFTER_SECONDS) if delay else None
-        raise Transient("photo_host_unavailable", said, retry_after_seconds)
+        raise Transient("photo_host_unavailable", said, _retry_after_seconds(headers))
     if status in (404, 410):
         raise BadInput("photo_missing", f"{said}, no such photo")
     if status in (401, 403):
         raise BadInput("photo_forbidden", f"{said}, not for us to see; the link may have expired")
     raise BadInput("photo_refused", said)
+
+
+def _retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
+    """What `Retry-After` asks for, in seconds or as a date; a date counts from the host's own `Date`."""
+    asked = headers.get(b"retry-after", b"").strip()
+    if re.fullmatch(rb"\d{1,9}", asked):
+        return min(float(asked), _LONGEST_RETRY_AFTER_SECONDS)
+    then, now = _seconds(asked), _seconds(headers.get(b"date", b""))
+    if then is None or now is None:
+        return None
+    return min(max(then - now, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
+
+
+def _seconds(date: bytes) -> float | None:
+    """An HTTP date in seconds since 1970; None for what is no date."""
+    try:
+        parts = parsedate_tz(date.decode("latin-1"))
+        return None if parts is None else float(mktime_tz(parts))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Refuses what is no photo by its bytes, whatever its name or the host's header sa
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection
@@ -25,6 +26,12 @@ Key = tuple[str, str]
 
 MAX_PHOTO_BYTES = 7_000_000
 """Gemini's limit for one inline photo (Vertex AI, "Image understanding")."""
+
+
+_WEB_PAGE = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta|!--)",
+    re.IGNORECASE,
+)
 
 
 class PhotoBucket(Protocol):
@@ -59,6 +66,7 @@ class PhotoFetcher:
         resolver: Resolver = resolve,
         network: httpcore.AsyncNetworkBackend | None = None,
         tls: ssl.SSLContext | None = None,
+        contact: str | None = None,
     ) -> None:
         self._storage = storage
         self._buckets = frozenset(buckets)
@@ -72,6 +80,7 @@ class PhotoFetcher:
             resolver=resolver,
             network=network,
             tls=tls,
+            contact=contact,
         )
 
     async def fetch(self, reference: str, user_folder: str) -> Photo:
@@ -107,6 +116,11 @@ class PhotoFetcher:
         except TooManyPixels as exc:
             raise BadInput("photo_too_large", f"{shown}: {exc}") from exc
         except ValueError as exc:
+            if _WEB_PAGE.match(data):
+                said = (
+                    f"{shown} is a web page, not a photo: share links often are; use the photo's own address"
+                )
+                raise BadInput("photo_not_an_image", said) from exc
             raise BadInput("photo_not_an_image", f"{shown}: {exc}") from exc
 
 

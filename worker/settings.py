@@ -53,6 +53,7 @@ class Settings:
     retry_base_seconds: float = 10.0
     retry_cap_seconds: float = 600.0
     max_idle_seconds: float = 30.0
+    photo_contact: str | None = None
     drain_job: str | None = None
     drain_job_backlog: int = 500
     drain_job_tasks: int = 1
@@ -87,6 +88,7 @@ class Settings:
             retry_base_seconds=read.number("RETRY_BASE_SECONDS", 10.0, 0.1, 600.0),
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
+            photo_contact=read.contact("PHOTO_CONTACT"),
             drain_job=read.job("DRAIN_JOB"),
             drain_job_backlog=read.whole("DRAIN_JOB_BACKLOG", 500, 1, 1_000_000),
             drain_job_tasks=read.whole("DRAIN_JOB_TASKS", 1, 1, 100),
@@ -197,6 +199,13 @@ class _Reader:
         value = self.text(name)
         if value and not re.fullmatch(r"projects/[^/\s]+/locations/[^/\s]+/jobs/[^/\s]+", value):
             self.problems.append(f"{name} must be like projects/PROJECT/locations/REGION/jobs/NAME")
+        return value or None
+
+    def contact(self, name: str) -> str | None:
+        """An address that stands in a header, in parentheses."""
+        value = self.text(name)
+        if value and not re.fullmatch(r"[!-'*-\[\]-~]{3,200}", value):
+            self.problems.append(f"{name} must be an e-mail address or a URL, without spaces or parentheses")
         return value or None
 
     def worker_id(self, default: str) -> str:
