@@ -300,12 +300,35 @@ create table if not exists generation.flows (
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
 
--- What is known of a model: the successor the workers changed over to once Google had shut it down.
+-- What is known of a model. `successor` is the model that the workers changed over to once Google had answered 404 for this
+-- one, and since when; the other columns are what Google has announced, where that was read, and when.
 create table if not exists generation.models (
   model text primary key,
   successor text,
   "successorSince" timestamptz
 );
+
+alter table generation.models
+add column if not exists "announcedEnd" date,
+add column if not exists "announcedSuccessor" text,
+add column if not exists source text,
+add column if not exists "asOf" date;
+
+-- A row that has a source is never changed here, so what an operator has corrected stays.
+insert into generation.models as m (model, "announcedEnd", "announcedSuccessor", source, "asOf")
+values
+('gemini-2.5-flash-image', '2026-10-02', 'gemini-3.1-flash-image',
+  'Gemini API pricing. The deprecations page says 2027-03-15; the earlier date is kept, since new projects have been answered 404'
+  ' since 2026-09-18, and a warning that comes too early costs nothing', '2026-11-27'),
+('gemini-3.1-flash-image', '2026-10-29', 'gemini-nano-banana-2.1',
+  'Gemini API changelog of 2026-10-06 (deprecated for gemini-nano-banana-2.1); the day of the shutdown from press reports', '2026-11-27'),
+('gemini-3.1-flash-lite-image', null, null, 'Gemini API models: nothing announced', '2026-11-27'),
+('gemini-nano-banana-2.1', null, null, 'Gemini API models: nothing announced', '2026-11-27'),
+('gemini-3-pro-image', null, null, 'Gemini API models: nothing announced', '2026-11-27')
+on conflict (model) do update
+set "announcedEnd" = excluded."announcedEnd", "announcedSuccessor" = excluded."announcedSuccessor",
+  source = excluded.source, "asOf" = excluded."asOf"
+where m.source is null;
 
 -- The rate gate of a model. `rate` (starts per window) is what the operator allows; what 429s taught stands
 -- beside it and goes before it while it is less.
@@ -363,7 +386,10 @@ create table if not exists generation.prices (
 insert into generation.prices (model, dollars, since, source)
 values
 ('gemini-2.5-flash-image', 0.039, '2025-10-02', 'Gemini API pricing: one image of 1024 px, standard'),
-('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard')
+('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3.1-flash-lite-image', 0.034, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-nano-banana-2.1', 0.0336, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3-pro-image', 0.134, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard')
 on conflict do nothing;
 
 -- Buckets of this project that source photos may be read from, given as `bucket/{user id}/…`.

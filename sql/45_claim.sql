@@ -171,18 +171,20 @@ begin
 end
 $$;
 
--- The answer of a claim: the jobs under its fence, the model's successor if one was changed over to, its observed
--- latency, the buckets source photos may come from, an image that Storage did not keep (see report_storage), and the time.
+-- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
+-- observed latency, what an image costs by model, the buckets source photos may come from, an image that Storage did not keep
+-- (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_successor text;
+  v_chain constant text[] := generation.successors(p_model);
+  v_successor constant text := v_chain[cardinality(v_chain)];
 begin
-  select m.successor into v_successor from generation.models as m where m.model = p_model;
   -- One object at once: the jobs are large, and `||` would copy them.
   return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
-    'successor', v_successor, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
+    'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
+    'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
@@ -215,7 +217,7 @@ create or replace function generation.gate_ahead(p_model text) returns generatio
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_model constant text := coalesce((select m.successor from generation.models as m where m.model = p_model), p_model);
+  v_model constant text := generation.current_model(p_model);
   v_gate generation.gates;
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
@@ -299,7 +301,8 @@ end
 $$;
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to give {jobs: [], reason,
+-- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to
+-- give {jobs: [], reason,
 -- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,

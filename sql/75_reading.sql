@@ -16,8 +16,9 @@ as $$
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
       'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
       'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
-      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep', 'settle_swept_generation_jobs', 'prune_generation_history',
-      'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
+      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep',
+      'settle_swept_generation_jobs', 'prune_generation_history', 'erase_generation_user', 'generation_models',
+      'retire_generation_model', 'set_generation_model', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
     'storageRefused', (select l."storageRefused" from generation.limits as l))
 $$;

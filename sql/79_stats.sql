@@ -189,9 +189,20 @@ as $$
   where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
 $$;
 
+-- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
+-- announced end is near or past.
+create or replace function generation.warnings(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k.model, 'words', k.warning) order by k.model), '[]')
+  from generation.models_known(p_now) as k
+  where k."inUse" and k.warning is not null
+$$;
+
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
--- failuresByCode}, gate: as generation_gate gives it, heldBy, lastRun, what depth_stats and flow_stats give, runs: as run_stats}.
+-- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
+-- flow_stats give, runs: as run_stats}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_queue_stats() returns jsonb
 language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
@@ -221,6 +232,9 @@ begin
     'gate', v_gate,
     'heldBy', generation.held_by(v_gate),
     'runs', generation.run_stats(v_now),
+    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k.model, 'dollars', k.dollars, 'announcedEnd', k."announcedEnd",
+        'endsInDays', k."endsInDays") order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse"),
+    'warnings', generation.warnings(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));

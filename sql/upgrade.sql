@@ -384,12 +384,35 @@ create table if not exists generation.flows (
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
 
--- What is known of a model: the successor the workers changed over to once Google had shut it down.
+-- What is known of a model. `successor` is the model that the workers changed over to once Google had answered 404 for this
+-- one, and since when; the other columns are what Google has announced, where that was read, and when.
 create table if not exists generation.models (
   model text primary key,
   successor text,
   "successorSince" timestamptz
 );
+
+alter table generation.models
+add column if not exists "announcedEnd" date,
+add column if not exists "announcedSuccessor" text,
+add column if not exists source text,
+add column if not exists "asOf" date;
+
+-- A row that has a source is never changed here, so what an operator has corrected stays.
+insert into generation.models as m (model, "announcedEnd", "announcedSuccessor", source, "asOf")
+values
+('gemini-2.5-flash-image', '2026-10-02', 'gemini-3.1-flash-image',
+  'Gemini API pricing. The deprecations page says 2027-03-15; the earlier date is kept, since new projects have been answered 404'
+  ' since 2026-09-18, and a warning that comes too early costs nothing', '2026-11-27'),
+('gemini-3.1-flash-image', '2026-10-29', 'gemini-nano-banana-2.1',
+  'Gemini API changelog of 2026-10-06 (deprecated for gemini-nano-banana-2.1); the day of the shutdown from press reports', '2026-11-27'),
+('gemini-3.1-flash-lite-image', null, null, 'Gemini API models: nothing announced', '2026-11-27'),
+('gemini-nano-banana-2.1', null, null, 'Gemini API models: nothing announced', '2026-11-27'),
+('gemini-3-pro-image', null, null, 'Gemini API models: nothing announced', '2026-11-27')
+on conflict (model) do update
+set "announcedEnd" = excluded."announcedEnd", "announcedSuccessor" = excluded."announcedSuccessor",
+  source = excluded.source, "asOf" = excluded."asOf"
+where m.source is null;
 
 -- The rate gate of a model. `rate` (starts per window) is what the operator allows; what 429s taught stands
 -- beside it and goes before it while it is less.
@@ -447,7 +470,10 @@ create table if not exists generation.prices (
 insert into generation.prices (model, dollars, since, source)
 values
 ('gemini-2.5-flash-image', 0.039, '2025-10-02', 'Gemini API pricing: one image of 1024 px, standard'),
-('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard')
+('gemini-3.1-flash-image', 0.067, '2026-06-25', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3.1-flash-lite-image', 0.034, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-nano-banana-2.1', 0.0336, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard'),
+('gemini-3-pro-image', 0.134, '2026-11-27', 'Gemini API pricing: one image of 1024 px, standard')
 on conflict do nothing;
 
 -- Buckets of this project that source photos may be read from, given as `bucket/{user id}/…`.
@@ -1522,6 +1548,213 @@ end
 $$;
 $part_43_learning$);
 
+insert into pg_temp.upgrade_part values ('44_models.sql', $part_44_models$
+-- What is known of Gemini's models: prices, announced ends, successors. Rows of generation.models and generation.prices, which
+-- an operator corrects with `update`. Refusals: PT400 (a parameter).
+
+-- How many days before an announced end the warnings begin.
+create or replace function generation.end_warning_days() returns integer
+language sql immutable set search_path = ''
+as $$ select 60 $$;
+
+-- The models that workers changed over to after p_model, in order; empty while Google has it. A cycle, which only a
+-- person can have written, counts as none: then a run asks p_model itself, and says what is wrong.
+create or replace function generation.successors(p_model text) returns text[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_chain text[] := '{}';
+  v_next text;
+begin
+  loop
+    select m.successor into v_next from generation.models as m where m.model = coalesce(v_chain[cardinality(v_chain)], p_model);
+    if v_next is null then
+      return v_chain;
+    elsif v_next = p_model or v_next = any (v_chain) then
+      return '{}';
+    end if;
+    v_chain := v_chain || v_next;
+  end loop;
+end
+$$;
+
+-- The model that a worker that asks for p_model uses now: the last of its successors, or itself.
+create or replace function generation.current_model(p_model text) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_chain constant text[] := generation.successors(p_model);
+begin
+  return coalesce(v_chain[cardinality(v_chain)], p_model);
+end
+$$;
+
+-- The model that is expected to take p_model's place on p_today: along the successors, remembered before announced, past those
+-- that are gone or whose announced end has come. Null where none is known.
+create or replace function generation.expected_successor(p_model text, p_today date) returns text
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_seen text[] := array[p_model];
+  v_row generation.models;
+  v_next text;
+begin
+  select * into v_row from generation.models as m where m.model = p_model;
+  loop
+    v_next := coalesce(v_row.successor, v_row."announcedSuccessor");
+    if v_next is null or v_next = any (v_seen) then
+      return nullif(v_seen[cardinality(v_seen)], p_model);
+    end if;
+    v_seen := v_seen || v_next;
+    select * into v_row from generation.models as m where m.model = v_next;
+    if not found or (v_row.successor is null and (v_row."announcedEnd" > p_today) is not false) then
+      return v_next;
+    end if;
+  end loop;
+end
+$$;
+
+-- Both prices in words, for whoever has to learn that images cost something else from now on.
+create or replace function generation.price_note(p_before text, p_after text) returns text
+language sql stable set search_path = ''
+as $$
+  select coalesce(
+    (select format('an image costs $%s instead of $%s', round(a.dollars, 4)::float8, round(b.dollars, 4)::float8)
+      from generation.prices as b, generation.prices as a where b.model = p_before and a.model = p_after),
+    format('check the price of an image of %s', p_after))
+$$;
+
+-- That a model's announced end is near or past, in words; null while it is not.
+create or replace function generation.end_warning(p_model generation.models, p_today date) returns text
+language sql stable set search_path = ''
+as $$
+  select format('%s %s to end on %s, %s; %s', p_model.model, case when d.days < 0 then 'was announced' else 'is announced' end,
+    p_model."announcedEnd", case when d.days < 0 then format('%s days ago', -d.days) else format('in %s days', d.days) end,
+    case when d.successor is null then 'no successor is known'
+      else format('then %s: %s', d.successor, generation.price_note(p_model.model, d.successor)) end)
+  from (
+    select p_model."announcedEnd" - p_today as days, generation.expected_successor(p_model.model, p_today) as successor
+  ) as d
+  where d.days <= generation.end_warning_days()
+$$;
+
+-- Every known model: {model, dollars, announcedEnd, announcedSuccessor, source, asOf, successor, retiredSince, expectedSuccessor,
+-- inUse, endsInDays, warning}. `successor` is the next model to try; `retiredSince`, when a worker changed over because Google
+-- answered 404. In use is what started or made an image within a week. `warning` says that the announced end is at most 60 days
+-- away, or past.
+create or replace function generation.models_known(p_now timestamptz) returns table (
+  model text, dollars numeric, "announcedEnd" date, "announcedSuccessor" text, source text, "asOf" date, successor text,
+  "retiredSince" timestamptz, "expectedSuccessor" text, "inUse" boolean, "endsInDays" integer, warning text
+)
+language sql stable set search_path = ''
+as $$
+  with today as (
+    select (p_now at time zone 'UTC')::date as date
+  ), named as (
+    select m.model from generation.models as m union select p.model from generation.prices as p
+    union select g.model from generation.gates as g
+  )
+  select n.model, p.dollars, m."announcedEnd", m."announcedSuccessor", m.source, m."asOf",
+    coalesce(m.successor, m."announcedSuccessor"), case when m.successor is not null then m."successorSince" end,
+    generation.expected_successor(n.model, t.date),
+    exists (select from generation.gates as g where g.model = n.model and g."startedToday" > 0 and g.today >= t.date - 7)
+      or exists (select from public.photo_generation_photos as f where f.model = n.model and f."createdAt" > p_now - interval '7 days'),
+    m."announcedEnd" - t.date, generation.end_warning(m, t.date)
+  from named as n cross join today as t
+  left join generation.models as m on m.model = n.model
+  left join generation.prices as p on p.model = n.model
+$$;
+
+-- What is known of the models: {models: [as models_known has them]}, by name. Safe to repeat: reads only.
+create or replace function public.generation_models() returns jsonb
+language sql stable security definer set search_path = '' set timezone = 'UTC'
+as $$
+  select jsonb_build_object('models', coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]'))
+  from generation.models_known(generation.clock()) as k
+$$;
+
+-- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once: p_successor, where the
+-- operator named one, else the one that is remembered, else the announced one. Returns {model, successor, reason, note}: the model to
+-- go on with, which may be a successor's own successor, and both prices in words; or successor null and why: `no_successor`,
+-- or `cycle` where the successors lead back to p_model. Then nothing is remembered.
+-- Errors: PT400. Locks: the model's row. Safe to repeat: the second time it is remembered already.
+create or replace function public.retire_generation_model(p_model text, p_successor text default null) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_row generation.models;
+  v_next text;
+begin
+  if p_model is null then
+    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the model that Google does not have any more.');
+  end if;
+  select * into v_row from generation.models as m where m.model = p_model for no key update;
+  v_next := coalesce(nullif(p_successor, p_model), v_row.successor, v_row."announcedSuccessor");
+  if v_next is null or p_model = any (v_next || generation.successors(v_next)) then
+    return jsonb_build_object('model', p_model, 'successor', null,
+      'reason', case when v_next is null then 'no_successor' else 'cycle' end, 'note', null);
+  end if;
+  insert into generation.models as m (model, successor, "successorSince") values (p_model, v_next, generation.clock())
+  on conflict (model) do update set successor = excluded.successor, "successorSince" = excluded."successorSince"
+    where m.successor is distinct from excluded.successor;
+  v_next := generation.current_model(v_next);
+  return jsonb_build_object('model', p_model, 'successor', v_next, 'reason', null, 'note', generation.price_note(p_model, v_next));
+end
+$$;
+
+-- The date in a fact, null where it is null.
+create or replace function generation.checked_date(p_value jsonb, p_field text) returns date
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return generation.checked_text(p_value, p_field, 10)::date;
+exception
+  when datetime_field_overflow or invalid_datetime_format then
+    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
+end
+$$;
+
+-- Corrects what is known of a model; p_facts may have dollars (an image of 1K, null: unknown), announcedEnd, announcedSuccessor (null:
+-- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. A model that
+-- workers have changed over from gets the new successor at once. Returns as generation_models. Errors: PT400. Locks: the
+-- model's row. Safe to repeat: the same facts are written again.
+create or replace function public.set_generation_model(p_model text, p_facts jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_source text := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
+  v_today date := (generation.clock() at time zone 'UTC')::date;
+begin
+  if coalesce(p_model, '') !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' or p_facts ->> 'announcedSuccessor' = p_model then
+    perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor', 'Name two different models.');
+  elsif jsonb_typeof(p_facts) is distinct from 'object' then
+    perform generation.refuse('400', 'wrong_type', 'p_facts must be an object', 'Send {"dollars": 0.039}.');
+  end if;
+  perform generation.refuse_unknown_fields(p_facts, array['dollars', 'announcedEnd', 'announcedSuccessor', 'source', 'available'], 'p_facts');
+  if jsonb_typeof(p_facts -> 'dollars') not in ('number', 'null') or (p_facts ->> 'dollars')::numeric < 0 then
+    perform generation.refuse('400', 'out_of_range', 'dollars must be a number from 0, or null', 'Send {"dollars": 0.039}.');
+  end if;
+  insert into generation.models as m (model, "announcedEnd", "announcedSuccessor", source, "asOf")
+  values (p_model, generation.checked_date(p_facts -> 'announcedEnd', 'announcedEnd'),
+    generation.checked_text(p_facts -> 'announcedSuccessor', 'announcedSuccessor', 200), v_source, v_today)
+  on conflict (model) do update
+  set "announcedEnd" = case when p_facts ? 'announcedEnd' then excluded."announcedEnd" else m."announcedEnd" end,
+    "announcedSuccessor" = case when p_facts ? 'announcedSuccessor' then excluded."announcedSuccessor" else m."announcedSuccessor" end,
+    successor = case when p_facts -> 'available' = 'true' then null
+      when p_facts ? 'announcedSuccessor' and m.successor is not null then excluded."announcedSuccessor" else m.successor end,
+    source = excluded.source, "asOf" = excluded."asOf";
+  if p_facts ->> 'dollars' is not null then
+    insert into generation.prices as p (model, dollars, since, source)
+    values (p_model, (p_facts ->> 'dollars')::numeric, v_today, v_source)
+    on conflict (model) do update set dollars = excluded.dollars, since = excluded.since, source = excluded.source;
+  elsif p_facts ? 'dollars' then
+    delete from generation.prices as p where p.model = p_model;
+  end if;
+  return public.generation_models();
+end
+$$;
+$part_44_models$);
+
 insert into pg_temp.upgrade_part values ('45_claim.sql', $part_45_claim$
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
@@ -1696,18 +1929,20 @@ begin
 end
 $$;
 
--- The answer of a claim: the jobs under its fence, the model's successor if one was changed over to, its observed
--- latency, the buckets source photos may come from, an image that Storage did not keep (see report_storage), and the time.
+-- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
+-- observed latency, what an image costs by model, the buckets source photos may come from, an image that Storage did not keep
+-- (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_successor text;
+  v_chain constant text[] := generation.successors(p_model);
+  v_successor constant text := v_chain[cardinality(v_chain)];
 begin
-  select m.successor into v_successor from generation.models as m where m.model = p_model;
   -- One object at once: the jobs are large, and `||` would copy them.
   return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
-    'successor', v_successor, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
+    'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
+    'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
@@ -1740,7 +1975,7 @@ create or replace function generation.gate_ahead(p_model text) returns generatio
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_model constant text := coalesce((select m.successor from generation.models as m where m.model = p_model), p_model);
+  v_model constant text := generation.current_model(p_model);
   v_gate generation.gates;
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
@@ -1824,7 +2059,8 @@ end
 $$;
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to give {jobs: [], reason,
+-- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to
+-- give {jobs: [], reason,
 -- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
@@ -2659,8 +2895,9 @@ as $$
       'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
       'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
       'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
-      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep', 'settle_swept_generation_jobs', 'prune_generation_history',
-      'erase_generation_user', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
+      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep',
+      'settle_swept_generation_jobs', 'prune_generation_history', 'erase_generation_user', 'generation_models',
+      'retire_generation_model', 'set_generation_model', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
     'storageRefused', (select l."storageRefused" from generation.limits as l))
 $$;
@@ -3320,9 +3557,20 @@ as $$
   where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
 $$;
 
+-- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
+-- announced end is near or past.
+create or replace function generation.warnings(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k.model, 'words', k.warning) order by k.model), '[]')
+  from generation.models_known(p_now) as k
+  where k."inUse" and k.warning is not null
+$$;
+
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
--- failuresByCode}, gate: as generation_gate gives it, heldBy, lastRun, what depth_stats and flow_stats give, runs: as run_stats}.
+-- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
+-- flow_stats give, runs: as run_stats}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_queue_stats() returns jsonb
 language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
@@ -3352,6 +3600,9 @@ begin
     'gate', v_gate,
     'heldBy', generation.held_by(v_gate),
     'runs', generation.run_stats(v_now),
+    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k.model, 'dollars', k.dollars, 'announcedEnd', k."announcedEnd",
+        'endsInDays', k."endsInDays") order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse"),
+    'warnings', generation.warnings(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));
@@ -3432,6 +3683,9 @@ public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
+public.generation_models(),
+public.retire_generation_model(text, text),
+public.set_generation_model(text, jsonb),
 public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
 public.report_storage(boolean, jsonb),
@@ -3466,6 +3720,9 @@ public.retry_failed_generation_jobs(text, boolean, integer),
 public.peek_generation_jobs(integer),
 public.generation_queue_stats(),
 public.set_generation_model_successor(text, text),
+public.generation_models(),
+public.retire_generation_model(text, text),
+public.set_generation_model(text, jsonb),
 public.take_start_slots(uuid, text, integer, double precision),
 public.report_rate_limit(text, jsonb, bigint),
 public.report_storage(boolean, jsonb),

@@ -193,6 +193,9 @@ FUNCTIONS = {
         lambda scene: {"p_batch_id": scene.batch_id, "p_including_refused": False, "p_limit": 10}
     ),
     "set_generation_model_successor": Function(lambda _: {"p_model": "a", "p_successor": "b"}),
+    "generation_models": Function(_nothing),
+    "retire_generation_model": Function(lambda _: {"p_model": "a", "p_successor": "b"}),
+    "set_generation_model": Function(lambda _: {"p_model": "a", "p_facts": {"dollars": 1}}),
     "set_generation_rate": Function(lambda _: {"p_model": "model", "p_rate": 10}),
     "set_generation_limits": Function(lambda _: {"p_limits": {"imagesPerDay": 0}}),
     "pause_generation": Function(lambda _: {"p_reason": "x"}),

@@ -107,8 +107,16 @@ def installation() -> Iterator[Installation]:
     try:
         with Stack(folder, durable=False) as started, connect(started.db_url) as connection:
             # Tests other than the gate's are about something else: they start at any rate.
-            for model in ("gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-3-pro-image", "model"):
+            for model in (
+                "gemini-2.5-flash-image",
+                "gemini-3.1-flash-image",
+                "gemini-nano-banana-2.1",
+                "gemini-3-pro-image",
+                "model",
+            ):
                 connection.execute("select set_generation_rate(%s, 100000, 1000)", [model])
+            # Announced ends come nearer every day: only tests about them have any.
+            connection.execute('update generation.models set "announcedEnd" = null')
             connection.execute("select set_generation_limits('{\"maxRuns\": 1000}')")
             rows = Rows(connection)
             connection.close()

@@ -114,7 +114,7 @@ CALLS: dict[str, Call] = {
     "record_failed_image": Call(rpc("record_failed_image"), refused),
     "settle_generation_jobs": Call(rpc("settle_generation_jobs"), usual),
     "finish_generation_run": Call(rpc("finish_generation_run"), usual),
-    "set_generation_model_successor": Call(rpc("set_generation_model_successor"), retired),
+    "retire_generation_model": Call(rpc("retire_generation_model"), retired),
     "report_storage": Call(rpc("report_storage"), refused_once),
     "bucket": Call(f"GET /storage/v1/bucket/{BUCKET}$", usual),
     "probe": Call(f"POST {OBJECT}/{BUCKET}/{PROBES}/", refused_once),

@@ -32,6 +32,7 @@ from worker.settings import Settings
 
 MODEL = "gemini-2.5-flash-image"
 SUCCESSOR = "gemini-3.1-flash-image"
+NEWEST = "gemini-nano-banana-2.1"
 KEY = "key-of-a-test-1234567890"
 SOURCES = "training-photos"
 USUAL = RunRequest()

@@ -73,7 +73,8 @@ async def test_nothing_named(cli: CommandLine) -> None:
     [
         (MODEL, []),
         (SUCCESSOR, []),
-        ("gemini-3-pro-image", [f"uses {MODEL}, not gemini-3-pro-image;", "no price is known"]),
+        ("gemini-3-pro-image", [f"uses {MODEL} or {SUCCESSOR}", "not gemini-3-pro-image"]),
+        ("gemini-9", ["not gemini-9;", "no price is known"]),
     ],
 )
 async def test_a_gate_nobody_asks(cli: CommandLine, db: object, model: str, warnings: list[str]) -> None:

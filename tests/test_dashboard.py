@@ -250,3 +250,17 @@ def test_behind_a_path(window: Window, shop: Shop) -> None:
     page.get_by_role("button", name="Show the queue").click()
     expect(page.get_by_text(MODEL)).to_be_visible()
     window.check(base)
+
+
+def test_what_wants_attention_stands_first(window: Window, shop: Shop) -> None:
+    """The announced end of a model in use is on the page, and goes when it is corrected."""
+    ends = 'update generation.models set "announcedEnd" = {} where model = %s'
+    shop.queue.connection.execute(ends.format("(now() at time zone 'UTC')::date + 30").encode(), [MODEL])
+    shop.order("a")
+    shop.run()
+    page = enter(window, shop)
+    warning = page.get_by_text(f"{MODEL} is announced to end on")
+    expect(warning).to_be_visible()
+    window.check_accessibility()
+    shop.queue.connection.execute(ends.format("null").encode(), [MODEL])
+    expect(warning).to_be_hidden(timeout=15_000)

@@ -2,9 +2,12 @@
 
 import pytest
 
-from tests.runs import MODEL, SUCCESSOR, Site
+from local.stack.stack import project_sql
+from tests.runs import MODEL, NEWEST, SUCCESSOR, Site
 
 pytest_plugins = ("tests.runs",)
+
+SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = %s returning model'
 
 
 async def test_default_model_retired(site: Site) -> None:
@@ -48,7 +51,7 @@ async def test_fallback_off(site: Site) -> None:
 
     assert (summary["stopReason"], summary["model"]) == ("misconfigured", MODEL)
     assert SUCCESSOR in summary["problem"]
-    assert "$0.067 instead of $0.039" in summary["problem"]
+    assert "$0.067 an image" in summary["problem"] and "$0.039 an image" in summary["problem"]
     assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
     assert {call.model for call in site.calls()} == {MODEL}
     site.audit(summary)
@@ -82,18 +85,100 @@ async def test_named_model_retired(site: Site, model: str, told: str) -> None:
     site.audit(summary)
 
 
-async def test_successor_retired_as_well(site: Site) -> None:
-    """A successor that is gone too is not changed over from again: the run is misconfigured."""
-    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+@pytest.mark.parametrize("how", ["retired", "closed"])
+async def test_successors_are_followed_as_a_chain_within_one_run(site: Site, how: str) -> None:
+    """With both known models gone, or closed to new users, a run makes its photos with the third."""
+    site.gemini.configure(**{how: [MODEL, SUCCESSOR]})
+    jobs = await site.order(*"abc", images=2)
+
+    first = await site.run(IMAGES_AT_A_TIME="1")
+    await site.order("d")
+    before = len(site.calls())
+    second = await site.run()
+
+    assert (first["completed"], first["model"], first["changedOverFrom"]) == (3, NEWEST, MODEL)
+    assert first["changeOverNote"] == "an image costs $0.0336 instead of $0.067"
+    assert {site.job(job)["attempts"] for job in jobs} == {1}
+    assert [call.model for call in site.calls() if call.outcome == "404"] == [MODEL, SUCCESSOR]
+    hops = site.rows("select model, successor from generation.models where successor is not null order by 1")
+    assert [(hop["model"], hop["successor"]) for hop in hops] == [(MODEL, SUCCESSOR), (SUCCESSOR, NEWEST)]
+    assert [call.model for call in site.calls()[before:]] == [NEWEST]
+    assert "changedOverFrom" not in second
+    site.audit(first, second)
+
+
+async def test_the_end_of_the_chain_is_misconfigured_and_names_a_model_that_google_has(site: Site) -> None:
+    """With no successor left nothing is spent, and the operator reads which model there is at which price."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
     (job,) = await site.order("a")
 
     summary = await site.run()
 
     assert (summary["stopReason"], summary["changedOverFrom"]) == ("misconfigured", MODEL)
-    assert SUCCESSOR in summary["problem"]
-    assert [call.model for call in site.calls()] == [MODEL, SUCCESSOR]
-    assert site.job(job)["attempts"] == 0
+    assert f"Gemini has no model {NEWEST}" in summary["problem"]
+    assert "GEMINI_MODEL_NAME=gemini-3.1-flash-lite-image" in summary["problem"]
+    assert "$0.034 an image" in summary["problem"]
+    assert [call.model for call in site.calls()] == [MODEL, SUCCESSOR, NEWEST]
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
     site.audit(summary)
+
+
+async def test_successors_that_lead_in_a_circle_are_misconfigured(site: Site) -> None:
+    """Rows that name each other as successors stop the run; once corrected, the next run goes on."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    site.rows(SUCCEED, MODEL, SUCCESSOR)
+    await site.order("a")
+
+    first = await site.run()
+    site.rows(SUCCEED, NEWEST, SUCCESSOR)
+    second = await site.run()
+
+    assert (first["stopReason"], second["completed"], second["model"]) == ("misconfigured", 1, NEWEST)
+    site.audit(first, second)
+
+
+async def test_what_the_operator_corrects_is_followed_and_survives_an_installation(site: Site) -> None:
+    """A successor and a price corrected in SQL hold for the next run, also after installing again."""
+    site.gemini.configure(retired=[MODEL])
+    site.rows(SUCCEED, "gemini-3-pro-image", MODEL)
+    site.rows("update generation.prices set dollars = 0.02 where model = %s returning model", MODEL)
+    site.stack.postgres.apply(project_sql())
+    await site.order("a")
+
+    summary = await site.run()
+
+    assert summary["model"] == "gemini-3-pro-image"
+    assert summary["changeOverNote"] == "an image costs $0.134 instead of $0.02"
+    site.audit(summary)
+
+
+@pytest.mark.parametrize("named", [{"GEMINI_MODEL_NAME": MODEL}, {"GEMINI_MODEL_FALLBACK": "off"}])
+async def test_the_hint_names_the_first_successor_that_google_has(site: Site, named: dict[str, str]) -> None:
+    """Whoever may not change over is told of a model that works, not of one that is gone too."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    await site.order("a")
+
+    summary = await site.run(**named)
+
+    assert summary["stopReason"] == "misconfigured"
+    assert f"GEMINI_MODEL_NAME={NEWEST}" in summary["problem"]
+    assert SUCCESSOR not in summary["problem"]
+    site.audit(summary)
+
+
+async def test_the_successors_of_a_named_fallback_are_followed_too(site: Site) -> None:
+    """A fallback that is gone leads to its own successor, which later runs of that worker ask at once."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    await site.order("a")
+    first = await site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR)
+    before = len(site.calls())
+    await site.order("b")
+
+    second = await site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR)
+
+    assert (first["model"], second["model"]) == (NEWEST, NEWEST)
+    assert [call.model for call in site.calls()[before:]] == [NEWEST]
+    site.audit(first, second)
 
 
 async def test_fallback_named(site: Site) -> None:

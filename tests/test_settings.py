@@ -83,8 +83,9 @@ def test_the_platforms_timeout_counts_unless_ours_is_set() -> None:
 
 def test_a_model_named_by_the_operator_is_never_exchanged() -> None:
     """Only the default model has a fallback, and `off` takes it away."""
-    assert read().gemini_model_fallback == "gemini-3.1-flash-image"
-    assert read(GEMINI_MODEL_FALLBACK="OFF").gemini_model_fallback is None
+    usual, off = read(), read(GEMINI_MODEL_FALLBACK="OFF")
+    assert (usual.gemini_model_follows, usual.gemini_model_fallback) == (True, None)
+    assert (off.gemini_model_follows, off.gemini_model_fallback) == (False, None)
     assert read(GEMINI_MODEL_FALLBACK="gemini-9").gemini_model_fallback == "gemini-9"
     named = read(GEMINI_MODEL_NAME="gemini-2.5-flash-image")
     assert named.gemini_model_fallback is None

@@ -66,7 +66,7 @@ def test_dollars_per_day(queue: Queue, moment: Moment) -> None:
 
 def test_model_without_price(queue: Queue, moment: Moment) -> None:
     """A model without a price counts as the dearest; without any price only the images are counted."""
-    caps(queue, dollarsPerDay=0.2)
+    caps(queue, dollarsPerDay=0.3)
     assert len(GateRun(queue).starts(5)) == 2
     queue.connection.execute("delete from generation.prices")
     assert len(GateRun(queue).starts(5)) == 5

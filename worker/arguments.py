@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     _gate(_command(found, "gate", "show or change rate and caps", manual.GATE, commands.gate))
+    _models(
+        _command(found, "models", "show or correct what is known of models", manual.MODELS, commands.models)
+    )
     cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
     cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
     _sweep(_command(found, "sweep", "remove stray objects", manual.SWEEP, commands.sweep))
@@ -108,6 +111,27 @@ def _gate(command: argparse.ArgumentParser) -> None:
     pause = actions.add_parser("pause", help="start nothing until `gate resume`")
     pause.add_argument("reason", metavar="REASON", nargs="?", help="shown to whoever looks")
     actions.add_parser("resume", help="end a pause and every block")
+
+
+def _models(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _json(actions.add_parser("list", help="show prices, announced ends, successors"))
+    change = actions.add_parser("set", help="correct one of them; every worker goes by it from then on")
+    _json(change)
+    change.add_argument("model", metavar="MODEL", help="the model's full name")
+    for name, metavar, kind, told in (
+        ("--dollars", "N", cap, "what an image of 1K costs, or `none`"),
+        ("--ends", "DATE", text_or_none, "announced end, like 2027-03-15, or `none`"),
+        ("--successor", "NAME", text_or_none, "the model that takes its place, or `none`"),
+    ):
+        change.add_argument(name, metavar=metavar, type=kind, default=argparse.SUPPRESS, help=told)
+    change.add_argument("--source", metavar="TEXT", help="where that was read")
+    change.add_argument("--available", action="store_true", help="forget that Google answered 404 for it")
+
+
+def text_or_none(text: str) -> str | None:
+    """A text, or `none`."""
+    return None if text.lower() == "none" else text
 
 
 def cap(text: str) -> float | None:

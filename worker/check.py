@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Any
 from worker.check_buckets import KEY_REFUSED, ask_bucket, bucket_finding
 from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
-from worker.errors import (
-    GenerationError,
-    Misconfigured,
-    ModelRetired,
-    ProjectRefused,
-    QueueUnavailable,
-    RateLimited,
-)
+from worker.errors import GenerationError, ProjectRefused, QueueUnavailable
 from worker.finding import Finding
 from worker.held import gate_finding
-from worker.model import DOLLARS_PER_IMAGE, SUCCESSORS, price_note
+from worker.model import KnownModels
+from worker.model_findings import followed, gemini_finding, models_finding
+from worker.retirement import known_models
 from worker.settings import InvalidSettings, Settings
 from worker.supabase_errors import INSTALL
 
@@ -25,29 +20,28 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
     from worker.app import Worker
-    from worker.gemini import Gemini
     from worker.queue import Queue
 
 SCHEMA_VERSION = 2
 """The version of `sql/` that this worker is written for."""
 
 FUNCTIONS = frozenset({
-    "cancel_generation_batch", "claim_generation_jobs", "enqueue_generation_batch", "erase_generation_user",
-    "finish_generation_run", "generation_details", "generation_erasures_to_sweep", "generation_gate",
-    "generation_jobs_to_sweep", "generation_overview", "generation_queue_stats", "generation_schema_version",
-    "get_generation_batch", "pause_generation", "peek_generation_jobs", "prune_generation_history",
-    "record_failed_image", "record_generated_photo", "release_stale_generation_jobs",
-    "remove_generation_gate", "report_rate_limit", "report_storage", "resume_generation",
-    "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model_successor",
-    "set_generation_rate", "settle_generation_erasure", "settle_generation_jobs",
-    "settle_swept_generation_jobs", "take_start_slots",
+    "cancel_generation_batch", "claim_generation_jobs", "enqueue_generation_batch",
+    "erase_generation_user", "finish_generation_run", "generation_details",
+    "generation_erasures_to_sweep", "generation_gate", "generation_jobs_to_sweep", "generation_models",
+    "generation_overview", "generation_queue_stats", "generation_schema_version", "get_generation_batch",
+    "pause_generation", "peek_generation_jobs", "prune_generation_history", "record_failed_image",
+    "record_generated_photo", "release_stale_generation_jobs", "remove_generation_gate",
+    "report_rate_limit", "report_storage", "resume_generation", "retire_generation_model",
+    "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model",
+    "set_generation_model_successor", "set_generation_rate", "settle_generation_erasure",
+    "settle_generation_jobs", "settle_swept_generation_jobs", "take_start_slots",
 })  # fmt: skip
 """The database functions that the worker and its command line call."""
 
 TIMEOUT_SECONDS = 10.0
 KEY = "set SUPABASE_SERVICE_ROLE_KEY to the project's secret key (dashboard, Project Settings, API Keys)"
 UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
-GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
 
 
 def settings_findings(invalid: InvalidSettings) -> list[Finding]:
@@ -63,20 +57,23 @@ async def check(
     settings = worker.settings
     supabase = await _supabase(worker)
     there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
-    gate = await _ask_gate(worker.queue) if there else None
+    stats = await _ask_stats(worker.queue) if there else None
+    gate = stats["gate"] if stats else None
+    known = await known_models(worker.queue, TIMEOUT_SECONDS) if there else KnownModels(None)
     return [
         Finding("settings", "ok", "complete, and they fit together"),
         *supabase,
-        await _gemini(worker.gemini, settings),
+        await gemini_finding(worker.gemini, settings, known),
         _callers(settings),
-        gate_finding(gate, {settings.gemini_model_name, settings.gemini_model_fallback or ""}),
+        gate_finding(gate, {settings.gemini_model_name, *followed(settings, known)}),
+        models_finding(stats, settings, known),
         *(await _deployed(gate, service, credentials) if service else []),
     ]
 
 
-async def _ask_gate(queue: Queue) -> dict[str, Any] | None:
+async def _ask_stats(queue: Queue) -> dict[str, Any] | None:
     try:
-        return await queue.operate("generation_gate", {}, TIMEOUT_SECONDS)
+        return await queue.operate("generation_queue_stats", {}, TIMEOUT_SECONDS)
     except GenerationError:
         return None
 
@@ -140,43 +137,6 @@ def _schema(answer: dict[str, Any]) -> Finding:
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
     return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
-
-
-async def _gemini(gemini: Gemini, settings: Settings) -> Finding:
-    model = settings.gemini_model_name
-    try:
-        await gemini.check(model, TIMEOUT_SECONDS)
-    except ModelRetired as error:
-        return await _retired(gemini, settings, error)
-    except RateLimited as error:
-        return Finding("gemini", "warning", error.message, "wait: key and model are good")
-    except GenerationError as error:
-        again = GEMINI_KEY if isinstance(error, Misconfigured) else "run the check again in a minute"
-        return Finding("gemini", "failed", error.message, again)
-    price = f", ${DOLLARS_PER_IMAGE[model]:.3f} an image" if model in DOLLARS_PER_IMAGE else ""
-    return Finding("gemini", "ok", f"accepts the key and has the model {model}{price}")
-
-
-async def _retired(gemini: Gemini, settings: Settings, error: ModelRetired) -> Finding:
-    """The model is gone: what the worker is going to do about that, and what it will cost."""
-    model, fallback = settings.gemini_model_name, settings.gemini_model_fallback
-    successor = fallback or SUCCESSORS.get(model)
-    if fallback is None:
-        why = "GEMINI_MODEL_FALLBACK is off" if settings.gemini_model_is_default else "you named it yourself"
-        said = f"{error.message} Runs stop as misconfigured, since {why}."
-        if successor is None:
-            return Finding("gemini", "failed", said, "set GEMINI_MODEL_NAME to a model that makes images")
-        mend = f"set GEMINI_MODEL_NAME={successor}; {price_note(model, successor)}"
-        return Finding("gemini", "failed", said, mend)
-    try:
-        await gemini.check(fallback, TIMEOUT_SECONDS)
-    except GenerationError as of_fallback:
-        said = f"{error.message} The worker would change over to {fallback}, but: {of_fallback.message}"
-        mend = "set GEMINI_MODEL_FALLBACK or GEMINI_MODEL_NAME to a model that makes images"
-        return Finding("gemini", "failed", said, mend)
-    said = f"{error.message} The worker changes over to {fallback} by itself: {price_note(model, fallback)}."
-    mend = f"to agree, set GEMINI_MODEL_NAME={fallback}; to refuse, set GEMINI_MODEL_FALLBACK=off"
-    return Finding("gemini", "warning", said, mend)
 
 
 def _callers(settings: Settings) -> Finding:

@@ -21,9 +21,11 @@ from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.finding import Finding, passed
 from worker.health import health, unreachable
 from worker.loop import Forever, loop, run_once, told_to_end
-from worker.model import DOLLARS_PER_IMAGE, unused_note
+from worker.model import unused_note
+from worker.model_findings import followed
 from worker.request import RequestRefused, RunRequest, parse_object
-from worker.status import findings_text, gate_table, queue_table
+from worker.retirement import known_models
+from worker.status import findings_text, gate_table, models_table, queue_table
 
 OK = 0
 FAILED = 1
@@ -225,9 +227,9 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
         answer = await call("set_generation_limits", {"p_limits": limits})
     if rated:
         model = options.model or worker.settings.gemini_model_name
-        if note := unused_note(
-            model, worker.settings.gemini_model_name, worker.settings.gemini_model_fallback
-        ):
+        known = await known_models(worker.queue)
+        used = [worker.settings.gemini_model_name, *followed(worker.settings, known)]
+        if note := unused_note(model, used, known):
             sys.stderr.write(f"warning: {note}\n")
         params = {"p_model": model, "p_rate": options.rate, "p_burst": options.burst}
         answer = await call("set_generation_rate", params)
@@ -236,11 +238,10 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
 
 async def _must_be_known(worker: Worker, model: str) -> None:
     """A name that nothing knows is most likely misspelled; its gate would hold nobody. Raises Unusable."""
-    gates = (await worker.queue.operate("generation_gate", {}))["gates"]
-    own = {worker.settings.gemini_model_name, worker.settings.gemini_model_fallback}
-    known = {each["model"] for each in gates} | own | DOLLARS_PER_IMAGE.keys() - {None}
+    models = await known_models(worker.queue)
+    known = {*models.rows, worker.settings.gemini_model_name, *followed(worker.settings, models)}
     if model not in known:
-        names = ", ".join(sorted(filter(None, known)))
+        names = ", ".join(sorted(known))
         raise Unusable(
             f"gate set: no model {model!r} is known; known are {names} (--new-model takes it all the same)"
         )
@@ -255,6 +256,26 @@ async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
         names = ", ".join(each["model"] for each in answer["gates"]) or "none"
         raise Unusable(f"gate remove: {model!r} has no gate; there are: {names}")
     return answer
+
+
+async def models(worker: Worker, options: Namespace) -> int:
+    """What is known of the models, after a correction if one is named. Raises Unusable for an empty one."""
+    call = worker.queue.operate
+    if options.action == "set":
+        names = {"dollars": "dollars", "ends": "announcedEnd", "successor": "announcedSuccessor"}
+        facts = {field: getattr(options, name) for name, field in names.items() if hasattr(options, name)}
+        facts |= {"available": True} if options.available else {}
+        if not facts:
+            raise Unusable("models set: name what to set, for example --ends 2027-03-15 or --dollars 0.039")
+        facts |= {"source": options.source} if options.source else {}
+        answer = await call("set_generation_model", {"p_model": options.model, "p_facts": facts})
+    else:
+        answer = await call("generation_models", {})
+    if options.json:
+        say_json(answer)
+    else:
+        say(models_table(answer["models"]))
+    return OK
 
 
 async def cancel(worker: Worker, options: Namespace) -> int:

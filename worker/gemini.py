@@ -81,6 +81,10 @@ class Gemini:
         """Ask whether key and model are good, without cost (`models.get`); raises what `generate` raises."""
         await self._ask(model, timeout_seconds, lambda models: _look_up(models, model, timeout_seconds))
 
+    async def models(self, timeout_seconds: float = 10.0) -> frozenset[str]:
+        """The models that Google lists (`models.list`), without cost; raises what `generate` raises."""
+        return await self._ask("any", timeout_seconds, lambda models: _list(models, timeout_seconds))
+
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""
         connection, self._connection = self._connection, None
@@ -190,6 +194,14 @@ async def _look_up(models: AsyncModels, model: str, timeout_seconds: float) -> t
 
     options = types.HttpOptions(timeout=_milliseconds(timeout_seconds))
     return await models.get(model=model, config=types.GetModelConfig(http_options=options))
+
+
+async def _list(models: AsyncModels, timeout_seconds: float) -> frozenset[str]:
+    from google.genai import types
+
+    options = types.HttpOptions(timeout=_milliseconds(timeout_seconds))
+    pages = await models.list(config=types.ListModelsConfig(page_size=1000, http_options=options))
+    return frozenset([(model.name or "").removeprefix("models/") async for model in pages])
 
 
 def _milliseconds(seconds: float) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -44,11 +44,16 @@ UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 
 
 class Model(Protocol):
-    """What makes an image; raises the errors of `worker.gemini`. Prepared, a call goes out without delay."""
+    """What makes an image; raises the errors of `worker.gemini`. Prepared, a call goes out without delay.
+
+    `models` names the models that there are.
+    """
 
     def prepare(self) -> None: ...
 
     async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage: ...
+
+    async def models(self, timeout_seconds: float) -> frozenset[str]: ...
 
 
 @dataclass(slots=True)
@@ -56,7 +61,8 @@ class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
     `in_hand` and `in_calls` bound the bytes of photos, of all runs of the worker together. `sent` counts the
-    requests that went out, by the job's id; `answered_by` the images that another model made, by that model.
+    requests that went out, by the job's id; `answered_by` the images that another model made, by that
+    model; `prices` are the dollars of an image by model.
     """
 
     gemini: Model
@@ -69,6 +75,7 @@ class RunState:
     model: str
     call_timeout_seconds: float
     answered_by: Counter[str]
+    prices: Mapping[str, float] = field(default_factory=dict)
     sent: Counter[int] = field(default_factory=Counter)
 
     def not_tried(self, error: GenerationError) -> bool:
@@ -80,7 +87,7 @@ class RunState:
         if answering == asked:
             return
         if not self.answered_by:
-            note = price_note(asked, answering)
+            note = price_note(asked, answering, self.prices)
             log.event(
                 "model_answered_by_another", level="warning", model=asked, answered_by=answering, note=note
             )

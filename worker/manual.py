@@ -146,6 +146,19 @@ you will see the gate as it is then:
   runs: 1 of 3; a job waits at most 72 hours for a quota
 """
 
+MODELS = """\
+Shows what the database knows of Gemini's models: what an image costs, the announced end, the successor. `set`
+corrects a row for every worker, without a deploy; installing the SQL again does not change it back. A model
+that answers 404 is remembered as gone; `set MODEL --available` forgets that.
+
+example:
+  python -m worker models list
+  python -m worker models set gemini-2.5-flash-image --ends 2027-03-15 --source "Gemini API deprecations"
+
+you will see a line for each model, or with --json one line of JSON:
+  gemini-2.5-flash-image: $0.039 an image; ends 2027-03-15; then gemini-nano-banana-2.1
+"""
+
 CANCEL = """\
 Cancels what a batch still waits for. Photos that are made stay; what is being made right now is discarded.
 

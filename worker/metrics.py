@@ -128,6 +128,10 @@ def _limits(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     held = stats["heldBy"]
     yield _metric("queue_held", "1 for the reason why no job may start; absent if one may.", ("reason",),
         [((held,), 1)] if held else [])  # fmt: skip
+    yield _metric("model_end_days", "Days until the announced end of a model in use.", ("model",),
+        [((model["model"],), model["endsInDays"]) for model in stats["models"]])  # fmt: skip
+    yield _metric("warnings", "1 for each thing that wants attention.", ("about", "subject"),
+        [((each["about"], each["subject"]), 1) for each in stats["warnings"]])  # fmt: skip
     yield _one("images_today", "Starts of today, of all models.", gate["startedToday"])
     yield _one("dollars_today", "What those cost.", gate["spentToday"])
     yield _one("images_per_day", "Daily cap; absent for none.", gate["imagesPerDay"])

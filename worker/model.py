@@ -1,37 +1,56 @@
-"""What is known of Gemini's image models: the default, who succeeds whom, and what an image costs."""
+"""The default model, and what the database knows of all: who succeeds whom, what an image costs. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
 DEFAULT_MODEL = "gemini-2.5-flash-image"
 
-SUCCESSORS: Mapping[str, str] = {"gemini-2.5-flash-image": "gemini-3.1-flash-image"}
-"""Google announced the shutdown of the former for 2026-10-02 (Gemini API, "Deprecations")."""
 
-DOLLARS_PER_IMAGE: Mapping[str, float] = {"gemini-2.5-flash-image": 0.039, "gemini-3.1-flash-image": 0.067}
-"""Standard price of one image of 1024 px (Gemini API price list, 2026)."""
-
-
-def price_note(model: str, successor: str) -> str:
-    """Both prices in words, for whoever has to learn that images cost more from now on."""
-    before, after = DOLLARS_PER_IMAGE.get(model), DOLLARS_PER_IMAGE.get(successor)
-    if before is None or after is None:
-        return "check the price of an image under the new model"
-    return f"an image costs ${after:.3f} instead of ${before:.3f}"
+def price_note(before: str, after: str, prices: Mapping[str, float]) -> str:
+    """Both prices in words, for whoever has to learn that images cost something else from now on."""
+    if before not in prices or after not in prices:
+        return f"check the price of an image of {after}"
+    return f"an image costs ${prices[after]:g} instead of ${prices[before]:g}"
 
 
-def retirement_hint(model: str) -> str:
-    """What an operator can do about a model that is gone: the successor and its price, if one is known."""
-    successor = SUCCESSORS.get(model)
-    if successor is None:
-        return "Set GEMINI_MODEL_NAME to an image model that there is."
-    return f"Set GEMINI_MODEL_NAME to its successor {successor}; {price_note(model, successor)}."
+class KnownModels:
+    """The answer of `generation_models`; without one nothing is known."""
+
+    def __init__(self, answer: Mapping[str, Any] | None) -> None:
+        self.rows: dict[str, Mapping[str, Any]] = {
+            row["model"]: row for row in (answer or {}).get("models", ())
+        }
+
+    def successors(self, model: str) -> list[str]:
+        """The models that take this one's place, one after the other."""
+        chain = [model]
+        while (successor := self.rows.get(chain[-1], {}).get("successor")) and successor not in chain:
+            chain.append(successor)
+        return chain[1:]
+
+    def price(self, model: str) -> str | None:
+        """What an image costs, in words: `$0.039 an image`."""
+        dollars = self.rows.get(model, {}).get("dollars")
+        return None if dollars is None else f"${dollars:g} an image"
+
+    def costs(self, *models: str) -> str:
+        """The prices of some models, in words."""
+        return ", ".join(f"{model} costs {self.price(model) or 'what Google says'}" for model in models)
+
+    def instead_of(self, model: str, alive: Collection[str]) -> str | None:
+        """Of the models that Google lists, the one to use instead: a successor first, then any known one."""
+        others = [row["model"] for row in self.rows.values() if row["dollars"] is not None]
+        others.sort(key=lambda other: self.rows[other]["dollars"])
+        images = sorted(name for name in alive if "image" in name or "banana" in name)
+        candidates = (*self.successors(model), *others, *images)
+        return next((name for name in candidates if name in alive and name != model), None)
 
 
-def unused_note(model: str, own: str, fallback: str | None) -> str | None:
-    """That a worker with these models asks no gate of that name; None if it may."""
-    if model in (own, fallback):
+def unused_note(model: str, used: Collection[str], known: KnownModels) -> str | None:
+    """That a worker which uses these models asks no gate of that name; None if it may."""
+    if model in used:
         return None
-    price = "" if model in DOLLARS_PER_IMAGE else f"; no price is known for {model}: caps take the dearest"
-    return f"a worker with these settings uses {own}, not {model}{price}"
+    price = "" if known.price(model) else f"; no price is known for {model}: caps take the dearest"
+    return f"a worker with these settings uses {' or '.join(used)}, not {model}{price}"

@@ -25,11 +25,14 @@ TRIES = 4
 class Claim:
     """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
 
-    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept.
+    `successors` are the models that were changed over to after the one asked for, in order; `prices` are the
+    dollars of an image by model; `answered_at` is the database's time; `storage_refused` tells of an image
+    that was paid for and not kept.
     """
 
     jobs: tuple[Job, ...] = ()
-    successor: str | None = None
+    successors: tuple[str, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
     latency_seconds: float | None = None
     photo_buckets: tuple[str, ...] = ()
     storage_refused: Mapping[str, Any] | None = None
@@ -105,7 +108,8 @@ class Queue:
         answer = await self._call("claim_generation_jobs", params, within)
         return Claim(
             jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
-            successor=answer.get("successor"),
+            successors=tuple(answer.get("successors") or ()),
+            prices=answer.get("prices") or {},
             latency_seconds=answer.get("latencySeconds"),
             photo_buckets=tuple(answer.get("photoBuckets", ())),
             storage_refused=answer.get("storageRefused"),
@@ -150,11 +154,6 @@ class Queue:
             "p_spent_jobs": list(spent),
         }
         await self._call("finish_generation_run", params, within)
-
-    async def set_successor(self, model: str, successor: str, within: Within) -> None:
-        """Remember that `model` was shut down and which one takes its place."""
-        params = {"p_model": model, "p_successor": successor}
-        await self._call("set_generation_model_successor", params, within)
 
     async def operate(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = TRIES

@@ -18,11 +18,11 @@ from worker.errors import GenerationError, Misconfigured, ModelRetired
 from worker.gate import DatabaseGate
 from worker.image_task import RunState
 from worker.keeper import Keeper
-from worker.model import price_note, retirement_hint
 from worker.outcome import ImageErred, ImageNotStarted, Released
 from worker.pipeline import Pipeline
 from worker.queue import Claim
 from worker.request import RunRequest
+from worker.retirement import LIST_SECONDS, hint, retire
 from worker.settings import Settings
 from worker.settle import JobEnd, Settler
 from worker.slots import Slots
@@ -167,8 +167,11 @@ class Run:
             await self._give_back(claim, error)
             return
         self._budget.latency_seconds = claim.latency_seconds
-        if claim.successor and self._settings.gemini_model_fallback:
-            self._use_model(self._settings.gemini_model_fallback)
+        self._state.prices = claim.prices
+        if claim.successors and self._settings.gemini_model_follows:
+            fallback = self._settings.gemini_model_fallback
+            known = fallback is None or fallback in claim.successors or self._state.model == fallback
+            self._use_model(claim.successors[-1] if known else fallback or claim.successors[-1])
         if self._photos is None:
             self._photos = self._tools.photos(claim.photo_buckets)
         pipeline = Pipeline(self._photos, self._state)
@@ -184,7 +187,7 @@ class Run:
                 for job in claim.jobs
             ]
         )
-        self._storage_lost(error)
+        await self._storage_lost(error)
 
     def _use_model(self, model: str) -> None:
         if model != self._state.model:
@@ -222,49 +225,64 @@ class Run:
             error = erred.error
             if isinstance(error, ModelRetired) and error.model != self._state.model:
                 continue  # asked before the change-over
-            if isinstance(error, ModelRetired) and self._may_change_over(error):
-                await self._change_over(error.model)
+            if isinstance(error, ModelRetired) and self._settings.gemini_model_follows:
+                await self._change_over(error)
             elif isinstance(error, Misconfigured):
-                self._misconfigured(error)
+                await self._misconfigured(error)
             elif erred.paid and not self._budget.passed(self._budget.save):
-                self._storage_lost(error)
+                await self._storage_lost(error)
 
-    def _storage_lost(self, error: GenerationError) -> None:
+    async def _storage_lost(self, error: GenerationError) -> None:
         """Stop where what is paid for could not be kept, and say why."""
         if isinstance(error, Misconfigured):
-            self._misconfigured(error)
+            await self._misconfigured(error)
         elif self._summary.stop_reason not in ("misconfigured", "shutdown"):
             self._summary.problem = f"{error.message}; nothing is paid for until an image can be kept"
             self._stop_for("queue_lost")
 
-    def _may_change_over(self, error: ModelRetired) -> bool:
-        settings = self._settings
-        return settings.gemini_model_fallback is not None and error.model == settings.gemini_model_name
-
-    async def _change_over(self, retired: str) -> None:
+    async def _change_over(self, error: ModelRetired) -> None:
         """Go on with the successor: remember it, let the old model's jobs come back, start again."""
-        successor = self._settings.gemini_model_fallback or retired
-        self._use_model(successor)
-        self._summary.changed_over_from = retired
-        note = price_note(retired, successor)
-        log.event("model_changed_over", level="warning", model=retired, successor=successor, note=note)
-        within = self._budget.until("save", CLAIM_SECONDS)
+        settings, retired = self._settings, error.model
+        instead = settings.gemini_model_fallback if retired == settings.gemini_model_name else None
         try:
-            await self._tools.queue.set_successor(retired, successor, within)
-        except GenerationError as error:
-            log.event("successor_not_remembered", level="error", code=error.code, reason=error.message)
+            found = await retire(
+                self._tools.queue, retired, instead, self._budget.until("save", CLAIM_SECONDS)
+            )
+        except GenerationError as failed:
+            log.event("successor_unknown", level="error", code=failed.code, reason=failed.message)
+            self._stop_for("queue_lost")
+            return
+        if found.successor is None:
+            await self._misconfigured(error)
+            return
+        self._use_model(found.successor)
+        self._summary.changed_over_from = self._summary.changed_over_from or retired
+        self._summary.change_over_note = found.note
+        log.event(
+            "model_changed_over", level="warning", model=retired, successor=found.successor, note=found.note
+        )
         while self._active and not self._budget.passed(self._budget.save):
             await self._settle_next()
         if self._summary.stop_reason is None:
             self._queue_ran_dry = False
             self._state.slots.reopen()
 
-    def _misconfigured(self, error: Misconfigured) -> None:
-        hint = f" {retirement_hint(error.model)}" if isinstance(error, ModelRetired) else ""
-        problem = self._summary.problem = error.message + hint
-        if self._summary.stop_reason != "misconfigured":
-            log.event("misconfigured", level="error", code=error.code, reason=problem)
+    async def _misconfigured(self, error: Misconfigured) -> None:
+        first = self._summary.stop_reason != "misconfigured"
         self._stop_for("misconfigured")
+        if not first:
+            return
+        problem = self._summary.problem = error.message
+        if isinstance(error, ModelRetired):
+            problem = self._summary.problem = f"{problem} {await self._hint(error)}"
+        log.event("misconfigured", level="error", code=error.code, reason=problem)
+
+    async def _hint(self, error: ModelRetired) -> str:
+        seconds = max(min(self._budget.remaining(self._budget.save), LIST_SECONDS), 0.0)
+        tools = self._tools
+        return await hint(
+            tools.queue, tools.gemini, error.model, self._budget.until("save", seconds), seconds
+        )
 
     async def _close(self) -> None:
         if self._photos is not None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from worker.model import DEFAULT_MODEL, SUCCESSORS
+from worker.model import DEFAULT_MODEL
 from worker.secret import Secret
 
 MAX_RUN_SECONDS = 270.0
@@ -31,13 +31,18 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker needs to know; times in seconds. The README's table explains each."""
+    """Everything a worker needs to know; times in seconds. The README's table explains each.
+
+    `gemini_model_follows`: once Google has shut the model down its successors are used, first
+    `gemini_model_fallback` if there is one.
+    """
 
     supabase_url: str
     supabase_service_role_key: Secret
     gemini_api_key: Secret
     gemini_model_name: str = DEFAULT_MODEL
     gemini_model_is_default: bool = True
+    gemini_model_follows: bool = False
     gemini_model_fallback: str | None = None
     worker_id: str
     worker_secret: Secret = field(default_factory=lambda: Secret(""))
@@ -65,15 +70,16 @@ class Settings:
         Without `gemini` the key may be missing: whoever only looks after the queue need not have it.
         """
         read = _Reader(env)
-        named = read.text("GEMINI_MODEL_NAME")
-        model = named or DEFAULT_MODEL
+        named, fallback = read.text("GEMINI_MODEL_NAME"), read.text("GEMINI_MODEL_FALLBACK")
+        follows = not named and fallback.lower() != "off"
         settings = cls(
             supabase_url=read.url("SUPABASE_URL"),
             supabase_service_role_key=read.key("SUPABASE_SERVICE_ROLE_KEY"),
             gemini_api_key=read.key("GEMINI_API_KEY", needed=gemini),
-            gemini_model_name=model,
+            gemini_model_name=named or DEFAULT_MODEL,
             gemini_model_is_default=not named,
-            gemini_model_fallback=None if named else _fallback(read.text("GEMINI_MODEL_FALLBACK"), model),
+            gemini_model_follows=follows,
+            gemini_model_fallback=fallback or None if follows else None,
             worker_id=read.worker_id(default_worker_id),
             worker_secret=Secret(read.text("WORKER_SECRET")),
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
@@ -121,12 +127,6 @@ class OrderSettings:
         if read.problems:
             raise InvalidSettings(tuple(read.problems))
         return settings
-
-
-def _fallback(value: str, model: str) -> str | None:
-    if value.lower() == "off":
-        return None
-    return value or SUCCESSORS.get(model)
 
 
 def _invocation_timeout(read: _Reader) -> float:

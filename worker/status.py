@@ -37,7 +37,7 @@ def queue_table(stats: Mapping[str, Any]) -> str:
         "rate gate and caps",
         _indented(gate_table(stats["gate"])),
     ]
-    return "\n".join([*parts, _last_run(last)])
+    return "\n".join([*parts, _last_run(last), *warning_lines(stats)])
 
 
 def next_try(seconds: float | None) -> str:
@@ -119,6 +119,28 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
     if gate["blockedForSeconds"]:
         line += f"; blocked for {duration(gate['blockedForSeconds'])}"
     return line
+
+
+def models_table(models: Sequence[Mapping[str, Any]]) -> str:
+    """The models of `generation_models`, a line each."""
+    return "\n".join(_model_line(model) for model in models)
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    line = f"{model['model']}: "
+    line += "price unknown" if model["dollars"] is None else f"${model['dollars']:g} an image"
+    if model["announcedEnd"]:
+        line += f"; {'ends' if model['endsInDays'] >= 0 else 'ended'} {model['announcedEnd']}"
+    if model["retiredSince"]:
+        line += f"; answers 404 since {model['retiredSince'][:10]}"
+    if model["expectedSuccessor"]:
+        line += f"; then {model['expectedSuccessor']}"
+    return line + ("; in use" if model["inUse"] else "")
+
+
+def warning_lines(stats: Mapping[str, Any]) -> list[str]:
+    """What the database warns of, a line each."""
+    return [f"warning: {each['words']}" for each in stats["warnings"]]
 
 
 def findings_text(findings: Sequence[Finding]) -> str:

@@ -56,6 +56,7 @@ class Summary:
     next_attempt_at: str | None = None
     problem: str | None = None
     changed_over_from: str | None = None
+    change_over_note: str | None = None
     answered_by: Counter[str] = field(default_factory=Counter)
     claimed: int = 0
     jobs: Counter[str] = field(default_factory=Counter)
@@ -96,6 +97,8 @@ class Summary:
             answer["problem"] = self.problem
         if self.changed_over_from:
             answer["changedOverFrom"] = self.changed_over_from
+        if self.change_over_note:
+            answer["changeOverNote"] = self.change_over_note
         if self.answered_by:
             made = sorted(self.answered_by.items())
             answer["answeredBy"] = [{"model": model, "images": images} for model, images in made]

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from worker.errors import QueueUnavailable
 from worker.health import health, unreachable
-from worker.status import duration, gate_table, next_try, stopped
+from worker.status import duration, gate_table, next_try, stopped, warning_lines
 
 LEVELS = {"good": "bold green", "busy": "bold blue", "attention": "bold yellow", "trouble": "bold red"}
 BARS = "▁▂▃▄▅▆▇█"
@@ -46,7 +46,8 @@ def screen(
     if stats is None:
         return first
     details = (_windows(stats["windows"]), _series(stats["series"]), _ages(stats["ages"]))
-    parts = [first, _queue(stats), _gate(stats)]
+    warnings = [Text(line, style="yellow") for line in warning_lines(stats)]
+    parts: list[RenderableType] = [first, *warnings, _queue(stats), _gate(stats)]
     if not console.is_terminal:
         return Group(*parts, *details)
     room = console.height - 2 - sum(_height(part, console) for part in parts)
@@ -54,7 +55,7 @@ def screen(
         if (needed := _height(part, console)) <= room:
             parts.append(part)
             room -= needed
-    if len(parts) < 3 + len(details):
+    if len(parts) < 3 + len(warnings) + len(details):
         parts.append(Text("A taller window shows more; --json shows everything.", style="dim"))
     return Group(*parts)
 

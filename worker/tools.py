@@ -31,8 +31,6 @@ class Queue(Recorder, Database, Protocol):
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
     ) -> None: ...
 
-    async def set_successor(self, model: str, successor: str, within: Within) -> None: ...
-
 
 class PhotoLender(Photos, Protocol):
     """Source photos for one run, to be given back at its end."""

@@ -1,6 +1,7 @@
 """`make demo`: the same orders without a queue and through it, on the local stack, with proof at the end."""
 
 import asyncio
+import json
 import secrets
 import shutil
 import sys
@@ -30,6 +31,7 @@ from local.demo.simulation import Simulation
 from local.simulator.ledger import Call
 from local.stack.folder import Folder
 from local.stack.stack import DATA, Stack
+from worker.model import KnownModels
 
 FOLDER = DATA / "demo"
 OUTPUT = ROOT / "demo-output"
@@ -41,8 +43,7 @@ def demo(fast: bool, dropped: Mapping[str, str]) -> int:
     `dropped` is the environment as it was before it was forgotten; only REAL_GEMINI is looked for in it.
     """
     if dropped.get("REAL_GEMINI"):
-        gemini = real_gemini(dropped, orders.REAL)
-        return Demo(orders.REAL, pace.REAL, real_gemini=gemini).run()
+        return Demo(orders.REAL, pace.REAL, paying=dropped).run()
     return Demo(orders.DEMO, pace.FAST if fast else pace.USUAL).run()
 
 
@@ -59,11 +60,14 @@ class Outcome:
 
 @dataclass(slots=True)
 class Demo:
-    """One run of the demo. Everything it starts ends with it."""
+    """One run of the demo. Everything it starts ends with it.
+
+    `paying` is the environment of who has Google make the photos.
+    """
 
     orders: Sequence[Order]
     pace: Pace
-    real_gemini: Mapping[str, str] | None = None
+    paying: Mapping[str, str] | None = None
     progress: Progress = field(default_factory=Progress)
     secret: str = field(default_factory=lambda: secrets.token_hex(16))
 
@@ -80,29 +84,43 @@ class Demo:
             self.progress.say(f"local stack   {stack.url}, ready in {time.monotonic() - began:.1f} s")
             folder = stack.postgres.folder
             simulator = None
-            if self.real_gemini is None:
+            real = self._real_gemini(stack)
+            if real is None:
                 rules = orders.faults(self.pace)
                 settings = simulation.settings(self.pace, rules)
                 simulator = running.enter_context(Simulation(folder, settings))
                 self.progress.say(f"simulator     {simulator.url}, pid {simulator.pid}")
-            outcome = asyncio.run(self._work(stack, simulator, photos))
+            outcome = asyncio.run(self._work(stack, simulator, photos, real))
         return self._report(outcome, photos, began)
 
     def _announce(self) -> None:
         jobs = sum(len(order.examples) for order in self.orders)
         self.progress.say(f"{len(self.orders)} orders, {jobs} example images, {images(self.orders)} photos")
-        if self.real_gemini is None:
+        if self.paying is None:
             self.progress.say(
                 f"Gemini's quota, in small: {self.pace.quota} requests in any {self.pace.window_seconds:g} s"
             )
 
-    async def _work(self, stack: Stack, simulator: Simulation | None, photos: Mapping[str, bytes]) -> Outcome:
+    def _real_gemini(self, stack: Stack) -> Mapping[str, str] | None:
+        """What leads to Google, once its price has been agreed to; None for the simulator."""
+        if self.paying is None:
+            return None
+        known = KnownModels(json.loads(stack.psql("select generation_models()")))
+        return real_gemini(self.paying, self.orders, known)
+
+    async def _work(
+        self,
+        stack: Stack,
+        simulator: Simulation | None,
+        photos: Mapping[str, bytes],
+        real: Mapping[str, str] | None,
+    ) -> Outcome:
         direct = None
         if simulator is not None:
             direct = await send_directly(self.orders, photos, simulator.url)
             self.progress.say(f"direct        {direct_in_words(direct)}")
             simulator.reset()
-        gemini = self.real_gemini if simulator is None else simulated_gemini(simulator.url)
+        gemini = real if simulator is None else simulated_gemini(simulator.url)
         environment = worker_environment(stack, self.secret, self.pace, gemini or {})
         folder = stack.postgres.folder
         # Proxies are for Google alone: everything here is on loopback.

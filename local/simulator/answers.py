@@ -55,6 +55,11 @@ def model_missing(model: str, version: str, method: str) -> Json:
     )
 
 
+def model_closed(model: str) -> Json:
+    """The body of the 404 for a model that serves only those who used it before."""
+    return error(404, "NOT_FOUND", f"This model models/{model} is no longer available to new users.")
+
+
 def model_facts(model: str) -> Json:
     """One model as models.get tells it."""
     return {

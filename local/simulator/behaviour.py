@@ -12,7 +12,13 @@ from local.simulator.faults import Answer, Rule, consume
 from local.simulator.latency import Latency
 from local.simulator.quota import Excess, Quota, QuotaMeter
 
-MODELS = ("gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-3-pro-image")
+MODELS = (
+    "gemini-2.5-flash-image",
+    "gemini-3.1-flash-image",
+    "gemini-3.1-flash-lite-image",
+    "gemini-nano-banana-2.1",
+    "gemini-3-pro-image",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,8 @@ class Behaviour:
     """All settings but the rules. `quotas` by model, "*" for the others; `scale` shrinks pictures.
 
     `versions` is the `modelVersion` of an image's answer by the model that was asked: that model itself
-    unless it stands here, left out if it is empty.
+    unless it stands here, left out if it is empty. `retired` models are gone; `closed` ones are listed,
+    and answer 404 to new users.
     """
 
     latency: Latency = field(default_factory=Latency)
@@ -30,6 +37,7 @@ class Behaviour:
     models: frozenset[str] = frozenset(MODELS)
     retired: frozenset[str] = frozenset()
     versions: Mapping[str, str] = field(default_factory=dict)
+    closed: frozenset[str] = frozenset()
     invalid_keys: frozenset[str] = field(default=frozenset(), repr=False)
     seed: int = 0
 
@@ -48,7 +56,7 @@ class Behaviour:
             parsed["latency"] = Latency.parse(parsed["latency"])
         if "quotas" in parsed:
             parsed["quotas"] = {model: Quota.parse(value) for model, value in parsed["quotas"].items()}
-        for name in ("models", "retired", "invalid_keys"):
+        for name in ("models", "retired", "closed", "invalid_keys"):
             if isinstance(parsed.get(name), str):
                 raise ValueError(f"{name} is a list")
             if name in parsed:

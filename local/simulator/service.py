@@ -71,6 +71,8 @@ class Service:
 
     def _model_refused(self, model: str, version: str, method: str) -> Reply | None:
         behaviour = self._stage.behaviour
+        if method == "generateContent" and model in behaviour.closed:
+            return reply.failure(404, answers.model_closed(model), "NOT_FOUND")
         if model in behaviour.models and model not in behaviour.retired:
             return None
         return reply.failure(404, answers.model_missing(model, version, method), "NOT_FOUND")

@@ -73,6 +73,7 @@ function show(overview) {
   find("health").hidden = document.querySelector("main").hidden = false;
   find("forget").hidden = !sessionStorage.getItem(SECRET);
   showHealth(overview.health);
+  showWarnings(overview.stats);
   showNumbers(overview.stats);
   showCharts(overview.stats);
   showGate(overview.stats);

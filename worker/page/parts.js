@@ -9,6 +9,13 @@ function showHealth({ level, words: sentence }) {
   document.title = `${name} · Generation queue`;
 }
 
+// What wants attention though nothing has failed: a line each.
+function showWarnings({ warnings }) {
+  const create = () => make("p");
+  keyed(find("warnings"), warnings, ({ about, subject }) => `${about} ${subject}`, create, (line, one) => write(line, one.words));
+  find("warnings").hidden = !warnings.length;
+}
+
 function showNumbers(stats) {
   const hour = stats.windows.find((window) => window.name === "1h");
   const tiles = [
