@@ -107,7 +107,9 @@ as $$
     coalesce(m.successor, m."announcedSuccessor"), case when m.successor is not null then m."successorSince" end,
     generation.expected_successor(n.model, t.date),
     exists (select from generation.gates as g where g.model = n.model and g."startedToday" > 0 and g.today >= t.date - 7)
-      or exists (select from public.photo_generation_photos as f where f.model = n.model and f."createdAt" > p_now - interval '7 days'),
+      or coalesce((
+        select f."createdAt" from public.photo_generation_photos as f where f.model = n.model order by f."createdAt" desc limit 1
+      ) > p_now - interval '7 days', false),
     m."announcedEnd" - t.date, generation.end_warning(m, t.date)
   from named as n cross join today as t
   left join generation.models as m on m.model = n.model

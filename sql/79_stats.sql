@@ -190,13 +190,13 @@ as $$
 $$;
 
 -- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
--- announced end is near or past.
-create or replace function generation.warnings(p_now timestamptz) returns jsonb
-language sql stable set search_path = ''
+-- announced end is near or past. p_models are those in use.
+create or replace function generation.warnings(p_models jsonb) returns jsonb
+language sql immutable set search_path = ''
 as $$
-  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k.model, 'words', k.warning) order by k.model), '[]')
-  from generation.models_known(p_now) as k
-  where k."inUse" and k.warning is not null
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k ->> 'model', 'words', k ->> 'warning')), '[]')
+  from jsonb_array_elements(p_models) as k
+  where k ->> 'warning' is not null
 $$;
 
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
@@ -212,6 +212,8 @@ declare
   v_flow constant jsonb := generation.flow_stats(v_now);
   v_day constant jsonb := v_flow #> '{windows, 2}';
   v_gate constant jsonb := public.generation_gate();
+  v_models constant jsonb := (
+    select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse");
 begin
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
@@ -232,9 +234,9 @@ begin
     'gate', v_gate,
     'heldBy', generation.held_by(v_gate),
     'runs', generation.run_stats(v_now),
-    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k.model, 'dollars', k.dollars, 'announcedEnd', k."announcedEnd",
-        'endsInDays', k."endsInDays") order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse"),
-    'warnings', generation.warnings(v_now),
+    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
+        'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
+    'warnings', generation.warnings(v_models),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));

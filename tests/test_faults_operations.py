@@ -33,11 +33,13 @@ OPERATIONS: dict[str, Mapping[str, Any]] = {
     "resume_generation": {},
     "retry_failed_generation_jobs": {"p_batch_id": None, "p_including_refused": True, "p_limit": 10},
     "set_generation_limits": {"p_limits": {"imagesPerDay": 7}},
+    "set_generation_model": {"p_model": MODEL, "p_facts": {"dollars": 0.5}},
     "set_generation_rate": {"p_model": MODEL, "p_rate": 7},
 }
 QUESTIONS: dict[str, Mapping[str, Any]] = {
     "generation_details": {"p_id": "the batch"},
     "generation_gate": {},
+    "generation_models": {},
     "generation_overview": {"p_limit": 3},
     "generation_queue_stats": {},
     "generation_schema_version": {},
@@ -49,6 +51,7 @@ STATE = """
       'jobs', (select jsonb_agg(to_jsonb(q) order by q.id) from photo_generation_queue as q),
       'batches', (select jsonb_agg(to_jsonb(b)) from photo_generation_batches as b),
       'refused', (select jsonb_agg(to_jsonb(f)) from generation.failed_images as f),
+      'prices', (select jsonb_agg(to_jsonb(p) order by p.model) from generation.prices as p),
       'limits', (select to_jsonb(l) from generation.limits as l),
       'gate', (select to_jsonb(g) - 'epoch' - 'arrivalAt' from generation.gates as g where g.model = %s)
     ) as state"""

@@ -98,6 +98,17 @@ async def test_a_missing_key_is_forbidden(gemini: Simulator, wire: httpx.AsyncCl
     assert (answer.status_code, answer.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
 
 
+async def test_a_closed_model_is_listed_and_answers_404(
+    gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
+) -> None:
+    """A model that serves only its earlier users is there for models.get, and not found for a call."""
+    gemini.configure(closed=[MODEL])
+    with pytest.raises(errors.ClientError) as caught:
+        await generate(model=MODEL)
+    assert caught.value.code == 404 and "no longer available to new users" in str(caught.value.message)
+    assert (await sdk(wire, gemini.url).aio.models.get(model=MODEL)).name == f"models/{MODEL}"
+
+
 async def test_a_retired_or_unknown_model_is_not_found(
     gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
 ) -> None:
@@ -115,5 +126,7 @@ async def test_a_retired_or_unknown_model_is_not_found(
     assert [model.name async for model in await client.aio.models.list()] == [
         "models/gemini-3-pro-image",
         "models/gemini-3.1-flash-image",
+        "models/gemini-3.1-flash-lite-image",
+        "models/gemini-nano-banana-2.1",
     ]
     assert gemini.ledger.outcomes() == {"404": 2}
