@@ -22,14 +22,6 @@ begin
 end
 $$;
 
--- Whether the caller is a signed-in user, who acts for themselves only. The service role is not one, nor is a
--- SQL session, nor a role that may become the service role; any other role that was let in is.
-create or replace function generation.caller_is_user() returns boolean
-language sql stable set search_path = ''
-as $$
-  select coalesce(not pg_has_role(nullif(current_setting('role', true), 'none')::name, 'service_role', 'member'), false)
-$$;
-
 -- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
 create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
 returns void

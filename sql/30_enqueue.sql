@@ -178,6 +178,7 @@ declare
   v_known generation.idempotency_keys;
   v_answer jsonb;
 begin
+  perform generation.require_user();
   if p_request is null or jsonb_typeof(p_request) <> 'object' then
     perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
   end if;

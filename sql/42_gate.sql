@@ -249,6 +249,7 @@ declare
   v_probe integer;
   v_closed jsonb;
 begin
+  perform generation.require_service();
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;

@@ -15,9 +15,12 @@ create or replace function public.report_rate_limit(p_model text, p_facts jsonb,
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
-  v_gate generation.gates := generation.enter_gate(p_model);
-  v_now timestamptz := generation.moment();
+  v_gate generation.gates;
+  v_now timestamptz;
 begin
+  perform generation.require_service();
+  v_gate := generation.enter_gate(p_model);
+  v_now := generation.moment();
   if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
     perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
   end if;

@@ -118,10 +118,14 @@ $$;
 
 -- What is known of the models: {models: [as models_known has them]}, by name. Safe to repeat: reads only.
 create or replace function public.generation_models() returns jsonb
-language sql stable security definer set search_path = '' set timezone = 'UTC'
+language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
 as $$
-  select jsonb_build_object('models', coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]'))
-  from generation.models_known(generation.clock()) as k
+begin
+  perform generation.require_service();
+  return (
+    select jsonb_build_object('models', coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]'))
+    from generation.models_known(generation.clock()) as k);
+end
 $$;
 
 -- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once: p_successor, where the
@@ -136,6 +140,7 @@ declare
   v_row generation.models;
   v_next text;
 begin
+  perform generation.require_service();
   if p_model is null then
     perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the model that Google does not have any more.');
   end if;
@@ -173,9 +178,11 @@ create or replace function public.set_generation_model(p_model text, p_facts jso
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_source text := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
+  v_source text;
   v_today date := (generation.clock() at time zone 'UTC')::date;
 begin
+  perform generation.require_service();
+  v_source := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
   if coalesce(p_model, '') !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' or p_facts ->> 'announcedSuccessor' = p_model then
     perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor', 'Name two different models.');
   elsif jsonb_typeof(p_facts) is distinct from 'object' then

@@ -319,10 +319,12 @@ declare
   v_prefix text := p_worker_id || '/' || p_run_id;
   v_fence text := v_prefix || '/' || p_claim_id;
   v_ids bigint[];
-  v_gate generation.gates := generation.gate_ahead(p_model);
+  v_gate generation.gates;
   v_run generation.runs;
   v_closed jsonb;
 begin
+  perform generation.require_service();
+  v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   v_run := generation.lock_run(p_run_id);
   -- A claim that was answered before gets what it still holds.

@@ -41,15 +41,19 @@ language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+  v_job public.photo_generation_queue;
   v_path constant text := p_photo ->> 'storagePath';
-  v_own constant boolean := v_job.id is not null
-    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
-  -- The job may have ended, and be gone; the path still names its batch.
-  v_batch_id constant text := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
+  v_own boolean;
+  v_batch_id text;
   v_recorded text;
   v_given_up integer;
 begin
+  perform generation.require_service();
+  v_job := generation.open_job(p_job_id);
+  v_own := v_job.id is not null
+    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
+  -- The job may have ended, and be gone; the path still names its batch.
+  v_batch_id := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
   select p."storagePath" into v_recorded from public.photo_generation_photos as p
   where p."batchId" = v_batch_id and p."jobId" = p_job_id and p."imageIndex" = p_image_index;
   if found then
@@ -93,8 +97,10 @@ language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+  v_job public.photo_generation_queue;
 begin
+  perform generation.require_service();
+  v_job := generation.open_job(p_job_id);
   if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
   end if;

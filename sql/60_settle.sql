@@ -157,6 +157,7 @@ as $$
 declare
   v_settled jsonb;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_results) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
@@ -186,6 +187,7 @@ declare
   v_run text := p_worker_id || '/' || p_run_id;
   v_results jsonb;
 begin
+  perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
   if jsonb_typeof(p_summary -> 'answeredBy') = 'array'

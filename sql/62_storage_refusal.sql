@@ -12,6 +12,7 @@ as $$
 declare
   v_refused jsonb;
 begin
+  perform generation.require_service();
   if p_kept is null or jsonb_typeof(p_facts) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_kept must be true or false, and p_facts an object',
       'Send {"bytes": 1500000, "mimeType": "image/png", "problem": "…"}.');

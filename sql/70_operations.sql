@@ -29,6 +29,7 @@ declare
   v_cancelled integer;
   v_status text;
 begin
+  perform generation.require_user();
   perform generation.check_batch_access(p_batch_id);
   perform 1 from public.photo_generation_queue as q
   where q."batchId" = p_batch_id order by q.id for no key update;
@@ -55,6 +56,7 @@ as $$
 declare
   v_released integer;
 begin
+  perform generation.require_service();
   with stale as (
     select q.id from public.photo_generation_queue as q
     where q.status = 'processing'
@@ -83,6 +85,7 @@ declare
   v_ids bigint[];
   v_changes jsonb;
 begin
+  perform generation.require_service();
   if p_batch_id is not null then
     perform generation.check_batch_access(p_batch_id);
   end if;
@@ -130,6 +133,7 @@ as $$
 declare
   v_successor text;
 begin
+  perform generation.require_service();
   if p_model is null or p_model = p_successor then
     perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
   end if;
@@ -155,11 +159,14 @@ create or replace function public.set_generation_rate(
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_gate generation.gates := generation.enter_gate(p_model);
-  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
-  v_given timestamptz := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
-    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
+  v_gate generation.gates;
+  v_given timestamptz;
 begin
+  perform generation.require_service();
+  v_gate := generation.enter_gate(p_model);
+  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
+  v_given := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
+    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
   if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
@@ -190,6 +197,7 @@ as $$
 declare
   v_arrival timestamptz;
 begin
+  perform generation.require_service();
   select g."arrivalAt" into v_arrival from generation.gates as g where g.model = p_model for update;
   if v_arrival > generation.moment() - interval '1 day' then
     perform generation.refuse('409', 'gate_in_use', 'this gate gave out a start within a day: it is in use',
@@ -210,6 +218,7 @@ declare
   v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
   v_dollars numeric;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
   end if;
@@ -236,6 +245,7 @@ create or replace function public.pause_generation(p_reason text default null) r
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
   update generation.gates as g set epoch = g.epoch + 1 where exists (select from generation.limits as l where l."pausedAt" is null);
   update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = p_reason where l."pausedAt" is null;
@@ -250,6 +260,7 @@ create or replace function public.resume_generation() returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
   update generation.limits as l set "pausedAt" = null, "pauseReason" = null;
   update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();

@@ -20,7 +20,8 @@ as $$
       from generate_series(0, p_job."numImagesPerExample" - 1) as i (index)
       left join public.photo_generation_photos as p
         on p."jobId" = p_job.id and p."batchId" = p_job."batchId" and p."imageIndex" = i.index
-      left join generation.failed_images as f on f."jobId" = p_job.id and f."imageIndex" = i.index))
+      left join generation.failed_images as f
+        on f."jobId" = p_job.id and f."batchId" = p_job."batchId" and f."imageIndex" = i.index))
 $$;
 
 -- A batch with its jobs, or one job with its batch, whichever has the id: {at, found, batch: {id, userId, status, counters,
@@ -33,6 +34,7 @@ declare
   v_batch public.photo_generation_batches;
   v_job bigint;
 begin
+  perform generation.require_service();
   if coalesce(p_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_id is missing', 'Name a batch or a job.');
   end if;

@@ -58,6 +58,7 @@ create or replace function public.generation_overview(p_limit integer default 20
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 100 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 100', 'Ask for less.');
   end if;

@@ -5,22 +5,15 @@
 -- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('version', 2, 'functions', (
-    select jsonb_agg(distinct p.proname order by p.proname)
-    from pg_catalog.pg_proc as p
-    where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
-      'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
-      'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
-      'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
-      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep',
-      'settle_swept_generation_jobs', 'prune_generation_history', 'erase_generation_user', 'generation_models',
-      'retire_generation_model', 'set_generation_model', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
+begin
+  perform generation.require_service();
+  return jsonb_build_object('version', 2,
+    'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
-    'storageRefused', (select l."storageRefused" from generation.limits as l))
+    'storageRefused', (select l."storageRefused" from generation.limits as l));
+end
 $$;
 
 -- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
@@ -30,6 +23,7 @@ create or replace function public.get_generation_batch(p_batch_id text) returns 
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform generation.require_user();
   perform generation.check_batch_access(p_batch_id);
   return jsonb_build_object(
     'batch', (select to_jsonb(b) from public.photo_generation_batches as b where b.id = p_batch_id),
@@ -92,6 +86,7 @@ as $$
 declare
   v_jobs jsonb;
 begin
+  perform generation.require_service();
   perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
   select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
     'attempts', d.attempts, 'images', cardinality(generation.missing_images(d."batchId", d.id, d."numImagesPerExample")))
@@ -110,27 +105,31 @@ $$;
 -- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
 -- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  with gates as (
-    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-  )
-  select jsonb_build_object(
-    'gates', (
-      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
-        'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-        'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
-        'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
-        'dollarsToday', g."startedToday" * generation.image_price(g.model))
-        order by g.model), '[]') from gates as g),
-    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
-    'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
-  ) || (
-    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-    from generation.limits as l)
+begin
+  perform generation.require_service();
+  return (
+    with gates as (
+      select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+    )
+    select jsonb_build_object(
+      'gates', (
+        select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+          'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+          'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+          'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
+          'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
+          'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
+          'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
+          'dollarsToday', g."startedToday" * generation.image_price(g.model))
+          order by g.model), '[]') from gates as g),
+      'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+      'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
+      'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+    ) || (
+      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+        'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+      from generation.limits as l));
+end
 $$;

@@ -16,6 +16,7 @@ as $$
 declare
   v_jobs jsonb;
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer jobs at once.');
   end if;
@@ -56,6 +57,7 @@ as $$
 declare
   v_swept integer;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_job_ids) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_job_ids must be an array', 'Send [1, 2, 3].');
   end if;

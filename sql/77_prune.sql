@@ -103,6 +103,7 @@ declare
   v_runs integer;
   v_keys integer;
 begin
+  perform generation.require_service();
   if p_older_than_days is null or p_older_than_days not between 1 and 36500 or p_limit is null or p_limit not between 1 and 100000 then
     perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000', 'Keep 30 days, for example.');
   end if;

@@ -56,6 +56,7 @@ declare
   v_gone jsonb := '{}';
   v_rows integer;
 begin
+  perform generation.require_service();
   if coalesce(p_user_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
@@ -97,6 +98,7 @@ as $$
 declare
   v_folders jsonb;
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer folders at once.');
   end if;
@@ -124,6 +126,7 @@ as $$
 declare
   v_erasure generation.erasures;
 begin
+  perform generation.require_service();
   if p_user_folder is null or p_empty is null then
     perform generation.refuse('400', 'missing', 'p_user_folder or p_empty is missing', 'Send both.');
   end if;

@@ -209,12 +209,16 @@ language plpgsql stable security definer set search_path = '' set timezone = 'UT
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_flow constant jsonb := generation.flow_stats(v_now);
-  v_day constant jsonb := v_flow #> '{windows, 2}';
-  v_gate constant jsonb := public.generation_gate();
-  v_models constant jsonb := (
-    select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse");
+  v_flow jsonb;
+  v_day jsonb;
+  v_gate jsonb;
+  v_models jsonb;
 begin
+  perform generation.require_service();
+  v_flow := generation.flow_stats(v_now);
+  v_day := v_flow #> '{windows, 2}';
+  v_gate := public.generation_gate();
+  select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
     'schemaVersion', (public.generation_schema_version() ->> 'version')::integer,

@@ -55,82 +55,17 @@ drop policy if exists "own photos" on public.photo_generation_photos;
 create policy "own photos" on public.photo_generation_photos for select to authenticated
 using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub') = "userId");
 
-revoke all on function
-public.enqueue_generation_batch(jsonb, text),
-public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
-public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text, text),
-public.settle_generation_jobs(jsonb),
-public.finish_generation_run(uuid, text, jsonb, jsonb),
-public.generation_schema_version(),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text),
-public.release_stale_generation_jobs(numeric),
-public.retry_failed_generation_jobs(text, boolean, integer),
-public.peek_generation_jobs(integer),
-public.generation_queue_stats(),
-public.set_generation_model_successor(text, text),
-public.generation_models(),
-public.retire_generation_model(text, text),
-public.set_generation_model(text, jsonb),
-public.take_start_slots(uuid, text, integer, double precision),
-public.report_rate_limit(text, jsonb, bigint),
-public.report_storage(boolean, jsonb),
-public.set_generation_rate(text, numeric, integer, double precision, double precision),
-public.remove_generation_gate(text),
-public.set_generation_limits(jsonb),
-public.pause_generation(text),
-public.resume_generation(),
-public.generation_gate(),
-public.generation_overview(integer),
-public.generation_details(text),
-public.generation_jobs_to_sweep(integer),
-public.settle_swept_generation_jobs(jsonb),
-public.prune_generation_history(integer, integer),
-public.erase_generation_user(text),
-public.generation_erasures_to_sweep(integer),
-public.settle_generation_erasure(text, boolean)
-from public, anon, authenticated;
-
-grant execute on function
-public.enqueue_generation_batch(jsonb, text),
-public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
-public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text, text),
-public.settle_generation_jobs(jsonb),
-public.finish_generation_run(uuid, text, jsonb, jsonb),
-public.generation_schema_version(),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text),
-public.release_stale_generation_jobs(numeric),
-public.retry_failed_generation_jobs(text, boolean, integer),
-public.peek_generation_jobs(integer),
-public.generation_queue_stats(),
-public.set_generation_model_successor(text, text),
-public.generation_models(),
-public.retire_generation_model(text, text),
-public.set_generation_model(text, jsonb),
-public.take_start_slots(uuid, text, integer, double precision),
-public.report_rate_limit(text, jsonb, bigint),
-public.report_storage(boolean, jsonb),
-public.set_generation_rate(text, numeric, integer, double precision, double precision),
-public.remove_generation_gate(text),
-public.set_generation_limits(jsonb),
-public.pause_generation(text),
-public.resume_generation(),
-public.generation_gate(),
-public.generation_overview(integer),
-public.generation_details(text),
-public.generation_jobs_to_sweep(integer),
-public.settle_swept_generation_jobs(jsonb),
-public.prune_generation_history(integer, integer),
-public.erase_generation_user(text),
-public.generation_erasures_to_sweep(integer),
-public.settle_generation_erasure(text, boolean)
-to service_role;
-
-grant execute on function
-public.enqueue_generation_batch(jsonb, text),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text)
-to authenticated;
+-- Who may call a function is said by its guard (15_callers.sql).
+do $$
+declare
+  v_function record;
+begin
+  for v_function in select f.id::regprocedure as signature, f.for_users from generation.api_functions() as f loop
+    execute format('revoke all on function %s from public, anon, authenticated', v_function.signature);
+    execute format('grant execute on function %s to service_role', v_function.signature);
+    if v_function.for_users then
+      execute format('grant execute on function %s to authenticated', v_function.signature);
+    end if;
+  end loop;
+end
+$$;

@@ -459,6 +459,77 @@ begin
 end
 $$;
 
+-- 15_callers.sql
+
+-- Who calls. Every function of schema public begins with one of the two guards below, and that alone says who may call it: the
+-- grants of 80_access.sql and generation_access_findings are read from it. So a function refuses by itself whatever the grants
+-- say: a restored backup, for one, brings back Supabase's default grants to anon and authenticated.
+
+-- The role that the caller acts as: the one that the API has set for the request, else the one that logged in. Functions run
+-- as their owner, so `current_user` does not tell.
+create or replace function generation.caller() returns name
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return coalesce(nullif(current_setting('role', true), 'none')::name, session_user);
+end
+$$;
+
+-- Whether the caller acts for themselves only. Every role is a user that the API has set and that may not become the service
+-- role; of the roles that log in by themselves, only those that belong to anon or authenticated. So the service role is none,
+-- nor is a superuser, a SQL session of the owner, or a job of pg_cron.
+create or replace function generation.caller_is_user() returns boolean
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_caller constant name := generation.caller();
+begin
+  return not pg_has_role(v_caller, 'service_role', 'member') and (
+    current_setting('role', true) <> 'none' or pg_has_role(v_caller, 'authenticated', 'member') or pg_has_role(v_caller, 'anon', 'member'));
+end
+$$;
+
+-- Refuses with 42501, as missing rights are refused; PostgREST makes it 401 for anon and 403 for the others.
+create or replace function generation.refuse_caller(p_message text, p_hint text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  raise exception using errcode = 'insufficient_privilege', message = p_message, detail = 'not_allowed', hint = p_hint;
+end
+$$;
+
+-- The guard of what only the service role and SQL sessions may call.
+create or replace function generation.require_service() returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if generation.caller_is_user() then
+    perform generation.refuse_caller('only the service role may call this function', 'Call it from a server, with the project''s secret key.');
+  end if;
+end
+$$;
+
+-- The guard of what signed-in users may call too, for themselves; the function then asks caller_is_user.
+create or replace function generation.require_user() returns void
+language plpgsql stable set search_path = ''
+as $$
+begin
+  if generation.caller_is_user() and pg_has_role(generation.caller(), 'anon', 'member')
+    and not pg_has_role(generation.caller(), 'authenticated', 'member') then
+    perform generation.refuse_caller('only signed-in users may call this function', 'Sign in, and send the session''s access token.');
+  end if;
+end
+$$;
+
+-- The functions of schema public that have a guard, which are all of ours.
+create or replace function generation.api_functions() returns table (id oid, name text, for_users boolean)
+language sql stable set search_path = ''
+as $$
+  select p.oid, p.proname::text, p.prosrc ~ 'perform generation[.]require_user[(]'
+  from pg_catalog.pg_proc as p
+  where p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'perform generation[.]require_(user|service)[(]'
+$$;
+
 -- 20_order.sql
 
 -- What an order must look like, and its place in the queue. Internal helpers of enqueue.
@@ -483,14 +554,6 @@ as $$
 begin
   raise exception using errcode = 'PT' || p_status, message = p_message, detail = p_reason, hint = p_hint;
 end
-$$;
-
--- Whether the caller is a signed-in user, who acts for themselves only. The service role is not one, nor is a
--- SQL session, nor a role that may become the service role; any other role that was let in is.
-create or replace function generation.caller_is_user() returns boolean
-language sql stable set search_path = ''
-as $$
-  select coalesce(not pg_has_role(nullif(current_setting('role', true), 'none')::name, 'service_role', 'member'), false)
 $$;
 
 -- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
@@ -925,6 +988,7 @@ declare
   v_known generation.idempotency_keys;
   v_answer jsonb;
 begin
+  perform generation.require_user();
   if p_request is null or jsonb_typeof(p_request) <> 'object' then
     perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
   end if;
@@ -1384,6 +1448,7 @@ declare
   v_probe integer;
   v_closed jsonb;
 begin
+  perform generation.require_service();
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;
@@ -1445,9 +1510,12 @@ create or replace function public.report_rate_limit(p_model text, p_facts jsonb,
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
-  v_gate generation.gates := generation.enter_gate(p_model);
-  v_now timestamptz := generation.moment();
+  v_gate generation.gates;
+  v_now timestamptz;
 begin
+  perform generation.require_service();
+  v_gate := generation.enter_gate(p_model);
+  v_now := generation.moment();
   if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
     perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
   end if;
@@ -1626,10 +1694,14 @@ $$;
 
 -- What is known of the models: {models: [as models_known has them]}, by name. Safe to repeat: reads only.
 create or replace function public.generation_models() returns jsonb
-language sql stable security definer set search_path = '' set timezone = 'UTC'
+language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
 as $$
-  select jsonb_build_object('models', coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]'))
-  from generation.models_known(generation.clock()) as k
+begin
+  perform generation.require_service();
+  return (
+    select jsonb_build_object('models', coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]'))
+    from generation.models_known(generation.clock()) as k);
+end
 $$;
 
 -- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once: p_successor, where the
@@ -1644,6 +1716,7 @@ declare
   v_row generation.models;
   v_next text;
 begin
+  perform generation.require_service();
   if p_model is null then
     perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the model that Google does not have any more.');
   end if;
@@ -1681,9 +1754,11 @@ create or replace function public.set_generation_model(p_model text, p_facts jso
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_source text := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
+  v_source text;
   v_today date := (generation.clock() at time zone 'UTC')::date;
 begin
+  perform generation.require_service();
+  v_source := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
   if coalesce(p_model, '') !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' or p_facts ->> 'announcedSuccessor' = p_model then
     perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor', 'Name two different models.');
   elsif jsonb_typeof(p_facts) is distinct from 'object' then
@@ -2036,10 +2111,12 @@ declare
   v_prefix text := p_worker_id || '/' || p_run_id;
   v_fence text := v_prefix || '/' || p_claim_id;
   v_ids bigint[];
-  v_gate generation.gates := generation.gate_ahead(p_model);
+  v_gate generation.gates;
   v_run generation.runs;
   v_closed jsonb;
 begin
+  perform generation.require_service();
+  v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   v_run := generation.lock_run(p_run_id);
   -- A claim that was answered before gets what it still holds.
@@ -2115,15 +2192,19 @@ language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+  v_job public.photo_generation_queue;
   v_path constant text := p_photo ->> 'storagePath';
-  v_own constant boolean := v_job.id is not null
-    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
-  -- The job may have ended, and be gone; the path still names its batch.
-  v_batch_id constant text := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
+  v_own boolean;
+  v_batch_id text;
   v_recorded text;
   v_given_up integer;
 begin
+  perform generation.require_service();
+  v_job := generation.open_job(p_job_id);
+  v_own := v_job.id is not null
+    and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
+  -- The job may have ended, and be gone; the path still names its batch.
+  v_batch_id := case when v_own then v_job."batchId" else split_part(v_path, '/', 2) end;
   select p."storagePath" into v_recorded from public.photo_generation_photos as p
   where p."batchId" = v_batch_id and p."jobId" = p_job_id and p."imageIndex" = p_image_index;
   if found then
@@ -2167,8 +2248,10 @@ language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_job public.photo_generation_queue := generation.open_job(p_job_id);
+  v_job public.photo_generation_queue;
 begin
+  perform generation.require_service();
+  v_job := generation.open_job(p_job_id);
   if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
   end if;
@@ -2344,6 +2427,7 @@ as $$
 declare
   v_settled jsonb;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_results) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
@@ -2373,6 +2457,7 @@ declare
   v_run text := p_worker_id || '/' || p_run_id;
   v_results jsonb;
 begin
+  perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
   if jsonb_typeof(p_summary -> 'answeredBy') = 'array'
@@ -2410,6 +2495,7 @@ as $$
 declare
   v_refused jsonb;
 begin
+  perform generation.require_service();
   if p_kept is null or jsonb_typeof(p_facts) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_kept must be true or false, and p_facts an object',
       'Send {"bytes": 1500000, "mimeType": "image/png", "problem": "…"}.');
@@ -2459,6 +2545,7 @@ declare
   v_cancelled integer;
   v_status text;
 begin
+  perform generation.require_user();
   perform generation.check_batch_access(p_batch_id);
   perform 1 from public.photo_generation_queue as q
   where q."batchId" = p_batch_id order by q.id for no key update;
@@ -2485,6 +2572,7 @@ as $$
 declare
   v_released integer;
 begin
+  perform generation.require_service();
   with stale as (
     select q.id from public.photo_generation_queue as q
     where q.status = 'processing'
@@ -2513,6 +2601,7 @@ declare
   v_ids bigint[];
   v_changes jsonb;
 begin
+  perform generation.require_service();
   if p_batch_id is not null then
     perform generation.check_batch_access(p_batch_id);
   end if;
@@ -2560,6 +2649,7 @@ as $$
 declare
   v_successor text;
 begin
+  perform generation.require_service();
   if p_model is null or p_model = p_successor then
     perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
   end if;
@@ -2585,11 +2675,14 @@ create or replace function public.set_generation_rate(
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_gate generation.gates := generation.enter_gate(p_model);
-  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
-  v_given timestamptz := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
-    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
+  v_gate generation.gates;
+  v_given timestamptz;
 begin
+  perform generation.require_service();
+  v_gate := generation.enter_gate(p_model);
+  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
+  v_given := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
+    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
   if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
@@ -2620,6 +2713,7 @@ as $$
 declare
   v_arrival timestamptz;
 begin
+  perform generation.require_service();
   select g."arrivalAt" into v_arrival from generation.gates as g where g.model = p_model for update;
   if v_arrival > generation.moment() - interval '1 day' then
     perform generation.refuse('409', 'gate_in_use', 'this gate gave out a start within a day: it is in use',
@@ -2640,6 +2734,7 @@ declare
   v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
   v_dollars numeric;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
   end if;
@@ -2666,6 +2761,7 @@ create or replace function public.pause_generation(p_reason text default null) r
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
   update generation.gates as g set epoch = g.epoch + 1 where exists (select from generation.limits as l where l."pausedAt" is null);
   update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = p_reason where l."pausedAt" is null;
@@ -2680,6 +2776,7 @@ create or replace function public.resume_generation() returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
   update generation.limits as l set "pausedAt" = null, "pauseReason" = null;
   update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
@@ -2714,7 +2811,8 @@ as $$
       from generate_series(0, p_job."numImagesPerExample" - 1) as i (index)
       left join public.photo_generation_photos as p
         on p."jobId" = p_job.id and p."batchId" = p_job."batchId" and p."imageIndex" = i.index
-      left join generation.failed_images as f on f."jobId" = p_job.id and f."imageIndex" = i.index))
+      left join generation.failed_images as f
+        on f."jobId" = p_job.id and f."batchId" = p_job."batchId" and f."imageIndex" = i.index))
 $$;
 
 -- A batch with its jobs, or one job with its batch, whichever has the id: {at, found, batch: {id, userId, status, counters,
@@ -2727,6 +2825,7 @@ declare
   v_batch public.photo_generation_batches;
   v_job bigint;
 begin
+  perform generation.require_service();
   if coalesce(p_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_id is missing', 'Name a batch or a job.');
   end if;
@@ -2813,6 +2912,7 @@ create or replace function public.generation_overview(p_limit integer default 20
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 100 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 100', 'Ask for less.');
   end if;
@@ -2843,22 +2943,15 @@ $$;
 -- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  select jsonb_build_object('version', 2, 'functions', (
-    select jsonb_agg(distinct p.proname order by p.proname)
-    from pg_catalog.pg_proc as p
-    where p.pronamespace = 'public'::regnamespace and p.proname in (
-      'enqueue_generation_batch', 'claim_generation_jobs', 'record_generated_photo', 'record_failed_image',
-      'settle_generation_jobs', 'finish_generation_run', 'generation_schema_version', 'get_generation_batch',
-      'cancel_generation_batch', 'release_stale_generation_jobs', 'retry_failed_generation_jobs',
-      'peek_generation_jobs', 'generation_queue_stats', 'set_generation_model_successor', 'take_start_slots',
-      'report_rate_limit', 'report_storage', 'set_generation_rate', 'set_generation_limits', 'pause_generation', 'resume_generation',
-      'generation_gate', 'generation_overview', 'generation_details', 'remove_generation_gate', 'generation_jobs_to_sweep',
-      'settle_swept_generation_jobs', 'prune_generation_history', 'erase_generation_user', 'generation_models',
-      'retire_generation_model', 'set_generation_model', 'generation_erasures_to_sweep', 'settle_generation_erasure')),
+begin
+  perform generation.require_service();
+  return jsonb_build_object('version', 2,
+    'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
-    'storageRefused', (select l."storageRefused" from generation.limits as l))
+    'storageRefused', (select l."storageRefused" from generation.limits as l));
+end
 $$;
 
 -- A batch with its jobs and photos: {batch, jobs: [{id, status, exampleImageId, errorCode, errorMessage,
@@ -2868,6 +2961,7 @@ create or replace function public.get_generation_batch(p_batch_id text) returns 
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
+  perform generation.require_user();
   perform generation.check_batch_access(p_batch_id);
   return jsonb_build_object(
     'batch', (select to_jsonb(b) from public.photo_generation_batches as b where b.id = p_batch_id),
@@ -2930,6 +3024,7 @@ as $$
 declare
   v_jobs jsonb;
 begin
+  perform generation.require_service();
   perform generation.check_claim('peek', gen_random_uuid(), p_max_jobs, 1);
   select jsonb_agg(jsonb_build_object('id', d.id, 'batchId', d."batchId", 'status', d.status, 'priority', d.priority,
     'attempts', d.attempts, 'images', cardinality(generation.missing_images(d."batchId", d.id, d."numImagesPerExample")))
@@ -2948,29 +3043,33 @@ $$;
 -- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
 -- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
-language sql stable security definer set search_path = ''
+language plpgsql stable security definer set search_path = ''
 as $$
-  with gates as (
-    select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-  )
-  select jsonb_build_object(
-    'gates', (
-      select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-        'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-        'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-        'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
-        'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-        'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
-        'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
-        'dollarsToday', g."startedToday" * generation.image_price(g.model))
-        order by g.model), '[]') from gates as g),
-    'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
-    'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-    'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
-  ) || (
-    select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-      'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-    from generation.limits as l)
+begin
+  perform generation.require_service();
+  return (
+    with gates as (
+      select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+    )
+    select jsonb_build_object(
+      'gates', (
+        select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+          'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+          'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+          'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
+          'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
+          'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
+          'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
+          'dollarsToday', g."startedToday" * generation.image_price(g.model))
+          order by g.model), '[]') from gates as g),
+      'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+      'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
+      'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+    ) || (
+      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+        'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+      from generation.limits as l));
+end
 $$;
 
 -- 76_sweep.sql
@@ -2993,6 +3092,7 @@ as $$
 declare
   v_jobs jsonb;
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer jobs at once.');
   end if;
@@ -3033,6 +3133,7 @@ as $$
 declare
   v_swept integer;
 begin
+  perform generation.require_service();
   if jsonb_typeof(p_job_ids) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_job_ids must be an array', 'Send [1, 2, 3].');
   end if;
@@ -3156,6 +3257,7 @@ declare
   v_runs integer;
   v_keys integer;
 begin
+  perform generation.require_service();
   if p_older_than_days is null or p_older_than_days not between 1 and 36500 or p_limit is null or p_limit not between 1 and 100000 then
     perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000', 'Keep 30 days, for example.');
   end if;
@@ -3236,6 +3338,7 @@ declare
   v_gone jsonb := '{}';
   v_rows integer;
 begin
+  perform generation.require_service();
   if coalesce(p_user_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
@@ -3277,6 +3380,7 @@ as $$
 declare
   v_folders jsonb;
 begin
+  perform generation.require_service();
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer folders at once.');
   end if;
@@ -3304,6 +3408,7 @@ as $$
 declare
   v_erasure generation.erasures;
 begin
+  perform generation.require_service();
   if p_user_folder is null or p_empty is null then
     perform generation.refuse('400', 'missing', 'p_user_folder or p_empty is missing', 'Send both.');
   end if;
@@ -3536,12 +3641,16 @@ language plpgsql stable security definer set search_path = '' set timezone = 'UT
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_flow constant jsonb := generation.flow_stats(v_now);
-  v_day constant jsonb := v_flow #> '{windows, 2}';
-  v_gate constant jsonb := public.generation_gate();
-  v_models constant jsonb := (
-    select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') from generation.models_known(v_now) as k where k."inUse");
+  v_flow jsonb;
+  v_day jsonb;
+  v_gate jsonb;
+  v_models jsonb;
 begin
+  perform generation.require_service();
+  v_flow := generation.flow_stats(v_now);
+  v_day := v_flow #> '{windows, 2}';
+  v_gate := public.generation_gate();
+  select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
     'schemaVersion', (public.generation_schema_version() ->> 'version')::integer,
@@ -3629,85 +3738,20 @@ drop policy if exists "own photos" on public.photo_generation_photos;
 create policy "own photos" on public.photo_generation_photos for select to authenticated
 using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub') = "userId");
 
-revoke all on function
-public.enqueue_generation_batch(jsonb, text),
-public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
-public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text, text),
-public.settle_generation_jobs(jsonb),
-public.finish_generation_run(uuid, text, jsonb, jsonb),
-public.generation_schema_version(),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text),
-public.release_stale_generation_jobs(numeric),
-public.retry_failed_generation_jobs(text, boolean, integer),
-public.peek_generation_jobs(integer),
-public.generation_queue_stats(),
-public.set_generation_model_successor(text, text),
-public.generation_models(),
-public.retire_generation_model(text, text),
-public.set_generation_model(text, jsonb),
-public.take_start_slots(uuid, text, integer, double precision),
-public.report_rate_limit(text, jsonb, bigint),
-public.report_storage(boolean, jsonb),
-public.set_generation_rate(text, numeric, integer, double precision, double precision),
-public.remove_generation_gate(text),
-public.set_generation_limits(jsonb),
-public.pause_generation(text),
-public.resume_generation(),
-public.generation_gate(),
-public.generation_overview(integer),
-public.generation_details(text),
-public.generation_jobs_to_sweep(integer),
-public.settle_swept_generation_jobs(jsonb),
-public.prune_generation_history(integer, integer),
-public.erase_generation_user(text),
-public.generation_erasures_to_sweep(integer),
-public.settle_generation_erasure(text, boolean)
-from public, anon, authenticated;
-
-grant execute on function
-public.enqueue_generation_batch(jsonb, text),
-public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text),
-public.record_generated_photo(bigint, integer, jsonb),
-public.record_failed_image(bigint, integer, text, text, text),
-public.settle_generation_jobs(jsonb),
-public.finish_generation_run(uuid, text, jsonb, jsonb),
-public.generation_schema_version(),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text),
-public.release_stale_generation_jobs(numeric),
-public.retry_failed_generation_jobs(text, boolean, integer),
-public.peek_generation_jobs(integer),
-public.generation_queue_stats(),
-public.set_generation_model_successor(text, text),
-public.generation_models(),
-public.retire_generation_model(text, text),
-public.set_generation_model(text, jsonb),
-public.take_start_slots(uuid, text, integer, double precision),
-public.report_rate_limit(text, jsonb, bigint),
-public.report_storage(boolean, jsonb),
-public.set_generation_rate(text, numeric, integer, double precision, double precision),
-public.remove_generation_gate(text),
-public.set_generation_limits(jsonb),
-public.pause_generation(text),
-public.resume_generation(),
-public.generation_gate(),
-public.generation_overview(integer),
-public.generation_details(text),
-public.generation_jobs_to_sweep(integer),
-public.settle_swept_generation_jobs(jsonb),
-public.prune_generation_history(integer, integer),
-public.erase_generation_user(text),
-public.generation_erasures_to_sweep(integer),
-public.settle_generation_erasure(text, boolean)
-to service_role;
-
-grant execute on function
-public.enqueue_generation_batch(jsonb, text),
-public.get_generation_batch(text),
-public.cancel_generation_batch(text)
-to authenticated;
+-- Who may call a function is said by its guard (15_callers.sql).
+do $$
+declare
+  v_function record;
+begin
+  for v_function in select f.id::regprocedure as signature, f.for_users from generation.api_functions() as f loop
+    execute format('revoke all on function %s from public, anon, authenticated', v_function.signature);
+    execute format('grant execute on function %s to service_role', v_function.signature);
+    if v_function.for_users then
+      execute format('grant execute on function %s to authenticated', v_function.signature);
+    end if;
+  end loop;
+end
+$$;
 
 -- 85_realtime.sql
 
