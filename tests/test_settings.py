@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.secret import Secret
-from worker.settings import InvalidSettings, Settings
+from worker.settings import InvalidSettings, OrderSettings, Settings
 
 GOOD = {
     "SUPABASE_URL": "https://abc.supabase.co",
@@ -72,6 +72,35 @@ def test_all_problems_are_told_at_once() -> None:
 def test_contradictions_are_refused(changes: dict[str, str], named: str) -> None:
     """Values that do not fit together or cannot be are refused, and the variable is named."""
     assert named in problems(**changes)
+
+
+@pytest.mark.parametrize("allowed", ["1", "true", "YES"])
+@pytest.mark.parametrize("url", ["http://kong:8000", "http://10.1.2.3:8000", "http://supabase.internal"])
+def test_a_stack_in_a_private_network_is_allowed_when_said_so(url: str, allowed: str) -> None:
+    """A self-hosted Supabase speaks http inside its network; the refusal names the setting that allows it."""
+    assert "SUPABASE_ALLOW_HTTP=1" in problems(SUPABASE_URL=url)
+    assert read(SUPABASE_URL=url, SUPABASE_ALLOW_HTTP=allowed).supabase_url == url
+    order = {"SUPABASE_URL": url, "SUPABASE_ANON_KEY": "sb_publishable_canary"}
+    assert OrderSettings.from_env({**order, "SUPABASE_ALLOW_HTTP": allowed}).supabase_url == url
+    with pytest.raises(InvalidSettings, match="SUPABASE_ALLOW_HTTP=1"):
+        OrderSettings.from_env(order)
+
+
+def test_http_stays_refused_where_it_is_not_allowed() -> None:
+    """`0` and `no` allow nothing, another word is a problem, and this machine needs no permission."""
+    for refused in ("0", "no", "false"):
+        assert "SUPABASE_URL" in problems(SUPABASE_URL="http://kong:8000", SUPABASE_ALLOW_HTTP=refused)
+    assert "SUPABASE_ALLOW_HTTP" in problems(SUPABASE_ALLOW_HTTP="perhaps")
+    assert "SUPABASE_URL" in problems(SUPABASE_URL="ftp://kong", SUPABASE_ALLOW_HTTP="1")
+    assert "SUPABASE_URL" in problems(SUPABASE_URL="http://", SUPABASE_ALLOW_HTTP="1")
+    assert "SUPABASE_URL" in problems(SUPABASE_URL="http://kong:8000/rest/v1", SUPABASE_ALLOW_HTTP="1")
+    assert read(SUPABASE_URL="http://127.0.0.1:54321").supabase_url == "http://127.0.0.1:54321"
+
+
+@pytest.mark.parametrize("url", ["https://[abc", "https://abc:99999", "https://abc:x", "https://abc:0"])
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    """What no connection could be made to is a problem that is told, and no traceback."""
+    assert "SUPABASE_URL" in problems(SUPABASE_URL=url)
 
 
 def test_the_platforms_timeout_counts_unless_ours_is_set() -> None:

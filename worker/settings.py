@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from worker.model import DEFAULT_MODEL
 from worker.secret import Secret
@@ -156,6 +156,14 @@ def _contradictions(settings: Settings) -> list[str]:
     return problems
 
 
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port can be one, if there is any."""
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
+
+
 class _Reader:
     """Reads variables and collects what is wrong; returns a usable value all the same, so as to read on."""
 
@@ -187,11 +195,18 @@ class _Reader:
         value = self.required(name).rstrip("/")
         if not value:
             return value
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError:  # brackets that hold no IPv6 address
+            parts = urlsplit("https://")
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-        if parts.scheme != "https" and not (parts.scheme == "http" and local):
-            self.problems.append(f"{name} must be an https:// address (http:// only on this machine)")
-        elif not parts.hostname or parts.path or parts.query or parts.username:
+        may_be_http = self.switch("SUPABASE_ALLOW_HTTP") or local
+        if parts.scheme != "https" and not (parts.scheme == "http" and may_be_http):
+            self.problems.append(
+                f"{name} must be an https:// address (http:// only on this machine, or inside a private "
+                "network with SUPABASE_ALLOW_HTTP=1)"
+            )
+        elif not parts.hostname or parts.path or parts.query or parts.username or not _has_port(parts):
             self.problems.append(f"{name} must be the project's bare address, like https://abc.supabase.co")
         return value
 
@@ -231,6 +246,10 @@ class _Reader:
         if value not in ("", *allowed):
             self.problems.append(f"{name} must be one of {', '.join(allowed)}")
         return value
+
+    def switch(self, name: str) -> bool:
+        """Whether it is on; off if it is not set."""
+        return self.one_of(name, ("1", "TRUE", "YES", "0", "FALSE", "NO")) in ("1", "TRUE", "YES")
 
     def log(self) -> None:
         """What `log.set_up` reads, which must not fail before the settings are read."""
