@@ -60,7 +60,7 @@ LAYERS = [
         "storage_answers",
         "supabase_errors",
     },
-    {"status"},
+    {"status", "outbound"},
     {"held"},
     {"deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},

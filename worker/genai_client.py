@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from worker.errors import Misconfigured
+from worker.outbound import certificates, http_client
 
 if TYPE_CHECKING:
     import httpx
@@ -41,7 +42,7 @@ def check_key(api_key: str) -> None:
 
 
 def connect(api_key: str) -> Connection:
-    """Build the client; needs a checked key. Raises ValueError, ImportError or OSError.
+    """Build the client; needs a checked key. Raises Misconfigured, ValueError, ImportError or OSError.
 
     `vertexai=False` and the key are stated, so that no variable can change them. An httpx client of our own
     keeps the SDK off aiohttp, which repeats failed calls by itself; the synchronous one only saves the SDK
@@ -51,8 +52,8 @@ def connect(api_key: str) -> Connection:
     from google import genai
     from google.genai import types
 
-    certificates = httpx.create_ssl_context()
-    http, unused = httpx.AsyncClient(verify=certificates), httpx.Client(verify=certificates)
+    trusted = certificates()
+    http, unused = http_client(trusted), httpx.Client(verify=trusted, trust_env=False)
     options = types.HttpOptions(
         httpx_client=unused, httpx_async_client=http, retry_options=types.HttpRetryOptions(attempts=1)
     )

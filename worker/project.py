@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from worker.outbound import http_client
 from worker.secret import Secret
 from worker.supabase_errors import REFUSAL_STATUSES, SERVICE_KEY, project_error
 
@@ -38,14 +39,13 @@ class Project:
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """The HTTP client that everything to this project goes through; it reads no proxy settings."""
+        """The HTTP client that everything to this project goes through."""
         if self._http is None:
             import httpx
 
-            self._http = httpx.AsyncClient(
+            self._http = http_client(
                 timeout=httpx.Timeout(REPLY_SECONDS, connect=CONNECT_SECONDS),
                 limits=httpx.Limits(max_connections=64, max_keepalive_connections=32),
-                trust_env=False,
                 event_hooks={"response": [self._raise_project_error]},
             )
         return self._http
