@@ -1,0 +1,87 @@
+-- Takes the queue out of a project again. Stop the clocks and the workers first (docs/update.md, "Uninstall"). In the SQL
+-- editor, or as the role that installed:
+--
+--   psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f sql/uninstall.sql
+--
+-- As it stands it removes the schedules, the functions and the schema `generation` with its settings and history. It keeps
+-- the three tables in `public`: users can still read their orders, and find and open their photos. install.sql puts the
+-- rest back and continues with the jobs that wait. To remove the tables and the policy for photos as well, delete the
+-- two dashes of the line below `begin`, or, on a direct connection:
+--
+--   PGOPTIONS='-c generation.uninstall=with_tables' psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f sql/uninstall.sql
+--
+-- The photos stay in Storage in any case: SQL must not delete objects. One transaction; it refuses, and changes nothing,
+-- while the app's own objects depend on ours, or while an erased user's photos are still being removed. Safe to run again.
+
+begin;
+-- set local generation.uninstall = 'with_tables';
+
+set local search_path = '';
+set local lock_timeout = '10s';
+set local client_min_messages = warning;
+
+do $$
+declare
+  v_mode text := coalesce(nullif(current_setting('generation.uninstall', true), ''), 'keep_tables');
+  v_functions text;
+  v_tables text;
+  v_open bigint := 0;
+begin
+  if v_mode not in ('keep_tables', 'with_tables') then
+    raise exception 'generation.uninstall is %', v_mode using hint = 'Set it to with_tables, or leave it out to keep the tables.';
+  end if;
+  if to_regclass('generation.erasures') is not null then
+    execute 'select count(*) from generation.erasures' into v_open;
+  end if;
+  if v_open > 0 then
+    raise exception 'The photos of % erased users are still being removed from Storage.', v_open
+      using hint = 'Let the sweep finish: python -m worker sweep. Then run this again.';
+  end if;
+
+  if to_regclass('cron.job') is not null then
+    execute $cron$
+      select cron.unschedule(j.jobid) from cron.job as j
+      where j.jobname in ('generation-worker', 'generation-worker-sweep', 'generation-worker-prune', 'generation-worker-history')
+    $cron$;
+  end if;
+
+  if to_regclass('public.photo_generation_queue') is not null then
+    drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
+    drop trigger if exists photo_generation_queue_kick on public.photo_generation_queue;
+  end if;
+
+  -- Functions together, then tables together, so that their order does not matter; nothing is dropped by `cascade`.
+  select string_agg(p.oid::regprocedure::text, ', ') into v_functions
+  from pg_catalog.pg_proc as p
+  where p.pronamespace = to_regnamespace('generation') or (p.pronamespace = 'public'::regnamespace and p.proname in (
+    'cancel_generation_batch', 'claim_generation_jobs', 'enqueue_generation_batch', 'erase_generation_user',
+    'finish_generation_run', 'generation_details', 'generation_erasures_to_sweep', 'generation_gate',
+    'generation_jobs_to_sweep', 'generation_overview', 'generation_queue_stats', 'generation_schema_version',
+    'get_generation_batch', 'pause_generation', 'peek_generation_jobs', 'prune_generation_history',
+    'record_failed_image', 'record_generated_photo', 'release_stale_generation_jobs', 'remove_generation_gate',
+    'report_rate_limit', 'report_storage', 'resume_generation', 'retry_failed_generation_jobs', 'set_generation_limits',
+    'set_generation_model_successor', 'set_generation_rate', 'settle_generation_erasure', 'settle_generation_jobs',
+    'settle_swept_generation_jobs', 'take_start_slots'));
+  if v_functions is not null then
+    execute 'drop function ' || v_functions;
+  end if;
+
+  select string_agg(c.oid::regclass::text, ', ') into v_tables
+  from pg_catalog.pg_class as c
+  where c.relkind in ('r', 'p') and (c.relnamespace = to_regnamespace('generation')
+    or (v_mode = 'with_tables' and c.oid in (to_regclass('public.photo_generation_batches'),
+      to_regclass('public.photo_generation_queue'), to_regclass('public.photo_generation_photos'))));
+  if v_tables is not null then
+    execute 'drop table ' || v_tables;
+  end if;
+  drop schema if exists generation;
+
+  if v_mode = 'with_tables' and to_regclass('storage.objects') is not null then
+    drop policy if exists "own generated photos" on storage.objects;
+  end if;
+end
+$$;
+
+notify pgrst, 'reload schema';
+
+commit;
