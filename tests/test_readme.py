@@ -201,7 +201,7 @@ INSTALLS = [
 def test_packages_go_into_an_environment_of_their_own(block: str) -> None:
     """No page installs into the system's Python, which Debian and Homebrew refuse (PEP 668)."""
     before, _, _ = block.partition("pip install")
-    assert "venv .venv" in before or before.endswith(".venv/bin/")
+    assert ". .venv/bin/activate" in before or ".venv/bin/" in before.splitlines()[-1]
 
 
 def test_psql_stops_at_the_first_error() -> None:
