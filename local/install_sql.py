@@ -1,9 +1,11 @@
-"""Writes sql/install.sql and sql/upgrade.sql, each one file for psql or one paste, from their parts.
+"""Writes sql/install.sql and sql/upgrade.sql, each one file for psql or one paste, from their parts;
+in sql/uninstall.sql, which is written by hand, it writes the list of functions.
 
 `python -m local.install_sql` writes them; with `--check` it only says whether they are what they should be.
 """
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -72,13 +74,27 @@ def upgrade_sql() -> str:
     return "\n".join((begin + "".join(_embedded(part) for part in parts()), *rest))
 
 
+def uninstall_sql() -> str:
+    """The text of uninstall.sql, with every function that the numbered files put into `public`."""
+    made = "".join(part.read_text() for part in parts())
+    names = sorted(set(re.findall(r"^create or replace function public\.(\w+)", made, re.MULTILINE)))
+    listed = "\n".join(f"    '{name}'," for name in names).removesuffix(",")
+    before, _, rest = (SQL / "uninstall.sql").read_text().partition("p.proname in (\n")
+    _, _, after = rest.partition("\n  ))")
+    return f"{before}p.proname in (\n{listed}\n  )){after}"
+
+
+FILES = {"install.sql": install_sql, "upgrade.sql": upgrade_sql, "uninstall.sql": uninstall_sql}
+
+
 def main() -> int:
-    """Writes both files, or with `--check` returns 1 and names those that are out of date."""
+    """Writes the files, or with `--check` returns 1 and names those that are out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a file is out of date")
     check = parser.parse_args().check
     stale = False
-    for name, text in (("install.sql", install_sql()), ("upgrade.sql", upgrade_sql())):
+    for name, make in FILES.items():
+        text = make()
         path = SQL / name
         if check and (not path.exists() or path.read_text() != text):
             print(f"sql/{name} is out of date: run `python -m local.install_sql`.", file=sys.stderr)

@@ -54,14 +54,41 @@ begin
   select string_agg(p.oid::regprocedure::text, ', ') into v_functions
   from pg_catalog.pg_proc as p
   where p.pronamespace = to_regnamespace('generation') or (p.pronamespace = 'public'::regnamespace and p.proname in (
-    'cancel_generation_batch', 'claim_generation_jobs', 'enqueue_generation_batch', 'erase_generation_user',
-    'finish_generation_run', 'generation_details', 'generation_erasures_to_sweep', 'generation_gate',
-    'generation_jobs_to_sweep', 'generation_overview', 'generation_queue_stats', 'generation_schema_version',
-    'get_generation_batch', 'pause_generation', 'peek_generation_jobs', 'prune_generation_history',
-    'record_failed_image', 'record_generated_photo', 'release_stale_generation_jobs', 'remove_generation_gate',
-    'report_rate_limit', 'report_storage', 'resume_generation', 'retry_failed_generation_jobs', 'set_generation_limits',
-    'set_generation_model_successor', 'set_generation_rate', 'settle_generation_erasure', 'settle_generation_jobs',
-    'settle_swept_generation_jobs', 'take_start_slots'));
+    'cancel_generation_batch',
+    'claim_generation_jobs',
+    'enqueue_generation_batch',
+    'erase_generation_user',
+    'finish_generation_run',
+    'generation_details',
+    'generation_erasures_to_sweep',
+    'generation_gate',
+    'generation_jobs_to_sweep',
+    'generation_models',
+    'generation_overview',
+    'generation_queue_stats',
+    'generation_schema_version',
+    'get_generation_batch',
+    'pause_generation',
+    'peek_generation_jobs',
+    'prune_generation_history',
+    'record_failed_image',
+    'record_generated_photo',
+    'release_stale_generation_jobs',
+    'remove_generation_gate',
+    'report_rate_limit',
+    'report_storage',
+    'resume_generation',
+    'retire_generation_model',
+    'retry_failed_generation_jobs',
+    'set_generation_limits',
+    'set_generation_model',
+    'set_generation_model_successor',
+    'set_generation_rate',
+    'settle_generation_erasure',
+    'settle_generation_jobs',
+    'settle_swept_generation_jobs',
+    'take_start_slots'
+  ));
   if v_functions is not null then
     execute 'drop function ' || v_functions;
   end if;

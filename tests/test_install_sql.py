@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from local.install_sql import SQL, install_sql, parts, upgrade_sql
+from local.install_sql import FILES, SQL, install_sql, parts, upgrade_sql
 from tests import catalog
 from tests.databases import SWITCH, Database
 from tests.old_tables import OLD_TABLES
@@ -20,7 +20,7 @@ NAMES = """
     where c.relname ~ '^photo_generation_|^(runs|flows)$' and not i.indisprimary"""
 
 
-@pytest.mark.parametrize(("name", "text"), [("install.sql", install_sql()), ("upgrade.sql", upgrade_sql())])
+@pytest.mark.parametrize(("name", "text"), [(name, make()) for name, make in FILES.items()])
 def test_a_generated_file_equals_its_parts(name: str, text: str) -> None:
     """Whoever changes a part and forgets `python -m local.install_sql` learns it here."""
     assert (SQL / name).read_text() == text, "run `python -m local.install_sql`"
