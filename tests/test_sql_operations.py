@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.queue_invariants import check_invariants
 from tests.queue_sql import Clock, Queue, blocked, refused
 from worker.check import SCHEMA_VERSION
@@ -234,3 +236,14 @@ def test_version(queue: Queue) -> None:
         "photoBuckets": ["generated-photos", "training-photos"],
         "storageRefused": None,
     }
+
+
+@pytest.mark.parametrize(("kept", "facts"), [(None, {}), (False, []), (True, None)])
+def test_a_report_of_storage_that_says_nothing_is_refused(
+    queue: Queue, kept: bool | None, facts: object
+) -> None:
+    """What does not say whether an image was kept, or which, changes nothing that is remembered."""
+    remembered = queue.call("report_storage", p_kept=False, p_facts={"bytes": 7, "mimeType": "image/png"})
+    with refused("400", "wrong_type"):
+        queue.call("report_storage", p_kept=kept, p_facts=facts)
+    assert queue.call("generation_schema_version")["storageRefused"] == remembered["storageRefused"]

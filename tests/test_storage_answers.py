@@ -113,10 +113,12 @@ async def store(wire: Wire) -> AsyncIterator[PhotoStore]:
 
 
 async def failed(store: PhotoStore, call: str) -> GenerationError:
-    """What reading a customer's photo, or storing an image, ends with."""
+    """What reading a customer's photo, storing an image, or looking at the bucket ends with."""
     with pytest.raises(GenerationError) as caught:
         if call == "download":
             await store.download("uploads", "u/me.png", 1000)
+        elif call == "bucket":
+            await store.check(2.0)
         else:
             await store.put("u/b/1/0-0", IMAGE, 2.0)
     return caught.value
@@ -133,7 +135,7 @@ async def test_a_photo_is_gone_only_if_storage_says_that_the_object_is(
     assert "me.png" in error.message
 
 
-@pytest.mark.parametrize("call", ["download", "upload"])
+@pytest.mark.parametrize("call", ["download", "upload", "bucket"])
 @pytest.mark.parametrize("name", OURS)
 async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     wire: Wire, store: PhotoStore, call: str, name: str
@@ -147,7 +149,7 @@ async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     assert "sb_secret" not in error.message and "<" not in error.message
 
 
-@pytest.mark.parametrize("call", ["download", "upload"])
+@pytest.mark.parametrize("call", ["download", "upload", "bucket"])
 @pytest.mark.parametrize("name", PASSING)
 async def test_an_outage_of_storage_is_worth_another_try(
     wire: Wire, store: PhotoStore, call: str, name: str
@@ -156,6 +158,16 @@ async def test_an_outage_of_storage_is_worth_another_try(
     wire.answer = reply(*PASSING[name])
     error = await failed(store, call)
     assert type(error) is (Transient if call == "download" else QueueUnavailable), error
+
+
+@pytest.mark.parametrize("body", [PAGE, [], "null", {}])
+async def test_a_page_that_stands_where_the_bucket_should_is_told(
+    wire: Wire, store: PhotoStore, body: object
+) -> None:
+    """Whatever answers 200 and does not describe the bucket is no Storage: nothing is paid for before it."""
+    wire.answer = reply("200 OK", body)
+    error = await failed(store, "bucket")
+    assert type(error) is Misconfigured and "SUPABASE_URL" in error.message
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ async def read_bucket(project: Project, name: str, within: Within) -> Bucket:
 
 
 async def _asked(project: Project, name: str) -> Any:
+    """What Storage says of a bucket; None where that is no JSON."""
     import httpx
 
     url = f"{project.url}/storage/v1/bucket/{quote(name)}"
@@ -71,13 +72,12 @@ async def _asked(project: Project, name: str) -> Any:
         raise error
     try:
         return answer.json()
-    except ValueError as exc:
-        said = f"what answers at {url} is no Storage: check SUPABASE_URL"
-        raise Misconfigured("storage_missing", said) from exc
+    except ValueError:
+        return None
 
 
 def _bucket(name: str, said: Any) -> Bucket:
-    if not isinstance(said, Mapping):
+    if not isinstance(said, Mapping) or "id" not in said:
         raise Misconfigured("storage_missing", "what answers is no Storage: check SUPABASE_URL")
     limit, types = said.get("file_size_limit"), said.get("allowed_mime_types")
     return Bucket(
