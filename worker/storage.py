@@ -15,7 +15,14 @@ from typing import Any
 from urllib.parse import quote
 
 from worker.bucket import MAX_IMAGE_BYTES, read_bucket
-from worker.errors import BadInput, GenerationError, Misconfigured, QueueUnavailable, Transient
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    PhotoBucketMissing,
+    QueueUnavailable,
+    Transient,
+)
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
@@ -220,6 +227,10 @@ def _answer(exc: Any) -> Answer:
 def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
     """An object that is not there is the order's trouble; the project's is not, nor what passes."""
     error = meaning(answer, f"reading from bucket {bucket}")
+    if error.code == "bucket_missing" and bucket != BUCKET:
+        fix = "create it, or delete its row from generation.photo_buckets; if it is there, check"
+        said = f"photos may come from bucket {bucket}, which is not there: {fix} SUPABASE_SERVICE_ROLE_KEY"
+        return PhotoBucketMissing(error.code, said)
     if isinstance(error, ObjectMissing):
         return BadInput(error.code, f"{_shown(path)}: the photo is not there (any more)")
     if isinstance(error, QueueUnavailable):
