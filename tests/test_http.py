@@ -65,6 +65,12 @@ class Bench:
             raise self.failure
         return {"photos": []}
 
+    async def details(self, batch_id: str) -> Mapping[str, Any]:
+        """As `run`, for one batch."""
+        if self.failure:
+            raise self.failure
+        return {"batch": {"id": batch_id}}
+
     async def act(self, action: Action) -> Mapping[str, Any]:
         """As `run`, for an action."""
         self.asked.append(action)

@@ -72,6 +72,21 @@ async def test_an_overview_is_for_whoever_knows_the_secret() -> None:
         check_error(await http.post("/actions", json={"action": "pause"}), 401, "no_credentials")
 
 
+async def test_a_batch_is_for_whoever_knows_the_secret() -> None:
+    """One batch is shown by its id, to nobody without the secret; what is no id is refused."""
+    async with client(Bench()) as http:
+        assert (await http.get("/batch", params={"id": BATCH})).json() == {"batch": {"id": BATCH}}
+        for wrong in ("", "?id=", "?id=a&id=b", f"?id={'x' * 201}", "?id=%00"):
+            assert (
+                "id must" in check_error(await http.get(f"/batch{wrong}"), 400, "invalid_request")["message"]
+            )
+        http.headers.clear()
+        check_error(await http.get("/batch", params={"id": BATCH}), 401, "no_credentials")
+    gone = QueueRefused("no_such_order", "there is no batch", 404, "Check it.")
+    async with client(Bench(failure=gone)) as http:
+        check_error(await http.get("/batch?id=x"), 404, "no_such_order")
+
+
 @pytest.mark.parametrize(("body", "action"), DONE)
 async def test_an_action_is_a_function_of_the_database(body: dict[str, str], action: Action) -> None:
     """Each action calls its one function with what was named, and its answer is the caller's."""

@@ -34,6 +34,7 @@ from worker.watch import watched
 
 PEEK_JOBS = 10
 OVERVIEW_ROWS = 24
+DETAILS_PHOTOS = 48
 ERASE_SECONDS = 120.0
 
 
@@ -96,6 +97,16 @@ class Worker:
             **latest,
             "photos": photos,
         }
+
+    async def details(self, batch_id: str) -> Mapping[str, Any]:
+        """A batch with its jobs and images, the first with addresses. Raises QueueRefused."""
+        details = await self.queue.operate("generation_details", {"p_id": batch_id})
+        images = [image for job in details["jobs"] for image in job["images"]]
+        paths = [image["storagePath"] for image in images if image["storagePath"]]
+        urls = await self._gallery.urls(paths[:DETAILS_PHOTOS])
+        for image in images:
+            image["url"] = urls.get(image["storagePath"])
+        return details
 
     async def act(self, action: Action) -> Mapping[str, Any]:
         """Do what an operator asked for. Raises QueueRefused if there is no such batch."""

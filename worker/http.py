@@ -18,7 +18,15 @@ from worker.answer import answer, guarded, read_body, text_answer
 from worker.auth import Guard
 from worker.dashboard import dashboard
 from worker.errors import QueueRefused
-from worker.request import Action, RequestRefused, RunRequest, parse_action, parse_run, parse_sweep
+from worker.request import (
+    Action,
+    RequestRefused,
+    RunRequest,
+    parse_action,
+    parse_id,
+    parse_run,
+    parse_sweep,
+)
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -44,6 +52,10 @@ class Worker(Protocol):
 
     async def overview(self) -> Mapping[str, Any]:
         """What the dashboard shows."""
+        ...
+
+    async def details(self, batch_id: str) -> Mapping[str, Any]:
+        """What the dashboard shows of one batch."""
         ...
 
     async def act(self, action: Action) -> Mapping[str, Any]:
@@ -137,13 +149,26 @@ async def _overview(function: QueueFunction, _request: Request) -> Response:
         return answer(200, await function.worker.overview())
 
 
+@contextmanager
+def _callers_choice() -> Iterator[None]:
+    """What the caller named is not there, or not to be had: the database's refusal is theirs."""
+    try:
+        yield
+    except QueueRefused as exc:
+        raise RequestRefused(exc.status, exc.code, exc.message, exc.hint) from exc
+
+
+async def _details(function: QueueFunction, request: Request) -> Response:
+    batch_id = parse_id(request.query_params.getlist("id"))
+    with _callers_choice():
+        return answer(200, await function.worker.details(batch_id))
+
+
 async def _act(function: QueueFunction, request: Request) -> Response:
     body = await read_body(request, MAX_BODY_BYTES)
     action = parse_action(body, request.headers.get("content-type", ""))
-    try:
+    with _callers_choice():
         return answer(200, await function.worker.act(action))
-    except QueueRefused as exc:
-        raise RequestRefused(exc.status, exc.code, exc.message, exc.hint) from exc
 
 
 async def _dashboard(function: QueueFunction, _request: Request) -> Response:
@@ -163,6 +188,7 @@ ROUTES: Mapping[str, Route] = {
     "/status": Route(_status, ("GET",)),
     "/metrics": Route(_metrics, ("GET",)),
     "/overview": Route(_overview, ("GET",)),
+    "/batch": Route(_details, ("GET",)),
     "/actions": Route(_act, ("POST",)),
     "/dashboard": Route(_dashboard, ("GET", "HEAD"), guarded=False),
     "/healthz": Route(_health, ("GET", "HEAD"), guarded=False),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -92,6 +92,13 @@ def parse_action(body: bytes, content_type: str) -> Action:
     if name in REQUIRED and REQUIRED[name] not in fields:
         raise _invalid(f"{name} needs {REQUIRED[name]}", "name what it is about")
     return Action(function, {PARAMETERS[field]: value for field, value in fields.items()})
+
+
+def parse_id(given: Sequence[str]) -> str:
+    """The one id of an address's query."""
+    if len(given) != 1 or not 1 <= len(given[0]) <= MAX_TEXT or "\0" in given[0]:
+        raise _invalid(f"id must be there once, with 1 to {MAX_TEXT} characters", "name a batch: ?id=…")
+    return given[0]
 
 
 def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:

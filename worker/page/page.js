@@ -12,6 +12,7 @@ const ACTIONS = {
   pause: { question: "Pause all generation?", consequence: "No worker starts another photo until somebody resumes. Orders go on being taken.", yes: "Pause" },
   resume: { question: "Resume generation?", consequence: "The pause ends, and with it every block that a quota has caused.", yes: "Resume" },
 };
+const RETRY_BATCH = { question: "Retry this batch's failed jobs?", consequence: "They are taken up again, with all their attempts. Only photos still missing are made, and paid for. What Gemini refused is left alone.", yes: "Retry them" };
 const OUTCOMES = {
   "retry-failed": ({ retried }) => `${counted(retried, "job")} taken up again.`,
   "release-stale": ({ released }) => `${counted(released, "job")} released.`,
@@ -22,7 +23,7 @@ const OUTCOMES = {
 
 function confirmed(name, batchId) {
   const dialog = find("confirm");
-  const action = ACTIONS[name];
+  const action = batchId && name === "retry-failed" ? RETRY_BATCH : ACTIONS[name];
   write(find("question"), action.question);
   write(find("consequence"), batchId ? `${action.consequence} Batch ${batchId}.` : action.consequence);
   write(find("yes"), action.yes);
@@ -82,9 +83,23 @@ function show(overview) {
   if (first) document.querySelector("h1").scrollIntoView();
 }
 
+// The batch that is open, brought up to date like the rest. One that is gone says so.
+let opened = null;
+
+async function openBatch(id) {
+  opened = id;
+  try {
+    showBatch(await ask(`batch?id=${encodeURIComponent(id)}`));
+    if (opened === id && !find("batch").open) find("batch").showModal();
+  } catch (error) {
+    say(`The batch cannot be shown: ${error.message}`);
+  }
+}
+
 async function refresh() {
   try {
     show(await ask("overview"));
+    if (find("batch").open) await openBatch(opened);
   } catch (error) {
     if (error.unauthorized) return showSignIn(error.message);
     find("health").hidden = false;
@@ -106,6 +121,8 @@ find("forget").addEventListener("click", () => {
 for (const name of ["pause", "resume", "retry-failed", "release-stale"]) find(name).addEventListener("click", () => act(null, name));
 find("yes").addEventListener("click", () => find("confirm").close("yes"));
 find("no").addEventListener("click", () => find("confirm").close("no"));
+find("batch-retry").addEventListener("click", () => act(opened, "retry-failed"));
+find("batch-close").addEventListener("click", () => find("batch").close());
 find("close").addEventListener("click", () => find("photo").close());
 
 // Where no credential is configured, on a developer's own machine, there is none to ask for.

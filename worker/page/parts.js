@@ -16,13 +16,15 @@ function showWarnings({ warnings }) {
   find("warnings").hidden = !warnings.length;
 }
 
+const nextTry = (value) => (value === null ? "none" : `next in ${seconds(value)}`);
+
 function showNumbers(stats) {
   const hour = stats.windows.find((window) => window.name === "1h");
   const tiles = [
     ["Due", stats.due.jobs, `${counted(stats.due.images, "image")}, oldest ${seconds(stats.due.oldestSeconds)}`],
     ["Being made", stats.processing, stats.stale ? `${stats.stale} of dead workers` : counted(stats.runs.active, "run")],
-    ["Waiting for a retry", stats.waiting, stats.nextAttemptInSeconds === null ? "none is planned" : `next in ${seconds(stats.nextAttemptInSeconds)}`],
-    ["Put aside by the quota", stats.rateLimited, "no attempt spent"],
+    ["Waiting for a retry", stats.waiting, nextTry(stats.nextTrySeconds.waiting)],
+    ["Put aside by the quota", stats.rateLimited, nextTry(stats.nextTrySeconds.rateLimited)],
     ["Photos, last hour", hour.images.completed, `${hour.images.refused} refused`],
     ["Jobs, last hour", hour.jobs.completed, `${hour.jobs.failed} failed`],
     ["Order to end, last hour", seconds(hour.jobSeconds?.p50), `95 % within ${seconds(hour.jobSeconds?.p95)}`],
@@ -35,30 +37,40 @@ function showNumbers(stats) {
   });
 }
 
-// Bars over time. `parts` gives what lies on top of each other at a point, from the floor up: [kind, value]; `say` its words.
-function chart(label, points, parts, say) {
-  const most = Math.max(1e-9, ...points.map((point) => parts(point).reduce((sum, [, value]) => sum + value, 0)));
-  const step = 100 / points.length;
-  const bars = points.flatMap((point, place) => {
-    const at = new Date(point.at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-    let floor = 39;
-    return parts(point).filter(([, value]) => value).map(([kind, value]) => {
-      const height = (38 * value) / most;
-      floor -= height;
-      const spot = { x: (place * step).toFixed(2), y: floor.toFixed(2), width: (step * 0.8).toFixed(2), height: height.toFixed(2) };
-      return make("rect", { class: kind, ...spot }, make("title", {}, `${at}: ${say(point)}`));
-    });
-  });
-  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": label }, ...bars,
-    make("line", { x1: 0, y1: 39.5, x2: 100, y2: 39.5, "vector-effect": "non-scaling-stroke" }));
-  return make("figure", {}, picture, make("figcaption", {}, label));
+// The top of an axis: a round number, not below the most, of which the half is round as well.
+function roundTop(most) {
+  const size = 10 ** Math.floor(Math.log10(Math.max(most, 2)));
+  return (size > 1 ? [1, 2, 4, 6, 8, 10] : [2, 4, 6, 8, 10]).map((step) => step * size).find((top) => top >= most);
 }
 
-function throughput(title, points, good, bad, unit) {
+// Bars over time above a time axis, beside an axis with its unit. `parts` gives what lies on top of each other at a point,
+// from the floor up: [kind, value]; `say` its words.
+function chart(title, told, unit, points, parts, say) {
+  const most = Math.max(0, ...points.map((point) => parts(point).reduce((sum, [, value]) => sum + value, 0)));
+  const top = roundTop(most);
+  const step = 100 / points.length;
+  const at = (point) => new Date(point.at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const bars = points.flatMap((point, place) => {
+    let floor = 40;
+    return parts(point).filter(([, value]) => value).map(([kind, value]) => {
+      const height = (40 * value) / top;
+      floor -= height;
+      const spot = { x: (place * step).toFixed(2), y: floor.toFixed(2), width: (step * 0.8).toFixed(2), height: height.toFixed(2) };
+      return make("rect", { class: kind, ...spot }, make("title", {}, `${at(point)}: ${say(point)}`));
+    });
+  });
+  const lines = [0, 20, 40].map((y) => make("line", { x1: 0, y1: y, x2: 100, y2: y, "vector-effect": "non-scaling-stroke" }));
+  const picture = make("svg", { viewBox: "0 0 100 40", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${told}` }, ...lines, ...bars);
+  const heights = [top, top / 2, 0].map((value) => make("span", {}, value.toLocaleString()));
+  const times = [points[0], points[Math.floor(points.length / 2)], points.at(-1)].map((point, place) => make("span", {}, place === 2 ? "now" : at(point)));
+  return make("figure", {}, make("figcaption", {}, make("strong", {}, title), ` ${told}`),
+    make("div", { class: "unit" }, unit), make("div", { class: "plot" }, make("div", { class: "heights" }, ...heights), picture, make("div", { class: "times" }, ...times)));
+}
+
+function throughput(title, points, good, bad, unit, done) {
   const [made, missed] = [good, bad].map((name) => points.reduce((sum, point) => sum + point[name], 0));
-  const most = Math.max(...points.map((point) => point[good] + point[bad]));
-  const label = made + missed ? `${title}: ${made} ${unit}, ${missed} not; at most ${most} at a time` : `${title}: none`;
-  return chart(label, points, (point) => [["made", point[good]], ["failed", point[bad]]], (point) => `${point[good]} ${unit}, ${point[bad]} not`);
+  const told = made + missed ? `${made} ${done}, ${missed} not` : "none";
+  return chart(title, told, unit, points, (point) => [["made", point[good]], ["failed", point[bad]]], (point) => `${point[good]} ${done}, ${point[bad]} not`);
 }
 
 // The mean, and above it up to the slowest.
@@ -66,19 +78,23 @@ function latency(title, points, name, perSecond = 1) {
   const time = (value) => seconds(value === null ? null : value / perSecond);
   const told = points.filter((point) => point[name].max !== null);
   const slowest = Math.max(...told.map((point) => point[name].max));
-  const label = told.length ? `${title}, mean and slowest: lately ${time(told.at(-1)[name].mean)}, at most ${time(slowest)}` : `${title}: nothing to measure`;
-  return chart(label, points, (point) => [["mean", point[name].mean ?? 0], ["slowest", Math.max(0, (point[name].max ?? 0) - (point[name].mean ?? 0))]],
+  const words = told.length ? `lately ${time(told.at(-1)[name].mean)}, at most ${time(slowest)}` : "nothing to measure";
+  const longest = told.length ? slowest / perSecond : 0;
+  const [size, unit] = longest >= 7200 ? [3600, "hours"] : longest >= 120 ? [60, "minutes"] : [1, "seconds"];
+  const scaled = (value) => (value ?? 0) / perSecond / size;
+  return chart(title, words, `${unit}: the mean, and pale the slowest`, points,
+    (point) => [["mean", scaled(point[name].mean)], ["slowest", Math.max(0, scaled(point[name].max) - scaled(point[name].mean))]],
     (point) => `mean ${time(point[name].mean)}, slowest ${time(point[name].max)}`);
 }
 
 function showCharts({ series: { minutes, hours } }) {
   find("charts").replaceChildren(
-    throughput("Photos by minute, last hour", minutes, "imagesCompleted", "imagesRefused", "made"),
-    throughput("Photos by hour, last day", hours, "imagesCompleted", "imagesRefused", "made"),
-    latency("Order to end by minute, last hour", minutes, "jobSeconds"),
-    latency("Order to end by hour, last day", hours, "jobSeconds"),
-    latency("Gemini by minute, last hour", minutes, "imageMs", 1000),
-    throughput("Jobs by hour, last day", hours, "jobsCompleted", "jobsFailed", "completed"),
+    throughput("Photos, last hour", minutes, "imagesCompleted", "imagesRefused", "photos a minute", "made"),
+    throughput("Photos, last day", hours, "imagesCompleted", "imagesRefused", "photos an hour", "made"),
+    latency("Order to end, last hour", minutes, "jobSeconds"),
+    latency("Order to end, last day", hours, "jobSeconds"),
+    latency("Gemini, last hour", minutes, "imageMs", 1000),
+    throughput("Jobs, last day", hours, "jobsCompleted", "jobsFailed", "jobs an hour", "completed"),
   );
 }
 
@@ -112,35 +128,134 @@ function empty(name, nothing) {
   (find(name).closest(".scroll") ?? find(name)).hidden = nothing;
 }
 
-function showTroubles({ troubles, at }) {
-  const why = { failed: "failed", stale: "its worker died", struggling: "waits for another try" };
-  rows(find("troubles"), troubles, (job) => `${job.id} ${job.why}`, (job) => [
-    job.id, `${why[job.why]}${job.code ? `: ${words(job.code)}` : ""}`, job.message ?? (job.crashes ? `${counted(job.crashes, "crash")} of its worker` : "–"),
-    `${job.attempts} of ${job.maxAttempts}`, ago(job.at, at), make("code", {}, job.batchId.slice(0, 8)),
-  ], ["number", "", "", "number"]);
-  empty("troubles", !troubles.length);
-  find("retry-failed").disabled = !troubles.some((job) => job.why === "failed");
+const WHY = { failed: "Failed", stale: "Their worker died", struggling: "Wait for another try" };
+
+// Troubles by why and code, the largest first; each with its batches.
+function grouped(troubles, stats) {
+  const groups = new Map();
+  for (const job of troubles) {
+    const key = `${job.why} ${job.code}`;
+    if (!groups.has(key)) groups.set(key, { key, why: job.why, code: job.code, message: job.message, at: job.at, shown: 0, batches: new Map() });
+    const group = groups.get(key);
+    group.shown += 1;
+    if (!group.batches.has(job.batchId)) group.batches.set(job.batchId, { id: job.batchId, group: key, jobs: [] });
+    group.batches.get(job.batchId).jobs.push(job);
+  }
+  // Codes of which every job is older than those that are listed have a group without batches.
+  for (const code of Object.keys(stats.lastDay.failuresByCode)) {
+    const key = `failed ${code === "unknown" ? null : code}`;
+    if (!groups.has(key)) groups.set(key, { key, why: "failed", code, message: null, shown: 0, batches: new Map() });
+  }
+  for (const group of groups.values()) {
+    const counts = { failed: stats.lastDay.failuresByCode[group.code ?? "unknown"], stale: stats.stale };
+    group.jobs = Math.max(group.shown, counts[group.why] ?? 0);
+  }
+  return [...groups.values()].sort((one, other) => other.jobs - one.jobs);
+}
+
+function showTroubles({ troubles, stats, at }) {
+  const create = () => make("li", {}, make("h3"), make("p", { class: "says" }), make("ul", { class: "plain" }), make("p", { class: "quiet" }));
+  const groups = grouped(troubles, stats);
+  keyed(find("troubles"), groups, (group) => group.key, create, (item, group) => {
+    const [title, says, list, more] = item.children;
+    item.dataset.why = group.why;
+    write(title, `${WHY[group.why]}${group.code ? `: ${words(group.code)}` : ""} · ${counted(group.jobs, "job")}`);
+    write(says, group.message ?? "");
+    keyed(list, [...group.batches.values()].slice(0, 6), (batch) => batch.id, troubleBatch, (row, batch) => updateTroubleBatch(row, batch, at));
+    const hidden = group.jobs - [...group.batches.values()].slice(0, 6).reduce((sum, batch) => sum + batch.jobs.length, 0);
+    write(more, hidden > 0 ? `… and ${counted(hidden, "job")} more` : "");
+  });
+  empty("troubles", !groups.length);
+  find("trouble-actions").hidden = !groups.length;
+  find("retry-failed").disabled = !groups.some((group) => group.why === "failed");
   find("release-stale").disabled = !troubles.some((job) => job.why === "stale");
 }
 
+const retryButton = (id) => make("button", { type: "button", class: "retry", "aria-label": `Retry failed jobs of batch ${id}`, click: () => act(id, "retry-failed") }, "Retry");
+const openButton = (id) => make("button", { type: "button", "aria-label": `Open batch ${id}`, click: () => openBatch(id) }, "Open");
+
+function troubleBatch({ id }) {
+  return make("li", {}, make("code", {}, id), make("div", { class: "quiet" }), make("div", { class: "bar" }, retryButton(id), openButton(id)));
+}
+
+function updateTroubleBatch(row, batch, at) {
+  const [job] = batch.jobs;
+  const tries = batch.jobs.length === 1 ? `, ${job.attempts} of ${counted(job.maxAttempts, "attempt")}${job.crashes ? `, ${counted(job.crashes, "crash")}` : ""}` : "";
+  const names = batch.jobs.slice(0, 5).map((each) => each.id).join(", ") + (batch.jobs.length > 5 ? ", …" : "");
+  write(row.children[1], `${batch.jobs.length === 1 ? "job" : `${batch.jobs.length} jobs:`} ${names}, ${ago(job.at, at)}${tries}`);
+  row.querySelector(".retry").hidden = job.why !== "failed";
+}
+
+// How far a batch is: made, failed (red), and what is still to come; of a cancelled one nothing comes any more.
+function progress({ id, imagesTotal, imagesDone, imagesFailed }) {
+  const most = Math.max(1, imagesTotal);
+  const [made, failed] = [imagesDone, imagesFailed].map((count) => (100 * count) / most);
+  const label = `Batch ${id}: ${imagesDone} of ${counted(imagesTotal, "image")} made, ${imagesFailed} never`;
+  return make("svg", { class: "progress", viewBox: "0 0 100 4", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    make("rect", { class: "rest", x: 0, y: 0, width: 100, height: 4 }), make("rect", { class: "made", x: 0, y: 0, width: made, height: 4 }),
+    make("rect", { class: "failed", x: made, y: 0, width: failed, height: 4 }));
+}
+
+const imagesOf = (batch) => `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${batch.imagesFailed ? `, ${batch.imagesFailed} never` : ""}`;
+
 function showBatches({ batches: all, at }) {
   const batches = all.slice(0, 12);
-  const create = (batch) => {
-    const cancel = make("button", { type: "button", "aria-label": `Cancel batch ${batch.id}`, click: () => act(batch.id, "cancel") }, "Cancel");
-    return make("li", {}, make("div", {}, make("code", {}, batch.id), make("div", { class: "quiet" })),
-      make("div", { class: "progress" }, make("progress", { "aria-label": `Batch ${batch.id}` }), make("div", { class: "quiet" })), cancel);
+  const create = ({ id }) => {
+    const cancel = make("button", { type: "button", class: "cancel", "aria-label": `Cancel batch ${id}`, click: () => act(id, "cancel") }, "Cancel");
+    return make("li", {}, make("div", {}, make("code", {}, id), make("div", { class: "quiet" })),
+      make("div", { class: "how-far" }, make("div"), make("div", { class: "quiet" })), make("div", { class: "bar" }, openButton(id), cancel));
   };
   keyed(find("batches"), batches, (batch) => batch.id, create, (item, batch) => {
     const [state, told] = item.querySelectorAll(".quiet");
-    const bar = item.querySelector("progress");
+    const [bar] = item.querySelector(".how-far").children;
     write(state, `${batch.status}, ordered ${ago(batch.createdAt, at)}`);
-    bar.max = Math.max(1, batch.imagesTotal);
-    bar.value = batch.imagesDone;
-    const failed = batch.imagesFailed ? `, ${batch.imagesFailed} never` : "";
-    write(told, `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${failed}; ${batch.jobsDone + batch.jobsFailed} of ${counted(batch.jobsTotal, "job")} ended`);
-    item.querySelector("button").hidden = batch.status !== "generating";
+    item.dataset.status = batch.status;
+    const drawn = progress(batch);
+    if (!bar.firstChild?.isEqualNode(drawn)) bar.replaceChildren(drawn);
+    write(told, `${imagesOf(batch)}; ${batch.jobsDone + batch.jobsFailed} of ${counted(batch.jobsTotal, "job")} ended`);
+    item.querySelector(".cancel").hidden = batch.status !== "generating";
   });
   empty("batches", !batches.length);
+}
+
+// One batch from close by: its jobs with their states, and of each image the photo, or why there is none.
+function showBatch({ batch, jobs, at }) {
+  write(find("batch-title"), `Batch ${batch.id}`);
+  write(find("batch-state"), `${batch.status}, ordered ${ago(batch.createdAt, at)}: ${imagesOf(batch)}`);
+  find("batch-progress").replaceChildren(progress(batch));
+  const create = () => make("li", { class: "job" }, make("div", {}, make("strong"), make("div", { class: "says" }), make("div", { class: "quiet" })), make("ul", { class: "gallery" }));
+  keyed(find("batch-jobs"), jobs, (job) => job.id, create, (item, job) => {
+    const [title, says, told] = item.firstChild.children;
+    write(title, `Job ${job.id}: ${stateOf(job, at)}`);
+    title.dataset.status = job.status;
+    write(says, job.errorMessage ?? "");
+    write(told, `${job.attempts} of ${counted(job.maxAttempts, "attempt")}${job.crashes ? `, its worker died ${job.crashes} times` : ""}; ordered ${ago(job.createdAt, at)}`);
+    keyed(item.lastChild, job.images, (image) => image.index, (image) => imageOf(job, image), (place, image) => updateImage(place, image, job));
+  });
+  const more = batch.jobsTotal - jobs.length;
+  write(find("batch-more"), more > 0 ? `… and ${counted(more, "job")} more: python -m worker show ${batch.id}` : "");
+  find("batch-retry").hidden = !jobs.some((job) => job.status === "failed");
+}
+
+function stateOf(job, at) {
+  if (job.status === "processing") return new Date(job.leaseExpiresAt) > new Date(at) ? "being made" : "its worker died";
+  if (job.retryAt && job.status !== "failed") return `waits for another try ${ago(job.retryAt, at)}`;
+  return job.status === "pending" ? "ready" : words(job.status);
+}
+
+function imageOf(job, { index }) {
+  const name = `Photo ${index + 1} of job ${job.id}`;
+  const picture = make("img", { alt: name, loading: "lazy" });
+  return make("li", {}, make("button", { type: "button", click: () => enlarge(picture, name) }, picture), make("span"));
+}
+
+function updateImage(place, image, job) {
+  const picture = place.querySelector("img");
+  picture.dataset.url = image.url ?? "";
+  if (image.url && !picture.getAttribute("src")) picture.src = image.url;
+  place.querySelector("button").hidden = !image.url;
+  place.dataset.state = image.state;
+  write(place.querySelector("span"), { made: image.url ? "" : "made", refused: `refused: ${words(image.code)}`, missing: ["failed", "cancelled"].includes(job.status) ? "not made" : "not made yet" }[image.state]);
 }
 
 function showPhotos({ photos, at }) {
