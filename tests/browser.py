@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from local.stack.supabase import NODE_MODULES
 
@@ -54,6 +54,12 @@ class Window:
             if violation["impact"] in SERIOUS
         ]
         assert serious == [], serious
+
+
+def loaded(photos: Locator) -> None:
+    """Every one of these images is there. Polled from outside: the page's policy lets no text be run in it."""
+    for photo in photos.all():
+        expect(photo).not_to_have_js_property("naturalWidth", 0)
 
 
 def origin(url: str) -> str:

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser import Window
+from tests.browser import Window, loaded
 from tests.runs import MODEL, SOURCES
 from tests.served import SECRET
 from tests.shop import Shop, enter, yes
@@ -40,9 +40,7 @@ def test_a_busy_queue(window: Window, shop: Shop) -> None:
     photos = page.locator("#photos img")
     expect(photos).to_have_count(4)
     page.locator("#photos").scroll_into_view_if_needed()
-    page.wait_for_function(
-        "[...document.querySelectorAll('#photos img')].every(photo => photo.naturalWidth > 0)"
-    )
+    loaded(page.locator("#photos img"))
     expect(page.locator("#charts svg")).to_have_count(6)
     for kind in ("made", "mean"):
         expect(page.locator(f"#charts rect.{kind}").first).to_be_attached()
@@ -56,7 +54,7 @@ def test_a_busy_queue(window: Window, shop: Shop) -> None:
     expect(photos).to_have_count(5, timeout=20_000)
     photos.first.click()
     expect(page.get_by_role("dialog", name="Photo")).to_be_visible()
-    page.wait_for_function("document.querySelector('#photo img').naturalWidth > 0")
+    loaded(page.locator("#photo img"))
     page.keyboard.press("Escape")
     window.check(shop.function.url, shop.stack.url)
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.browser import Window
+from tests.browser import Window, loaded
 from tests.runs import SOURCES
 from tests.shop import Shop, enter, yes
 
@@ -70,9 +70,7 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
     dialog = page.get_by_role("dialog", name=f"Batch {good}")
     expect(dialog).to_contain_text("Job 1: completed")
     expect(dialog.locator("img")).to_have_count(2)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#batch img')].every(photo => photo.naturalWidth > 0)"
-    )
+    loaded(page.locator("#batch img"))
     window.check_accessibility()
     dialog.get_by_role("button", name="Close").click()
     page.locator("#troubles").get_by_role("button", name=f"Open batch {bad}").press("Enter")
