@@ -372,6 +372,8 @@ create table if not exists generation.limits (
   "storageRefused" jsonb
 );
 alter table generation.limits add column if not exists "storageRefused" jsonb;
+-- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
+alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
 
 insert into generation.limits (id) values (true) on conflict do nothing;
 

@@ -1,22 +1,28 @@
--- Orders come in. Refusals: PT400 (bad request; the message names the field), PT409 (idempotency key
+-- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
 -- reused with another request). Who the caller is comes from the role and the token, never from the request.
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
--- the service role and for SQL sessions. PT400 when a user sends what only the service role may set.
+-- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
+-- anonymous user unless the operator lets them order.
 create or replace function generation.ordering_user(p_request jsonb) returns text
 language plpgsql stable set search_path = ''
 as $$
 declare
+  v_claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
   v_field text;
   v_user_id text;
 begin
   if generation.caller_is_user() then
+    if v_claims ->> 'is_anonymous' = 'true' and not (select l."allowAnonymous" from generation.limits as l) then
+      perform generation.refuse('403', 'anonymous_user', 'anonymous users may not order',
+        'Sign in with an account. The operator can allow it: python -m worker gate set --allow-anonymous yes');
+    end if;
     select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
     if v_field is not null then
       perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
         'Leave it out: the user comes from the token, the rest from defaults.');
     end if;
-    v_user_id := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+    v_user_id := coalesce(v_claims ->> 'sub',
       generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
   else
     v_user_id := coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
@@ -163,7 +169,7 @@ $$;
 
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
--- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
+-- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
 -- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)

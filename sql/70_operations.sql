@@ -208,8 +208,8 @@ begin
 end
 $$;
 
--- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
--- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400.
+-- Sets the caps for all models together, and whether anonymous users may order; p_limits may have imagesPerDay, dollarsPerDay
+-- (null: no cap), maxRuns, maxAgeHours and allowAnonymous. What is not named stays. Returns the gate. Errors: PT400.
 -- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -228,13 +228,17 @@ begin
   if v_kind not in ('number', 'null') or v_dollars < 0 then
     perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
   end if;
-  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
+  if jsonb_typeof(p_limits -> 'allowAnonymous') <> 'boolean' then
+    perform generation.refuse('400', 'wrong_type', 'allowAnonymous must be true or false', 'Send {"allowAnonymous": true}.');
+  end if;
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
     "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
-    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours");
+    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours"),
+    "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous");
   return public.generation_gate();
 end
 $$;

@@ -101,8 +101,8 @@ $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
 -- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- spentToday, startedToday, maxRuns, maxAgeHours, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's.
--- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
+-- spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the
+-- operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
 -- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -129,7 +129,7 @@ begin
       'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
     ) || (
       select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-        'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+        'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
       from generation.limits as l));
 end
 $$;

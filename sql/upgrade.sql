@@ -456,6 +456,8 @@ create table if not exists generation.limits (
   "storageRefused" jsonb
 );
 alter table generation.limits add column if not exists "storageRefused" jsonb;
+-- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
+alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
 
 insert into generation.limits (id) values (true) on conflict do nothing;
 
@@ -851,25 +853,31 @@ execute function generation.adopt_inserted_job();
 $part_20_order$);
 
 insert into pg_temp.upgrade_part values ('30_enqueue.sql', $part_30_enqueue$
--- Orders come in. Refusals: PT400 (bad request; the message names the field), PT409 (idempotency key
+-- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
 -- reused with another request). Who the caller is comes from the role and the token, never from the request.
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
--- the service role and for SQL sessions. PT400 when a user sends what only the service role may set.
+-- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
+-- anonymous user unless the operator lets them order.
 create or replace function generation.ordering_user(p_request jsonb) returns text
 language plpgsql stable set search_path = ''
 as $$
 declare
+  v_claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
   v_field text;
   v_user_id text;
 begin
   if generation.caller_is_user() then
+    if v_claims ->> 'is_anonymous' = 'true' and not (select l."allowAnonymous" from generation.limits as l) then
+      perform generation.refuse('403', 'anonymous_user', 'anonymous users may not order',
+        'Sign in with an account. The operator can allow it: python -m worker gate set --allow-anonymous yes');
+    end if;
     select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
     if v_field is not null then
       perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
         'Leave it out: the user comes from the token, the rest from defaults.');
     end if;
-    v_user_id := coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub',
+    v_user_id := coalesce(v_claims ->> 'sub',
       generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
   else
     v_user_id := coalesce(generation.checked_text(p_request -> 'userId', 'userId', 200),
@@ -1016,7 +1024,7 @@ $$;
 
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
--- first answer again, `created` false. Errors: PT400 (the message names the field), PT409
+-- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
 -- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
@@ -2767,8 +2775,8 @@ begin
 end
 $$;
 
--- Sets the caps for all models together; p_limits may have imagesPerDay, dollarsPerDay (null: no cap), maxRuns
--- and maxAgeHours. What is not named stays. Returns the gate. Errors: PT400.
+-- Sets the caps for all models together, and whether anonymous users may order; p_limits may have imagesPerDay, dollarsPerDay
+-- (null: no cap), maxRuns, maxAgeHours and allowAnonymous. What is not named stays. Returns the gate. Errors: PT400.
 -- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -2787,13 +2795,17 @@ begin
   if v_kind not in ('number', 'null') or v_dollars < 0 then
     perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
   end if;
-  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours'], 'p_limits');
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
+  if jsonb_typeof(p_limits -> 'allowAnonymous') <> 'boolean' then
+    perform generation.refuse('400', 'wrong_type', 'allowAnonymous must be true or false', 'Send {"allowAnonymous": true}.');
+  end if;
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
     "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
-    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours");
+    "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours"),
+    "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous");
   return public.generation_gate();
 end
 $$;
@@ -3082,8 +3094,8 @@ $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
 -- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- spentToday, startedToday, maxRuns, maxAgeHours, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's.
--- `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
+-- spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the
+-- operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
 -- tried next. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -3110,7 +3122,7 @@ begin
       'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
     ) || (
       select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
-        'maxAgeHours', l."maxAgeHours", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+        'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
       from generation.limits as l));
 end
 $$;

@@ -105,6 +105,9 @@ def _gate(command: argparse.ArgumentParser) -> None:
     change.add_argument(
         "--max-age-hours", metavar="N", type=whole(1, 8760), help="age at which a waiting job fails"
     )
+    change.add_argument(
+        "--allow-anonymous", choices=("yes", "no"), help="whether Supabase's anonymous users may order"
+    )
     change.add_argument("--new-model", action="store_true", help="the model may be one that is not known yet")
     remove = actions.add_parser("remove", help="remove the gate of a model that nobody uses any more")
     remove.add_argument("model", metavar="MODEL", help="the model's name")

@@ -217,6 +217,8 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
         )
         if hasattr(options, name) and (getattr(options, name) is not None or name.endswith("per_day"))
     }
+    if options.allow_anonymous:
+        limits["allowAnonymous"] = options.allow_anonymous == "yes"
     rated = options.rate is not None or options.burst is not None
     if not limits and not rated:
         raise Unusable("gate set: name what to set, for example --rate 10 or --images-per-day 500")

@@ -136,6 +136,7 @@ example:
   python -m worker gate show
   python -m worker gate set --rate 30
   python -m worker gate set --dollars-per-day 20 --images-per-day none
+  python -m worker gate set --allow-anonymous yes
   python -m worker gate remove gemini-3-pro-image
   python -m worker gate pause "the bill looks odd"
   python -m worker gate resume
@@ -144,6 +145,7 @@ you will see the gate as it is then:
   gemini-2.5-flash-image: 30 starts per minute, 412 today
   today: $16.07 of $20.00; images a day: any
   runs: 1 of 3; a job waits at most 72 hours for a quota
+  anonymous users may not order
 """
 
 MODELS = """\

@@ -93,6 +93,7 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     lines.append(f"{spent}; images a day: {'any' if images is None else images}")
     age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
     lines.append(f"runs: {gate['runs']} of {gate['maxRuns']}; {age}")
+    lines.append(f"anonymous users may {'' if gate['allowAnonymous'] else 'not '}order")
     return "\n".join(lines)
 
 
