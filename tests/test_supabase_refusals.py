@@ -17,13 +17,14 @@ from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.folder import Folder
 from local.stack.stack import Stack
+from tests.command_line import CommandLine
 from tests.faults import Fault, FaultProxy, refusal
 from tests.runs import Site, fresh_order, process_environment
 from worker.check import check
 from worker.errors import GenerationError, Misconfigured, QueueUnavailable
 from worker.job import GeneratedImage, Usage
 
-pytest_plugins = ("tests.runs",)
+pytest_plugins = ("tests.runs", "tests.command_line")
 
 ANY = ".*"
 ENQUEUE = "POST /rest/v1/rpc/enqueue_generation_batch"
@@ -77,6 +78,16 @@ PROJECT = {
     "kong key": Refusal(KONG_KEY, "key_refused", "SUPABASE_SERVICE_ROLE_KEY"),
     "restricted": Refusal(RESTRICTED, "project_restricted", "exceed_egress_quota"),
     "paused": Refusal(refusal("540 Project Paused", "<html>paused</html>"), "project_paused", "restore it"),
+    "firewall": Refusal(
+        refusal("403 Forbidden", "<html><title>Attention Required! | Cloudflare</title></html>"),
+        "gateway_refused",
+        "network restrictions",
+    ),
+    "network": Refusal(
+        refusal("403 Forbidden", {"message": "Your IP address is not allowed"}),
+        "gateway_refused",
+        "SUPABASE_URL",
+    ),
     "no route": Refusal(
         refusal("404 Not Found", {"message": "no Route matched with those values"}),
         "api_missing",
@@ -179,6 +190,24 @@ async def test_check_names_it(site: Site, proxy: FaultProxy, name: str) -> None:
     supabase = findings["supabase"]
     assert supabase.state == "failed"
     assert refused.fix in f"{supabase.message}; {supabase.mend}"
+
+
+@pytest.mark.parametrize("name", ["legacy key", "paused", "no schema"])
+async def test_a_command_says_what_to_do(cli: CommandLine, proxy: FaultProxy, name: str) -> None:
+    """An operator's command ends with what is wrong and how it is put right, not with an outage."""
+    refused = (PROJECT | REST_ONLY)[name]
+    proxy.inject(refused.fault, ANY, times=100)
+    done = await cli.call("gate", "show", env={"SUPABASE_URL": proxy.url})
+    complaint = done.complained(1)
+    assert refused.fix in complaint and f"({refused.code})" in complaint
+    assert "hint: " in complaint and "did not answer" not in complaint
+
+
+async def test_a_command_outlasts_a_token_from_the_future(cli: CommandLine, proxy: FaultProxy) -> None:
+    """A passing refusal is repeated for an operator as for a run."""
+    proxy.inject(FUTURE, ANY, times=1)
+    done = await cli.call("gate", "show", env={"SUPABASE_URL": proxy.url})
+    assert (done.code, proxy.struck) == (0, 1)
 
 
 async def test_a_missing_grant_is_no_wrong_key(site: Site) -> None:

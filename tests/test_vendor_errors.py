@@ -24,7 +24,7 @@ DATABASE = [
     ("PGRST300", Misconfigured),
     ("42501", Misconfigured),
     ("PGRST301", Misconfigured),
-    (401, Misconfigured),
+    ("PGRST302", Misconfigured),
     ("PGRST001", QueueUnavailable),
     ("PGRST003", QueueUnavailable),
     ("08006", QueueUnavailable),

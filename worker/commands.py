@@ -17,7 +17,7 @@ from worker.check import check
 from worker.cloud_run import Resource, named_service
 from worker.details import details_text
 from worker.drain import Drain
-from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
+from worker.errors import Misconfigured, ProjectRefused, QueueRefused, QueueUnavailable
 from worker.finding import Finding, passed
 from worker.health import health, unreachable
 from worker.loop import Forever, loop, run_once, told_to_end
@@ -344,6 +344,11 @@ def report(findings: Sequence[Finding], as_json: bool) -> None:
 
 def complain(error: QueueRefused | QueueUnavailable | Misconfigured) -> None:
     """Tell on stderr what went wrong and what to do about it."""
-    hint = error.hint if isinstance(error, QueueRefused) else "python -m worker check looks at everything"
-    what = "Supabase did not answer: " if isinstance(error, QueueUnavailable) else ""
-    sys.stderr.write(f"error: {what}{error.message} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))
+    said, hint = error.message, "python -m worker check looks at everything"
+    if isinstance(error, QueueRefused):
+        hint = error.hint or ""
+    elif isinstance(error, ProjectRefused):
+        said, hint = error.said, error.fix
+    elif isinstance(error, QueueUnavailable):
+        said = f"Supabase did not answer: {error.message}"
+    sys.stderr.write(f"error: {said} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))

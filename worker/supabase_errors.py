@@ -103,6 +103,9 @@ def project_error(status: int, body: bytes, key_name: str) -> Misconfigured | No
 def _gateway_error(status: int, message: str, key_name: str) -> Misconfigured | None:
     if status == 404:
         return NO_API.error()
+    if status == 403:
+        fix = f"check SUPABASE_URL, {key_name} and the project's network restrictions"
+        return ProjectRefused("gateway_refused", "a gateway before Supabase refused the call (403)", fix)
     if status == 401:
         legacy = ": the project's legacy keys are disabled" if _LEGACY.search(message) else ""
         return key_trouble(key_name, f"Supabase refused the key (401){legacy}").error()
@@ -122,7 +125,7 @@ def call_error(
         )
     if text in _BY_CODE:
         return _BY_CODE[text].error()
-    if text.startswith("PGRST3") or text in ("401", "403", "42501"):
+    if text.startswith("PGRST3") or text == "42501":
         return _bearer_error(text, said, function)
     if text.startswith(_PASSING) or not text[:1].isdigit() or len(text) == 3:
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
