@@ -57,7 +57,7 @@ class Window:
 
 
 def loaded(photos: Locator) -> None:
-    """Every one of these images is there. Polled from outside: the page's policy lets no text be run in it."""
+    """Each of these images is there. Asked from outside, since the page's policy lets no text run in it."""
     for photo in photos.all():
         expect(photo).not_to_have_js_property("naturalWidth", 0)
 

@@ -20,7 +20,7 @@ from local.stack.postgres import package
 from local.stack.supabase import NODE_MODULES
 from tests.access_table import OK, Answer
 from tests.callers import Caller, Callers, token_headers
-from tests.pg_net import install, store_secret
+from tests.pg_net import install
 from tests.queue_sql import Connection, Queue
 from tests.runs import SOURCES, Site, fresh_order, picture
 from tests.schedule_sql import requests
@@ -80,7 +80,8 @@ async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_
         first = await told(process)
         assert first == {
             "status": "generating",
-            "done": 0,
+            "made": 0,
+            "failed": 0,
             "total": 4,
             "live": False,
             "problems": [],
@@ -90,7 +91,7 @@ async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_
         while (progress := await told(process))["status"] == "generating":
             pass
         assert await asyncio.wait_for(process.wait(), 20) == 0
-    assert (progress["status"], progress["done"]) == ("completed", 4)
+    assert (progress["status"], progress["made"], progress["failed"]) == ("completed", 4, 0)
     async with httpx.AsyncClient(trust_env=False) as http:
         answers = [await http.get(address) for address in progress["photos"]]
     assert [answer.status_code for answer in answers] == [200] * 4
@@ -141,7 +142,7 @@ def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:
     db.execute("drop schema if exists net cascade; drop schema if exists vault cascade")
     install(db)
     try:
-        store_secret(db, "batch_ended_url", "https://partner.example.com/ended")
+        db.execute("select vault.create_secret('https://partner.example.com/ended', 'batch_ended_url')")
         db.execute(BLOCKS["sql webhook"].encode())
         batch = queue.open_gate().enqueue(images=2)["batchId"]
         (job,) = queue.run().claim()

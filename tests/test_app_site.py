@@ -15,7 +15,7 @@ from local.demo.app_site import AppSite, block
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.stack import Stack
-from tests.browser import Window
+from tests.browser import Window, loaded
 from tests.runs import picture
 from tests.served import SECRET
 
@@ -80,14 +80,28 @@ def test_four_photos_arrive(
     order(page, tmp_path)
     expect(page.get_by_role("status")).to_have_text("All there: 4 of 4 photos.", timeout=60_000)
     expect(page.locator("#photos img")).to_have_count(4)
-    page.wait_for_function(
-        "[...document.querySelectorAll('#photos img')].every(photo => photo.naturalWidth > 0)"
-    )
+    loaded(page.locator("#photos img"))
     expect(page.get_by_role("alert")).to_be_empty()
     window.check_accessibility()
     # The local stack has no Realtime, and a browser says so itself.
     window.complaints = [text for text in window.complaints if "/realtime/" not in text]
     window.check(app.url, stack.url, served_orders.url, stack.url.replace("http", "ws"))
+
+
+def test_what_could_not_be_made_is_no_progress(
+    window: Window, app: AppSite, simulator: Simulator, tmp_path: Path
+) -> None:
+    """Where none could be made the bar is red and nothing of it blue, and the reason stands below."""
+    simulator.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, times=4)
+    page = sign_in(window, app)
+    order(page, tmp_path)
+    expect(page.get_by_role("status")).to_have_text("None could be made: 0 of 4 photos.", timeout=60_000)
+    bar = page.get_by_role("img", name="0 of 4 photos made, 4 failed")
+    expect(bar.locator(".failed")).to_have_attribute("width", "100")
+    expect(bar.locator(".failed")).to_have_css("fill", "rgb(179, 38, 30)")
+    expect(bar.locator(".made")).to_have_attribute("width", "0")
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    window.check_accessibility()
 
 
 def test_the_rest_is_cancelled(window: Window, app: AppSite, simulator: Simulator, tmp_path: Path) -> None:

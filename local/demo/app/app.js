@@ -58,11 +58,20 @@ when(document.querySelector("#order form"), async () => {
 
 find("cancel").addEventListener("click", async () => good(await supabase.rpc("cancel_generation_batch", { p_batch_id: batchId })));
 
-function show({ status, done, total, live, problems, photos }) {
+// How much is made, and beside it, in red, how much never will be.
+function draw(made, failed, total) {
+  const [first, second] = ["made", "failed"].map((kind) => find("progress").querySelector(`.${kind}`));
+  first.setAttribute("width", (100 * made) / total);
+  second.setAttribute("x", (100 * made) / total);
+  second.setAttribute("width", (100 * failed) / total);
+  find("progress").setAttribute("aria-label", `${made} of ${total} photos made, ${failed} failed`);
+}
+
+function show({ status, made, failed, total, live, problems, photos }) {
   const words = { generating: "Being made", completed: "All there", partial: "Some could not be made", failed: "None could be made", cancelled: "Cancelled" };
   find("state").textContent = `${words[status]}: ${photos.length} of ${total} photos.`;
-  find("progress").max = total;
-  find("progress").value = done;
+  find("state").dataset.status = status;
+  draw(made, failed, total);
   find("how").textContent = status !== "generating" ? "" : live ? "Live: told by Realtime." : "Asking every three seconds: there is no Realtime here.";
   find("cancel").hidden = status !== "generating";
   find("problem").textContent = problems.join(" ");
