@@ -355,8 +355,11 @@ create table if not exists generation.gates (
   limits integer not null default 0,
   -- Starts given out on this day in California, where Google's days begin; what the daily caps count.
   today date,
-  "startedToday" integer not null default 0
+  "startedToday" integer not null default 0,
+  -- The model that made most images of the last run, if it is not the one that was asked: starts cost its price.
+  "answeredBy" text
 );
+alter table generation.gates add column if not exists "answeredBy" text;
 
 -- What an operator allows for all models together; one row. Null means no cap.
 create table if not exists generation.limits (

@@ -123,36 +123,58 @@ begin
 end
 $$;
 
--- Moves starts of today from the model that was asked to those that answered, so that the daily caps take the price
--- that is billed. p_answered is [{model, images}]; what names no model or no number is left out. The model that was
--- asked gives up no more than it has counted today, which after midnight may be less.
--- Locks: the gates by name.
-create or replace function generation.count_answers(p_asked text, p_answered jsonb) returns void
+-- What a start at a gate costs: an image of the model that answers there.
+create or replace function generation.start_price(p_gate generation.gates) returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return generation.image_price(coalesce(p_gate."answeredBy", p_gate.model));
+end
+$$;
+
+-- Counts a run's images for the models that made them (p_summary's `answeredBy`, [{model, images}]), so that the daily caps
+-- take the price that is billed: their starts of today move to the gates of those models, and what the model that was
+-- asked starts from now on costs as much as an image of the one that made most. What names no model or no number is left
+-- out. The model that was asked gives up no more starts than it has counted today, which after midnight may be less.
+-- Locks: the gates by name; none for a run whose images are all of the model that was asked, as nearly always.
+create or replace function generation.count_answers(p_summary jsonb) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_today constant date := (generation.moment() at time zone 'America/Los_Angeles')::date;
-  v_models constant text[] := array(
-    select a ->> 'model' from jsonb_array_elements(p_answered) as a
-    where a ->> 'model' ~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' and a ->> 'model' <> p_asked and jsonb_typeof(a -> 'images') = 'number');
+  v_asked constant text := p_summary ->> 'model';
+  v_made constant numeric := case when jsonb_typeof(p_summary #> '{images,made}') = 'number'
+    then (p_summary #>> '{images,made}')::numeric else 0 end;
+  v_answered jsonb;
   v_left integer;
   v_answer record;
 begin
-  insert into generation.gates (model) select m from unnest(v_models) as m order by m on conflict (model) do nothing;
-  perform 1 from generation.gates as g where g.model = any (v_models || p_asked) order by g.model for no key update;
-  select g."startedToday" into v_left from generation.gates as g where g.model = p_asked and g.today = v_today;
-  for v_answer in
-    select a ->> 'model' as model, (a ->> 'images')::numeric as images from jsonb_array_elements(p_answered) as a
-    where a ->> 'model' = any (v_models) order by 1
-  loop
+  select coalesce(jsonb_object_agg(a ->> 'model', greatest((a ->> 'images')::numeric, 0)), '{}') into v_answered
+  from jsonb_path_query(p_summary, 'lax $.answeredBy[*] ? (@.images.type() == "number")') as a
+  where a ->> 'model' ~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' and a ->> 'model' <> v_asked;
+  if v_answered <> '{}' then
+    insert into generation.gates (model) select m from jsonb_object_keys(v_answered) as m order by m on conflict (model) do nothing;
+    perform 1 from generation.gates as g
+    where g.model = v_asked or g.model = any (array(select jsonb_object_keys(v_answered))) order by g.model for no key update;
+    select g."startedToday" into v_left from generation.gates as g where g.model = v_asked and g.today = v_today;
+  end if;
+  for v_answer in select a.key as model, a.value::numeric as images from jsonb_each(v_answered) as a order by a.key loop
     exit when coalesce(v_left, 0) <= 0;
-    v_answer.images := floor(greatest(least(v_answer.images, v_left), 0));
+    v_answer.images := floor(least(v_answer.images, v_left));
     v_left := v_left - v_answer.images;
     update generation.gates as g
     set "startedToday" = case when g.today = v_today then g."startedToday" else 0 end + v_answer.images, today = v_today
     where g.model = v_answer.model;
+    update generation.gates as g set "startedToday" = v_left where g.model = v_asked;
   end loop;
-  update generation.gates as g set "startedToday" = v_left where g.model = p_asked and g.today = v_today;
+  update generation.gates as g set "answeredBy" = most.model
+  from (
+    select a.key as model, a.value::numeric as images from jsonb_each(v_answered) as a
+    union all
+    select null, v_made - (select coalesce(sum(a.value::numeric), 0) from jsonb_each(v_answered) as a)
+    order by images desc limit 1
+  ) as most
+  where g.model = v_asked and most.images > 0 and g."answeredBy" is distinct from most.model;
 end
 $$;
 
@@ -169,17 +191,17 @@ begin
     select greatest(least(r.images, 2147483647), 0)::integer
     from generation.limits as l
     cross join lateral (
-      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * generation.image_price(s.model)), 0) as dollars
+      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * s.price), 0) as dollars
       from (
-        select p_gate.model as model, p_gate."startedToday" as started
+        select p_gate."startedToday" as started, generation.start_price(p_gate) as price
         union all
-        select g.model, g."startedToday" from generation.gates as g
+        select g."startedToday", generation.start_price(g) from generation.gates as g
         where g.model <> p_gate.model and g.today = p_gate.today
       ) as s
     ) as used
     cross join lateral (
       select least(l."imagesPerDay" - used.images,
-        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.image_price(p_gate.model), 0))) as images
+        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.start_price(p_gate), 0))) as images
     ) as r
     where r.images is not null);
 end

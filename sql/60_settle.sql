@@ -190,9 +190,8 @@ begin
   perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
-  if jsonb_typeof(p_summary -> 'answeredBy') = 'array'
-    and not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
-    perform generation.count_answers(p_summary ->> 'model', p_summary -> 'answeredBy');
+  if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
+    perform generation.count_answers(p_summary);
   end if;
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',

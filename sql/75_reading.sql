@@ -122,9 +122,9 @@ begin
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
           'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
           'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
-          'dollarsToday', g."startedToday" * generation.image_price(g.model))
+          'dollarsToday', g."startedToday" * generation.start_price(g))
           order by g.model), '[]') from gates as g),
-      'spentToday', (select coalesce(sum(g."startedToday" * generation.image_price(g.model)), 0) from gates as g),
+      'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
       'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
       'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
     ) || (

@@ -204,11 +204,11 @@ def test_setting_a_rate_opens_a_gate_far_ahead(queue: Queue, moment: Moment) -> 
     assert take(queue, run.id, 1)["nextInSeconds"] <= 11
 
 
-def finished(queue: Queue, model: str, answered: dict[str, object]) -> None:
-    """Ends a run that asked `model`, twice; `answered` counts its images by the model that made them."""
+def finished(queue: Queue, model: str, answered: dict[str, object], made: int = 0) -> None:
+    """Ends a run that asked `model`, twice; of the images `made`, `answered` counts those of others."""
     run = queue.run()
-    made = [{"model": other, "images": images} for other, images in answered.items()]
-    summary = {"model": model, "answeredBy": made}
+    others = [{"model": other, "images": images} for other, images in answered.items()]
+    summary = {"model": model, "images": {"made": made}, **({"answeredBy": others} if others else {})}
     queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary=summary)
     queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary=summary)
 
@@ -220,8 +220,10 @@ def test_the_spend_cap_takes_the_price_of_the_model_that_answered(queue: Queue, 
     assert len(GateRun(queue, model=CHEAP).starts(7)) == 7
     finished(queue, CHEAP, {DEAR: 6})
     assert (gate(queue, CHEAP)["startedToday"], gate(queue, DEAR)["startedToday"]) == (1, 6)
-    assert queue.call("generation_gate")["spentToday"] == pytest.approx(0.039 + 6 * 0.067)
-    assert len(GateRun(queue, model=CHEAP).starts(10)) == 1  # $0.441 are gone
+    assert queue.call("generation_gate")["spentToday"] == pytest.approx(7 * 0.067)
+    assert len(GateRun(queue, model=CHEAP).starts(10)) == 0  # $0.469 are gone: not one more at $0.067
+    caps(queue, dollarsPerDay=0.55)
+    assert len(GateRun(queue, model=CHEAP).starts(10)) == 1
 
 
 def test_a_model_gives_up_no_more_starts_than_it_has_counted(queue: Queue, moment: Moment) -> None:
@@ -236,3 +238,21 @@ def test_a_model_gives_up_no_more_starts_than_it_has_counted(queue: Queue, momen
     moment.set(MIDNIGHT + timedelta(seconds=1))
     finished(queue, CHEAP, {DEAR: 3})
     assert (shown(queue, CHEAP)["startedToday"], shown(queue, DEAR)["startedToday"]) == (0, 0)
+
+
+def test_a_model_that_answers_again_has_its_own_price_again(queue: Queue, moment: Moment) -> None:
+    """Starts cost what most images of the last run cost; a run that made none changes nothing."""
+    allow(queue, 1000, model=CHEAP)
+    finished(queue, CHEAP, {DEAR: 2}, made=3)
+    assert len(GateRun(queue, model=CHEAP).starts(1)) == 1
+    assert shown(queue, CHEAP)["dollarsToday"] == pytest.approx(0.067)
+    finished(queue, CHEAP, {}, made=0)
+    assert shown(queue, CHEAP)["dollarsToday"] == pytest.approx(0.067)
+    finished(queue, CHEAP, {DEAR: 1}, made=3)
+    assert shown(queue, CHEAP)["dollarsToday"] == pytest.approx(0.0)  # its one start was the other's
+    assert len(GateRun(queue, model=CHEAP).starts(1)) == 1
+    assert shown(queue, CHEAP)["dollarsToday"] == pytest.approx(0.039)
+    finished(queue, CHEAP, {DEAR: 1}, made=1)
+    finished(queue, CHEAP, {}, made=1)
+    assert len(GateRun(queue, model=CHEAP).starts(1)) == 1
+    assert shown(queue, CHEAP)["dollarsToday"] == pytest.approx(0.039)

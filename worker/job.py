@@ -92,7 +92,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one image cost: tokens as Gemini counts them, and the time from request to answer."""
+    """What one image cost: the model that made it, tokens (thinking counts as output), and the time."""
 
     model: str
     prompt_tokens: int | None = None
