@@ -47,6 +47,18 @@ def test_an_idle_run_ends_the_trouble_everywhere(queue: Queue, clock: Clock) -> 
     assert told(queue) == dict.fromkeys(("page", "metrics", "alerts", "status"), False)
 
 
+def test_a_storage_that_keeps_no_image_is_trouble(queue: Queue) -> None:
+    """While runs pay for nothing since Storage is out, the page says so, though nothing is misconfigured."""
+    queue.open_gate().enqueue()
+    for problem, level in ((None, "busy"), ("Storage answered 503", "trouble")):
+        run = queue.run()
+        run.claim()
+        run.finish(summary={"stopReason": "queue_lost", "problem": problem})
+        found = health(queue.call("generation_queue_stats"))
+        assert found.level == level
+    assert "Storage answered 503" in found.words
+
+
 def test_a_run_that_may_not_start_ends_no_trouble(queue: Queue, clock: Clock) -> None:
     """While a job waits for what was wrong, a run that a pause keeps from trying it proves nothing."""
     batch = misconfigured(queue)

@@ -41,10 +41,15 @@ def health(stats: Stats) -> Health:
 
 def _misconfigured(stats: Stats) -> Health | None:
     run = stats["runs"]["lastFinished"]
-    if not run or run["stopReason"] != "misconfigured":
+    if not run or not (run["stopReason"] == "misconfigured" or _storage_lost(run)):
         return None
     said = run["problem"] or "`python -m worker check` names the mend."
     return Health("trouble", f"The last run could not work: {said}")
+
+
+def _storage_lost(run: Mapping[str, Any]) -> bool:
+    """Whether the run stopped since an image could not be kept; then later ones pay for nothing."""
+    return run["stopReason"] == "queue_lost" and run["problem"] is not None
 
 
 def _nobody_came(stats: Stats) -> Health | None:
