@@ -23,10 +23,14 @@ HTTP_POST = (
     "bigint",
 )
 TABLES = {
-    "http_request_queue": "id bigint, method net.http_method, url text, headers jsonb, body bytea, "
+    "net.http_request_queue": "id bigint, method net.http_method, url text, headers jsonb, body bytea, "
     "timeout_milliseconds integer",
-    "_http_response": "id bigint, status_code integer, content_type text, headers jsonb, content text, "
+    "net._http_response": "id bigint, status_code integer, content_type text, headers jsonb, content text, "
     "timed_out boolean, error_msg text, created timestamp with time zone",
+    "vault.secrets": "id uuid, name text, description text, secret text, key_id uuid, nonce bytea, "
+    "created_at timestamp with time zone, updated_at timestamp with time zone",
+    "vault.decrypted_secrets": "id uuid, name text, description text, secret text, decrypted_secret text, "
+    "key_id uuid, nonce bytea, created_at timestamp with time zone, updated_at timestamp with time zone",
 }
 COLUMNS = """
     select string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' order by attnum) as columns
@@ -42,15 +46,15 @@ def refusal(scratch: Database, name: str) -> tuple[str, str]:
     return caught.value.diag.message_primary or "", caught.value.diag.message_hint or ""
 
 
-def test_the_stand_in_is_called_as_pg_net_is(scratch: Database) -> None:
-    """Our net.http_post takes and returns what pg_net's does, and its tables have pg_net's columns."""
+def test_the_stand_ins_have_the_shape_of_pg_net_and_vault(scratch: Database) -> None:
+    """Our net.http_post takes and returns what pg_net's does, and the tables have the real ones' columns."""
     install(scratch.connection)
     (found,) = scratch.connection.execute("""
         select pg_get_function_arguments(oid) as arguments, pg_get_function_result(oid) as result
         from pg_proc where oid = 'net.http_post'::regproc""").fetchall()
     assert (found["arguments"], found["result"]) == HTTP_POST
     for table, columns in TABLES.items():
-        (row,) = scratch.connection.execute(COLUMNS, [f"net.{table}"]).fetchall()
+        (row,) = scratch.connection.execute(COLUMNS, [table]).fetchall()
         assert row["columns"] == columns
     with pytest.raises(psycopg.errors.RaiseException, match="must be"):
         scratch.connection.execute(

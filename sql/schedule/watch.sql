@@ -99,7 +99,9 @@ $$;
 create or replace function pg_temp.was_working(p_since timestamptz) returns boolean
 language sql stable set search_path = ''
 as $$
-  select exists (select from generation.runs as r where coalesce(r."finishedAt", least(r."endsBy", now())) > p_since)
+  select exists (
+    select from generation.runs as r
+    where r."startedAt" > p_since - interval '10 minutes' and coalesce(r."finishedAt", least(r."endsBy", now())) > p_since)
 $$;
 
 -- What became of a call. An answer belongs to a call only if its batch began soon after it, and to the latest call with
@@ -151,7 +153,8 @@ begin
     pg_temp.json_answer(a.content) ->> 'runId'
   from (
     select w.*, lead(w."calledAt") over (partition by w."requestId" order by w."calledAt") as again
-    from generation.worker_calls as w where w."calledAt" > now() - interval '7 days'
+    from generation.worker_calls as w
+    order by w."calledAt" desc limit p_limit
   ) as c
   left join lateral (
     select r.* from net._http_response as r
@@ -159,7 +162,7 @@ begin
       and r.created < least(c."calledAt" + pg_temp.patience(), c.again)
     order by r.created limit 1
   ) as a on true
-  order by c."calledAt" desc limit p_limit;
+  order by c."calledAt" desc;
 end
 $$;
 
@@ -287,7 +290,7 @@ from (
   from pg_temp.watch_runs('generation-worker%', 10) as r
   union all
   select 6, 0, 'call', c.called_at,
-    format('%s: %s%s', c.call, concat_ws(', ', nullif(nullif(c.state, 'ok'), 'failed'), nullif(c.said, '')),
+    format('%s: %s%s', c.call, coalesce(nullif(c.said, ''), case c.state when 'under way' then c.state else 'no answer' end),
       E'\n' || case when c.state in ('failed', 'unheard') then c.why end)
   from pg_temp.watch_calls(10) as c
 ) as t
