@@ -85,9 +85,9 @@ def test_it_ticks(site: Clocked) -> None:
     assert site.calls() == []
     site.db.execute("update vault.secrets set name = 'generation_worker_url' where name = 'mislaid'")
     wait_for(lambda: site.is_completed(job), TICK_SECONDS)
-    wait_for(lambda: site.verdict() == "Ticking.", TICK_SECONDS)
+    wait_for(lambda: site.verdict("worker").startswith("Answering"), TICK_SECONDS)
+    assert site.verdict() == "Ticking."
     assert "tick /: 200, queue_empty, completed 1" in site.calls()
-    assert site.verdict("worker").startswith("Answering")
     for table in ("cron.job", "cron.job_run_details", "generation.worker_calls", "net._http_response"):
         (row,) = site.db.execute(
             f"select string_agg(t::text, '') as text from {table} as t".encode()
@@ -206,13 +206,21 @@ def test_a_second_role_is_refused(site: Clocked, another_role: str) -> None:
     with pytest.raises(psycopg.errors.RaiseException, match=f"postgres may .* You are {another_role}"):
         paste(site.db, "schedule.sql")
     assert jobs(site) == dict.fromkeys(JOBS, "0 0 29 2 *")
-    paste(site.db, "unschedule.sql")
+
+
+def test_schedules_of_two_roles_are_found(site: Clocked, another_role: str) -> None:
+    """What a second role has scheduled by hand is named by watch.sql and schedule.sql, with the way out."""
+    paste(site.db, "schedule.sql", asleep)
+    site.db.execute(f"set role {another_role}".encode())
     site.db.execute("select cron.schedule('generation-worker', '0 0 29 2 *', 'select 1')")
     site.db.execute("reset role")
-    paste(site.db, "call.sql")
-    with pytest.raises(
-        psycopg.errors.RaiseException, match=f"{another_role} has scheduled the worker already"
-    ):
+    assert site.verdict() == "Ticking twice: two roles have schedules."
+    assert f"generation-worker: 0 0 29 2 *, on, of {another_role}" in site.watch("schedule")
+    with pytest.raises(psycopg.errors.RaiseException, match="has scheduled the worker") as caught:
         paste(site.db, "schedule.sql")
+    who, _, statement = (caught.value.diag.message_hint or "").partition(" run: ")
+    assert who == f"As {another_role}"
+    site.db.execute(f"set role {another_role}; {statement}; reset role".encode())
+    assert site.verdict().startswith("Not yet")
     paste(site.db, "unschedule.sql")
     assert jobs(site) == {}

@@ -32,13 +32,14 @@ begin
     raise exception 'pg_cron % cannot run a schedule every % seconds; that needs pg_cron 1.5 or later.', v_version, v_seconds
       using hint = 'Upgrade the project (Dashboard: Settings, Infrastructure), or leave generation.tick_seconds out: once a minute works.';
   end if;
-  -- A superuser sees the schedules of other roles; anybody else only their own.
+  -- Visible to superusers and to roles that bypass row security; the others see only their own.
   select j.username into v_other from cron.job as j
   where j.jobname in ('generation-worker', 'generation-worker-sweep', 'generation-worker-prune', 'generation-worker-history')
     and j.database = current_database() and j.username <> current_user;
   if found then
     raise exception 'The role % has scheduled the worker already; your schedules would call it a second time.', v_other
-      using hint = 'Run sql/schedule/unschedule.sql first, which takes back those of every role that you may see; then call.sql and this.';
+      using hint = format('As %s run: select cron.unschedule(jobname) from cron.job where jobname like ''generation-worker%%'' '
+        'and username = current_user;', v_other);
   end if;
   perform generation.worker_url(), generation.worker_secret();
 

@@ -13,7 +13,8 @@ do $$
 begin
   if to_regclass('cron.job') is not null then
     perform cron.unschedule(j.jobid) from cron.job as j
-    where j.jobname in ('generation-worker', 'generation-worker-sweep', 'generation-worker-prune', 'generation-worker-history');
+    where j.jobname in ('generation-worker', 'generation-worker-sweep', 'generation-worker-prune', 'generation-worker-history')
+      and (j.username = current_user or has_table_privilege('cron.job', 'delete'));
   end if;
 end
 $$;

@@ -166,12 +166,13 @@ begin
 end
 $$;
 
-create or replace function pg_temp.watch_schedules() returns table (jobid bigint, job text, schedule text, active boolean)
+create or replace function pg_temp.watch_schedules()
+returns table (jobid bigint, job text, schedule text, active boolean, owner text)
 language plpgsql set search_path = ''
 as $$
 begin
   if to_regclass('cron.job') is not null then
-    return query select j.jobid, j.jobname::text, j.schedule, j.active from cron.job as j where j.jobname like 'generation-worker%';
+    return query select j.jobid, j.jobname::text, j.schedule, j.active, j.username from cron.job as j where j.jobname like 'generation-worker%';
   end if;
 end
 $$;
@@ -200,8 +201,13 @@ begin
   select * into v_schedule from pg_temp.watch_schedules() as s where s.job = 'generation-worker';
   if not found then
     verdict := 'Not ticking: nothing is scheduled here.';
-    fix := 'Run sql/schedule/schedule.sql, unless another clock calls the worker. pg_cron shows you ('
-      || current_user || ') only your own schedules.';
+    fix := 'Run sql/schedule/schedule.sql, unless another clock calls the worker. Another role''s schedules may be hidden from you ('
+      || current_user || ').';
+    return;
+  elsif exists (select from pg_temp.watch_schedules() as s where s.job = v_schedule.job and s.owner <> v_schedule.owner) then
+    verdict := 'Ticking twice: two roles have schedules.';
+    fix := 'Keep those of the role that ran call.sql. The other role runs: '
+      'select cron.unschedule(jobname) from cron.job where jobname like ''generation-worker%'' and username = current_user;';
     return;
   elsif not v_schedule.active then
     verdict := 'Not ticking: the schedule is switched off.';
@@ -282,7 +288,8 @@ from (
     select 3, 'timeout', o.* from pg_temp.timeout_verdict() as o
   ) as v cross join lateral (values (1, v.about, v.verdict), (2, 'fix', v.fix)) as l (line, about, what)
   union all
-  select 4, 0, 'schedule', null, format('%s: %s, %s', s.job, s.schedule, case when s.active then 'on' else 'off' end)
+  select 4, 0, 'schedule', null, format('%s: %s, %s%s', s.job, s.schedule, case when s.active then 'on' else 'off' end,
+      ', of ' || nullif(s.owner, current_user))
   from pg_temp.watch_schedules() as s
   union all
   select 5, -r.runid, 'pg_cron', r.started_at,
