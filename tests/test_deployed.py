@@ -171,7 +171,7 @@ async def test_refusals(
     google.get(
         ADDRESS, **({"json": {"error": {"message": "canary"}}} | answer if "status" in answer else answer)
     )
-    (found,) = (await check(site.worker(), NAME, ANONYMOUS))[7:]
+    [found] = [f for f in await check(site.worker(), NAME, ANONYMOUS) if f.name == "service"]
     assert (found.name, found.state) == ("service", "failed")
     assert message in found.message and mend in str(found.mend) and "canary" not in repr(found)
     assert len(google.calls) == 1
