@@ -72,6 +72,25 @@ def test_a_run_that_may_not_start_ends_no_trouble(queue: Queue, clock: Clock) ->
     assert not told(queue)["metrics"], "nothing waits any more"
 
 
+def test_a_job_that_waits_for_storage_keeps_the_trouble(queue: Queue, clock: Clock) -> None:
+    """While Storage refuses images and a job waits for its next try, an idle run ends no trouble."""
+    queue.open_gate()
+    batch = queue.enqueue()["batchId"]
+    run = queue.run()
+    (job,) = run.claim()
+    facts = {"bytes": 1, "mimeType": "image/png", "problem": "there is no bucket"}
+    queue.call("report_storage", p_kept=False, p_facts=facts)
+    queue.settle(job, "retry", retryInSeconds=600)
+    run.finish(summary={"stopReason": "misconfigured", "problem": "there is no bucket"})
+    clock.advance(60)
+    assert queue.run().answer()["reason"] == "queue_empty"
+    assert told(queue)["page"]
+    queue.call("cancel_generation_batch", p_batch_id=batch)
+    clock.advance(60)
+    queue.run().answer()
+    assert not told(queue)["page"], "nobody waits for it"
+
+
 @pytest.mark.parametrize("reason", ["queue_empty", "paused"])
 def test_an_idle_run_writes_only_what_is_news(queue: Queue, clock: Clock, reason: str) -> None:
     """The first run ever leaves a row, and one after trouble; the others write nothing at all."""
