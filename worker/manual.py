@@ -75,9 +75,10 @@ you will see the batch, one line of JSON, or what is wrong with the order:
 
 STATUS = """\
 Says in a sentence how it is and what to do, then shows the queue in numbers: what is ready, waiting, put
-aside by a rate limit, being worked on; what ended within 24 hours; the last run and why it ended. "stale" jobs
-are those whose worker died. A terminal also shows ages, percentiles and sparklines, as many as its height has.
---watch does so again and again until Ctrl-C, and goes on when the database cannot be reached for a while.
+aside by a rate limit, being worked on; what ended within 24 hours; the last run and why it ended. "stale"
+jobs are those whose worker died. A terminal also shows ages, percentiles and sparklines, as many as its
+height has. --watch does so again and again until Ctrl-C, and goes on when the database cannot be reached
+for a while.
 
 example:
   python -m worker status --watch
