@@ -269,6 +269,14 @@ async def test_a_refusal_that_never_ends_is_still_a_refusal(world: World) -> Non
     assert (await world.failure()).code == "photo_forbidden"
 
 
+async def test_every_refusal_names_the_photo(world: World) -> None:
+    """Of an order's many photos it is told which one is meant, also where its host is the trouble."""
+    world.names.table[HOST] = [["10.0.0.1"]]
+    assert (await world.failure()).message.startswith(
+        f"{HOST}/…/me.jpg: the host {HOST} is not on the public"
+    )
+
+
 @pytest.mark.parametrize("contact", [None, "photos@example.com", "https://example.com/our-worker"])
 async def test_hosts_are_told_whom_to_write_to(authority: Authority, contact: str | None) -> None:
     """Hosts that refuse agents without a contact get the one that is set, others the bare name."""

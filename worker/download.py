@@ -314,9 +314,13 @@ def _seconds(date: bytes) -> float | None:
 
 @contextmanager
 def _translated(shown: str) -> Iterator[None]:
-    """The one place where errors of httpcore, TLS and sockets become ours."""
+    """The one place where errors of httpcore, TLS and sockets become ours; every error names the photo."""
     try:
         yield
+    except (BadInput, Transient) as exc:
+        if exc.message.startswith(shown):
+            raise
+        raise type(exc)(exc.code, f"{shown}: {exc.message}") from exc  # of the host alone, while connecting
     except (
         OSError,
         httpcore.TimeoutException,
