@@ -185,6 +185,7 @@ FUNCTIONS = {
     "generation_queue_stats": Function(_nothing),
     "generation_schema_version": Function(_nothing),
     "generation_gate": Function(_nothing),
+    "generation_access_findings": Function(_nothing),
     "generation_overview": Function(_nothing),
     "generation_details": Function(lambda scene: {"p_id": scene.batch_id}),
     "remove_generation_gate": Function(lambda _: {"p_model": "nobody's"}),

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from supabase import AsyncClient
 
 from local.stack.stack import SQL, Stack
 from tests.conftest import connect
@@ -30,16 +29,8 @@ def clock(db: Connection) -> Iterator[Clock]:
 
 
 @pytest.fixture
-async def as_installed(stack: Stack, queue: Queue, service: AsyncClient) -> None:
-    """The grants of a fresh installation, through the API as well.
-
-    @supabase/lite 0.10.0 grants everyone everything on the tables of every schema that has row-level
-    security, once, when it is first asked for rows. Supabase does not: let it, then apply our grants again.
-    """
-    await service.table("photo_generation_queue").select("id").limit(1).execute()
-    queue.connection.execute("""
-        revoke all on schema generation from service_role;
-        revoke all on all tables in schema generation from service_role""")
+def as_installed(stack: Stack, queue: Queue) -> None:
+    """The grants of a fresh installation, whatever a test before has granted."""
     stack.postgres.apply([SQL / "80_access.sql"])
 
 

@@ -18,6 +18,7 @@ FUNCTIONS = [
     "enqueue_generation_batch",
     "erase_generation_user",
     "finish_generation_run",
+    "generation_access_findings",
     "generation_details",
     "generation_erasures_to_sweep",
     "generation_gate",

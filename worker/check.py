@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from worker.access import access_finding
 from worker.check_buckets import KEY_REFUSED, ask_bucket, bucket_finding
 from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
@@ -27,7 +28,7 @@ SCHEMA_VERSION = 2
 
 FUNCTIONS = frozenset({
     "cancel_generation_batch", "claim_generation_jobs", "enqueue_generation_batch",
-    "erase_generation_user", "finish_generation_run", "generation_details",
+    "erase_generation_user", "finish_generation_run", "generation_access_findings", "generation_details",
     "generation_erasures_to_sweep", "generation_gate", "generation_jobs_to_sweep", "generation_models",
     "generation_overview", "generation_queue_stats", "generation_schema_version", "get_generation_batch",
     "pause_generation", "peek_generation_jobs", "prune_generation_history", "record_failed_image",
@@ -63,12 +64,19 @@ async def check(
     return [
         Finding("settings", "ok", "complete, and they fit together"),
         *supabase,
+        await _access(worker.queue, there),
         await gemini_finding(worker.gemini, settings, known),
         _callers(settings),
         gate_finding(gate, {settings.gemini_model_name, *followed(settings, known)}),
         models_finding(stats, settings, known),
         *(await _deployed(gate, service, credentials) if service else []),
     ]
+
+
+async def _access(queue: Queue, there: bool) -> Finding:
+    if not there:
+        return Finding("access", "skipped", "not looked at before the database answers")
+    return await access_finding(queue, TIMEOUT_SECONDS)
 
 
 async def _ask_stats(queue: Queue) -> dict[str, Any] | None:

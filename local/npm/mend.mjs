@@ -3,7 +3,22 @@
 // - It answers a request for a signed address with `signedUrl` and the path from /storage/v1 on, where Supabase's Storage
 //   says `signedURL` and the path from /object on, which its clients insist on.
 // - It serves objects by /object/{bucket} alone, and not by /object/authenticated/{bucket}, the route for known callers.
+// - When it is first asked for rows it grants everyone everything in each schema with row-level security; Supabase grants what
+//   is new when it is made, and what was revoked since stays revoked.
 import http from "node:http";
+import { registerHooks } from "node:module";
+
+const SECURED = "WHERE c.relrowsecurity = true";
+
+registerHooks({
+  load(url, context, next) {
+    const loaded = next(url, context);
+    if (!url.endsWith("/PostgresConnection.js")) return loaded;
+    const source = loaded.source.toString();
+    if (!source.includes(SECURED)) throw new Error("@supabase/lite has changed: see where it grants");
+    return { ...loaded, source: source.replace(SECURED, `${SECURED} AND n.nspname NOT IN ('public', 'generation')`) };
+  },
+});
 
 const SIGN = /^\/storage\/v1\/object\/sign\//;
 const AUTHENTICATED = /^(\/storage\/v1\/object\/)authenticated\//;
