@@ -2861,7 +2861,7 @@ as $$
     -- The service role passes row-level security anyway; what it may do with the internal tables opens nothing.
     where t.open or not r.is_service
     union all
-    select 'schema generation', r.role, 'use it', has_schema_privilege(r.role, 'generation', 'usage'), false
+    select 'generation', r.role, 'use the schema', has_schema_privilege(r.role, 'generation', 'usage'), false
     from roles as r where not r.is_service
     union all
     select format('sequence %s', c.oid::regclass), r.role, 'use it', has_sequence_privilege(r.role, c.oid, 'usage, update'), false
