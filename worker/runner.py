@@ -252,7 +252,7 @@ class Run:
                 self._tools.queue, retired, instead, self._budget.until("save", CLAIM_SECONDS)
             )
         except GenerationError as failed:
-            log.event("successor_unknown", level="error", code=failed.code, reason=failed.message)
+            log.event("successor_not_remembered", level="error", code=failed.code, reason=failed.message)
             self._stop_for("queue_lost")
             return
         if found.successor is None:

@@ -139,6 +139,7 @@ class Guide:
         yield f"USER_ID={quote(self.user_id)}"
         yield f"SUPABASE_URL={quote(self.stack.url)}"
         yield f"SUPABASE_ANON_KEY={quote(self.stack.publishable_key)}"
+        yield f"DATABASE_URL={quote(self.stack.db_url)}"
         yield f"ORDERS_URL={quote(self.orders.url)}"
         yield f"WORKER_URL={quote(self.worker.url)}"
         yield f"WORKER_SECRET={quote(self.secret)}"
