@@ -79,6 +79,8 @@ create table if not exists public.photo_generation_queue (
   -- How often it was claimed. Unlike attempts, claims are never given back.
   claims integer not null default 0,
   "retryAt" timestamptz,
+  -- When retryAt was set, where a function did so: see 41_clock.sql.
+  "waitingSince" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,
   "leaseExpiresAt" timestamptz,
@@ -125,6 +127,12 @@ where status = 'pending' and "retryAt" is null;
 -- The claim promotes what has come due from the head of this one, a bounded number each time.
 create index if not exists photo_generation_queue_waiting
 on public.photo_generation_queue ("retryAt")
+where "retryAt" is not null and status in ('pending', 'rate_limited');
+
+-- Waits that began in the future, set by a clock that was ahead: a claim looks at the far end, where usually there is none.
+alter table public.photo_generation_queue add column if not exists "waitingSince" timestamptz;
+create index if not exists photo_generation_queue_waiting_since
+on public.photo_generation_queue ("waitingSince")
 where "retryAt" is not null and status in ('pending', 'rate_limited');
 
 -- The claim rescues expired leases from its head.

@@ -46,19 +46,23 @@ begin
 end
 $$;
 
--- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
--- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
--- without a 429 for a horizon (see probe_starts): then it was old, and twice the rate is tried, with the next probe
--- as soon as a window has been filled at that rate (the first horizon's starts are given out already).
+-- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
+-- starts its count anew. After a decrease with no stated value each quiet window adds a twentieth of the operator's
+-- rate. A stated value stands until a probe has gone without a 429 for a horizon (see probe_starts): then it was old,
+-- and twice the rate is tried, with the next probe as soon as a window has been filled at that rate (the first
+-- horizon's starts are given out already).
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_today date := (p_now at time zone 'America/Los_Angeles')::date;
-  v_since timestamptz := greatest(p_gate."learnedAt", p_gate."blockedUntil");
-  v_windows integer := greatest(floor(extract(epoch from p_now - v_since) / p_gate."windowSeconds"), 0);
+  v_since timestamptz;
+  v_windows integer;
 begin
+  p_gate := generation.gate_in_time(p_gate, p_now);
+  v_since := greatest(p_gate."learnedAt", p_gate."blockedUntil");
+  v_windows := greatest(floor(extract(epoch from p_now - v_since) / p_gate."windowSeconds"), 0);
   if p_gate.today is distinct from v_today then
     p_gate.today := v_today;
     p_gate."startedToday" := 0;

@@ -330,7 +330,9 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
+  perform generation.put_gate_right(v_gate.model);
   v_run := generation.lock_run(p_run_id);
+  perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);

@@ -21,7 +21,7 @@ begin
   end if;
   return query
   select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
-    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 604800), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800), coalesce((r ->> 'untilDailyReset')::boolean, false),
     coalesce((r ->> 'attemptSpent')::boolean, true)
   from jsonb_array_elements(p_results) as r;
 end
@@ -96,7 +96,7 @@ begin
     end,
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
-        then generation.next_daily_reset(v_now) + make_interval(secs => d.retry_seconds)
+        then generation.next_daily_reset(v_now) + make_interval(secs => least(d.retry_seconds, 86400))
       when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
         then v_now + make_interval(secs => d.retry_seconds)
     end,
@@ -122,7 +122,7 @@ begin
     select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
-    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
+    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at, "waitingSince" = v_now,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end

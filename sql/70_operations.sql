@@ -115,7 +115,9 @@ begin
   end if;
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
-    "retryAt" = case when q."sweepUntil" > generation.clock() then q."sweepUntil" end,
+    "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
+      generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
+    "waitingSince" = generation.clock(),
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);

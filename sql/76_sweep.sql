@@ -6,6 +6,20 @@
 -- ended job takes no record, the list of recorded photos that a sweep is given stays true as long as the job is final. If
 -- it is retried meanwhile, it waits until `sweepUntil`: else its next claim could adopt an object that is being removed.
 
+-- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
+create or replace function generation.put_ends_right(p_limit integer) returns void
+language sql set search_path = ''
+as $$
+  with ahead as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
+      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+      and q."sweepUntil" is null and q."completedAt" > greatest(generation.clock(), generation.moment())
+    order by q."completedAt" desc limit p_limit for no key update skip locked
+  )
+  update public.photo_generation_queue as q set "completedAt" = generation.clock() from ahead as a where q.id = a.id
+$$;
+
 -- Up to p_limit ended jobs whose folders may hold objects without a row: {jobs: [{id, folder, recorded}], seconds}.
 -- Whatever lies in `folder` under a worker's name and is not in `recorded` may be removed within `seconds`, not
 -- later; then settle_swept_generation_jobs. A job that is not settled comes again, after all others.
@@ -20,12 +34,14 @@ begin
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer jobs at once.');
   end if;
+  perform generation.put_ends_right(p_limit);
   with found as materialized (
     select q.id from public.photo_generation_queue as q
     where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
       and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
       and q."completedAt" <= generation.clock() - interval '10 minutes'
-      and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock())
+      and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock()
+        or q."sweepUntil" > generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil'))
     order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
     for update skip locked
   ), taken as (

@@ -107,7 +107,9 @@ begin
     order by e."lookedAt" nulls first, e."requestedAt" limit p_limit
     for update skip locked
   ), looked as (
-    update generation.erasures as e set "lookedAt" = generation.clock()
+    update generation.erasures as e
+    set "lookedAt" = generation.clock(), "requestedAt" = least(e."requestedAt", generation.clock()),
+      "emptyAt" = case when e."emptyAt" <= generation.clock() then e."emptyAt" end
     from found as f where e."userFolder" = f."userFolder"
     returning e."userFolder"
   )

@@ -199,6 +199,49 @@ as $$
   where k ->> 'warning' is not null
 $$;
 
+-- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
+-- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
+create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with latest as (
+    select greatest(p_now, generation.moment()) as now
+  ), ahead as (
+    select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
+      (select q."retryAt" as at from public.photo_generation_queue as q
+        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt') and q.status in ('pending', 'rate_limited')
+        order by q."retryAt" desc limit 1000)
+      union all
+      (select q."retryAt" from public.photo_generation_queue as q
+        where q."waitingSince" > t.now and q."retryAt" is not null and q.status in ('pending', 'rate_limited')
+          and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+        order by q."waitingSince" desc limit 1000)) as w
+    union all
+    select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (
+      select q."leaseExpiresAt" from public.photo_generation_queue as q
+      where q.status = 'processing'
+        and q."leaseExpiresAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+      order by q."leaseExpiresAt" desc limit 1000) as q
+    union all
+    select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
+      select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
+    union all
+    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", g."arrivalAt", g."limitedAt", g."learnedAt", g."probeAt")
+    from latest as t cross join generation.gates as g
+    where generation.gate_in_time(g, t.now) is distinct from g
+    union all
+    select 'requestedAt', 'erasures', greatest(e."requestedAt", e."emptyAt") from latest as t cross join generation.erasures as e
+    where greatest(e."requestedAt", e."emptyAt") > t.now
+  ), told as (
+    select a.name, format(
+      '%s: %s, until %s at the latest (%s), longer than can be unless the database''s clock was ahead', a.what, count(*),
+      to_char(max(a.at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), a.name) as words
+    from ahead as a group by a.name, a.what
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'clock', 'subject', t.name, 'words', t.words) order by t.name), '[]')
+  from told as t
+$$;
+
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
 -- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
@@ -240,7 +283,7 @@ begin
     'runs', generation.run_stats(v_now),
     'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
         'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
-    'warnings', generation.warnings(v_models),
+    'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));

@@ -120,6 +120,8 @@ create table if not exists public.photo_generation_queue (
   -- How often it was claimed. Unlike attempts, claims are never given back.
   claims integer not null default 0,
   "retryAt" timestamptz,
+  -- When retryAt was set, where a function did so: see 41_clock.sql.
+  "waitingSince" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,
   "leaseExpiresAt" timestamptz,
@@ -166,6 +168,12 @@ where status = 'pending' and "retryAt" is null;
 -- The claim promotes what has come due from the head of this one, a bounded number each time.
 create index if not exists photo_generation_queue_waiting
 on public.photo_generation_queue ("retryAt")
+where "retryAt" is not null and status in ('pending', 'rate_limited');
+
+-- Waits that began in the future, set by a clock that was ahead: a claim looks at the far end, where usually there is none.
+alter table public.photo_generation_queue add column if not exists "waitingSince" timestamptz;
+create index if not exists photo_generation_queue_waiting_since
+on public.photo_generation_queue ("waitingSince")
 where "retryAt" is not null and status in ('pending', 'rate_limited');
 
 -- The claim rescues expired leases from its head.
@@ -1206,6 +1214,161 @@ begin
 end
 $$;
 
+-- 41_clock.sql
+
+-- A database's clock can be ahead for hours, and be put right. What was stored meanwhile lies in the future: a retry, a lease or a
+-- block would last for the whole difference. So for every time in the tables time_bounds says how far ahead it can ever lie, and
+-- whatever lies further is moved: by put_times_right, a bounded step of each claim, by gate_in_time for a gate, and by
+-- the sweep for its own.
+--
+-- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
+-- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
+-- alone, and times_ahead tells of it if no worker could have set it.
+
+-- Every time that is stored: how far ahead of the clock it can lie at most, and the column with the beginning of that wait. A
+-- bound of 0 is a time in the past. A gate's times have bounds by its window and burst, here those of a minute and 1: see gate_in_time.
+create or replace function generation.time_bounds() returns table (relation text, name text, most interval, beginning text)
+language sql immutable set search_path = ''
+as $$
+  values
+  -- Google may ask for a day and a retry cap be another, or a daily quota last for 25 h and the cap be added.
+  ('public.photo_generation_queue', 'retryAt', interval '49 hours', 'waitingSince'),
+  ('public.photo_generation_queue', 'leaseExpiresAt', interval '290 seconds', 'lockedAt'),
+  ('public.photo_generation_queue', 'sweepUntil', interval '3 minutes', null),
+  ('public.photo_generation_queue', 'waitingSince', interval '0', null),
+  ('public.photo_generation_queue', 'lockedAt', interval '0', null),
+  ('public.photo_generation_queue', 'createdAt', interval '0', null),
+  ('public.photo_generation_queue', 'startedAt', interval '0', null),
+  ('public.photo_generation_queue', 'completedAt', interval '0', null),
+  ('public.photo_generation_queue', 'sweptAt', interval '0', null),
+  ('public.photo_generation_batches', 'createdAt', interval '0', null),
+  ('public.photo_generation_batches', 'completedAt', interval '0', null),
+  ('public.photo_generation_photos', 'createdAt', interval '0', null),
+  ('generation.runs', 'endsBy', interval '270 seconds', 'startedAt'),
+  ('generation.runs', 'startedAt', interval '0', null),
+  ('generation.runs', 'finishedAt', interval '0', null),
+  ('generation.runs', 'rescuedAt', interval '0', null),
+  ('generation.gates', 'arrivalAt', interval '6 minutes', null),
+  ('generation.gates', 'blockedUntil', interval '25 hours', 'limitedAt'),
+  ('generation.gates', 'probeAt', interval '1 hour', null),
+  ('generation.gates', 'limitedAt', interval '0', null),
+  ('generation.gates', 'learnedAt', interval '0', null),
+  ('generation.gates', 'busySince', interval '0', null),
+  ('generation.gates', 'probedAt', interval '0', null),
+  ('generation.erasures', 'requestedAt', interval '0', null),
+  ('generation.erasures', 'lookedAt', interval '0', null),
+  ('generation.erasures', 'emptyAt', interval '0', null),
+  ('generation.failed_images', 'createdAt', interval '0', null),
+  ('generation.idempotency_keys', 'createdAt', interval '0', null),
+  ('generation.limits', 'pausedAt', interval '0', null),
+  ('generation.models', 'successorSince', interval '0', null),
+  ('generation.worker_calls', 'calledAt', interval '0', null)
+$$;
+
+-- How far ahead a time can lie at most.
+create or replace function generation.most_ahead(p_relation text, p_name text) returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (select b.most from generation.time_bounds() as b where b.relation = p_relation and b.name = p_name);
+end
+$$;
+
+-- A time, or p_latest if it lies beyond; null stays null.
+create or replace function generation.not_after(p_time timestamptz, p_latest timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case when p_time > p_latest then p_latest else p_time end;
+end
+$$;
+
+-- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
+-- is what is past. Starts are given a sixth of a window ahead, and a 429 adds three intervals; a window more does no harm.
+create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_window constant interval := make_interval(secs => p_gate."windowSeconds");
+  v_farthest constant timestamptz := p_now + v_window + generation.burst_allowance(p_gate)
+    + make_interval(secs => 4 * generation.emission_seconds(p_gate));
+begin
+  if p_gate."limitedAt" > p_now then
+    p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
+    p_gate."limitedAt" := p_now;
+  end if;
+  p_gate."blockedUntil" := generation.not_after(
+    p_gate."blockedUntil", p_now + generation.most_ahead('generation.gates', 'blockedUntil'));
+  p_gate."arrivalAt" := least(p_gate."arrivalAt", v_farthest);
+  p_gate."probeAt" := generation.not_after(p_gate."probeAt", p_now + 60 * v_window);
+  p_gate."learnedAt" := generation.not_after(p_gate."learnedAt", p_now);
+  p_gate."busySince" := generation.not_after(p_gate."busySince", p_now);
+  p_gate."probedAt" := generation.not_after(p_gate."probedAt", p_now);
+  return p_gate;
+end
+$$;
+
+-- Writes back a gate that a wrong clock has left in the future, so that its waits have an end. Locks: the gate, but only then.
+create or replace function generation.put_gate_right(p_model text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if exists (
+    select from generation.gates as g
+    where g.model = p_model and generation.gate_in_time(g, generation.moment()) is distinct from g
+  ) then
+    perform generation.leave_gate(generation.enter_gate(p_model));
+  end if;
+end
+$$;
+
+-- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
+-- latest is ahead, so that their order stays. Locks: runs, jobs; those locked by others are skipped.
+create or replace function generation.put_times_right(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  -- The latest of both: what another session has just written is not ahead of this transaction's beginning.
+  v_now constant timestamptz := greatest(generation.clock(), generation.moment());
+  v_latest constant timestamptz := (select r."startedAt" from generation.runs as r order by r."startedAt" desc limit 1);
+  v_runs uuid[];
+  v_ids bigint[];
+begin
+  if v_latest > v_now then
+    select array_agg(a.id) into v_runs from (
+      select r.id from generation.runs as r where r."startedAt" > v_now
+      order by r."startedAt" desc limit p_limit for no key update skip locked
+    ) as a;
+    update generation.runs as r
+    set "startedAt" = r."startedAt" - (v_latest - v_now), "endsBy" = r."endsBy" - (v_latest - v_now),
+      "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
+    where r.id = any (v_runs);
+  end if;
+  select array_agg(a.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing'
+      and q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+    order by q."leaseExpiresAt" desc limit p_limit for no key update skip locked
+  ) as a;
+  if v_ids is not null then
+    update public.photo_generation_queue as q
+    set "lockedAt" = least(q."lockedAt", v_now), "leaseExpiresAt" = v_now + least(
+      q."leaseExpiresAt" - q."lockedAt", generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt'))
+    where q.id = any (v_ids);
+  end if;
+  select array_agg(a.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q."retryAt" is not null and q.status in ('pending', 'rate_limited') and q."waitingSince" > v_now
+    order by q."waitingSince" desc limit p_limit for no key update skip locked
+  ) as a;
+  if v_ids is not null then
+    update public.photo_generation_queue as q
+    set "retryAt" = v_now + (q."retryAt" - q."waitingSince"), "waitingSince" = v_now
+    where q.id = any (v_ids);
+  end if;
+end
+$$;
+
 -- 42_gate.sql
 
 -- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
@@ -1256,19 +1419,23 @@ begin
 end
 $$;
 
--- Lets time pass for a gate. A new day in California starts its count anew. After a decrease with no stated
--- value each quiet window adds a twentieth of the operator's rate. A stated value stands until a probe has gone
--- without a 429 for a horizon (see probe_starts): then it was old, and twice the rate is tried, with the next probe
--- as soon as a window has been filled at that rate (the first horizon's starts are given out already).
+-- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
+-- starts its count anew. After a decrease with no stated value each quiet window adds a twentieth of the operator's
+-- rate. A stated value stands until a probe has gone without a 429 for a horizon (see probe_starts): then it was old,
+-- and twice the rate is tried, with the next probe as soon as a window has been filled at that rate (the first
+-- horizon's starts are given out already).
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_today date := (p_now at time zone 'America/Los_Angeles')::date;
-  v_since timestamptz := greatest(p_gate."learnedAt", p_gate."blockedUntil");
-  v_windows integer := greatest(floor(extract(epoch from p_now - v_since) / p_gate."windowSeconds"), 0);
+  v_since timestamptz;
+  v_windows integer;
 begin
+  p_gate := generation.gate_in_time(p_gate, p_now);
+  v_since := greatest(p_gate."learnedAt", p_gate."blockedUntil");
+  v_windows := greatest(floor(extract(epoch from p_now - v_since) / p_gate."windowSeconds"), 0);
   if p_gate.today is distinct from v_today then
     p_gate.today := v_today;
     p_gate."startedToday" := 0;
@@ -2155,7 +2322,9 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
+  perform generation.put_gate_right(v_gate.model);
   v_run := generation.lock_run(p_run_id);
+  perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
@@ -2328,7 +2497,7 @@ begin
   end if;
   return query
   select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
-    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 604800), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800), coalesce((r ->> 'untilDailyReset')::boolean, false),
     coalesce((r ->> 'attemptSpent')::boolean, true)
   from jsonb_array_elements(p_results) as r;
 end
@@ -2403,7 +2572,7 @@ begin
     end,
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
-        then generation.next_daily_reset(v_now) + make_interval(secs => d.retry_seconds)
+        then generation.next_daily_reset(v_now) + make_interval(secs => least(d.retry_seconds, 86400))
       when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
         then v_now + make_interval(secs => d.retry_seconds)
     end,
@@ -2429,7 +2598,7 @@ begin
     select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
-    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
+    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at, "waitingSince" = v_now,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end
@@ -2667,7 +2836,9 @@ begin
   end if;
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
-    "retryAt" = case when q."sweepUntil" > generation.clock() then q."sweepUntil" end,
+    "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
+      generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
+    "waitingSince" = generation.clock(),
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);
@@ -3213,6 +3384,20 @@ $$;
 -- ended job takes no record, the list of recorded photos that a sweep is given stays true as long as the job is final. If
 -- it is retried meanwhile, it waits until `sweepUntil`: else its next claim could adopt an object that is being removed.
 
+-- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
+create or replace function generation.put_ends_right(p_limit integer) returns void
+language sql set search_path = ''
+as $$
+  with ahead as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
+      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+      and q."sweepUntil" is null and q."completedAt" > greatest(generation.clock(), generation.moment())
+    order by q."completedAt" desc limit p_limit for no key update skip locked
+  )
+  update public.photo_generation_queue as q set "completedAt" = generation.clock() from ahead as a where q.id = a.id
+$$;
+
 -- Up to p_limit ended jobs whose folders may hold objects without a row: {jobs: [{id, folder, recorded}], seconds}.
 -- Whatever lies in `folder` under a worker's name and is not in `recorded` may be removed within `seconds`, not
 -- later; then settle_swept_generation_jobs. A job that is not settled comes again, after all others.
@@ -3227,12 +3412,14 @@ begin
   if p_limit is null or p_limit not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_limit must be from 1 to 1000', 'Sweep fewer jobs at once.');
   end if;
+  perform generation.put_ends_right(p_limit);
   with found as materialized (
     select q.id from public.photo_generation_queue as q
     where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
       and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
       and q."completedAt" <= generation.clock() - interval '10 minutes'
-      and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock())
+      and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock()
+        or q."sweepUntil" > generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil'))
     order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
     for update skip locked
   ), taken as (
@@ -3520,7 +3707,9 @@ begin
     order by e."lookedAt" nulls first, e."requestedAt" limit p_limit
     for update skip locked
   ), looked as (
-    update generation.erasures as e set "lookedAt" = generation.clock()
+    update generation.erasures as e
+    set "lookedAt" = generation.clock(), "requestedAt" = least(e."requestedAt", generation.clock()),
+      "emptyAt" = case when e."emptyAt" <= generation.clock() then e."emptyAt" end
     from found as f where e."userFolder" = f."userFolder"
     returning e."userFolder"
   )
@@ -3762,6 +3951,49 @@ as $$
   where k ->> 'warning' is not null
 $$;
 
+-- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
+-- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
+create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with latest as (
+    select greatest(p_now, generation.moment()) as now
+  ), ahead as (
+    select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
+      (select q."retryAt" as at from public.photo_generation_queue as q
+        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt') and q.status in ('pending', 'rate_limited')
+        order by q."retryAt" desc limit 1000)
+      union all
+      (select q."retryAt" from public.photo_generation_queue as q
+        where q."waitingSince" > t.now and q."retryAt" is not null and q.status in ('pending', 'rate_limited')
+          and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+        order by q."waitingSince" desc limit 1000)) as w
+    union all
+    select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (
+      select q."leaseExpiresAt" from public.photo_generation_queue as q
+      where q.status = 'processing'
+        and q."leaseExpiresAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+      order by q."leaseExpiresAt" desc limit 1000) as q
+    union all
+    select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
+      select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
+    union all
+    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", g."arrivalAt", g."limitedAt", g."learnedAt", g."probeAt")
+    from latest as t cross join generation.gates as g
+    where generation.gate_in_time(g, t.now) is distinct from g
+    union all
+    select 'requestedAt', 'erasures', greatest(e."requestedAt", e."emptyAt") from latest as t cross join generation.erasures as e
+    where greatest(e."requestedAt", e."emptyAt") > t.now
+  ), told as (
+    select a.name, format(
+      '%s: %s, until %s at the latest (%s), longer than can be unless the database''s clock was ahead', a.what, count(*),
+      to_char(max(a.at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), a.name) as words
+    from ahead as a group by a.name, a.what
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'clock', 'subject', t.name, 'words', t.words) order by t.name), '[]')
+  from told as t
+$$;
+
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
 -- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
@@ -3803,7 +4035,7 @@ begin
     'runs', generation.run_stats(v_now),
     'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
         'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
-    'warnings', generation.warnings(v_models),
+    'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));

@@ -19,7 +19,9 @@ from worker.settings import Settings
 
 pytest_plugins = ("tests.runs", "tests.command_line")
 
-NAMES = ["settings", "supabase", "database", "bucket", "access", "gemini", "callers", "gate", "models"]
+NAMES = [
+    "settings", "supabase", "database", "bucket", "access", "gemini", "callers", "gate", "models", "clock",
+]  # fmt: skip
 PRICES = "gemini-3.1-flash-image costs $0.067 an image, gemini-2.5-flash-image costs $0.039 an image"
 
 
@@ -267,3 +269,18 @@ async def test_the_functions_are_those_the_worker_calls(site: Site) -> None:
 def _texts(path: Path) -> set[str]:
     nodes = ast.walk(ast.parse(path.read_text()))
     return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+
+
+async def test_waits_of_a_wrong_clock_are_named_until_a_run_has_moved_them(site: Site) -> None:
+    """After the database's clock was ahead, check says what waits too long; the next run puts it right."""
+    (job,) = await site.order("a")
+    site.rows(
+        """update photo_generation_queue set "waitingSince" = now() + interval '15 hours',
+        "retryAt" = now() + interval '15 hours 1 minute' where id = %s returning id""",
+        job,
+    )
+    found = (await look(site))["clock"]
+    assert found.state == "warning" and "waiting jobs: 1, until" in found.message
+    await site.run()
+    assert (await look(site))["clock"].state == "ok"
+    assert 0 < site.job(job)["due"] <= 60

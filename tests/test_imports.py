@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "worker"
 
 PURE = {
-    "address", "budget", "database_time", "errors", "finding", "finish", "health", "held", "job", "mask",
-    "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
+    "address", "budget", "clock_finding", "database_time", "errors", "finding", "finish",
+    "health", "held", "job", "mask", "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
     "settings", "slots", "storage_answers", "summary", "supabase_errors", "trace", "watch",
     "error_text",
 }  # fmt: skip
@@ -62,7 +62,7 @@ LAYERS = [
     },
     {"status", "outbound"},
     {"held"},
-    {"deployed", "health", "watch"},
+    {"clock_finding", "deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_answer", "genai_client", "retirement"},
     {"bucket", "queue", "storage", "storage_proof", "photos", "gemini", "answer", "metrics"},

@@ -137,6 +137,14 @@ def test_one_kick_an_interval(db: Connection, another: Callable[[], Connection])
     assert Queue(db).written()["photo_generation_queue"] == 2 * AT_ONCE
 
 
+def test_a_kick_of_a_wrong_clock_holds_none_back(db: Connection) -> None:
+    """After a clock that was ahead has been put right, orders kick again at once."""
+    order(db)
+    db.execute("update generation.worker_calls set \"calledAt\" = clock_timestamp() + interval '15 hours'")
+    order(db)
+    assert len(requests(db)) == 2
+
+
 def test_an_order_waits_for_no_other(db: Connection, another: Callable[[], Connection]) -> None:
     """While an order that kicks is not committed yet, another goes through, and leaves the kick to it."""
     first, second = another(), another()

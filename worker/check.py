@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.access import access_finding
 from worker.check_buckets import KEY_REFUSED, ask_bucket, bucket_finding
+from worker.clock_finding import clock_finding
 from worker.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.deployed import deployed_findings
 from worker.errors import GenerationError, ProjectRefused, QueueUnavailable
@@ -69,6 +70,7 @@ async def check(
         _callers(settings),
         gate_finding(gate, {settings.gemini_model_name, *followed(settings, known)}),
         models_finding(stats, settings, known),
+        clock_finding(stats),
         *(await _deployed(gate, service, credentials) if service else []),
     ]
 

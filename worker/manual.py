@@ -214,8 +214,9 @@ you will see what was removed, one line of JSON:
 
 CHECK = """\
 Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
-Gemini key and model, who may call the HTTP function, and whether a pause, a used-up cap or a long block keeps
-jobs from starting. Changes nothing and costs nothing.
+Gemini key and model, who may call the HTTP function, whether a pause, a used-up cap or a long block keeps
+jobs from starting, whether a model ends soon, and whether a database clock that was ahead has left waits
+behind. Changes nothing and costs nothing.
 
 With --project and --region it also looks at the service deployed on Cloud Run: its timeout, concurrency,
 instances, memory, variables and who may call it. Values are read to compare them and never shown. That needs

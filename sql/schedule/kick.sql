@@ -20,7 +20,8 @@ create or replace function generation.was_kicked() returns boolean
 language sql volatile set search_path = ''
 as $$
   select exists (
-    select from generation.worker_calls as c where c.cause = 'kick' and c."calledAt" > clock_timestamp() - interval '3 seconds')
+    select from generation.worker_calls as c where c.cause = 'kick'
+      and c."calledAt" between clock_timestamp() - interval '3 seconds' and clock_timestamp())
 $$;
 
 -- Calls the worker after jobs have been inserted, unless a run is under way, the queue is paused, or there was a kick within

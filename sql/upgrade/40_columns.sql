@@ -4,7 +4,8 @@
 create or replace function pg_temp.worker_columns() returns text[]
 language sql immutable as $$
   select array['id', 'startTag', 'status', 'attempts', 'crashes', 'suspect', 'claims', 'retryAt', 'lockedBy', 'lockedAt',
-    'leaseExpiresAt', 'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'sweptAt', 'sweepUntil', 'createdAt']
+    'leaseExpiresAt', 'errorCode', 'errorMessage', 'startedAt', 'completedAt', 'sweptAt', 'sweepUntil', 'waitingSince',
+    'createdAt']
 $$;
 
 -- The target's columns beside the actual ones, of tables that exist.

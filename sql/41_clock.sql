@@ -1,0 +1,152 @@
+-- A database's clock can be ahead for hours, and be put right. What was stored meanwhile lies in the future: a retry, a lease or a
+-- block would last for the whole difference. So for every time in the tables time_bounds says how far ahead it can ever lie, and
+-- whatever lies further is moved: by put_times_right, a bounded step of each claim, by gate_in_time for a gate, and by
+-- the sweep for its own.
+--
+-- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
+-- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
+-- alone, and times_ahead tells of it if no worker could have set it.
+
+-- Every time that is stored: how far ahead of the clock it can lie at most, and the column with the beginning of that wait. A
+-- bound of 0 is a time in the past. A gate's times have bounds by its window and burst, here those of a minute and 1: see gate_in_time.
+create or replace function generation.time_bounds() returns table (relation text, name text, most interval, beginning text)
+language sql immutable set search_path = ''
+as $$
+  values
+  -- Google may ask for a day and a retry cap be another, or a daily quota last for 25 h and the cap be added.
+  ('public.photo_generation_queue', 'retryAt', interval '49 hours', 'waitingSince'),
+  ('public.photo_generation_queue', 'leaseExpiresAt', interval '290 seconds', 'lockedAt'),
+  ('public.photo_generation_queue', 'sweepUntil', interval '3 minutes', null),
+  ('public.photo_generation_queue', 'waitingSince', interval '0', null),
+  ('public.photo_generation_queue', 'lockedAt', interval '0', null),
+  ('public.photo_generation_queue', 'createdAt', interval '0', null),
+  ('public.photo_generation_queue', 'startedAt', interval '0', null),
+  ('public.photo_generation_queue', 'completedAt', interval '0', null),
+  ('public.photo_generation_queue', 'sweptAt', interval '0', null),
+  ('public.photo_generation_batches', 'createdAt', interval '0', null),
+  ('public.photo_generation_batches', 'completedAt', interval '0', null),
+  ('public.photo_generation_photos', 'createdAt', interval '0', null),
+  ('generation.runs', 'endsBy', interval '270 seconds', 'startedAt'),
+  ('generation.runs', 'startedAt', interval '0', null),
+  ('generation.runs', 'finishedAt', interval '0', null),
+  ('generation.runs', 'rescuedAt', interval '0', null),
+  ('generation.gates', 'arrivalAt', interval '6 minutes', null),
+  ('generation.gates', 'blockedUntil', interval '25 hours', 'limitedAt'),
+  ('generation.gates', 'probeAt', interval '1 hour', null),
+  ('generation.gates', 'limitedAt', interval '0', null),
+  ('generation.gates', 'learnedAt', interval '0', null),
+  ('generation.gates', 'busySince', interval '0', null),
+  ('generation.gates', 'probedAt', interval '0', null),
+  ('generation.erasures', 'requestedAt', interval '0', null),
+  ('generation.erasures', 'lookedAt', interval '0', null),
+  ('generation.erasures', 'emptyAt', interval '0', null),
+  ('generation.failed_images', 'createdAt', interval '0', null),
+  ('generation.idempotency_keys', 'createdAt', interval '0', null),
+  ('generation.limits', 'pausedAt', interval '0', null),
+  ('generation.models', 'successorSince', interval '0', null),
+  ('generation.worker_calls', 'calledAt', interval '0', null)
+$$;
+
+-- How far ahead a time can lie at most.
+create or replace function generation.most_ahead(p_relation text, p_name text) returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (select b.most from generation.time_bounds() as b where b.relation = p_relation and b.name = p_name);
+end
+$$;
+
+-- A time, or p_latest if it lies beyond; null stays null.
+create or replace function generation.not_after(p_time timestamptz, p_latest timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case when p_time > p_latest then p_latest else p_time end;
+end
+$$;
+
+-- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
+-- is what is past. Starts are given a sixth of a window ahead, and a 429 adds three intervals; a window more does no harm.
+create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_window constant interval := make_interval(secs => p_gate."windowSeconds");
+  v_farthest constant timestamptz := p_now + v_window + generation.burst_allowance(p_gate)
+    + make_interval(secs => 4 * generation.emission_seconds(p_gate));
+begin
+  if p_gate."limitedAt" > p_now then
+    p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
+    p_gate."limitedAt" := p_now;
+  end if;
+  p_gate."blockedUntil" := generation.not_after(
+    p_gate."blockedUntil", p_now + generation.most_ahead('generation.gates', 'blockedUntil'));
+  p_gate."arrivalAt" := least(p_gate."arrivalAt", v_farthest);
+  p_gate."probeAt" := generation.not_after(p_gate."probeAt", p_now + 60 * v_window);
+  p_gate."learnedAt" := generation.not_after(p_gate."learnedAt", p_now);
+  p_gate."busySince" := generation.not_after(p_gate."busySince", p_now);
+  p_gate."probedAt" := generation.not_after(p_gate."probedAt", p_now);
+  return p_gate;
+end
+$$;
+
+-- Writes back a gate that a wrong clock has left in the future, so that its waits have an end. Locks: the gate, but only then.
+create or replace function generation.put_gate_right(p_model text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if exists (
+    select from generation.gates as g
+    where g.model = p_model and generation.gate_in_time(g, generation.moment()) is distinct from g
+  ) then
+    perform generation.leave_gate(generation.enter_gate(p_model));
+  end if;
+end
+$$;
+
+-- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
+-- latest is ahead, so that their order stays. Locks: runs, jobs; those locked by others are skipped.
+create or replace function generation.put_times_right(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  -- The latest of both: what another session has just written is not ahead of this transaction's beginning.
+  v_now constant timestamptz := greatest(generation.clock(), generation.moment());
+  v_latest constant timestamptz := (select r."startedAt" from generation.runs as r order by r."startedAt" desc limit 1);
+  v_runs uuid[];
+  v_ids bigint[];
+begin
+  if v_latest > v_now then
+    select array_agg(a.id) into v_runs from (
+      select r.id from generation.runs as r where r."startedAt" > v_now
+      order by r."startedAt" desc limit p_limit for no key update skip locked
+    ) as a;
+    update generation.runs as r
+    set "startedAt" = r."startedAt" - (v_latest - v_now), "endsBy" = r."endsBy" - (v_latest - v_now),
+      "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
+    where r.id = any (v_runs);
+  end if;
+  select array_agg(a.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing'
+      and q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+    order by q."leaseExpiresAt" desc limit p_limit for no key update skip locked
+  ) as a;
+  if v_ids is not null then
+    update public.photo_generation_queue as q
+    set "lockedAt" = least(q."lockedAt", v_now), "leaseExpiresAt" = v_now + least(
+      q."leaseExpiresAt" - q."lockedAt", generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt'))
+    where q.id = any (v_ids);
+  end if;
+  select array_agg(a.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q."retryAt" is not null and q.status in ('pending', 'rate_limited') and q."waitingSince" > v_now
+    order by q."waitingSince" desc limit p_limit for no key update skip locked
+  ) as a;
+  if v_ids is not null then
+    update public.photo_generation_queue as q
+    set "retryAt" = v_now + (q."retryAt" - q."waitingSince"), "waitingSince" = v_now
+    where q.id = any (v_ids);
+  end if;
+end
+$$;
