@@ -79,7 +79,7 @@ create table if not exists public.photo_generation_queue (
   -- How often it was claimed. Unlike attempts, claims are never given back.
   claims integer not null default 0,
   "retryAt" timestamptz,
-  -- When retryAt was set, where a function did so: see 41_clock.sql.
+  -- When retryAt was set, while it is, and if a function did so: see 41_clock.sql.
   "waitingSince" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,
@@ -133,7 +133,7 @@ where "retryAt" is not null and status in ('pending', 'rate_limited');
 alter table public.photo_generation_queue add column if not exists "waitingSince" timestamptz;
 create index if not exists photo_generation_queue_waiting_since
 on public.photo_generation_queue ("waitingSince")
-where "retryAt" is not null and status in ('pending', 'rate_limited');
+where "waitingSince" is not null;
 
 -- The claim rescues expired leases from its head.
 create index if not exists photo_generation_queue_leases

@@ -123,7 +123,7 @@ begin
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
       attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null,
+      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null, "waitingSince" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
@@ -172,7 +172,7 @@ begin
     return;
   end if;
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null,
+  set status = 'pending', "retryAt" = null, "waitingSince" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);
 end

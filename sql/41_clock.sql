@@ -140,7 +140,7 @@ begin
   end if;
   select array_agg(a.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
-    where q."retryAt" is not null and q.status in ('pending', 'rate_limited') and q."waitingSince" > v_now
+    where q."waitingSince" > v_now
     order by q."waitingSince" desc limit p_limit for no key update skip locked
   ) as a;
   if v_ids is not null then

@@ -122,7 +122,8 @@ begin
     select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
-    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at, "waitingSince" = v_now,
+    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
+      "waitingSince" = case when j.retry_at is not null then v_now end,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end

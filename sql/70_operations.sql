@@ -34,7 +34,7 @@ begin
   perform 1 from public.photo_generation_queue as q
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
-  set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null,
+  set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
     "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
@@ -117,7 +117,7 @@ begin
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
-    "waitingSince" = generation.clock(),
+    "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);

@@ -8,16 +8,20 @@
 
 -- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
 create or replace function generation.put_ends_right(p_limit integer) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+declare
+  v_now constant timestamptz := greatest(generation.clock(), generation.moment());
+begin
   with ahead as materialized (
     select q.id from public.photo_generation_queue as q
     where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
       and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."sweepUntil" is null and q."completedAt" > greatest(generation.clock(), generation.moment())
+      and q."sweepUntil" is null and q."completedAt" > v_now
     order by q."completedAt" desc limit p_limit for no key update skip locked
   )
-  update public.photo_generation_queue as q set "completedAt" = generation.clock() from ahead as a where q.id = a.id
+  update public.photo_generation_queue as q set "completedAt" = v_now from ahead as a where q.id = a.id;
+end
 $$;
 
 -- Up to p_limit ended jobs whose folders may hold objects without a row: {jobs: [{id, folder, recorded}], seconds}.

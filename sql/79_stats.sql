@@ -213,8 +213,7 @@ as $$
         order by q."retryAt" desc limit 1000)
       union all
       (select q."retryAt" from public.photo_generation_queue as q
-        where q."waitingSince" > t.now and q."retryAt" is not null and q.status in ('pending', 'rate_limited')
-          and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+        where q."waitingSince" > t.now and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
         order by q."waitingSince" desc limit 1000)) as w
     union all
     select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (

@@ -163,7 +163,7 @@ create table if not exists public.photo_generation_queue (
   -- How often it was claimed. Unlike attempts, claims are never given back.
   claims integer not null default 0,
   "retryAt" timestamptz,
-  -- When retryAt was set, where a function did so: see 41_clock.sql.
+  -- When retryAt was set, while it is, and if a function did so: see 41_clock.sql.
   "waitingSince" timestamptz,
   "lockedBy" text,
   "lockedAt" timestamptz,
@@ -217,7 +217,7 @@ where "retryAt" is not null and status in ('pending', 'rate_limited');
 alter table public.photo_generation_queue add column if not exists "waitingSince" timestamptz;
 create index if not exists photo_generation_queue_waiting_since
 on public.photo_generation_queue ("waitingSince")
-where "retryAt" is not null and status in ('pending', 'rate_limited');
+where "waitingSince" is not null;
 
 -- The claim rescues expired leases from its head.
 create index if not exists photo_generation_queue_leases
@@ -1202,7 +1202,7 @@ begin
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
       attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null,
+      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null, "waitingSince" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
@@ -1251,7 +1251,7 @@ begin
     return;
   end if;
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null,
+  set status = 'pending', "retryAt" = null, "waitingSince" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);
 end
@@ -1401,7 +1401,7 @@ begin
   end if;
   select array_agg(a.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
-    where q."retryAt" is not null and q.status in ('pending', 'rate_limited') and q."waitingSince" > v_now
+    where q."waitingSince" > v_now
     order by q."waitingSince" desc limit p_limit for no key update skip locked
   ) as a;
   if v_ids is not null then
@@ -2641,7 +2641,8 @@ begin
     select * from generation.judge_results(p_results, v_ids)
   ), settled as (
     update public.photo_generation_queue as q
-    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at, "waitingSince" = v_now,
+    set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
+      "waitingSince" = case when j.retry_at is not null then v_now end,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
       "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end
@@ -2798,7 +2799,7 @@ begin
   perform 1 from public.photo_generation_queue as q
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
-  set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null,
+  set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
     "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
@@ -2881,7 +2882,7 @@ begin
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
-    "waitingSince" = generation.clock(),
+    "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
     "errorCode" = null, "errorMessage" = null,
     "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
   where q.id = any (v_ids);
@@ -3429,16 +3430,20 @@ insert into pg_temp.upgrade_part values ('76_sweep.sql', $part_76_sweep$
 
 -- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
 create or replace function generation.put_ends_right(p_limit integer) returns void
-language sql set search_path = ''
+language plpgsql set search_path = ''
 as $$
+declare
+  v_now constant timestamptz := greatest(generation.clock(), generation.moment());
+begin
   with ahead as materialized (
     select q.id from public.photo_generation_queue as q
     where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
       and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."sweepUntil" is null and q."completedAt" > greatest(generation.clock(), generation.moment())
+      and q."sweepUntil" is null and q."completedAt" > v_now
     order by q."completedAt" desc limit p_limit for no key update skip locked
   )
-  update public.photo_generation_queue as q set "completedAt" = generation.clock() from ahead as a where q.id = a.id
+  update public.photo_generation_queue as q set "completedAt" = v_now from ahead as a where q.id = a.id;
+end
 $$;
 
 -- Up to p_limit ended jobs whose folders may hold objects without a row: {jobs: [{id, folder, recorded}], seconds}.
@@ -4008,8 +4013,7 @@ as $$
         order by q."retryAt" desc limit 1000)
       union all
       (select q."retryAt" from public.photo_generation_queue as q
-        where q."waitingSince" > t.now and q."retryAt" is not null and q.status in ('pending', 'rate_limited')
-          and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+        where q."waitingSince" > t.now and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
         order by q."waitingSince" desc limit 1000)) as w
     union all
     select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (

@@ -12,7 +12,8 @@ WORKER = ROOT / "worker"
 
 PURE = {
     "address", "budget", "clock_finding", "database_time", "errors", "finding", "finish",
-    "health", "held", "job", "mask", "model", "outcome", "prompt", "quota", "rejection", "request", "retry", "room", "rpc_status", "secret",
+    "health", "held", "job", "mask", "model", "outcome", "prompt", "quota", "rejection", "request", "retry",
+    "room", "rpc_status", "secret",
     "settings", "slots", "storage_answers", "summary", "supabase_errors", "trace", "watch",
     "error_text",
 }  # fmt: skip

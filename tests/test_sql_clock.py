@@ -176,7 +176,7 @@ def test_a_sweep_and_an_erasure_do_not_wait(queue: Queue, moment: Moment) -> Non
     queue.call("generation_erasures_to_sweep")
     moment.advance(601)
     assert [each["id"] for each in queue.call("generation_jobs_to_sweep")["jobs"]] == [job["id"]]
-    done = []
+    done: list[bool] = []
     for _ in range(3):
         (folder,) = queue.call("generation_erasures_to_sweep")["folders"] if not any(done) else ("erased",)
         done.append(queue.call("settle_generation_erasure", p_user_folder=folder, p_empty=True)["done"])

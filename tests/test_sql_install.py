@@ -195,7 +195,7 @@ BACKLOG = """
     select 'b', 'u', 'https://photos.example.com/a', 'x', i, 1, kind,
       case when due then now() + interval '1 day' end, case when kind = 'completed' then now() end,
       case when kind = 'processing' then 'w/r/' || i end, case when kind = 'processing' then now() end,
-      case when kind = 'processing' then now() + interval '1 hour' end
+      case when kind = 'processing' then now() + interval '280 seconds' end
     from generate_series(1, 4000) as i, (values ('pending', false), ('pending', true), ('rate_limited', true),
       ('completed', false), ('processing', false)) as k (kind, due);
     analyze photo_generation_queue, photo_generation_batches, photo_generation_photos"""

@@ -43,7 +43,9 @@ CLAIM = """
     explain (analyze, buffers, format json)
     select claim_generation_jobs(gen_random_uuid(), 'w', gen_random_uuid(), 10, 240, 'model')"""
 QUEUE = "photo_generation_queue"
-CLAIM_INDEXES = {f"{QUEUE}_{name}" for name in ("ready", "held", "leases", "waiting", "pkey")}
+CLAIM_INDEXES = {
+    f"{QUEUE}_{name}" for name in ("ready", "held", "leases", "waiting", "waiting_since", "pkey")
+}
 
 
 @pytest.fixture(scope="module", params=[16, 18])
