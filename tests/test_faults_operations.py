@@ -37,6 +37,7 @@ OPERATIONS: dict[str, Mapping[str, Any]] = {
     "set_generation_rate": {"p_model": MODEL, "p_rate": 7},
 }
 QUESTIONS: dict[str, Mapping[str, Any]] = {
+    "generation_access_findings": {},
     "generation_details": {"p_id": "the batch"},
     "generation_gate": {},
     "generation_models": {},
