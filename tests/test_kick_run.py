@@ -56,13 +56,18 @@ def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
 
 @contextlib.contextmanager
 def silent_port() -> Iterator[int]:
-    """A port of loopback where each connection is closed without an answer."""
+    """A port of loopback where each request is read and the connection closed without an answer."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def close_each() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    listener.accept()[0].close()
+                    connection, _ = listener.accept()
+                    request = b""
+                    # Closed before the request is read whole, the connection would be reset.
+                    while not request.endswith(b"{}") and (part := connection.recv(65536)):
+                        request += part
+                    connection.close()
 
         thread = threading.Thread(target=close_each)
         thread.start()
