@@ -18,6 +18,7 @@ from local.demo.function import Function
 from tests.command_line import CommandLine
 from tests.queue_sql import Clock, Queue
 from tests.served import SECRET
+from worker import __version__
 from worker.check import SCHEMA_VERSION
 from worker.metrics import metrics_text
 from worker.terminal import BARS, screen, sparkline
@@ -102,6 +103,12 @@ async def test_all_agree(busy: Queue, served_queue: Function, cli: CommandLine) 
         for text in (plain, table):
             (line,) = [row for row in text.splitlines() if row.strip().startswith(f"{label} ")][:1]
             assert line.split()[len(label.split())] == str(told[field])
+
+
+def test_metrics_name_the_version(queue: Queue) -> None:
+    """Whoever updates sees on a chart when which version of the worker answers."""
+    samples = parsed(metrics_text(queue.call("generation_queue_stats")).decode())
+    assert sample(samples, "worker_info", version=__version__) == 1
 
 
 def test_metrics_say_what_the_numbers_say(busy: Queue) -> None:

@@ -13,6 +13,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from worker import __version__
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 QUANTILES = {"p50": "0.5", "p95": "0.95", "p99": "0.99"}
 Sample = tuple[tuple[str, ...], float | bool | None]
@@ -152,3 +154,5 @@ def _runs(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     yield _metric("last_run_stopped", "1 for the reason why the last finished run ended.", ("reason",),
         [((reason,), 1)] if reason else [])  # fmt: skip
     yield _one("schema_version", "The version of the database's schema.", stats["schemaVersion"])
+    yield _metric("worker_info", "1, with the version of the worker that answers.", ("version",),
+        [((__version__,), 1)])  # fmt: skip
