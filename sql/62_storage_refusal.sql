@@ -22,7 +22,8 @@ begin
   else
     update generation.limits as l set "storageRefused" = jsonb_build_object('at', generation.clock(),
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),
-      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500));
+      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500))
+    where l.id;
   end if;
   select l."storageRefused" into v_refused from generation.limits as l;
   return jsonb_build_object('storageRefused', v_refused);

@@ -240,7 +240,8 @@ begin
     "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
     "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours"),
-    "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous");
+    "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous")
+  where l.id;
   return public.generation_gate();
 end
 $$;
@@ -268,7 +269,7 @@ as $$
 begin
   perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
-  update generation.limits as l set "pausedAt" = null, "pauseReason" = null;
+  update generation.limits as l set "pausedAt" = null, "pauseReason" = null where l.id;
   update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
   perform 1 from public.photo_generation_queue as q where q.status = 'rate_limited' order by q.id for no key update;
   update public.photo_generation_queue as q set "retryAt" = generation.clock()

@@ -1,0 +1,41 @@
+"""Supabase's API loads `safeupdate`, which refuses UPDATE and DELETE without WHERE, in functions too."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from local.install_sql import SQL, parts
+
+UNREAD = re.compile(r"'(?:[^']|'')*'|--.*")
+CHANGE = re.compile(r"\b(?:update|delete from) +\w+\.\w+[^;]*")
+FILES = [*parts(), *sorted((SQL / "schedule").glob("*.sql"))]
+
+
+def innermost(statement: str) -> str:
+    """The statement up to the end of the bracket it stands in, without what stands in brackets of its own."""
+    depth, kept = 0, ""
+    for character in statement:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            break
+        kept += character if depth == 0 else ""
+    return kept
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_each_change_says_which_rows(file: Path) -> None:
+    """No statement changes or deletes rows without a WHERE of its own, for the API would refuse the call."""
+    for change in CHANGE.findall(UNREAD.sub("", file.read_text())):
+        assert re.search(r"\bwhere\b", innermost(change)), change
+
+
+def test_every_kind_of_change_is_recognized() -> None:
+    """The search itself finds a missing WHERE, also where a subquery has one."""
+    for text in (
+        "update public.a as b set c = 1;",
+        "with x as (delete from public.a) select 1 where true;",
+        "update public.a as b set c = (select 1 where true);",
+    ):
+        (change,) = CHANGE.findall(text)
+        assert not re.search(r"\bwhere\b", innermost(change))
