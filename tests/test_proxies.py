@@ -24,7 +24,7 @@ NOBODY = "http://127.0.0.1:9"
 
 @pytest.fixture
 async def proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ForwardProxy]:
-    """A proxy that leads nowhere, for https."""
+    """A proxy for https."""
     async with forwarding() as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "")
@@ -71,18 +71,18 @@ async def test_exceptions_from_the_proxy_hold_for_both(
     assert proxy.asked == []
 
 
-async def test_a_whole_run_through_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a private network with a proxy, a run works from its first call to its last through it."""
-    async with forwarding(kong=site.stack.url, gemini_internal=site.gemini.url) as proxy:
-        monkeypatch.setenv("HTTP_PROXY", proxy.url)
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://gemini.internal")
-        await site.order("a")
-
-        summary = await site.run(SUPABASE_URL="http://kong", SUPABASE_ALLOW_HTTP="1")
-
-        assert summary["completed"] == 1
-        assert set(proxy.asked) == {"kong", "gemini.internal"}
-    site.audit(summary)
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_no_proxy_is_given_a_key_in_clear(
+    proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """What is called over http inside a private network is called directly: a proxy would read the key."""
+    monkeypatch.setenv(variable, proxy.url)
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://gemini.invalid")
+    with pytest.raises(QueueUnavailable):
+        await ask_supabase("http://supabase.invalid")
+    with pytest.raises(Transient):
+        await ask_gemini()
+    assert proxy.asked == []
 
 
 async def test_this_machine_is_reached_without_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """The HTTP client for what a worker calls by name: Supabase and Gemini are reached the same way.
 
-Proxies and certificate authorities are the environment's, as httpx reads them: `HTTPS_PROXY`, `HTTP_PROXY`,
-`ALL_PROXY`, `NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. This machine is always reached without a proxy.
+Proxies and certificate authorities are the environment's, as httpx reads them: `HTTPS_PROXY`, `ALL_PROXY`,
+`NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. This machine is always reached without a proxy, and so is a
+server that is called over http: the proxy would read its key.
 Photo hosts are not called through here: a proxy would look the host up again, after `worker.download` has
 checked its addresses.
 """
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+DIRECT = ("http://", "all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 def certificates() -> ssl.SSLContext:
@@ -36,9 +37,8 @@ def http_client(trusted: ssl.SSLContext | None = None, **options: Any) -> httpx.
     import httpx
 
     verify = trusted or certificates()
-    direct = {f"all://{host}": None for host in LOOPBACK}
     try:
-        return httpx.AsyncClient(verify=verify, mounts=direct, **options)
+        return httpx.AsyncClient(verify=verify, mounts=dict.fromkeys(DIRECT), **options)
     except (ValueError, ImportError, httpx.InvalidURL) as exc:
         raise Misconfigured(
             "proxy",
