@@ -1,6 +1,6 @@
 """What a 200 without an image means, by `finishReason` and `promptFeedback.blockReason`; imports no vendor.
 
-Reasons: `FinishReason` and `BlockedReason` of google-genai 3.4.0. An unknown one is worth another try.
+Reasons: `FinishReason` and `BlockedReason` of google-genai 3.6.1. An unknown one is worth another try.
 """
 
 from __future__ import annotations

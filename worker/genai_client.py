@@ -46,7 +46,7 @@ def connect(api_key: str) -> Connection:
 
     `vertexai=False` and the key are stated, so that no variable can change them. An httpx client of our own
     keeps the SDK off aiohttp, which repeats failed calls by itself; the synchronous one only saves the SDK
-    30 ms for certificates of its own. (`_api_client.py` of google-genai 3.4.0)
+    30 ms for certificates of its own. (`_api_client.py` of google-genai 3.6.1)
     """
     import httpx
     from google import genai
