@@ -30,6 +30,36 @@ begin
   end if;
 end
 $$;
+
+-- All tables that are there are locked before anything changes. Who works with them holds one while waiting
+-- for another, in any order; so an attempt that cannot have them all in time gives them back: no deadlock.
+do $$
+declare
+  v_tables constant text := (
+    select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.oid)
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.relkind = 'r' and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (
+      'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos')));
+begin
+  for v_attempt in 1 .. 50 loop
+    exit when v_tables is null;
+    begin
+      set local lock_timeout = '200ms';
+      execute format('lock table %s in access exclusive mode', v_tables);
+      exit;
+    exception
+      when lock_not_available then
+        if v_attempt = 50 then
+          raise exception 'Not installed; a long transaction, such as a backup, holds the queue''s tables.'
+            using hint = 'Run this again when it has ended; pg_stat_activity shows it.';
+        end if;
+        perform pg_sleep(0.2);
+    end;
+  end loop;
+  -- For what is not ours: on Supabase a policy locks the tables of auth, storage and realtime until the end.
+  set local lock_timeout = '10s';
+end
+$$;
 """
 FOOTER = """
 notify pgrst, 'reload schema';

@@ -236,7 +236,8 @@ create table if not exists generation.failed_images (
   primary key ("batchId", "jobId", "imageIndex")
 );
 
--- Schema version 1 had no batch. It is the job's; where the job is gone it is '', which no batch has.
+-- Schema version 1 had no batch. It is the job's; where the job is gone, or younger because ids have started again, it is '',
+-- which no batch has.
 do $$
 begin
   if not exists (
@@ -246,7 +247,7 @@ begin
     alter table generation.failed_images add column "batchId" text not null default '';
     alter table generation.failed_images alter column "batchId" drop default;
     update generation.failed_images as f set "batchId" = q."batchId"
-    from public.photo_generation_queue as q where q.id = f."jobId";
+    from public.photo_generation_queue as q where q.id = f."jobId" and q."createdAt" <= f."createdAt";
     alter table generation.failed_images drop constraint failed_images_pkey, add primary key ("batchId", "jobId", "imageIndex");
   end if;
 end

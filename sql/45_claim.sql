@@ -311,8 +311,8 @@ $$;
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
--- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
+-- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
@@ -330,8 +330,8 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
-  perform generation.put_gate_right(v_gate.model);
   v_run := generation.lock_run(p_run_id);
+  perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then

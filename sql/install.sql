@@ -19,6 +19,36 @@ begin
 end
 $$;
 
+-- All tables that are there are locked before anything changes. Who works with them holds one while waiting
+-- for another, in any order; so an attempt that cannot have them all in time gives them back: no deadlock.
+do $$
+declare
+  v_tables constant text := (
+    select string_agg(format('%I.%I', n.nspname, c.relname), ', ' order by c.oid)
+    from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
+    where c.relkind = 'r' and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (
+      'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos')));
+begin
+  for v_attempt in 1 .. 50 loop
+    exit when v_tables is null;
+    begin
+      set local lock_timeout = '200ms';
+      execute format('lock table %s in access exclusive mode', v_tables);
+      exit;
+    exception
+      when lock_not_available then
+        if v_attempt = 50 then
+          raise exception 'Not installed; a long transaction, such as a backup, holds the queue''s tables.'
+            using hint = 'Run this again when it has ended; pg_stat_activity shows it.';
+        end if;
+        perform pg_sleep(0.2);
+    end;
+  end loop;
+  -- For what is not ours: on Supabase a policy locks the tables of auth, storage and realtime until the end.
+  set local lock_timeout = '10s';
+end
+$$;
+
 -- 05_supabase.sql
 
 -- Refuses a database that is not Supabase's: every grant and policy of the following files names its three roles.
@@ -277,7 +307,8 @@ create table if not exists generation.failed_images (
   primary key ("batchId", "jobId", "imageIndex")
 );
 
--- Schema version 1 had no batch. It is the job's; where the job is gone it is '', which no batch has.
+-- Schema version 1 had no batch. It is the job's; where the job is gone, or younger because ids have started again, it is '',
+-- which no batch has.
 do $$
 begin
   if not exists (
@@ -287,7 +318,7 @@ begin
     alter table generation.failed_images add column "batchId" text not null default '';
     alter table generation.failed_images alter column "batchId" drop default;
     update generation.failed_images as f set "batchId" = q."batchId"
-    from public.photo_generation_queue as q where q.id = f."jobId";
+    from public.photo_generation_queue as q where q.id = f."jobId" and q."createdAt" <= f."createdAt";
     alter table generation.failed_images drop constraint failed_images_pkey, add primary key ("batchId", "jobId", "imageIndex");
   end if;
 end
@@ -2303,8 +2334,8 @@ $$;
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: jobs, then batches; rows locked by others are
--- skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
+-- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
 ) returns jsonb
@@ -2322,8 +2353,8 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
-  perform generation.put_gate_right(v_gate.model);
   v_run := generation.lock_run(p_run_id);
+  perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.queue_invariants import check_invariants
-from tests.queue_sql import Queue, Run, result_of
+from tests.queue_sql import Queue, Run, blocked, refused, result_of
 
 pytest_plugins = ("tests.queue_fixtures",)
 
@@ -110,3 +110,15 @@ def test_opposite_orders(queue: Queue, another: Callable[[], Queue]) -> None:
         told = [entry["result"] for entry in first.result() + second.result()]
     assert sorted(told) == ["lease_lost"] * 60 + ["settled"] * 60
     check_invariants(queue.connection)
+
+
+def test_a_claim_waits_for_its_run_before_it_holds_a_gate(queue: Queue, another: Callable[[], Queue]) -> None:
+    """A claim that puts a gate right and the finish of its run, which counts at gates, do not deadlock."""
+    run, claiming, finishing = queue.run(), another(), another()
+    queue.connection.execute("update generation.gates set \"arrivalAt\" = now() + interval '1 day'")
+    finishing.connection.execute("begin")
+    finishing.call("finish_generation_run", p_run_id=run.id, p_worker_id=run.worker, p_summary={})
+    with blocked(claiming, lambda other: other.run().answer(p_run_id=run.id), queue) as claimed:
+        finishing.connection.execute("select from generation.gates for no key update nowait; commit")
+    with refused("409", "run_finished"):
+        claimed.result()

@@ -8,8 +8,9 @@ import pytest
 
 from local.stack.postgres import Postgres
 from tests import catalog
+from tests.conftest import connect
 from tests.databases import Database, database
-from tests.queue_sql import Queue
+from tests.queue_sql import Queue, blocked
 
 pytest_plugins = ("tests.database_fixtures",)
 
@@ -73,6 +74,26 @@ def test_install_again_keeps_all_rows(older: Queue, scratch: Database) -> None:
     batches = [row.pop("batchId") for row in after["failed"]]
     assert after == before
     assert batches == ["", after["photos"][0]["batchId"]]
+
+
+def test_a_refusal_older_than_the_job_is_not_the_jobs(older: Queue, scratch: Database) -> None:
+    """After ids had started again, a new job is not left without an image that an old job was refused."""
+    older.connection.execute("""
+        insert into generation.failed_images ("jobId", "imageIndex", code, message, "createdAt")
+        select id, 2, 'safety', 'Not made.', "createdAt" - interval '1 day' from photo_generation_queue""")
+    scratch.install()
+    older.call("release_stale_generation_jobs", p_older_than_seconds=0)
+    (job,) = older.run().claim()
+    assert job["missing"] == [2]
+
+
+def test_install_again_makes_no_deadlock(older: Queue, scratch: Database) -> None:
+    """A worker that holds a job when install.sql begins goes on to the batch, and both of them succeed."""
+    with connect(scratch.url) as worker, connect(scratch.url) as watcher:
+        worker.execute("begin; select from photo_generation_queue for no key update")
+        with blocked(older, lambda _: scratch.install(), Queue(watcher)) as installed:
+            worker.execute('update photo_generation_batches set "jobsDone" = "jobsDone"; commit')
+        installed.result()
 
 
 def test_work_goes_on_after_install_again(older: Queue, scratch: Database) -> None:
