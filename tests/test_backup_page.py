@@ -119,6 +119,32 @@ def test_install_closes_it_and_work_goes_on(
     assert queue.enqueue("user-3")["created"]
 
 
+# As on Supabase: the role people have is no superuser, and somebody above it has default privileges in `public`.
+PROJECT = """
+    create role project_admin;
+    create role project_owner login bypassrls password 'secret'"""
+ADMINS = "alter default privileges for role project_admin in schema public grant all on tables to anon"
+GRANTED = "grant create on schema public to project_owner"
+
+
+def test_the_restore_needs_no_superuser(postgres: Postgres, source: Database, tmp_path: Path) -> None:
+    """The role of a Supabase project restores all rows, though the dump tells of rights that are not its own."""
+    before = rows(source.connection)
+    source.connection.execute(PROJECT)
+    try:
+        source.connection.execute(ADMINS)
+        with database(postgres) as new:
+            new.connection.execute(f"{ADMINS}; {GRANTED}".encode())
+            name = new.connection.info.dbname
+            new.connection.execute(f"grant create on database {name} to project_owner".encode())
+            url = f"postgresql://project_owner:secret@127.0.0.1:{postgres.port}/{name}"
+            run(postgres, tmp_path, "backup", DATABASE_URL=source.url)
+            run(postgres, tmp_path, "restore", NEW_DATABASE_URL=url)
+            assert rows(new.connection) == before
+    finally:
+        source.connection.execute("drop owned by project_admin; drop role project_admin, project_owner")
+
+
 def test_the_page_names_check() -> None:
     """The page ends with the command that tells whether all is closed."""
     assert BLOCKS["sh check"].strip() == "python -m worker check"
