@@ -119,7 +119,7 @@ def test_install_closes_it_and_work_goes_on(
     assert queue.enqueue("user-3")["created"]
 
 
-# As on Supabase: the role people have is no superuser, and somebody above it has default privileges in `public`.
+# As on Supabase: people's role is no superuser, and somebody above it has default privileges in `public`.
 PROJECT = """
     create role project_admin;
     create role project_owner login bypassrls password 'secret'"""
@@ -128,7 +128,7 @@ GRANTED = "grant create on schema public to project_owner"
 
 
 def test_the_restore_needs_no_superuser(postgres: Postgres, source: Database, tmp_path: Path) -> None:
-    """The role of a Supabase project restores all rows, though the dump tells of rights that are not its own."""
+    """A Supabase project's role restores all rows, though the dump tells of rights that are not its own."""
     before = rows(source.connection)
     source.connection.execute(PROJECT)
     try:
