@@ -380,10 +380,13 @@ create table if not exists generation.limits (
   "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
   "pausedAt" timestamptz,
   "pauseReason" text,
-  -- {at, bytes, mimeType, problem} of an image that was paid for and not kept, until Storage has taken a probe as large.
+  -- {at, bytes, mimeType, problem, waitUntil} of an image that was paid for and not kept, until Storage has taken a probe as large.
   "storageRefused" jsonb
 );
 alter table generation.limits add column if not exists "storageRefused" jsonb;
+-- When Storage last took a probe, and how often in a row it refused an image soon after one: see report_storage.
+alter table generation.limits add column if not exists "storageProvedAt" timestamptz;
+alter table generation.limits add column if not exists "storageRelapses" integer not null default 0;
 -- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
 alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
 

@@ -43,6 +43,7 @@ as $$
   ('generation.failed_images', 'createdAt', interval '0', null),
   ('generation.idempotency_keys', 'createdAt', interval '0', null),
   ('generation.limits', 'pausedAt', interval '0', null),
+  ('generation.limits', 'storageProvedAt', interval '0', null),
   ('generation.models', 'successorSince', interval '0', null),
   ('generation.worker_calls', 'calledAt', interval '0', null)
 $$;

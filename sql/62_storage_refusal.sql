@@ -1,9 +1,16 @@
 -- What is remembered of a Storage that did not keep an image which had been paid for. Refusals: PT400 (a parameter).
 
+-- How long no probe is tried after Storage took one and then refused an image all the same, p_relapses times in a row: a probe
+-- proves little then, and each costs what is paid for after it. Two minutes, doubled up to an hour.
+create or replace function generation.relapse_wait(p_relapses integer) returns interval
+language sql immutable set search_path = ''
+as $$ select least(interval '1 minute' * 2 ^ least(p_relapses, 10), interval '1 hour') $$;
+
 -- Tells all workers whether Storage keeps images. p_kept false: it did not keep one that was paid for; p_facts are its
 -- {bytes, mimeType, problem}, and from the next claim on every run gets them as `storageRefused` and pays for nothing
 -- before Storage has taken a probe as large. p_kept true: it took that probe; p_facts are what the claim gave. A
--- refusal reported meanwhile is another one and stays.
+-- refusal reported meanwhile is another one and stays. One that comes within two hours of a probe is a relapse: `waitUntil` says
+-- when the next probe is due; resume_generation makes it due now.
 -- Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
 -- Safe to repeat: the same refusal is remembered once, and what has been cleared stays so.
 create or replace function public.report_storage(p_kept boolean, p_facts jsonb) returns jsonb
@@ -11,6 +18,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_refused jsonb;
+  v_now constant timestamptz := generation.clock();
 begin
   perform generation.require_service();
   if p_kept is null or jsonb_typeof(p_facts) is distinct from 'object' then
@@ -18,11 +26,16 @@ begin
       'Send {"bytes": 1500000, "mimeType": "image/png", "problem": "…"}.');
   end if;
   if p_kept then
-    update generation.limits as l set "storageRefused" = null where l."storageRefused" = p_facts;
+    update generation.limits as l set "storageRefused" = null, "storageProvedAt" = v_now where l."storageRefused" = p_facts;
   else
-    update generation.limits as l set "storageRefused" = jsonb_build_object('at', generation.clock(),
+    -- Of several refusals at once the first counts: the others were on their way already.
+    update generation.limits as l
+    set "storageRelapses" = case when l."storageProvedAt" > v_now - interval '2 hours' then l."storageRelapses" + 1 else 0 end
+    where l."storageRefused" is null;
+    update generation.limits as l set "storageRefused" = jsonb_build_object('at', v_now,
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),
-      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500))
+      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500),
+      'waitUntil', case when l."storageRelapses" > 0 then v_now + generation.relapse_wait(l."storageRelapses") end)
     where l.id;
   end if;
   select l."storageRefused" into v_refused from generation.limits as l;

@@ -260,7 +260,8 @@ begin
 end
 $$;
 
--- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
+-- Lets work go on: ends a pause and every block, a daily one too, makes jobs that wait for a quota due now, and has Storage
+-- tried at once where it refused an image.
 -- Returns the gate. Locks: every gate, then jobs by id.
 -- Safe to repeat: the second time there is nothing left to end, but for what was paused or blocked in between.
 create or replace function public.resume_generation() returns jsonb
@@ -269,7 +270,8 @@ as $$
 begin
   perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
-  update generation.limits as l set "pausedAt" = null, "pauseReason" = null where l.id;
+  update generation.limits as l
+  set "pausedAt" = null, "pauseReason" = null, "storageRelapses" = 0, "storageRefused" = l."storageRefused" - 'waitUntil' where l.id;
   update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
   perform 1 from public.photo_generation_queue as q where q.status = 'rate_limited' order by q.id for no key update;
   update public.photo_generation_queue as q set "retryAt" = generation.clock()

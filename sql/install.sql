@@ -451,10 +451,13 @@ create table if not exists generation.limits (
   "maxAgeHours" numeric not null default 72 constraint limits_age check ("maxAgeHours" > 0),
   "pausedAt" timestamptz,
   "pauseReason" text,
-  -- {at, bytes, mimeType, problem} of an image that was paid for and not kept, until Storage has taken a probe as large.
+  -- {at, bytes, mimeType, problem, waitUntil} of an image that was paid for and not kept, until Storage has taken a probe as large.
   "storageRefused" jsonb
 );
 alter table generation.limits add column if not exists "storageRefused" jsonb;
+-- When Storage last took a probe, and how often in a row it refused an image soon after one: see report_storage.
+alter table generation.limits add column if not exists "storageProvedAt" timestamptz;
+alter table generation.limits add column if not exists "storageRelapses" integer not null default 0;
 -- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
 alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
 
@@ -1292,6 +1295,7 @@ as $$
   ('generation.failed_images', 'createdAt', interval '0', null),
   ('generation.idempotency_keys', 'createdAt', interval '0', null),
   ('generation.limits', 'pausedAt', interval '0', null),
+  ('generation.limits', 'storageProvedAt', interval '0', null),
   ('generation.models', 'successorSince', interval '0', null),
   ('generation.worker_calls', 'calledAt', interval '0', null)
 $$;
@@ -2720,10 +2724,17 @@ $$;
 
 -- What is remembered of a Storage that did not keep an image which had been paid for. Refusals: PT400 (a parameter).
 
+-- How long no probe is tried after Storage took one and then refused an image all the same, p_relapses times in a row: a probe
+-- proves little then, and each costs what is paid for after it. Two minutes, doubled up to an hour.
+create or replace function generation.relapse_wait(p_relapses integer) returns interval
+language sql immutable set search_path = ''
+as $$ select least(interval '1 minute' * 2 ^ least(p_relapses, 10), interval '1 hour') $$;
+
 -- Tells all workers whether Storage keeps images. p_kept false: it did not keep one that was paid for; p_facts are its
 -- {bytes, mimeType, problem}, and from the next claim on every run gets them as `storageRefused` and pays for nothing
 -- before Storage has taken a probe as large. p_kept true: it took that probe; p_facts are what the claim gave. A
--- refusal reported meanwhile is another one and stays.
+-- refusal reported meanwhile is another one and stays. One that comes within two hours of a probe is a relapse: `waitUntil` says
+-- when the next probe is due; resume_generation makes it due now.
 -- Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
 -- Safe to repeat: the same refusal is remembered once, and what has been cleared stays so.
 create or replace function public.report_storage(p_kept boolean, p_facts jsonb) returns jsonb
@@ -2731,6 +2742,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_refused jsonb;
+  v_now constant timestamptz := generation.clock();
 begin
   perform generation.require_service();
   if p_kept is null or jsonb_typeof(p_facts) is distinct from 'object' then
@@ -2738,11 +2750,16 @@ begin
       'Send {"bytes": 1500000, "mimeType": "image/png", "problem": "…"}.');
   end if;
   if p_kept then
-    update generation.limits as l set "storageRefused" = null where l."storageRefused" = p_facts;
+    update generation.limits as l set "storageRefused" = null, "storageProvedAt" = v_now where l."storageRefused" = p_facts;
   else
-    update generation.limits as l set "storageRefused" = jsonb_build_object('at', generation.clock(),
+    -- Of several refusals at once the first counts: the others were on their way already.
+    update generation.limits as l
+    set "storageRelapses" = case when l."storageProvedAt" > v_now - interval '2 hours' then l."storageRelapses" + 1 else 0 end
+    where l."storageRefused" is null;
+    update generation.limits as l set "storageRefused" = jsonb_build_object('at', v_now,
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),
-      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500))
+      'mimeType', p_facts ->> 'mimeType', 'problem', left(p_facts ->> 'problem', 500),
+      'waitUntil', case when l."storageRelapses" > 0 then v_now + generation.relapse_wait(l."storageRelapses") end)
     where l.id;
   end if;
   select l."storageRefused" into v_refused from generation.limits as l;
@@ -3014,7 +3031,8 @@ begin
 end
 $$;
 
--- Lets work go on: ends a pause and every block, a daily one too, and makes jobs that wait for a quota due now.
+-- Lets work go on: ends a pause and every block, a daily one too, makes jobs that wait for a quota due now, and has Storage
+-- tried at once where it refused an image.
 -- Returns the gate. Locks: every gate, then jobs by id.
 -- Safe to repeat: the second time there is nothing left to end, but for what was paused or blocked in between.
 create or replace function public.resume_generation() returns jsonb
@@ -3023,7 +3041,8 @@ as $$
 begin
   perform generation.require_service();
   perform 1 from generation.gates as g order by g.model for no key update;
-  update generation.limits as l set "pausedAt" = null, "pauseReason" = null where l.id;
+  update generation.limits as l
+  set "pausedAt" = null, "pauseReason" = null, "storageRelapses" = 0, "storageRefused" = l."storageRefused" - 'waitUntil' where l.id;
   update generation.gates as g set "blockedUntil" = null, epoch = g.epoch + 1 where g."blockedUntil" > generation.moment();
   perform 1 from public.photo_generation_queue as q where q.status = 'rate_limited' order by q.id for no key update;
   update public.photo_generation_queue as q set "retryAt" = generation.clock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from io import BytesIO
 
 import pytest
@@ -101,8 +102,8 @@ async def test_a_limit_by_size_is_tried_with_that_size(site: Site) -> None:
 
 async def test_a_refusal_is_remembered_while_its_job_goes_on(site: Site) -> None:
     """Other workers, and those after a crash of this one, know of a refusal before its job has ended."""
-    site.gemini.add_rule({"kind": "image"}, times=1)
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
+    site.gemini.add_rule({"kind": "image"}, times=1)
     await site.order("a", images=2)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(REFUSALS["denied"][0], UPLOAD, 1000)
@@ -130,6 +131,54 @@ async def test_a_run_under_way_pays_for_nothing_more(site: Site) -> None:
     assert (site.job(second)["attempts"], len(site.calls())) == (0, 1)
     assert (summary["stopReason"], summary["images"]["notStarted"]) == ("misconfigured", 1)
     site.audit(summary)
+
+
+async def test_a_probe_that_proves_nothing_is_believed_ever_less(site: Site) -> None:
+    """Where Storage takes probes and refuses images, not every tick pays; whoever has fixed it says so."""
+    (job,) = await site.order("a")
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(REFUSALS["denied"][0], f"{UPLOAD}(?!(=|%3D)probe)", 1000)
+        for _ in range(8):
+            site.make_due()
+            last = await site.run(SUPABASE_URL=proxy.url)
+        assert len(site.calls()) == 2, "the first, and one after the first probe"
+        assert last["stopReason"] == "misconfigured"
+        assert "403" in last["problem"] and "gate resume" in last["problem"]
+        wait_over = Jsonb({**last_refusal(site), "waitUntil": "2026-01-01T00:00:00+00:00"})
+        site.rows('update generation.limits set "storageRefused" = %s where id returning id', wait_over)
+        site.make_due()
+        await site.run(SUPABASE_URL=proxy.url)
+        assert len(site.calls()) == 3
+        later = last_refusal(site)
+        assert str(later["waitUntil"]) > str(later["at"])
+    await site.service.rpc("resume_generation").execute()
+    site.make_due()
+    assert (await site.run())["completed"] == 1
+    assert (site.job(job)["status"], remembered(site), probes(site)) == ("completed", [None], 0)
+
+
+def test_the_wait_for_the_next_probe_grows_and_ends(site: Site) -> None:
+    """A relapse is waited out for minutes, then for an hour at most; two hours without one are forgiven."""
+    report = "select report_storage(%s, %s) -> 'storageRefused' as r"
+    waits = []
+    for _ in range(8):
+        site.rows(report, False, Jsonb({"bytes": 1}))
+        refused = site.rows(report, False, Jsonb({"bytes": 2}))[0]["r"]
+        until = refused["waitUntil"] or refused["at"]
+        waits.append((datetime.fromisoformat(until) - datetime.fromisoformat(refused["at"])).seconds)
+        site.rows(report, True, Jsonb(refused))
+    assert waits == [0, 120, 240, 480, 960, 1920, 3600, 3600]
+    site.rows(
+        """update generation.limits set "storageProvedAt" = now() - interval '3 h' where id returning id"""
+    )
+    assert site.rows(report, False, Jsonb({"bytes": 1}))[0]["r"]["waitUntil"] is None
+
+
+def last_refusal(site: Site) -> dict[str, object]:
+    """The refusal that is remembered."""
+    (refused,) = remembered(site)
+    assert isinstance(refused, dict)
+    return refused
 
 
 @contextmanager

@@ -24,3 +24,8 @@ class DatabaseTime:
         answered_at, read = self._answered
         moment = answered_at + timedelta(seconds=self._monotonic() - read + seconds)
         return moment.isoformat(timespec="milliseconds")
+
+
+def is_before(moment: str | None, later: str | None) -> bool:
+    """Whether one of the database's times is before another; not where either is unknown."""
+    return bool(moment and later) and datetime.fromisoformat(str(moment)) < datetime.fromisoformat(str(later))

@@ -162,7 +162,7 @@ class Run:
         self._must_finish = True
         self._summary.claimed += len(claim.jobs)
         try:
-            await self._tools.proof.require(claim.storage_refused, self._budget)
+            await self._tools.proof.require(claim.storage_refused, claim.answered_at, self._budget)
         except GenerationError as error:
             await self._give_back(claim, error)
             return

@@ -2,7 +2,8 @@
 
 The bucket's settings are read once per process. Whatever else Storage refuses is known only by trying: an
 image that was paid for and not kept is remembered in the database, for all workers. Until Storage has taken a
-probe of that size and type, runs give their jobs back and pay for nothing.
+probe of that size and type, runs give their jobs back and pay for nothing. Where it takes probes and refuses
+images all the same, the next probe waits ever longer (report_storage in sql/62_storage_refusal.sql).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from uuid import uuid4
 
 from worker import log
 from worker.budget import Budget
-from worker.errors import GenerationError
+from worker.database_time import is_before
+from worker.errors import GenerationError, Misconfigured
 from worker.job import GeneratedImage, Usage
 from worker.tries import Within
 
@@ -64,11 +66,12 @@ class StorageProof:
         self._checked = False
         self._untold: Mapping[str, Any] | None = None
 
-    async def require(self, refused: Mapping[str, Any] | None, budget: Budget) -> None:
-        """Return once an image can be kept; `refused` is the last refusal, as the claim told it.
+    async def require(self, refused: Mapping[str, Any] | None, now: str | None, budget: Budget) -> None:
+        """Return once an image can be kept; `refused` is the last refusal, as the claim told it `now`.
 
         Raises Misconfigured and QueueUnavailable: then nothing may be paid for.
         """
+        _refuse_before_its_time(refused, now)
         refused = refused or self._untold
         if refused or not self._checked:
             await self._bucket.check(budget.until("generate", CALL_SECONDS))
@@ -115,6 +118,16 @@ class StorageProof:
             log.event("storage_not_reported", level="error", code=error.code, reason=error.message)
             return False
         return True
+
+
+def _refuse_before_its_time(refused: Mapping[str, Any] | None, now: str | None) -> None:
+    until = (refused or {}).get("waitUntil")
+    if refused and is_before(now, until):
+        raise Misconfigured(
+            "storage_relapsed",
+            f"Storage took a probe and then refused an image: {refused.get('problem')}; it is tried again at "
+            f"{until}, or at once after python -m worker gate resume",
+        )
 
 
 def probe_image(refused: Mapping[str, Any]) -> GeneratedImage:
