@@ -57,6 +57,14 @@ as $$
     from generation.own_tables() as t
     join (values ('public.photo_generation_batches', 'own batches'), ('public.photo_generation_queue', 'own jobs'),
       ('public.photo_generation_photos', 'own photos')) as w (name, policy) on w.name = t.name
+    union all
+    select c.oid, 'storage.objects', 'own generated photos', exists (
+        select from pg_catalog.pg_policy as p
+        where p.polrelid = c.oid and p.polname = 'own generated photos' and p.polcmd = 'r' and p.polpermissive
+          and p.polroles = array['authenticated'::regrole::oid]
+          and pg_get_expr(p.polqual, p.polrelid) ~ 'bucket_id = ''generated-photos''.* AND .*request[.]jwt[.]claims.*sub'
+      )
+    from pg_catalog.pg_class as c where c.oid = to_regclass('storage.objects')
   )
   select t.name, 'row-level security is off', true from generation.own_tables() as t where not t.secured
   union all

@@ -1,7 +1,7 @@
 -- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
--- The version of this schema; a worker refuses to work with another one.
+-- The version of this schema, which `check` compares with the worker's.
 -- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb

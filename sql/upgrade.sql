@@ -3125,6 +3125,14 @@ as $$
     from generation.own_tables() as t
     join (values ('public.photo_generation_batches', 'own batches'), ('public.photo_generation_queue', 'own jobs'),
       ('public.photo_generation_photos', 'own photos')) as w (name, policy) on w.name = t.name
+    union all
+    select c.oid, 'storage.objects', 'own generated photos', exists (
+        select from pg_catalog.pg_policy as p
+        where p.polrelid = c.oid and p.polname = 'own generated photos' and p.polcmd = 'r' and p.polpermissive
+          and p.polroles = array['authenticated'::regrole::oid]
+          and pg_get_expr(p.polqual, p.polrelid) ~ 'bucket_id = ''generated-photos''.* AND .*request[.]jwt[.]claims.*sub'
+      )
+    from pg_catalog.pg_class as c where c.oid = to_regclass('storage.objects')
   )
   select t.name, 'row-level security is off', true from generation.own_tables() as t where not t.secured
   union all
@@ -3307,7 +3315,7 @@ insert into pg_temp.upgrade_part values ('75_reading.sql', $part_75_reading$
 -- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
--- The version of this schema; a worker refuses to work with another one.
+-- The version of this schema, which `check` compares with the worker's.
 -- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb

@@ -19,6 +19,12 @@ OPENED = {
     "alter table generation.idempotency_keys disable row level security": (
         "generation.idempotency_keys: row-level security is off"
     ),
+    'drop policy "own generated photos" on storage.objects': (
+        'storage.objects: policy "own generated photos" is missing or changed'
+    ),
+    "alter policy \"own generated photos\" on storage.objects using (bucket_id = 'generated-photos')": (
+        'storage.objects: policy "own generated photos" is missing or changed'
+    ),
     "grant execute on function erase_generation_user to anon": (
         "erase_generation_user(text): anon may call it"
     ),

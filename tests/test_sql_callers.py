@@ -155,6 +155,18 @@ def test_those_who_run_the_queue_are_let_in(opened: Database) -> None:
         connection.execute("reset session authorization; drop role app_backend")
 
 
+def test_an_apps_function_gets_in_only_as_the_service_role(opened: Database) -> None:
+    """What an app's function does for a user is the user's deed, unless it acts as the service role."""
+    call = "language sql {} as 'select public.generation_queue_stats()'"
+    with acting(opened.connection, "postgres") as connection:
+        for name, right in (("app_owner", "security definer"), ("app_service", "set role = service_role")):
+            connection.execute(f"create function {name}() returns jsonb {call.format(right)}".encode())
+        connection.execute("set local role authenticated")
+        error = error_of(connection, "select app_owner()")
+        assert error is not None and error.sqlstate == "42501"
+        assert error_of(connection, "select app_service()") is None
+
+
 def test_a_key_without_a_login_gets_nowhere_through_the_api(
     queue: Queue, callers: Callers, scene: Scene
 ) -> None:
