@@ -11,7 +11,8 @@
 --   PGOPTIONS='-c generation.uninstall=with_tables' psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f sql/uninstall.sql
 --
 -- The photos stay in Storage in any case: SQL must not delete objects. One transaction; it refuses, and changes nothing,
--- while the app's own objects depend on ours, or while an erased user's photos are still being removed. Safe to run again.
+-- while the app's own objects depend on ours or lie in the schema `generation`, or while an erased user's photos are still being
+-- removed. Safe to run again.
 
 begin;
 -- set local generation.uninstall = 'with_tables';
@@ -50,10 +51,11 @@ begin
     drop trigger if exists photo_generation_queue_kick on public.photo_generation_queue;
   end if;
 
-  -- Functions together, then tables together, so that their order does not matter; nothing is dropped by `cascade`.
+  -- Functions together, then tables together, so that their order does not matter; nothing is dropped by `cascade`. What is ours
+  -- has a name of ours, in public also a body that uses our schema. A table of the app's own in that schema stops it at the end.
   select string_agg(p.oid::regprocedure::text, ', ') into v_functions
   from pg_catalog.pg_proc as p
-  where p.pronamespace = to_regnamespace('generation') or (p.pronamespace = 'public'::regnamespace and p.proname in (
+  where p.pronamespace = to_regnamespace('generation') or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ '\mgeneration[.]' and p.proname in (
     'cancel_generation_batch',
     'claim_generation_jobs',
     'enqueue_generation_batch',
@@ -96,7 +98,9 @@ begin
 
   select string_agg(c.oid::regclass::text, ', ') into v_tables
   from pg_catalog.pg_class as c
-  where c.relkind in ('r', 'p') and (c.relnamespace = to_regnamespace('generation')
+  where c.relkind in ('r', 'p') and (
+    (c.relnamespace = to_regnamespace('generation') and c.relname in ('erasures', 'failed_images', 'flows', 'gates',
+      'idempotency_keys', 'limits', 'models', 'photo_buckets', 'prices', 'runs', 'worker_calls'))
     or (v_mode = 'with_tables' and c.oid in (to_regclass('public.photo_generation_batches'),
       to_regclass('public.photo_generation_queue'), to_regclass('public.photo_generation_photos'))));
   if v_tables is not null then

@@ -133,6 +133,25 @@ def test_what_the_app_built_on_it_is_not_dropped(scratch: Database, table: str) 
     assert catalog.schema(scratch.connection) == before
 
 
+def test_a_table_of_the_apps_own_in_our_schema_is_not_dropped(scratch: Database) -> None:
+    """What somebody else keeps in the schema `generation` makes it refuse, with the table's name."""
+    installed(scratch)
+    scratch.connection.execute("create table generation.app_drafts as select 1 as id")
+    assert "table generation.app_drafts depends on schema generation" in uninstall(scratch, WITH_TABLES)
+    assert catalog.rows(scratch.connection, "generation.app_drafts")
+    assert catalog.rows(scratch.connection, "public.photo_generation_photos")
+
+
+def test_a_function_of_the_apps_own_is_not_dropped(scratch: Database) -> None:
+    """A function that is named as ours, with other parameters, stays."""
+    installed(scratch)
+    scratch.connection.execute(
+        "create function public.generation_models(app integer) returns integer language sql as 'select 1'"
+    )
+    assert uninstall(scratch, WITH_TABLES) == ""
+    assert scratch.connection.execute("select public.generation_models(1)").fetchall()
+
+
 def test_another_word_is_refused(scratch: Database) -> None:
     """A mistyped mode is no mode."""
     installed(scratch)
