@@ -30,7 +30,7 @@ begin
   else
     -- Of several refusals at once the first counts: the others were on their way already.
     update generation.limits as l
-    set "storageRelapses" = case when l."storageProvedAt" > v_now - interval '2 hours' then l."storageRelapses" + 1 else 0 end
+    set "storageRelapses" = case when l."storageProvedAt" between v_now - interval '2 hours' and v_now then l."storageRelapses" + 1 else 0 end
     where l."storageRefused" is null;
     update generation.limits as l set "storageRefused" = jsonb_build_object('at', v_now,
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),

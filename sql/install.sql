@@ -1358,7 +1358,8 @@ end
 $$;
 
 -- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
--- latest is ahead, so that their order stays. Locks: runs, jobs; those locked by others are skipped.
+-- latest is ahead, so that their order stays. Locks: runs, jobs; those locked by others are skipped; the row of limits, but only
+-- where Storage refused an image in the future.
 create or replace function generation.put_times_right(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -1401,6 +1402,10 @@ begin
     set "retryAt" = v_now + (q."retryAt" - q."waitingSince"), "waitingSince" = v_now
     where q.id = any (v_ids);
   end if;
+  -- The wait for the next probe of Storage (see report_storage).
+  update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
+      v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
+  where (l."storageRefused" ->> 'at')::timestamptz > v_now;
 end
 $$;
 
@@ -2754,7 +2759,7 @@ begin
   else
     -- Of several refusals at once the first counts: the others were on their way already.
     update generation.limits as l
-    set "storageRelapses" = case when l."storageProvedAt" > v_now - interval '2 hours' then l."storageRelapses" + 1 else 0 end
+    set "storageRelapses" = case when l."storageProvedAt" between v_now - interval '2 hours' and v_now then l."storageRelapses" + 1 else 0 end
     where l."storageRefused" is null;
     update generation.limits as l set "storageRefused" = jsonb_build_object('at', v_now,
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),

@@ -1,7 +1,7 @@
 """A clock that was ahead and is put right: everything waits as long as it was to, and no longer."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -84,6 +84,22 @@ def test_a_daily_quota_waits_no_longer_than_a_day(queue: Queue, moment: Moment) 
     claim(queue)
     moment.advance(25 * 3600)
     assert len(claim(queue)["jobs"]) == 1
+
+
+def test_storage_is_tried_again_as_soon_as_it_was_to(queue: Queue, moment: Moment) -> None:
+    """Where a wrong clock put off the probe of Storage by two minutes, it is two minutes after the claim."""
+    moment.advance(AHEAD)
+    queue.open_gate()
+    facts = {"bytes": 1, "mimeType": "image/png", "problem": "quota exceeded"}
+    refused = queue.call("report_storage", p_kept=False, p_facts=facts)["storageRefused"]
+    queue.call("report_storage", p_kept=True, p_facts=refused)
+    queue.call("report_storage", p_kept=False, p_facts=facts)
+    put_right(moment)
+    queue.enqueue()
+    told = claim(queue)["storageRefused"]
+    assert datetime.fromisoformat(told["at"]) == moment.now
+    assert datetime.fromisoformat(told["waitUntil"]) == moment.now + timedelta(minutes=2)
+    assert queue.call("report_storage", p_kept=True, p_facts=told)["storageRefused"] is None
 
 
 def test_a_lease_ends_after_its_own_time(queue: Queue, moment: Moment) -> None:
