@@ -12,6 +12,7 @@ import pytest
 from psycopg.rows import DictRow
 
 from tests.command_line import ROOT, CommandLine
+from tests.faults import FaultProxy, refusal
 from tests.runs import KEY, MODEL, SUCCESSOR, Site
 from worker.check import FUNCTIONS, SCHEMA_VERSION, check
 from worker.finding import Finding, passed
@@ -193,6 +194,17 @@ async def test_an_image_that_was_not_kept(site: Site) -> None:
     site.rows("select report_storage(false, %s::jsonb)", facts)
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "Storage answered 403" in found.message
+
+
+async def test_an_answer_that_nobody_knows_is_not_called_a_wrong_key(site: Site) -> None:
+    """Where Storage's place answers with a page, that is what is told; the key may be right."""
+    async with FaultProxy(site.stack.url) as proxy:
+        page = refusal("400 Bad Request", "<html><title>Maintenance</title></html>")
+        proxy.inject(page, "GET /storage/v1/bucket/", times=10)
+        found = await look(site, SUPABASE_URL=proxy.url)
+    assert found["supabase"].state == "ok"
+    assert found["bucket"].state == "failed" and "answered 400" in found["bucket"].message
+    assert "SUPABASE_URL" in str(found["bucket"].mend)
 
 
 async def test_gemini_refuses_the_key(site: Site) -> None:

@@ -42,6 +42,8 @@ GONE: dict[str, tuple[str, object]] = {
 
 NEVER_THERE: dict[str, tuple[str, object]] = {
     "invalid key": ("400 Bad Request", said("400", "InvalidKey", "Invalid key: u/ü.png", "InvalidKey")),
+    "name too long for a gateway": ("414 Request-URI Too Large", b"<html><h1>414</h1></html>"),
+    "name too long for Storage": ("431 Request Header Fields Too Large", b""),
 }
 """No object can have such a name: the order cannot work either."""
 

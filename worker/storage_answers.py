@@ -59,7 +59,8 @@ def _rule(names: str, statuses: str, error: type[GenerationError], code: str, fi
 PASSING = " ".join(map(str, (408, 409, 423, 425, 429, *range(500, 600))))
 RULES = (
     _rule("NoSuchKey|Object not found", "", ObjectMissing, "photo_missing"),
-    _rule("InvalidKey|Invalid key", "", ObjectMissing, "photo_missing"),  # no object can have such a name
+    # No object can have such a name, or one so long (a Storage key has 1024 bytes at most).
+    _rule("InvalidKey|Invalid key", "414 431", ObjectMissing, "photo_missing"),
     _rule("KeyAlreadyExists|ResourceAlreadyExists|Duplicate", "", ObjectExists, "object_exists"),
     _rule("NoSuchBucket|Bucket not found", "", Misconfigured, "bucket_missing",
           f"create the bucket; if it is there, {URL}"),
@@ -77,7 +78,7 @@ RULES = (
 
 What a gateway says of the whole project (402, 540, 401 and 404 of its own) `supabase_errors` tells before."""
 
-OTHER = _rule("", "", Misconfigured, "storage_refused", URL)
+OTHER = _rule("", "", Misconfigured, "storage_unknown", URL)
 
 
 def read(status: int, body: bytes) -> Answer:
