@@ -1,5 +1,7 @@
 """What happens when Google has shut the model down: runs change over by themselves, or say what to do."""
 
+import asyncio
+
 import pytest
 
 from local.stack.stack import project_sql
@@ -179,6 +181,23 @@ async def test_the_successors_of_a_named_fallback_are_followed_too(site: Site) -
     assert (first["model"], second["model"]) == (NEWEST, NEWEST)
     assert [call.model for call in site.calls()[before:]] == [NEWEST]
     site.audit(first, second)
+
+
+async def test_a_named_fallback_that_is_gone_is_not_returned_to(site: Site) -> None:
+    """A run that has left the fallback behind follows what another worker found of the model in use."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
+    await site.order("a", "b")
+    run = asyncio.create_task(site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR, JOBS_AT_A_TIME="1"))
+    await site.until(lambda ledger: NEWEST in {call.model for call in ledger.calls})
+    site.rows("select retire_generation_model(%s, 'gemini-3-pro-image')", NEWEST)
+    site.gemini.release()
+
+    summary = await run
+
+    assert (summary["completed"], summary["model"]) == (2, "gemini-3-pro-image")
+    assert [call.model for call in site.calls()] == [MODEL, SUCCESSOR, NEWEST, "gemini-3-pro-image"]
+    site.audit(summary)
 
 
 async def test_fallback_named(site: Site) -> None:

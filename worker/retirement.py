@@ -21,18 +21,17 @@ class Lister(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ChangeOver:
-    """The model to go on with, and both prices in words; or no model, and why there is none."""
+    """The model to go on with, and both prices in words; nothing where there is no such model."""
 
     successor: str | None
     note: str | None
-    reason: str | None
 
 
 async def retire(database: Database, model: str, instead: str | None, within: Within) -> ChangeOver:
     """Remember that Google answered 404 for `model`; `instead` is what the operator named for this case."""
     params = {"p_model": model, "p_successor": instead}
     answer = await database.operate("retire_generation_model", params, within)
-    return ChangeOver(answer["successor"], answer["note"], answer["reason"])
+    return ChangeOver(answer["successor"], answer["note"])
 
 
 async def known_models(database: Database, within: Within = LIST_SECONDS) -> KnownModels:

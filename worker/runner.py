@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -169,9 +170,7 @@ class Run:
         self._budget.latency_seconds = claim.latency_seconds
         self._state.prices = claim.prices
         if claim.successors and self._settings.gemini_model_follows:
-            fallback = self._settings.gemini_model_fallback
-            known = fallback is None or fallback in claim.successors or self._state.model == fallback
-            self._use_model(claim.successors[-1] if known else fallback or claim.successors[-1])
+            self._follow(claim.successors)
         if self._photos is None:
             self._photos = self._tools.photos(claim.photo_buckets)
         pipeline = Pipeline(self._photos, self._state)
@@ -188,6 +187,14 @@ class Run:
             ]
         )
         await self._storage_lost(error)
+
+    def _follow(self, successors: Sequence[str]) -> None:
+        """Use what the model in use was changed over to; in place of the default model, the named fallback."""
+        own, fallback = self._settings.gemini_model_name, self._settings.gemini_model_fallback
+        if fallback and self._state.model == own and fallback not in successors:
+            self._use_model(fallback)
+        else:
+            self._use_model(successors[-1])
 
     def _use_model(self, model: str) -> None:
         if model != self._state.model:
@@ -236,11 +243,11 @@ class Run:
                 log.event("misconfigured", level="error", code=error.code, reason=error.message)
 
     async def _storage_lost(self, error: GenerationError) -> None:
-        """Stop where what is paid for could not be kept, and say why."""
+        """Stop where what is paid for could not be stored or recorded, and say why."""
         if isinstance(error, Misconfigured):
             await self._misconfigured(error)
         elif self._summary.stop_reason not in ("misconfigured", "shutdown"):
-            self._summary.problem = f"{error.message}; nothing is paid for until an image can be kept"
+            self._summary.problem = f"{error.message}; the run started nothing more"
             self._stop_for("queue_lost")
 
     async def _change_over(self, error: ModelRetired) -> None:
