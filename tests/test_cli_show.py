@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from tests import faults
 from tests.command_line import ROOT, CommandLine
+from tests.fault_calls import rpc
+from tests.faults import FaultProxy
 from tests.runs import MODEL, Site
 from worker import __version__
 from worker.cli import main
@@ -85,6 +88,15 @@ async def test_gate_of_a_misspelled_model(cli: CommandLine, db: object) -> None:
     taken = await cli.call("gate", "set", "--model", "gemini-9", "--rate", "5", "--new-model")
     assert taken.code == 0 and "gemini-9: 5 starts per minute" in taken.out
     assert (await cli.call("gate", "set", "--model", "gemini-9", "--rate", "6")).code == 0, "it is known now"
+
+
+async def test_no_model_is_called_unknown_while_nobody_can_know(cli: CommandLine, site: Site) -> None:
+    """An outage while a rate is set is told as one; the name may be right."""
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.reset, rpc("generation_models"), times=10)
+        outage = {"SUPABASE_URL": proxy.url}
+        done = await cli.call("gate", "set", "--model", "gemini-3-pro-image", "--rate", "5", env=outage)
+    assert "did not answer" in done.complained(1)
 
 
 async def test_gate_remove(cli: CommandLine, site: Site) -> None:

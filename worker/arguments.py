@@ -32,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _drain(_command(found, "drain", "do runs until empty", manual.DRAIN, commands.drain, needs_gemini=True))
     _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
     _status(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
-    show = _command(found, "show", "show a batch or a job", manual.SHOW, commands.show)
-    show.add_argument("id", metavar="BATCH|JOB", help="a batch's id, or a job's")
-    _json(show)
+    _show(_command(found, "show", "show a batch or a job", manual.SHOW, commands.show))
     _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
     _retry(
         _command(
@@ -114,6 +112,11 @@ def _gate(command: argparse.ArgumentParser) -> None:
     pause = actions.add_parser("pause", help="start nothing until `gate resume`")
     pause.add_argument("reason", metavar="REASON", nargs="?", help="shown to whoever looks")
     actions.add_parser("resume", help="end a pause and every block")
+
+
+def _show(command: argparse.ArgumentParser) -> None:
+    command.add_argument("id", metavar="BATCH|JOB", help="a batch's id, or a job's")
+    _json(command)
 
 
 def _models(command: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ from worker.model import KnownModels
 from worker.model_findings import followed, gemini_finding, models_finding
 from worker.retirement import known_models
 from worker.settings import InvalidSettings, Settings
-from worker.supabase_errors import INSTALL
+from worker.supabase_errors import INSTALL, SERVICE_KEY, key_trouble
 
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
@@ -42,7 +42,6 @@ FUNCTIONS = frozenset({
 """The database functions that the worker and its command line call."""
 
 TIMEOUT_SECONDS = 10.0
-KEY = "set SUPABASE_SERVICE_ROLE_KEY to the project's secret key (dashboard, Project Settings, API Keys)"
 UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
 
 
@@ -106,7 +105,8 @@ async def _supabase(worker: Worker) -> list[Finding]:
     if isinstance(schema, ProjectRefused):
         return _no_supabase(schema.said, schema.fix)
     if isinstance(bucket, GenerationError) and bucket.code in KEY_REFUSED:
-        return _no_supabase("it does not accept the key, or the key is not the secret one", KEY)
+        refused = key_trouble(SERVICE_KEY, "it does not accept the key, or the key is not the secret one")
+        return _no_supabase(refused.said, refused.fix)
     if isinstance(schema, QueueUnavailable):
         return _no_supabase(schema.message, UNREACHABLE)
     if isinstance(schema, GenerationError):

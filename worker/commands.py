@@ -21,7 +21,7 @@ from worker.errors import Misconfigured, ProjectRefused, QueueRefused, QueueUnav
 from worker.finding import Finding, passed
 from worker.health import health, unreachable
 from worker.loop import Forever, loop, run_once, told_to_end
-from worker.model import unused_note
+from worker.model import KnownModels, unused_note
 from worker.model_findings import followed
 from worker.request import RequestRefused, RunRequest, parse_object
 from worker.retirement import known_models
@@ -240,7 +240,7 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
 
 async def _must_be_known(worker: Worker, model: str) -> None:
     """A name that nothing knows is most likely misspelled; its gate would hold nobody. Raises Unusable."""
-    models = await known_models(worker.queue)
+    models = KnownModels(await worker.queue.operate("generation_models", {}))
     known = {*models.rows, worker.settings.gemini_model_name, *followed(worker.settings, models)}
     if model not in known:
         names = ", ".join(sorted(known))

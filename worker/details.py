@@ -56,11 +56,11 @@ def _state(job: Mapping[str, Any], now: str) -> str:
     if job["status"] == "processing":
         dead = job["leaseExpiresAt"] <= now
         return f"{said} by {job['lockedBy']}" if not dead else "its worker died: the next run takes it back"
-    if job["retryAt"]:
-        return f"waits for another try at {_time(job['retryAt'])}" if job["status"] == "pending" else (
-            f"{said}, tried again at {_time(job['retryAt'])}"
-        )  # fmt: skip
-    return said
+    if job["retryAt"] is None:
+        return said
+    if job["status"] == "pending":
+        return f"waits for another try at {_time(job['retryAt'])}"
+    return f"{said}, tried again at {_time(job['retryAt'])}"
 
 
 def _image(image: Mapping[str, Any]) -> str:

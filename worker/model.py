@@ -43,7 +43,7 @@ class KnownModels:
         """Of the models that Google lists, the one to use instead: a successor first, then any known one."""
         others = [row["model"] for row in self.rows.values() if row["dollars"] is not None]
         others.sort(key=lambda other: self.rows[other]["dollars"])
-        images = sorted(name for name in alive if "image" in name or "banana" in name)
+        images = sorted(name for name in alive if "image" in name.removeprefix("imagen") or "banana" in name)
         candidates = (*self.successors(model), *others, *images)
         return next((name for name in candidates if name in alive and name != model), None)
 

@@ -189,7 +189,7 @@ class Run:
         await self._storage_lost(error)
 
     def _follow(self, successors: Sequence[str]) -> None:
-        """Use what the model in use was changed over to; in place of the default model, the named fallback."""
+        """Use what the model in use was changed over to; for the default model, the named fallback."""
         own, fallback = self._settings.gemini_model_name, self._settings.gemini_model_fallback
         if fallback and self._state.model == own and fallback not in successors:
             self._use_model(fallback)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from worker import log
+from worker.bucket import MAX_IMAGE_BYTES
 from worker.budget import Budget
 from worker.database_time import is_before
 from worker.errors import GenerationError, Misconfigured
@@ -25,8 +26,6 @@ CALL_SECONDS = 15.0
 
 FOLDER = "=probe"
 """No user's folder: in those `=` is followed by 3D or 7C (generation.user_folder). No sweep looks into it."""
-
-MAX_PROBE_BYTES = 50 * 1024 * 1024
 
 PIXELS = {
     "image/png": (
@@ -134,5 +133,5 @@ def probe_image(refused: Mapping[str, Any]) -> GeneratedImage:
     """An image of the refused one's type and size, or nearly."""
     kind = str(refused.get("mimeType"))
     kind = kind if kind in PIXELS else "image/png"
-    size = min(int(refused.get("bytes") or 0), MAX_PROBE_BYTES)
+    size = min(int(refused.get("bytes") or 0), MAX_IMAGE_BYTES)
     return GeneratedImage(b64decode(PIXELS[kind]).ljust(size, b"\0"), kind, 1, 1, Usage(model="probe"))

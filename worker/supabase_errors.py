@@ -65,9 +65,8 @@ _LEGACY = re.compile(r"legacy api keys", re.IGNORECASE)
 
 # PGRST303 stands for every claim; only the message says which. (PostgREST, Auth.hs)
 _CLOCK = re.compile(r"jwt (issued at future|not yet valid)", re.IGNORECASE)
-_PASSING = ("08", "40", "53", "55", "57", "58", "PGRST0")
-"""What passes: connection, rollback, resources, locks, cancelled or shutting down, system; PostgREST's own
-connection and schema cache."""
+_PASSING = ("08", "40", "53", "55", "57", "58")
+"""SQLSTATE classes that pass: connection, rollback, resources, locks, cancelled or shutting down, system."""
 
 
 def key_trouble(key_name: str, said: str) -> Trouble:

@@ -47,7 +47,7 @@ async def in_tries(
         tries += 1
         ends, now = whole.when(), asyncio.get_running_loop().time()
         with _told(what):
-            last = tries == most or repeated is not QueueUnavailable  # a hang is repeated only as the latter
+            last = tries == most or repeated is not QueueUnavailable  # then a hang is not worth another try
             async with asyncio.timeout_at(ends if ends is None or last else (now + ends) / 2):
                 return await attempt()
 
