@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.browser import Window, loaded
 from tests.runs import SOURCES
@@ -82,6 +82,60 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
     yes(page, "Retry this batch's failed jobs?", "Retry them")
     expect(dialog).to_contain_text("Job 2: ready")
     window.check(shop.function.url, shop.stack.url)
+
+
+def retry_opened(page: Page, batch: str) -> None:
+    """Open a batch and have its failed jobs retried; after that the page asks anew for all that it shows."""
+    page.locator("#troubles").get_by_role("button", name=f"Open batch {batch}").click()
+    page.get_by_role("dialog", name=f"Batch {batch}").get_by_role("button", name="Retry its failed").click()
+
+
+def release(page: Page, held: Route) -> None:
+    """Let an answer through, and wait until the page has had it: it hears another one that came later."""
+    with page.expect_response(held.request.url) as answer:
+        held.continue_()
+    answer.value.finished()
+    page.evaluate("fetch('health').then((answer) => answer.text())")
+
+
+def test_a_closed_batch_stays_closed(window: Window, shop: Shop) -> None:
+    """Whoever closes a batch is rid of it, also when the page was just asking for it again."""
+    (batch,) = fail(shop, "a")
+    page = enter(window, shop)
+    retry_opened(page, batch)
+    held: list[Route] = []
+    page.route("**/batch?id=*", lambda route: held.append(route))
+    with page.expect_request("**/batch?id=*"):
+        yes(page, "Retry this batch's failed jobs?", "Retry them")
+    page.get_by_role("dialog", name=f"Batch {batch}").get_by_role("button", name="Close").click()
+    release(page, held[0])
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_the_batch_that_was_asked_for_last_is_shown(window: Window, shop: Shop) -> None:
+    """A slow answer does not put another batch into the window whose jobs are about to be retried."""
+    slow, quick = fail(shop, "a", times=2)
+    page = enter(window, shop)
+    held: list[Route] = []
+    page.route(f"**/batch?id={slow}", lambda route: held.append(route))
+    with page.expect_request(f"**/batch?id={slow}"):
+        page.locator("#troubles").get_by_role("button", name=f"Open batch {slow}").click()
+    page.locator("#troubles").get_by_role("button", name=f"Open batch {quick}").click()
+    dialog = page.get_by_role("dialog", name=f"Batch {quick}")
+    expect(dialog).to_be_visible()
+    release(page, held[0])
+    assert page.locator("#batch-title").inner_text() == f"Batch {quick}"
+
+
+def test_a_secret_that_is_refused_is_asked_for_again(window: Window, shop: Shop) -> None:
+    """With a batch open, too, the form for another secret is all there is to use."""
+    (batch,) = fail(shop, "a")
+    page = enter(window, shop)
+    retry_opened(page, batch)
+    page.route("**/overview", lambda route: route.fulfill(status=401, json={"error": {"message": "no"}}))
+    yes(page, "Retry this batch's failed jobs?", "Retry them")
+    expect(page.get_by_label("Secret")).to_be_focused()
+    expect(page.locator("dialog[open]")).to_have_count(0)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -31,7 +31,7 @@ function make(tag, properties = {}, ...children) {
   const space = ["svg", "rect", "line", "title"].includes(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
   const element = document.createElementNS(space, tag);
   for (const [name, value] of Object.entries(properties)) {
-    if (name === "click") element.addEventListener("click", value);
+    if (typeof value === "function") element.addEventListener(name, value);
     else element.setAttribute(name, value);
   }
   element.append(...children);

@@ -58,6 +58,7 @@ async function say(text) {
 // --- Signing in, and asking again and again.
 
 function showSignIn(refused) {
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   document.querySelector("main").hidden = true;
   find("sign-in").hidden = false;
   find("forget").hidden = find("pause").hidden = find("resume").hidden = true;
@@ -89,8 +90,10 @@ let opened = null;
 async function openBatch(id) {
   opened = id;
   try {
-    showBatch(await ask(`batch?id=${encodeURIComponent(id)}`));
-    if (opened === id && !find("batch").open) find("batch").showModal();
+    const details = await ask(`batch?id=${encodeURIComponent(id)}`);
+    if (opened !== id) return; // closed meanwhile, or another one was asked for
+    showBatch(details);
+    if (!find("batch").open) find("batch").showModal();
   } catch (error) {
     say(`The batch cannot be shown: ${error.message}`);
   }
@@ -123,6 +126,7 @@ find("yes").addEventListener("click", () => find("confirm").close("yes"));
 find("no").addEventListener("click", () => find("confirm").close("no"));
 find("batch-retry").addEventListener("click", () => act(opened, "retry-failed"));
 find("batch-close").addEventListener("click", () => find("batch").close());
+find("batch").addEventListener("close", () => (opened = null));
 find("close").addEventListener("click", () => find("photo").close());
 
 // Where no credential is configured, on a developer's own machine, there is none to ask for.

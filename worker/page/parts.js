@@ -243,16 +243,23 @@ function stateOf(job, at) {
   return job.status === "pending" ? "ready" : words(job.status);
 }
 
+// An image that is given another try, at its next address, if it could not be loaded.
+const photograph = (alt, size) => make("img", { alt, loading: "lazy", ...size, error: ({ target }) => target.removeAttribute("src") });
+
+// A new address each time, as none lasts; what is loaded is not loaded again.
+function address(picture, url) {
+  picture.dataset.url = url ?? "";
+  if (url && !picture.getAttribute("src")) picture.src = url;
+}
+
 function imageOf(job, { index }) {
   const name = `Photo ${index + 1} of job ${job.id}`;
-  const picture = make("img", { alt: name, loading: "lazy" });
+  const picture = photograph(name);
   return make("li", {}, make("button", { type: "button", click: () => enlarge(picture, name) }, picture), make("span"));
 }
 
 function updateImage(place, image, job) {
-  const picture = place.querySelector("img");
-  picture.dataset.url = image.url ?? "";
-  if (image.url && !picture.getAttribute("src")) picture.src = image.url;
+  address(place.querySelector("img"), image.url);
   place.querySelector("button").hidden = !image.url;
   place.dataset.state = image.state;
   write(place.querySelector("span"), { made: image.url ? "" : "made", refused: `refused: ${words(image.code)}`, missing: ["failed", "cancelled"].includes(job.status) ? "not made" : "not made yet" }[image.state]);
@@ -261,16 +268,12 @@ function updateImage(place, image, job) {
 function showPhotos({ photos, at }) {
   const create = (photo) => {
     const name = `Photo ${photo.imageIndex + 1} of job ${photo.jobId}`;
-    const picture = make("img", { alt: name, loading: "lazy", width: photo.width, height: photo.height });
-    picture.addEventListener("error", () => picture.removeAttribute("src"));
+    const picture = photograph(name, { width: photo.width, height: photo.height });
     const open = () => enlarge(picture, `${name}, ${photo.width} × ${photo.height}, ${photo.model}, ${seconds(photo.generationMs === null ? null : photo.generationMs / 1000)}`);
     return make("li", {}, make("button", { type: "button", click: open }, picture, make("span")));
   };
   keyed(find("photos"), photos, (photo) => photo.id, create, (item, photo) => {
-    const picture = item.querySelector("img");
-    // A new address each time, as none lasts; what is loaded is not loaded again.
-    picture.dataset.url = photo.url ?? "";
-    if (photo.url && !picture.getAttribute("src")) picture.src = photo.url;
+    address(item.querySelector("img"), photo.url);
     write(item.querySelector("span"), ago(photo.createdAt, at));
   });
   empty("photos", !photos.length);
