@@ -1371,8 +1371,8 @@ end
 $$;
 
 -- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
--- latest is ahead, so that their order stays. Locks: runs, jobs; those locked by others are skipped; the row of limits, but only
--- where Storage refused an image in the future.
+-- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
+-- runs, jobs; those locked by others are skipped.
 create or replace function generation.put_times_right(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -1393,6 +1393,10 @@ begin
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
+  -- The wait for the next probe of Storage (see report_storage).
+  update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
+      v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
+  where (l."storageRefused" ->> 'at')::timestamptz > v_now;
   select array_agg(a.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
     where q.status = 'processing'
@@ -1415,10 +1419,6 @@ begin
     set "retryAt" = v_now + (q."retryAt" - q."waitingSince"), "waitingSince" = v_now
     where q.id = any (v_ids);
   end if;
-  -- The wait for the next probe of Storage (see report_storage).
-  update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
-      v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
-  where (l."storageRefused" ->> 'at')::timestamptz > v_now;
 end
 $$;
 $part_41_clock$);
