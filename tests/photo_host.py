@@ -1,4 +1,7 @@
-"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it."""
+"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it.
+
+A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
+"""
 
 import asyncio
 import datetime
@@ -247,3 +250,16 @@ async def running(
     async with host.serve(authority):
         yield World(fetcher, host, names, loopback)
         await fetcher.close()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who signs the hosts' certificates."""
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+async def world(authority: Authority) -> AsyncIterator[World]:
+    """A host that has a photo, and the way to it."""
+    async with running(authority) as world:
+        yield world

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import socket
 import ssl
-from collections.abc import AsyncIterator
 
 import httpcore
 import pytest
@@ -33,20 +32,11 @@ from worker.errors import BadInput, GenerationError, Transient
 from worker.job import Photo
 from worker.photos import PhotoFetcher
 
+pytest_plugins = ("tests.photo_host",)
+
 JPEG = photo()
 SECOND_ADDRESS = "93.184.216.35"
 GZIP_BOMB = gzip.compress(bytes(20_000_000))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(authority: Authority) -> AsyncIterator[World]:
-    async with running(authority) as world:
-        yield world
 
 
 async def test_photo(world: World) -> None:

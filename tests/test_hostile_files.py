@@ -7,17 +7,16 @@ import json
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.hostile_files import FILES, JPEG
-from tests.photo_host import MAX_BYTES, Answer, Authority, World, reply, running, stream
+from tests.photo_host import MAX_BYTES, Answer, World, reply, stream
 from tests.runs import Site
 from worker.errors import BadInput
 
-pytest_plugins = ("tests.runs",)
+pytest_plugins = ("tests.runs", "tests.photo_host")
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDE = {"JOBS_AT_A_TIME": "100", "IMAGES_AT_A_TIME": "20"}
@@ -41,17 +40,6 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 found = {name: look(data) for name, data in files.items()}
 print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, found]))
 """
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(authority: Authority) -> AsyncIterator[World]:
-    async with running(authority) as world:
-        yield world
 
 
 def test_memory_stays_small(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpcore
@@ -24,30 +24,18 @@ from tests.photo_host import (
     PhotoHost,
     World,
     reply,
-    running,
 )
 from tests.queue_sql import Queue, order
 from worker.download import resolve
 from worker.errors import BadInput
 from worker.photos import PhotoFetcher
 
-pytest_plugins = ("tests.queue_fixtures",)
+pytest_plugins = ("tests.queue_fixtures", "tests.photo_host")
 
 # What the database does not refuse: it trims (nothing is wrong then), does not encode, and cannot be sent NUL
 # or half a character.
 NOT_THE_DATABASE = re.compile(r"^ | $|ü{1000}|\x00|\ud800")
 BUCKET = "training-photos"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(authority: Authority) -> AsyncIterator[World]:
-    async with running(authority) as world:
-        yield world
 
 
 def test_the_tables_are_large_enough() -> None:

@@ -6,33 +6,24 @@ The answers are those that people reported of S3, R2, Google, Azure, Supabase, C
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from tests.photo_host import ADDRESS, HOST, OTHER_HOST, Answer, Authority, World, photo, reply, running
+from worker import download
 from worker.address import is_public
 from worker.app import Worker
 from worker.errors import BadInput, Transient
 from worker.settings import InvalidSettings, Settings
+
+pytest_plugins = ("tests.photo_host",)
 
 JPEG = photo()
 DEAD = [f"2606:2800:220:1::{number}" for number in range(1, 6)]
 OLD = "Wed, 21 Oct 2026 07:28:00 GMT"
 LATER = "Wed, 21 Oct 2026 07:29:30 GMT"
 ASCTIME = "Wed Oct 21 07:28:00 2026"
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture
-async def world(authority: Authority) -> AsyncIterator[World]:
-    async with running(authority) as world:
-        yield world
 
 
 async def test_silent_ipv6_addresses_do_not_hide_a_working_ipv4(authority: Authority) -> None:
@@ -255,8 +246,11 @@ async def test_a_link_that_is_wrong_is_not_called_expired(world: World, name: st
     assert "Server failed" not in failure.message and "xxx" not in failure.message
 
 
-async def test_a_refusal_that_never_ends_is_still_a_refusal(world: World) -> None:
+async def test_a_refusal_that_never_ends_is_still_a_refusal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A host that drips the reason for its refusal does not keep the photo's turn."""
+    monkeypatch.setattr(download, "_REASON_SECONDS", 0.05)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 100000\r\n\r\n<Error>")
