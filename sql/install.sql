@@ -4278,7 +4278,8 @@ begin
   );
 exception
   when insufficient_privilege then
-    raise warning 'Not the owner of storage.objects: add the policy "own generated photos" in the dashboard (Storage, Policies).';
+    raise warning 'The policy "own generated photos" was not made: run sql/90_storage.sql as % as well, the owner of storage.objects.',
+      (select c.relowner::regrole from pg_catalog.pg_class as c where c.oid = 'storage.objects'::regclass);
 end
 $$;
 

@@ -94,3 +94,16 @@ def test_a_bucket_that_may_not_be_changed_is_refused_in_words(database: Database
     with pytest.raises(psycopg.errors.RaiseException, match="may not be changed from here") as caught:
         database.run(STORAGE)
     assert "50 MB" in str(caught.value.diag.message_hint)
+
+
+def test_who_may_not_make_the_policy_is_told_who_may(database: Database) -> None:
+    """Where photos belong to another role, it is named, with the file that it has to run."""
+    database.run(
+        "create role installer bypassrls; grant usage on schema storage to installer;"
+        " grant select, insert, update on storage.buckets to installer;"
+        " create role photographer; alter table storage.objects owner to photographer"
+    )
+    database.run("set local role installer")
+    database.run(STORAGE)
+    (told,) = [notice for notice in database.notices if "own generated photos" in notice]
+    assert "run sql/90_storage.sql as photographer" in told
