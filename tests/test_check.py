@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from tests.command_line import ROOT, CommandLine
 from tests.faults import FaultProxy, refusal
@@ -194,6 +195,18 @@ async def test_an_image_that_was_not_kept(site: Site) -> None:
     site.rows("select report_storage(false, %s::jsonb)", facts)
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "Storage answered 403" in found.message
+    assert "by itself" in str(found.mend)
+
+
+async def test_a_probe_that_proved_nothing(site: Site) -> None:
+    """Where Storage refused an image after a probe, it is said how not to wait for the next probe."""
+    report = "select report_storage(%s, %s) -> 'storageRefused' as refused"
+    refused = site.rows(report, False, Jsonb({"bytes": 9, "mimeType": "image/png"}))[0]["refused"]
+    site.rows(report, True, Jsonb(refused))
+    relapsed = site.rows(report, False, Jsonb({"bytes": 9, "mimeType": "image/png"}))[0]["refused"]
+    found = (await look(site))["bucket"]
+    assert found.state == "warning" and "python -m worker gate resume" in str(found.mend)
+    assert relapsed["waitUntil"] in str(found.mend) and "by itself" not in str(found.mend)
 
 
 async def test_an_answer_that_nobody_knows_is_not_called_a_wrong_key(site: Site) -> None:

@@ -20,6 +20,7 @@ KEY_REFUSED = frozenset({"key_refused", "storage_refused"})
 PRIVATE = "in the SQL editor: update storage.buckets set public = false where id = 'generated-photos'"
 AGAIN = "run the check again in a minute"
 NEXT_RUN = "fix what it says; the next run has Storage take a probe first, and goes on by itself"
+RESUME = "fix what it says, then python -m worker gate resume; without that no probe is tried before {}"
 
 
 async def ask_bucket(project: Project) -> Bucket | GenerationError:
@@ -43,7 +44,8 @@ async def bucket_finding(
     refused = schema.get("storageRefused")
     if refused:
         said = f"an image was paid for and not kept ({refused.get('at')}): {refused.get('problem')}"
-        return Finding("bucket", "warning", said, NEXT_RUN)
+        wait_until = refused.get("waitUntil")
+        return Finding("bucket", "warning", said, RESUME.format(wait_until) if wait_until else NEXT_RUN)
     missing = await _missing(project, [name for name in schema.get("photoBuckets", ()) if name != BUCKET])
     if missing:
         names = ", ".join(missing)

@@ -48,7 +48,7 @@ def _misconfigured(stats: Stats) -> Health | None:
 
 
 def _storage_lost(run: Mapping[str, Any]) -> bool:
-    """Whether the run stopped since an image could not be kept; then later ones pay for nothing."""
+    """Whether the run stopped because an image that was paid for was not stored, or not recorded."""
     return run["stopReason"] == "queue_lost" and run["problem"] is not None
 
 

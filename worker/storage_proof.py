@@ -66,7 +66,7 @@ class StorageProof:
         self._untold: Mapping[str, Any] | None = None
 
     async def require(self, refused: Mapping[str, Any] | None, now: str | None, budget: Budget) -> None:
-        """Return once an image can be kept; `refused` is the last refusal, as the claim told it `now`.
+        """Return once an image can be kept; `refused` is the last refusal that the claim told of, at `now`.
 
         Raises Misconfigured and QueueUnavailable: then nothing may be paid for.
         """
