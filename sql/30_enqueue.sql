@@ -93,8 +93,8 @@ declare
   v_ratio text := coalesce(generation.checked_text(p_request -> 'aspectRatio', 'aspectRatio', 10), '1:1');
 begin
   perform generation.refuse_unknown_fields(p_request, array['basePrompt', 'aspectRatio', 'numImagesPerExample',
-    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles',
-    'userId', 'priority', 'maxAttempts'], 'request');
+    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles']
+    || case when generation.caller_is_user() then '{}'::text[] else array['userId', 'priority', 'maxAttempts'] end, 'request');
   if v_ratio <> all (v_ratios) then
     perform generation.refuse('400', 'unsupported_aspect_ratio', format('aspectRatio "%s" is not supported', v_ratio),
       'Use one of ' || array_to_string(v_ratios, ', ') || '.');

@@ -760,8 +760,9 @@ begin
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
   elsif length(p_reference) > 1024 or p_reference !~ '^[^/]+/[^/]+/[^/]' or p_reference ~ '[\\%?#]|(^|/) *\.{0,2} *(/|$)' then
-    perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor a bucket/path', p_field),
-      'Write bucket/path with plain characters: no "..", no "%", no "?" or "#".');
+    perform generation.refuse('400', 'bad_reference', format('%s is neither an https:// address nor bucket/folder/file', p_field),
+      format('Write bucket/%s/file: the folder is that of the user who orders; no "..", no "%%", no "?" or "#".',
+        generation.user_folder(p_user_id)));
   elsif not exists (select from generation.photo_buckets as b where b.bucket = v_bucket) then
     perform generation.refuse('400', 'forbidden_bucket', format('%s: bucket "%s" is not one photos may come from', p_field, v_bucket),
       'Use an allowed bucket, or have the operator add it to generation.photo_buckets.');
@@ -950,8 +951,8 @@ declare
   v_ratio text := coalesce(generation.checked_text(p_request -> 'aspectRatio', 'aspectRatio', 10), '1:1');
 begin
   perform generation.refuse_unknown_fields(p_request, array['basePrompt', 'aspectRatio', 'numImagesPerExample',
-    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles',
-    'userId', 'priority', 'maxAttempts'], 'request');
+    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles']
+    || case when generation.caller_is_user() then '{}'::text[] else array['userId', 'priority', 'maxAttempts'] end, 'request');
   if v_ratio <> all (v_ratios) then
     perform generation.refuse('400', 'unsupported_aspect_ratio', format('aspectRatio "%s" is not supported', v_ratio),
       'Use one of ' || array_to_string(v_ratios, ', ') || '.');

@@ -109,8 +109,10 @@ def test_what_is_not_json_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"x"', b"5", b"true"])
 def test_json_that_is_no_object_is_refused(body: bytes) -> None:
-    """A body is an object or nothing."""
-    assert _refusal(body).code == "invalid_request"
+    """A body is an object or nothing; what orders photos is not answered with an example of a run."""
+    refused = _refusal(body)
+    assert refused.code == "invalid_request"
+    assert "dryRun" not in str(refused.hint)
 
 
 @pytest.mark.parametrize(

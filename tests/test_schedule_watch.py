@@ -88,6 +88,15 @@ def watched(scratch: Database) -> Watched:
     return Watched(scratch)
 
 
+def test_without_the_extensions_it_says_what_is_missing(scratch: Database) -> None:
+    """Looking before anything of the clock is set up tells what to run, and is no error."""
+    scratch.install()
+    rows = paste(scratch.connection, "watch.sql")
+    told = {row["about"]: row["what"] for row in rows}
+    assert told["clock"] == "Not ticking: nothing is scheduled here."
+    assert "sql/schedule/schedule.sql" in told["fix"]
+
+
 def test_a_call_that_waits_behind_another_is_under_way(watched: Watched) -> None:
     """In a busy queue a call waits for the one before it and then for its own answer; that is no trouble."""
     for seconds in (505, 260, 200, 10):

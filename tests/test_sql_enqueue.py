@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.queue_invariants import check_invariants
 from tests.queue_sql import Queue, order, refused
+from tests.test_sql_callers import acting
 
 pytest_plugins = ("tests.queue_fixtures",)
 
@@ -113,6 +115,28 @@ def test_wrong_photos(queue: Queue, reference: str, reason: str) -> None:
     with refused("400", reason, "trainingImageUrls[0]"):
         queue.enqueue(trainingImageUrls=[reference])
     assert set(queue.written().values()) == {0}
+
+
+def hint_of(queue: Queue, request: dict[str, object]) -> str:
+    with pytest.raises(psycopg.Error) as caught:
+        queue.call("enqueue_generation_batch", p_request=request)
+    return str(caught.value.diag.message_hint)
+
+
+def test_a_path_without_the_users_folder_is_answered_with_the_right_shape(queue: Queue) -> None:
+    """Whoever writes bucket/file learns that the user's folder belongs between them, and its name."""
+    assert "bucket/user-1/file" in hint_of(queue, order() | {"trainingImageUrls": ["training-photos/me.jpg"]})
+
+
+def test_an_unknown_field_is_answered_with_those_that_the_caller_may_set(queue: Queue) -> None:
+    """A signed-in user is not pointed to fields that the next answer would forbid; a server is."""
+    request = order() | {"numImages": 2}
+    assert "userId, priority, maxAttempts" in hint_of(queue, request)
+    del request["userId"]
+    with acting(queue.connection, "authenticated", "user-1"):
+        hint = hint_of(queue, request)
+    assert "numImagesPerExample" in hint
+    assert "userId" not in hint and "maxAttempts" not in hint
 
 
 @pytest.mark.parametrize("request_body", [None, [], "text", 3])

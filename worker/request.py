@@ -178,7 +178,7 @@ def parse_object(body: bytes, content_type: str) -> dict[str, Any]:
     except RecursionError as exc:  # a body of 64 KiB of "[" is enough
         raise _bad_json("the body is nested too deeply") from exc
     if not isinstance(value, dict):
-        raise _invalid("the body must be a JSON object", 'for example {"dryRun": true}')
+        raise _invalid("the body must be a JSON object", "docs/openapi lists its fields")
     _check_storable(value)
     return value
 

@@ -121,14 +121,16 @@ $$;
 
 -- Why there is neither an answer nor hope of one. While runs are at work it is only the answer that is missing.
 create or replace function pg_temp.lost_call(p_request_id bigint, p_called_at timestamptz) returns text
-language sql stable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
-  select case
+begin
+  return case
     when pg_temp.was_working(p_called_at) then 'Runs have been at work since then; only this answer is missing.'
     when exists (select from net.http_request_queue as q where q.id = p_request_id) then
       'pg_net has not sent it, or waits for another request: is its process running? select net.worker_restart();'
     else 'No answer is kept: the database or pg_net stopped meanwhile (select net.worker_restart(); starts pg_net), or it is six hours ago.'
-  end
+  end;
+end
 $$;
 
 -- The latest p_limit calls. A call whose id is in pg_net's queue waits there or is being sent; one whose id is not has been
