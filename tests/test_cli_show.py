@@ -31,7 +31,7 @@ async def test_show_a_batch(cli: CommandLine, site: Site) -> None:
     await site.run()
     batch = site.job(good)["batchId"]
     shown = (await cli.call("show", batch)).out
-    assert f"batch {batch}: partial" in shown and "2 of 4 made, 2 never" in shown
+    assert f"batch {batch}: partial" in shown and "2 of 4 made, 2 failed" in shown
     assert f"job {good}: completed" in shown and f"job {bad}: failed" in shown
     assert "attempts: 1 of 5" in shown and "(image_safety)" in shown.lower()
     for photo in site.photos():

@@ -17,10 +17,10 @@ pytestmark = pytest.mark.system
 HOSTILE = "<img src=x onerror=document.title='owned'>"
 
 
-def fail(shop: Shop, *names: str, times: int = 1) -> list[str]:
+def fail(shop: Shop, *names: str, times: int = 1, photo: str = "gone.png") -> list[str]:
     """Batches whose jobs fail, since their photo is not there."""
     there = shop.photo
-    shop.photo = f"{SOURCES}/{shop.user_id}/gone.png"
+    shop.photo = f"{SOURCES}/{shop.user_id}/{photo}"
     batches = [shop.order(*names) for _ in range(times)]
     shop.photo = there
     shop.run()
@@ -46,6 +46,17 @@ def test_what_wants_a_look_comes_first_and_by_reason(window: Window, shop: Shop)
         expect(groups).to_contain_text(batch)
     window.check_accessibility()
     window.check(shop.function.url)
+
+
+def test_what_failed_for_one_reason_each_in_its_own_words(window: Window, shop: Shop) -> None:
+    """A message that is one job's alone stands at that job, not above the others."""
+    first, second = fail(shop, "a"), fail(shop, "b", photo="other.png")
+    rows = enter(window, shop).locator("#troubles > li li")
+    for batches, photo, other in ((first, "gone.png", "other.png"), (second, "other.png", "gone.png")):
+        row = rows.filter(has_text=batches[0])
+        expect(row).to_contain_text(photo)
+        expect(row).not_to_contain_text(other)
+    expect(window.page.locator("#troubles > li > .says")).to_have_text("")
 
 
 def test_one_batch_is_retried_alone(window: Window, shop: Shop) -> None:

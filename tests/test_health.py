@@ -40,6 +40,8 @@ NOBODY = {"runs": {"active": 0, "secondsSinceLast": 420.0, "lastFinished": None}
 NEVER = {"runs": {"active": 0, "secondsSinceLast": None, "lastFinished": None}}
 LONG = {"runs": {"active": 1, "secondsSinceLast": 400.0, "lastFinished": None}}
 BROKEN = {"stopReason": "misconfigured", "problem": "The key is not valid."}
+WAITING = {"stopReason": "queue_empty", "problem": "Bucket my-uploads is not there: create it."}
+REPORTED = {"runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": WAITING}}
 MISCONFIGURED = {"runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": BROKEN}}
 
 NEVER_CAME = (
@@ -71,6 +73,7 @@ NEVER_CAME = (
         (CAPPED, "good", "All is well: nothing is due, nothing is stuck."),
         (BLOCKED, "good", "All is well: nothing is due, nothing is stuck."),
         (FAILING, "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
+        (FAILING | REPORTED, "attention", "The last run says: Bucket my-uploads is not there: create it."),
         (DUE | {"stale": 2}, "attention", "2 jobs of dead workers: the next run takes them back."),
         (DUE | PAUSED | NOBODY, "attention", "Paused (the bill): nothing starts until it is resumed."),
         (DUE | NOBODY, "trouble", "Jobs are due, but no run has come for 7 min: is the clock on?"),

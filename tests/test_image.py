@@ -51,6 +51,24 @@ def test_type_and_size(kind: str) -> None:
     assert inspect(SAMPLES[kind]) == ImageInfo(MIME_TYPES[kind], 64, 48)
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (encoded("GIF"), "a GIF"),
+        (encoded("TIFF"), "a TIFF"),
+        (encoded("BMP"), "a BMP"),
+        (b"%PDF-1.7", "a PDF"),
+        (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG"),
+        (ftyp(b"avif", b"mif1"), "an AVIF"),
+        (b"hello", "not a photo"),
+    ],
+)
+def test_a_type_that_is_not_taken_is_named_beside_those_that_are(data: bytes, kind: str) -> None:
+    """Who orders with a type that is not taken learns which one it is, and which ones to save it as."""
+    with pytest.raises(ValueError, match=f"the file is {kind}.*; JPEG, PNG, WebP, HEIC and HEIF are taken"):
+        inspect(data)
+
+
 def test_progressive_jpeg_with_metadata() -> None:
     """Metadata before the frame, however much a phone writes, does not hide the size."""
     exif = Image.Exif()

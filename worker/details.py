@@ -31,7 +31,7 @@ def _batch(batch: Mapping[str, Any]) -> str:
     lines = [
         f"batch {batch['id']}: {batch['status']}",
         f"  ordered {_time(batch['createdAt'])} by {batch['userId']}",
-        f"  images: {batch['imagesDone']} of {batch['imagesTotal']} made, {batch['imagesFailed']} never",
+        f"  images: {batch['imagesDone']} of {batch['imagesTotal']} made, {batch['imagesFailed']} failed",
         f"  jobs: {ended} of {batch['jobsTotal']} ended, {batch['jobsFailed']} of them failed",
     ]
     if batch["completedAt"]:

@@ -77,6 +77,12 @@ def _paused(stats: Stats) -> Health | None:
     return Health("attention", f"Paused{why}: nothing starts until it is resumed.")
 
 
+def _reported(stats: Stats) -> Health | None:
+    """What the last run could not do although it went on: jobs wait for it."""
+    run = stats["runs"]["lastFinished"]
+    return Health("attention", f"The last run says: {run['problem']}") if run and run["problem"] else None
+
+
 def _stale(stats: Stats) -> Health | None:
     stale = stats["stale"]
     if not stale:
@@ -147,6 +153,7 @@ QUESTIONS: tuple[Callable[[Stats], Health | None], ...] = (
     _never_came,
     _capped,
     _out_of_quota,
+    _reported,
     _stale,
     _failing,
     _blocked,

@@ -33,4 +33,6 @@ def gate_finding(gate: Mapping[str, Any] | None, models: Collection[str]) -> Fin
             return Finding(
                 "gate", "warning", said, "wait, or once it is raised: python -m worker gate resume"
             )
-    return Finding("gate", "ok", "no pause, cap or long block keeps jobs from starting")
+    capped = gate["dollarsPerDay"] is not None or gate["imagesPerDay"] is not None
+    none = "" if capped else "; no daily cap is set (python -m worker gate set --dollars-per-day N)"
+    return Finding("gate", "ok", f"no pause, cap or long block keeps jobs from starting{none}")

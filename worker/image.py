@@ -21,6 +21,14 @@ _JPEG_STANDALONE = {0x00, 0x01, *range(0xD0, 0xD9)}
 _JPEG_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
 
+_TAKEN = "JPEG, PNG, WebP, HEIC and HEIF are taken"
+_OTHER_TYPES = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"%PDF": "a PDF",
+}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc"}
 _HEIF_BRANDS = {b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
@@ -69,7 +77,7 @@ def _heif_type(data: bytes) -> str:
         return "image/heic"
     if major in _HEIF_BRANDS and not compatible & _AVIF_BRANDS:
         return "image/heif"
-    raise ValueError("the file is a video or an image of a type that is not taken, such as AVIF")
+    raise ValueError(f"the file is an AVIF image or a video; {_TAKEN}")
 
 
 def _frame_header(data: bytes) -> bytes:
@@ -80,7 +88,12 @@ def _frame_header(data: bytes) -> bytes:
         return _png_frame_header(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return data
-    raise ValueError("the bytes are none of JPEG, PNG, WEBP, HEIC, HEIF")
+    for start, kind in _OTHER_TYPES.items():
+        if data.startswith(start):
+            raise ValueError(f"the file is {kind}; {_TAKEN}")
+    if b"<svg" in data[:2048]:
+        raise ValueError(f"the file is an SVG drawing; {_TAKEN}")
+    raise ValueError(f"the file is not a photo; {_TAKEN}")
 
 
 def _jpeg_frame_header(data: bytes) -> bytes:

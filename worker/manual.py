@@ -97,7 +97,7 @@ example:
 
 you will see text, or with --json one line:
   batch 0b0c41d2-...: partial
-    images: 1 of 2 made, 1 never
+    images: 1 of 2 made, 1 failed
   job 7: completed
     image 0   made     1d4.../0b0c.../7/0-5f1c...  1024 × 1024, gemini-2.5-flash-image
     image 1   refused  Gemini refused the image (safety)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 10.0
 GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
 AGREE = "to agree, set GEMINI_MODEL_NAME={}; to refuse, set GEMINI_MODEL_FALLBACK=off"
-CORRECT = "change to the successor, or correct the date: python -m worker models set {} --ends DATE"
+CORRECT = "{}, or correct the date: python -m worker models set {} --ends DATE"
 
 
 async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels) -> Finding:
@@ -78,5 +78,22 @@ def models_finding(stats: Mapping[str, Any] | None, settings: Settings, known: K
     words |= {named: known.rows.get(named, {}).get("warning")}
     near = {model: said for model, said in words.items() if said}
     if near:
-        return Finding("models", "warning", "; ".join(near.values()), CORRECT.format(next(iter(near))))
+        model = next(iter(near))
+        return Finding(
+            "models",
+            "warning",
+            "; ".join(near.values()),
+            CORRECT.format(_change(model, settings, known), model),
+        )
     return Finding("models", "ok", "no announced end within 60 days of a model in use")
+
+
+def _change(model: str, settings: Settings, known: KnownModels) -> str:
+    """How to leave a model that ends."""
+    successor = known.rows.get(model, {}).get("expectedSuccessor")
+    if not successor:
+        return "choose another model (python -m worker models list) and set GEMINI_MODEL_NAME to it"
+    change = f"set GEMINI_MODEL_NAME={successor}"
+    if model in (settings.gemini_model_name, *followed(settings, known)) and settings.gemini_model_follows:
+        return f"the worker changes over by itself once Google has shut it down; to do it now, {change}"
+    return change

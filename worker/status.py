@@ -56,7 +56,7 @@ def _row(name: str, count: int | None, note: str) -> str:
 def _last_run(last: Mapping[str, Any] | None) -> str:
     if last is None:
         return "no run has come yet"
-    started = f"last run that told something (an idle one does not)\n  started at {last['startedAt']}"
+    started = f"last run (one that found nothing to do is not shown)\n  started at {last['startedAt']}"
     if last["finishedAt"] is None:
         return f"{started}\n  not finished: still working, or its worker died"
     return f"{started}\n  finished at {last['finishedAt']}: {stopped(last)}"
@@ -88,9 +88,9 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     if gate["pausedAt"]:
         lines.insert(0, f"PAUSED since {gate['pausedAt']}: {gate['pauseReason'] or 'no reason given'}")
     images, dollars = gate["imagesPerDay"], gate["dollarsPerDay"]
-    allowed = "any" if dollars is None else f"${float(dollars):.2f}"
-    spent = f"today: ${float(gate['spentToday']):.2f} of {allowed}"
-    lines.append(f"{spent}; images a day: {'any' if images is None else images}")
+    allowed = ", no cap" if dollars is None else f" of ${float(dollars):.2f}"
+    spent = f"today: at most ${float(gate['spentToday']):.2f}{allowed}"
+    lines.append(f"{spent}; images a day: {'no cap' if images is None else images}")
     age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
     lines.append(f"runs: {gate['runs']} of {gate['maxRuns']}; {age}")
     lines.append(f"anonymous users may {'' if gate['allowAnonymous'] else 'not '}order")

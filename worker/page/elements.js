@@ -10,6 +10,7 @@ class Refused extends Error {
   constructor(status, error) {
     super([error?.message ?? `the worker answered ${status}`, error?.hint].filter(Boolean).join("; "));
     this.unauthorized = status === 401;
+    this.wrongSecret = error?.code === "wrong_secret";
   }
 }
 

@@ -104,7 +104,7 @@ async function refresh() {
     show(await ask("overview"));
     if (find("batch").open) await openBatch(opened);
   } catch (error) {
-    if (error.unauthorized) return showSignIn(error.message);
+    if (error.unauthorized) return showSignIn(error.wrongSecret ? "This is not the value of WORKER_SECRET." : error.message);
     find("health").hidden = false;
     showHealth({ level: "trouble", words: error instanceof Refused ? error.message : "The worker does not answer; asking again." });
     write(find("freshness"), "What is below may be old.");

@@ -110,8 +110,8 @@ function showGate({ gate }) {
     write(state, `${one.startedToday} today, ${closed.filter(Boolean).join(", ") || "open"}`);
   });
   const facts = [
-    ["Started today", `${counted(gate.startedToday, "image")}, at most ${dollars(gate.spentToday)} of ${gate.dollarsPerDay === null ? "any" : dollars(gate.dollarsPerDay)}`],
-    ["Images a day", gate.imagesPerDay === null ? "any" : gate.imagesPerDay],
+    ["Started today", `${counted(gate.startedToday, "image")}, at most ${dollars(gate.spentToday)}${gate.dollarsPerDay === null ? "; no cap" : ` of ${dollars(gate.dollarsPerDay)}`}`],
+    ["Images a day", gate.imagesPerDay === null ? "no cap" : gate.imagesPerDay],
     ["Runs at once", `${gate.runs} of ${gate.maxRuns}`],
     ["A job waits", `at most ${counted(Number(gate.maxAgeHours), "hour")} for a quota`],
   ];
@@ -135,9 +135,10 @@ function grouped(troubles, stats) {
   const groups = new Map();
   for (const job of troubles) {
     const key = `${job.why} ${job.code}`;
-    if (!groups.has(key)) groups.set(key, { key, why: job.why, code: job.code, message: job.message, at: job.at, shown: 0, batches: new Map() });
+    if (!groups.has(key)) groups.set(key, { key, why: job.why, code: job.code, message: job.message, same: true, at: job.at, shown: 0, batches: new Map() });
     const group = groups.get(key);
     group.shown += 1;
+    group.same &&= group.message === job.message;
     if (!group.batches.has(job.batchId)) group.batches.set(job.batchId, { id: job.batchId, group: key, jobs: [] });
     group.batches.get(job.batchId).jobs.push(job);
   }
@@ -160,8 +161,8 @@ function showTroubles({ troubles, stats, at }) {
     const [title, says, list, more] = item.children;
     item.dataset.why = group.why;
     write(title, `${WHY[group.why]}${group.code ? `: ${words(group.code)}` : ""} · ${counted(group.jobs, "job")}`);
-    write(says, group.message ?? "");
-    keyed(list, [...group.batches.values()].slice(0, 6), (batch) => batch.id, troubleBatch, (row, batch) => updateTroubleBatch(row, batch, at));
+    write(says, (group.same && group.message) || "");
+    keyed(list, [...group.batches.values()].slice(0, 6), (batch) => batch.id, troubleBatch, (row, batch) => updateTroubleBatch(row, batch, at, group.same));
     const hidden = group.jobs - [...group.batches.values()].slice(0, 6).reduce((sum, batch) => sum + batch.jobs.length, 0);
     write(more, hidden > 0 ? `… and ${counted(hidden, "job")} more` : "");
   });
@@ -178,11 +179,11 @@ function troubleBatch({ id }) {
   return make("li", {}, make("code", {}, id), make("div", { class: "quiet" }), make("div", { class: "bar" }, retryButton(id), openButton(id)));
 }
 
-function updateTroubleBatch(row, batch, at) {
+function updateTroubleBatch(row, batch, at, told) {
   const [job] = batch.jobs;
   const tries = batch.jobs.length === 1 ? `, ${job.attempts} of ${counted(job.maxAttempts, "attempt")}${job.crashes ? `, ${counted(job.crashes, "crash")}` : ""}` : "";
   const names = batch.jobs.slice(0, 5).map((each) => each.id).join(", ") + (batch.jobs.length > 5 ? ", …" : "");
-  write(row.children[1], `${batch.jobs.length === 1 ? "job" : `${batch.jobs.length} jobs:`} ${names}, ${ago(job.at, at)}${tries}`);
+  write(row.children[1], `${batch.jobs.length === 1 ? "job" : `${batch.jobs.length} jobs:`} ${names}, ${ago(job.at, at)}${tries}${told ? "" : `: ${job.message}`}`);
   row.querySelector(".retry").hidden = job.why !== "failed";
 }
 
@@ -190,13 +191,13 @@ function updateTroubleBatch(row, batch, at) {
 function progress({ id, imagesTotal, imagesDone, imagesFailed }) {
   const most = Math.max(1, imagesTotal);
   const [made, failed] = [imagesDone, imagesFailed].map((count) => (100 * count) / most);
-  const label = `Batch ${id}: ${imagesDone} of ${counted(imagesTotal, "image")} made, ${imagesFailed} never`;
+  const label = `Batch ${id}: ${imagesDone} of ${counted(imagesTotal, "image")} made, ${imagesFailed} failed`;
   return make("svg", { class: "progress", viewBox: "0 0 100 4", preserveAspectRatio: "none", role: "img", "aria-label": label },
     make("rect", { class: "rest", x: 0, y: 0, width: 100, height: 4 }), make("rect", { class: "made", x: 0, y: 0, width: made, height: 4 }),
     make("rect", { class: "failed", x: made, y: 0, width: failed, height: 4 }));
 }
 
-const imagesOf = (batch) => `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${batch.imagesFailed ? `, ${batch.imagesFailed} never` : ""}`;
+const imagesOf = (batch) => `${batch.imagesDone} of ${counted(batch.imagesTotal, "image")}${batch.imagesFailed ? `, ${batch.imagesFailed} failed` : ""}`;
 
 function showBatches({ batches: all, at }) {
   const batches = all.slice(0, 12);
