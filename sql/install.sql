@@ -1997,6 +1997,8 @@ as $$
 declare
   v_source text;
   v_today date := (generation.clock() at time zone 'UTC')::date;
+  -- The source of a price alone is not that of what was announced.
+  v_announced boolean := p_facts ?| array['announcedEnd', 'announcedSuccessor'] or not p_facts ?| array['dollars', 'available'];
 begin
   perform generation.require_service();
   v_source := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
@@ -2011,13 +2013,14 @@ begin
   end if;
   insert into generation.models as m (model, "announcedEnd", "announcedSuccessor", source, "asOf")
   values (p_model, generation.checked_date(p_facts -> 'announcedEnd', 'announcedEnd'),
-    generation.checked_text(p_facts -> 'announcedSuccessor', 'announcedSuccessor', 200), v_source, v_today)
+    generation.checked_text(p_facts -> 'announcedSuccessor', 'announcedSuccessor', 200),
+    case when v_announced then v_source end, case when v_announced then v_today end)
   on conflict (model) do update
   set "announcedEnd" = case when p_facts ? 'announcedEnd' then excluded."announcedEnd" else m."announcedEnd" end,
     "announcedSuccessor" = case when p_facts ? 'announcedSuccessor' then excluded."announcedSuccessor" else m."announcedSuccessor" end,
     successor = case when p_facts -> 'available' = 'true' then null
       when p_facts ? 'announcedSuccessor' and m.successor is not null then excluded."announcedSuccessor" else m.successor end,
-    source = excluded.source, "asOf" = excluded."asOf";
+    source = coalesce(excluded.source, m.source), "asOf" = coalesce(excluded."asOf", m."asOf");
   if p_facts ->> 'dollars' is not null then
     insert into generation.prices as p (model, dollars, since, source)
     values (p_model, (p_facts ->> 'dollars')::numeric, v_today, v_source)

@@ -64,6 +64,21 @@ def test_installing_again_keeps_what_an_operator_changed(stack: Stack, seeded: Q
     assert (known[MIDDLE]["successor"], known[MIDDLE]["announcedEnd"]) == (NEW, "2026-10-29")
 
 
+def test_a_price_alone_says_nothing_of_the_announcement(stack: Stack, seeded: Queue) -> None:
+    """Where an end was read stays beside it when a price is set; a later version may still announce one."""
+    before = models(seeded)[OLD]
+    seeded.connection.execute("delete from generation.models where model = %s", [MIDDLE])
+    for model in (OLD, MIDDLE):
+        seeded.call("set_generation_model", p_model=model, p_facts={"dollars": 0.05, "source": "invoice"})
+    after = models(seeded)[OLD]
+    assert after["dollars"] == 0.05
+    assert (after["source"], after["asOf"]) == (before["source"], before["asOf"])
+    stack.postgres.apply([SQL / "10_tables.sql"])
+    assert models(seeded)[MIDDLE]["announcedEnd"] == "2026-10-29"
+    seeded.call("set_generation_model", p_model=OLD, p_facts={"announcedEnd": None, "source": "mail"})
+    assert models(seeded)[OLD]["source"] == "mail"
+
+
 @pytest.mark.parametrize(
     ("now", "warned"),
     [
