@@ -72,6 +72,19 @@ def test_a_run_that_may_not_start_ends_no_trouble(queue: Queue, clock: Clock) ->
     assert not told(queue)["metrics"], "nothing waits any more"
 
 
+def test_a_job_under_way_keeps_the_trouble(queue: Queue, clock: Clock) -> None:
+    """A run that comes while another tries the job again proves nothing; what that one finds is told."""
+    misconfigured(queue)
+    clock.advance(60)
+    again = queue.run()
+    again.claim()
+    clock.advance(60)
+    assert queue.run().answer()["reason"] == "queue_empty"
+    assert told(queue)["page"]
+    again.finish(summary={"stopReason": "misconfigured", "problem": "The key is not valid."})
+    assert told(queue) == dict.fromkeys(("page", "metrics", "alerts", "status"), True)
+
+
 def test_a_job_that_waits_for_storage_keeps_the_trouble(queue: Queue, clock: Clock) -> None:
     """While Storage refuses images and a job waits for its next try, an idle run ends no trouble."""
     queue.open_gate()
