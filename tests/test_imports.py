@@ -12,8 +12,8 @@ WORKER = ROOT / "worker"
 
 PURE = {
     "address", "budget", "clock_finding", "database_time", "errors", "finding", "finish",
-    "health", "held", "job", "mask", "model", "outcome", "prompt", "quota", "rejection", "request", "retry",
-    "room", "rpc_status", "secret",
+    "health", "held", "job", "mask", "misspelled", "model", "outcome", "prompt", "quota", "rejection",
+    "request", "retry", "room", "rpc_status", "secret",
     "settings", "slots", "storage_answers", "summary", "supabase_errors", "trace", "watch",
     "error_text",
 }  # fmt: skip
@@ -67,7 +67,7 @@ LAYERS = [
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_answer", "genai_client", "retirement"},
     {"bucket", "queue", "storage", "storage_proof", "photos", "gemini", "answer", "metrics"},
-    {"model_findings"},
+    {"misspelled", "model_findings"},
     {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},

@@ -17,6 +17,7 @@ from worker.arguments import DEFAULT_ENV_FILE, parser
 from worker.check import settings_findings
 from worker.commands import FAILED, UNUSABLE, Unusable, complain, report
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
+from worker.misspelled import misspelled_findings
 from worker.settings import InvalidSettings, Settings
 
 
@@ -90,7 +91,7 @@ def read_settings(options: Namespace) -> Settings:
 
 def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:
     if options.command == "check":
-        report(settings_findings(invalid), options.json)
+        report([*settings_findings(invalid), *misspelled_findings(os.environ)], options.json)
         return UNUSABLE
     lines = [f"  {problem}" for problem in invalid.problems]
     text = "\n".join(["error: these settings cannot be used:", *lines])

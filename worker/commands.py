@@ -6,6 +6,7 @@ import asyncio
 import codecs
 import contextlib
 import json
+import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from worker.errors import Misconfigured, ProjectRefused, QueueRefused, QueueUnav
 from worker.finding import Finding, passed
 from worker.health import health, unreachable
 from worker.loop import Forever, loop, run_once, told_to_end
+from worker.misspelled import misspelled_findings
 from worker.model import KnownModels, unused_note
 from worker.model_findings import followed
 from worker.request import RequestRefused, RunRequest, parse_object
@@ -322,7 +324,7 @@ async def erase(worker: Worker, options: Namespace) -> int:
 
 async def look(worker: Worker, options: Namespace) -> int:
     """Everything a run needs is looked at."""
-    findings = await check(worker, _service(options))
+    findings = [*await check(worker, _service(options)), *misspelled_findings(os.environ)]
     report(findings, options.json)
     return OK if passed(findings) else FAILED
 

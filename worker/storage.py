@@ -166,7 +166,9 @@ class PhotoStore:
                 async for chunk in response.aiter_bytes():
                     data += chunk
                     if len(data) > max_bytes:
-                        raise BadInput("photo_too_large", f"{_shown(path)}: larger than {max_bytes} bytes")
+                        raise BadInput(
+                            "photo_too_large", f"{_shown(path)}: larger than {max_bytes / 1e6:g} MB"
+                        )
         except httpx.HTTPError as exc:
             raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
         return bytes(data)
