@@ -187,6 +187,15 @@ async def test_thinking_counts_as_output(
     assert (await gemini.generate(REQUEST, 5)).usage.output_tokens == tokens
 
 
+@pytest.mark.parametrize("count", [-5, 10**12])
+async def test_counts_that_cannot_be_are_unknown(wire: Wire, gemini: Gemini, count: int) -> None:
+    """An image that is paid for is not lost to a count of tokens that the database cannot hold."""
+    wrong = {"promptTokenCount": count, "candidatesTokenCount": count, "thoughtsTokenCount": 7}
+    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": wrong})
+    usage = (await gemini.generate(REQUEST, 5)).usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (None, 7)
+
+
 @pytest.mark.parametrize(
     ("version", "model"),
     [

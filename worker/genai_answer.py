@@ -14,6 +14,8 @@ from worker.job import GeneratedImage, Usage
 if TYPE_CHECKING:
     from google.genai import types
 
+_MOST_TOKENS = 1_000_000_000  # two of them still fit into the database's integer
+
 MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 # A release of a model is priced and limited as that model: `-001`, `-preview`, `-preview-09-2025`, `-latest`.
@@ -32,7 +34,7 @@ def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: i
     tokens = answer.usage_metadata
     usage = Usage(
         model=_answering_model(asked, answer.model_version),
-        prompt_tokens=tokens.prompt_token_count if tokens else None,
+        prompt_tokens=_known(tokens.prompt_token_count) if tokens else None,
         output_tokens=_output_tokens(tokens) if tokens else None,
         generation_ms=elapsed_ms,
     )
@@ -84,9 +86,14 @@ def _answering_model(asked: str, version: str | None) -> str:
 
 def _output_tokens(tokens: types.GenerateContentResponseUsageMetadata) -> int | None:
     """Return what is billed as output: thinking tokens are, and are not part of the candidates' count."""
-    counts = (tokens.candidates_token_count, tokens.thoughts_token_count)
+    counts = (_known(tokens.candidates_token_count), _known(tokens.thoughts_token_count))
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
+
+
+def _known(count: int | None) -> int | None:
+    """Return a count, None for one that cannot be: it must not keep a paid image from being recorded."""
+    return count if count is not None and 0 <= count <= _MOST_TOKENS else None
 
 
 def _has_end(data: bytes, mime_type: str) -> bool:
