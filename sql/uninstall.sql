@@ -96,13 +96,15 @@ begin
     execute 'drop function ' || v_functions;
   end if;
 
-  select string_agg(c.oid::regclass::text, ', ') into v_tables
+  -- A queue's table of before the installation has none of the columns below, and is the app's own.
+  select string_agg(distinct c.oid::regclass::text, ', ') into v_tables
   from pg_catalog.pg_class as c
+  join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
   where c.relkind in ('r', 'p') and (
     (c.relnamespace = to_regnamespace('generation') and c.relname in ('erasures', 'failed_images', 'flows', 'gates',
       'idempotency_keys', 'limits', 'models', 'photo_buckets', 'prices', 'runs', 'worker_calls'))
-    or (v_mode = 'with_tables' and c.oid in (to_regclass('public.photo_generation_batches'),
-      to_regclass('public.photo_generation_queue'), to_regclass('public.photo_generation_photos'))));
+    or (v_mode = 'with_tables' and c.relnamespace = 'public'::regnamespace and (c.relname, a.attname) in (
+      ('photo_generation_batches', 'imagesTotal'), ('photo_generation_queue', 'startTag'), ('photo_generation_photos', 'imageIndex'))));
   if v_tables is not null then
     execute 'drop table ' || v_tables;
   end if;

@@ -142,6 +142,14 @@ def test_a_table_of_the_apps_own_in_our_schema_is_not_dropped(scratch: Database)
     assert catalog.rows(scratch.connection, "public.photo_generation_photos")
 
 
+def test_a_queue_that_was_never_ours_is_not_dropped(scratch: Database) -> None:
+    """In a database with an old queue and no installation, even the removal of tables removes nothing."""
+    scratch.connection.execute('create table public.photo_generation_queue as select 1 as id, 1 as "userId"')
+    before = catalog.schema(scratch.connection)
+    assert uninstall(scratch, WITH_TABLES) == ""
+    assert catalog.schema(scratch.connection) == before
+
+
 def test_a_function_of_the_apps_own_is_not_dropped(scratch: Database) -> None:
     """A function that is named as ours, with other parameters, stays."""
     installed(scratch)
