@@ -186,7 +186,8 @@ async def test_photo_bucket_missing(site: Site) -> None:
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "no-such-bucket" in found.message
-    assert "create" in str(found.mend) and "generation.photo_buckets" in str(found.mend)
+    assert "dashboard (Storage, New bucket" in str(found.mend)
+    assert "generation.photo_buckets" in str(found.mend)
 
 
 async def test_an_image_that_was_not_kept(site: Site) -> None:

@@ -50,7 +50,10 @@ async def bucket_finding(
     if missing:
         names = ", ".join(missing)
         said = f"photos may come from buckets that are not there: {names}"
-        mend = f"create them, private; or delete their rows from generation.photo_buckets ({names})"
+        mend = (
+            "create them in the dashboard (Storage, New bucket, not public); "
+            f"or delete their rows from generation.photo_buckets ({names})"
+        )
         return Finding("bucket", "warning", said, mend)
     return Finding("bucket", "ok", f"{BUCKET} is there, private, and takes what Gemini makes")
 
