@@ -27,6 +27,18 @@ begin
 end
 $$;
 
+-- Whether p_model is p_next or one of the models that were changed over to after it, cycles or not.
+create or replace function generation.leads_back(p_next text, p_model text) returns boolean
+language sql stable set search_path = ''
+as $$
+  with recursive chain as (
+    select p_next as model
+    union
+    select m.successor from chain as c join generation.models as m on m.model = c.model where m.successor is not null
+  )
+  select exists (select from chain as c where c.model = p_model)
+$$;
+
 -- The model that a worker that asks for p_model uses now: the last of its successors, or itself.
 create or replace function generation.current_model(p_model text) returns text
 language plpgsql stable set search_path = ''
@@ -146,7 +158,7 @@ begin
   end if;
   select * into v_row from generation.models as m where m.model = p_model for no key update;
   v_next := coalesce(nullif(p_successor, p_model), v_row.successor, v_row."announcedSuccessor");
-  if v_next is null or p_model = any (v_next || generation.successors(v_next)) then
+  if v_next is null or generation.leads_back(v_next, p_model) then
     return jsonb_build_object('model', p_model, 'successor', null,
       'reason', case when v_next is null then 'no_successor' else 'cycle' end, 'note', null);
   end if;

@@ -110,6 +110,25 @@ async def test_successors_are_followed_as_a_chain_within_one_run(site: Site, how
     site.audit(first, second)
 
 
+@pytest.mark.parametrize("hops", [{SUCCESSOR: MODEL}, {SUCCESSOR: NEWEST, NEWEST: SUCCESSOR}])
+async def test_a_circle_of_models_that_are_gone_stops_the_run(site: Site, hops: dict[str, str]) -> None:
+    """Successors that lead in a circle are each asked once, and the run says which model to name."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
+    for model, successor in {MODEL: SUCCESSOR, **hops}.items():
+        site.rows(
+            "update generation.models set successor = %s where model = %s returning model", successor, model
+        )
+    (job,) = await site.order("a")
+
+    summary = await site.run()
+
+    assert summary["stopReason"] == "misconfigured"
+    assert "GEMINI_MODEL_NAME=" in summary["problem"]
+    assert len(site.calls()) <= 3
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+    site.audit(summary)
+
+
 async def test_the_end_of_the_chain_is_misconfigured_and_names_a_model_that_google_has(site: Site) -> None:
     """With no successor left nothing is spent, and the operator reads which model there is at which price."""
     site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
