@@ -2326,21 +2326,24 @@ $$;
 
 -- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
 -- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
--- was wrong, nor, where Storage did not keep an image, any job that waits. The row has an id of its own: under the run's a repeated
--- claim would find it finished. A run that claimed before leaves its own row when it ends. Reads heads of indexes only.
+-- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
+-- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
+-- ends. Reads heads of indexes only.
 create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_last text;
+  v_last jsonb;
+  v_stopped boolean;
   v_now constant timestamptz := generation.clock();
 begin
-  select r.summary ->> 'stopReason' into v_last from generation.runs as r
+  select r.summary into v_last from generation.runs as r
   where r."finishedAt" is not null order by r."startedAt" desc limit 1;
-  if ((v_last in ('misconfigured', 'queue_lost')) is not true and exists (select from generation.runs))
+  v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
+  if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
     or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
     or exists (select from public.photo_generation_queue as q where q.status = 'processing')
-    or (exists (select from generation.limits as l where l."storageRefused" is not null)
+    or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
       and exists (
         select from public.photo_generation_queue as q
         where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))

@@ -104,6 +104,22 @@ def test_a_job_that_waits_for_storage_keeps_the_trouble(queue: Queue, clock: Clo
     assert not told(queue)["page"], "nobody waits for it"
 
 
+def test_what_a_run_reported_is_over_once_no_job_waits_for_it(queue: Queue, clock: Clock) -> None:
+    """What a run that went on reported, such as a missing bucket, is told while a job waits, not after."""
+    queue.open_gate()
+    batch = queue.enqueue()["batchId"]
+    run = queue.run()
+    (job,) = run.claim()
+    queue.settle(job, "retry", retryInSeconds=600)
+    run.finish(summary={"stopReason": "queue_empty", "problem": "there is no bucket my-uploads"})
+    for step, level in (("", "attention"), ("cancel_generation_batch", "good")):
+        if step:
+            queue.call(step, p_batch_id=batch)
+        clock.advance(60)
+        assert queue.run().answer()["reason"] == "queue_empty"
+        assert health(queue.call("generation_queue_stats")).level == level
+
+
 @pytest.mark.parametrize("reason", ["queue_empty", "paused"])
 def test_an_idle_run_writes_only_what_is_news(queue: Queue, clock: Clock, reason: str) -> None:
     """The first run ever leaves a row, and one after trouble; the others write nothing at all."""
