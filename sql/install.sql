@@ -2759,7 +2759,7 @@ as $$ select least(interval '1 minute' * 2 ^ least(p_relapses, 10), interval '1 
 -- {bytes, mimeType, problem}, and from the next claim on every run gets them as `storageRefused` and pays for nothing
 -- before Storage has taken a probe as large. p_kept true: it took that probe; p_facts are what the claim gave. A
 -- refusal reported meanwhile is another one and stays. One that comes within two hours of a probe is a relapse: `waitUntil` says
--- when the next probe is due; resume_generation makes it due now.
+-- when the next probe is due; resume_generation makes it due now. None is where `inTime` is false: the run's time was up first.
 -- Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
 -- Safe to repeat: the same refusal is remembered once, and what has been cleared stays so.
 create or replace function public.report_storage(p_kept boolean, p_facts jsonb) returns jsonb
@@ -2779,7 +2779,8 @@ begin
   else
     -- Of several refusals at once the first counts: the others were on their way already.
     update generation.limits as l
-    set "storageRelapses" = case when l."storageProvedAt" between v_now - interval '2 hours' and v_now then l."storageRelapses" + 1 else 0 end
+    set "storageRelapses" = case when l."storageProvedAt" between v_now - interval '2 hours' and v_now
+      and p_facts ->> 'inTime' is distinct from 'false' then l."storageRelapses" + 1 else 0 end
     where l."storageRefused" is null;
     update generation.limits as l set "storageRefused" = jsonb_build_object('at', v_now,
       'bytes', greatest((l."storageRefused" ->> 'bytes')::bigint, (p_facts ->> 'bytes')::bigint, 0),

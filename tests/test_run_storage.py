@@ -18,6 +18,7 @@ from tests.faults import Exchange, Fault, FaultProxy, refusal
 from tests.runs import Site
 from worker import storage
 from worker.bucket import Bucket
+from worker.request import RunRequest
 from worker.storage import BUCKET
 from worker.storage_proof import FOLDER, PIXELS, probe_image
 
@@ -172,6 +173,18 @@ def test_the_wait_for_the_next_probe_grows_and_ends(site: Site) -> None:
         """update generation.limits set "storageProvedAt" = now() - interval '3 h' where id returning id"""
     )
     assert site.rows(report, False, Jsonb({"bytes": 1}))[0]["r"]["waitUntil"] is None
+
+
+async def test_a_run_that_ends_during_an_upload_is_no_relapse(site: Site) -> None:
+    """Where a run's own time was up first, soon after a probe, the next run tries Storage at once."""
+    site.rows('update generation.limits set "storageProvedAt" = now() where id returning id')
+    await site.order("a")
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.stall, UPLOAD, 1000)
+        await site.run(RunRequest(budget_seconds=3.0), SUPABASE_URL=proxy.url)
+    assert (len(site.calls()), last_refusal(site)["waitUntil"]) == (1, None)
+    site.make_due()
+    assert (await site.run())["completed"] == 1
 
 
 def last_refusal(site: Site) -> dict[str, object]:

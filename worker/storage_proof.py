@@ -84,7 +84,12 @@ class StorageProof:
         At once, so that they know of it even if this process dies; `tell` tries again at the run's end.
         """
         self._checked = False
-        self._untold = {"bytes": len(image.data), "mimeType": image.mime_type, "problem": error.message}
+        self._untold = {
+            "bytes": len(image.data),
+            "mimeType": image.mime_type,
+            "problem": error.message,
+            "inTime": not budget.passed(budget.save),
+        }
         log.event(
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
