@@ -128,7 +128,7 @@ async def test_successor(site: Site) -> None:
     site.gemini.configure(retired=[MODEL])
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:
-        gate = proxy.gate("/rpc/set_generation_model_successor")
+        gate = proxy.gate("/rpc/retire_generation_model")
         summary = await stopped(site.worker(SUPABASE_URL=proxy.url), gate)
     assert rows(site, job)[0][:2] == ("pending", 0)
     assert summary["stopReason"] == "shutdown"

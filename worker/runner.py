@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +33,9 @@ from worker.tools import PhotoLender, Tools
 CLAIM_SECONDS = 20.0
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
+
+GRAVITY: Mapping[StopReason, int] = {"queue_lost": 1, "shutdown": 2, "misconfigured": 3}
+"""Which reason to stop goes before others; those not named here are the mildest."""
 
 
 class Run:
@@ -125,8 +128,12 @@ class Run:
         self._summary.next_attempt_at = self._database_time.after(seconds)
 
     def _stop_for(self, reason: StopReason, pause: bool = True) -> None:
-        """End the claiming; with `pause`, a graver reason, also start nothing more of what was claimed."""
-        if self._summary.stop_reason is None or (pause and self._summary.stop_reason != "misconfigured"):
+        """End the claiming; with `pause` also start nothing more of what was claimed.
+
+        Of several reasons the gravest stands, and of two as grave the first.
+        """
+        told = self._summary.stop_reason
+        if told is None or GRAVITY.get(reason, 0) > GRAVITY.get(told, 0):
             self._summary.stop_reason = reason
         if pause:
             self._state.slots.close()
