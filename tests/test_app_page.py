@@ -87,6 +87,12 @@ async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_
             "problems": [],
             "photos": [],
         }
+        site.gemini.configure(rules=[{"answer": {"kind": "error", "code": 403}}])
+        assert (await site.run())["stopReason"] == "misconfigured"
+        site.gemini.configure(rules=[])
+        await told(process)  # it may have been asked before
+        waiting = await told(process)
+        assert waiting["problems"] == [], "what the operator has to fix is nothing for customers"
         await site.run()
         while (progress := await told(process))["status"] == "generating":
             pass
