@@ -298,13 +298,15 @@ create table if not exists generation.erasures (
   "emptyAt" timestamptz
 );
 
--- Where each user stands in the fair order: the tag of their latest job, per priority.
+-- Where each user stands in the fair order, per priority: the tag of their latest job, and of the latest job that was given
+-- another turn. See further_turns.
 create table if not exists generation.flows (
   "userId" text not null,
   priority smallint not null,
   "lastTag" bigint not null,
   primary key ("userId", priority)
 );
+alter table generation.flows add column if not exists "retryTag" bigint not null default 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);

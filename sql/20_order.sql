@@ -224,6 +224,37 @@ as $$
   returning "lastTag" - p_images
 $$;
 
+-- Another turn for the jobs p_ids, which have had one and did not finish: {id, tag}. A user's retries stand in a line of their
+-- own, which begins at the virtual time and advances by the images that they still miss. So retries do not wait for the user's
+-- own backlog, and together with it take two turns for each of another user's at most. They cost as many images of the user's
+-- share: the user's later orders stand that much further back. The caller has locked the users' tag rows; a job whose user
+-- has none is left out.
+create or replace function generation.further_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  return query
+  with missing as materialized (
+    select q.id, q."userId", q.priority, q."startTag", q."numImagesPerExample"
+      - (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
+      - (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as images
+    from public.photo_generation_queue as q where q.id = any (p_ids)
+  ), counted as (
+    select m."userId", m.priority, min(m."startTag") as first_tag, sum(m.images)::bigint as images
+    from missing as m group by m."userId", m.priority
+  ), moved as (
+    update generation.flows as f
+    set "lastTag" = greatest(f."lastTag", c.now) + c.images, "retryTag" = greatest(f."retryTag", c.now, c.first_tag) + c.images
+    from (select t.*, generation.virtual_time(t.priority) as now from counted as t) as c
+    where f."userId" = c."userId" and f.priority = c.priority
+    returning f."userId", f.priority, f."retryTag" - c.images as before
+  )
+  select m.id, (d.before + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint
+  from missing as m join moved as d on d."userId" = m."userId" and d.priority = m.priority;
+end
+$$;
+
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
 create or replace function generation.adopt_inserted_job() returns trigger

@@ -154,13 +154,15 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. They stand where they stood, but not before
--- the virtual time: due retries go before new work of the same user, not before everybody.
+-- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
+-- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
+-- order of that user's, they wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_ids bigint[];
+  v_used bigint[];
 begin
   select array_agg(d.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
@@ -171,9 +173,18 @@ begin
   if v_ids is null then
     return;
   end if;
+  v_used := array(
+    with used as materialized (
+      select q.id, q."userId", q.priority from public.photo_generation_queue as q
+      where q.id = any (v_ids) and q.status = 'pending'
+    )
+    select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
+    for no key update of f skip locked);
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null, "waitingSince" = null,
-    "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  where q.id = any (v_ids);
+    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
+  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
+  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
+    select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
 end
 $$;

@@ -55,6 +55,20 @@ as $$
       order by q."leaseExpiresAt" limit 100
     ) as e
     where generation.crash_code(e) is null
+  ), due as (
+    select q.id, q.priority, q."startTag", q.suspect, q.status, q."userId", cardinality(
+      generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) as images, least(generation.virtual_time(q.priority),
+        (select min(r.tag) from rescued as r where r.priority = q.priority)) as now
+    from public.photo_generation_queue as q
+    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    order by q."retryAt" limit 1000
+  ), promoted as (
+    select d.id, d.priority, case
+      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
+      else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
+    end as tag, d.suspect
+    from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
+    window users as (partition by d."userId", d.priority, d.status)
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union
@@ -62,11 +76,7 @@ as $$
     union all
     select * from rescued
     union all
-    (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.suspect
-      from public.photo_generation_queue as q
-      where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
-      order by q."retryAt" limit 1000)
+    select * from promoted
   ), placed as (
     select c.id, c.suspect, row_number() over served as place, first_value(c.suspect) over served as suspect_first
     from candidates as c

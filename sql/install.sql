@@ -369,13 +369,15 @@ create table if not exists generation.erasures (
   "emptyAt" timestamptz
 );
 
--- Where each user stands in the fair order: the tag of their latest job, per priority.
+-- Where each user stands in the fair order, per priority: the tag of their latest job, and of the latest job that was given
+-- another turn. See further_turns.
 create table if not exists generation.flows (
   "userId" text not null,
   priority smallint not null,
   "lastTag" bigint not null,
   primary key ("userId", priority)
 );
+alter table generation.flows add column if not exists "retryTag" bigint not null default 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
@@ -805,6 +807,37 @@ as $$
   returning "lastTag" - p_images
 $$;
 
+-- Another turn for the jobs p_ids, which have had one and did not finish: {id, tag}. A user's retries stand in a line of their
+-- own, which begins at the virtual time and advances by the images that they still miss. So retries do not wait for the user's
+-- own backlog, and together with it take two turns for each of another user's at most. They cost as many images of the user's
+-- share: the user's later orders stand that much further back. The caller has locked the users' tag rows; a job whose user
+-- has none is left out.
+create or replace function generation.further_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  return query
+  with missing as materialized (
+    select q.id, q."userId", q.priority, q."startTag", q."numImagesPerExample"
+      - (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
+      - (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as images
+    from public.photo_generation_queue as q where q.id = any (p_ids)
+  ), counted as (
+    select m."userId", m.priority, min(m."startTag") as first_tag, sum(m.images)::bigint as images
+    from missing as m group by m."userId", m.priority
+  ), moved as (
+    update generation.flows as f
+    set "lastTag" = greatest(f."lastTag", c.now) + c.images, "retryTag" = greatest(f."retryTag", c.now, c.first_tag) + c.images
+    from (select t.*, generation.virtual_time(t.priority) as now from counted as t) as c
+    where f."userId" = c."userId" and f.priority = c.priority
+    returning f."userId", f.priority, f."retryTag" - c.images as before
+  )
+  select m.id, (d.before + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint
+  from missing as m join moved as d on d."userId" = m."userId" and d.priority = m.priority;
+end
+$$;
+
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
 create or replace function generation.adopt_inserted_job() returns trigger
@@ -1225,13 +1258,15 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. They stand where they stood, but not before
--- the virtual time: due retries go before new work of the same user, not before everybody.
+-- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
+-- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
+-- order of that user's, they wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_ids bigint[];
+  v_used bigint[];
 begin
   select array_agg(d.id) into v_ids from (
     select q.id from public.photo_generation_queue as q
@@ -1242,10 +1277,19 @@ begin
   if v_ids is null then
     return;
   end if;
+  v_used := array(
+    with used as materialized (
+      select q.id, q."userId", q.priority from public.photo_generation_queue as q
+      where q.id = any (v_ids) and q.status = 'pending'
+    )
+    select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
+    for no key update of f skip locked);
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null, "waitingSince" = null,
-    "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  where q.id = any (v_ids);
+    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
+  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
+  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
+    select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
 end
 $$;
 
@@ -2633,7 +2677,7 @@ begin
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
         then generation.next_daily_reset(v_now) + make_interval(secs => least(d.retry_seconds, 86400))
-      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
+      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and (d.outcome <> 'released' or d.retry_seconds > 0))
         then v_now + make_interval(secs => d.retry_seconds)
     end,
     case when d.attempt_spent then 0 else 1 end,
@@ -2683,7 +2727,8 @@ $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released`, attemptSpent (default true) false when no request counted. Returns {results: [{jobId, result,
+-- `released`, attemptSpent (default true) false when no request counted. Released without retryInSeconds a job is ready again at
+-- once and keeps its place; whatever waits has had its turn (see promote_due_jobs). Returns {results: [{jobId, result,
 -- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
 -- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
 -- Safe to repeat: the second time the lease is lost and nothing changes.
@@ -2871,8 +2916,8 @@ $$;
 -- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
 -- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
 -- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. Returns {retried}. Errors: PT404.
--- Locks: jobs by id, then batches by id. Safe to repeat: what is pending is not failed any more.
+-- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see further_turns). Returns {retried}.
+-- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
 ) returns jsonb
@@ -2910,14 +2955,17 @@ begin
     delete from generation.failed_images as f using public.photo_generation_queue as q
     where q.id = any (v_ids) and f."batchId" = q."batchId" and f."jobId" = q.id;
   end if;
+  perform 1 from generation.flows as f
+  where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (v_ids))
+  order by f."userId", f.priority for no key update;
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
     "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
-    "errorCode" = null, "errorMessage" = null,
-    "startTag" = greatest(q."startTag", generation.virtual_time(q.priority))
-  where q.id = any (v_ids);
+    "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
+  from unnest(v_ids) as d (id) left join generation.further_turns(v_ids) as t on t.id = d.id
+  where q.id = any (v_ids) and q.id = d.id;
   perform generation.roll_up(v_changes);
   return jsonb_build_object('retried', cardinality(v_ids));
 end
@@ -3382,6 +3430,20 @@ as $$
       order by q."leaseExpiresAt" limit 100
     ) as e
     where generation.crash_code(e) is null
+  ), due as (
+    select q.id, q.priority, q."startTag", q.suspect, q.status, q."userId", cardinality(
+      generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) as images, least(generation.virtual_time(q.priority),
+        (select min(r.tag) from rescued as r where r.priority = q.priority)) as now
+    from public.photo_generation_queue as q
+    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    order by q."retryAt" limit 1000
+  ), promoted as (
+    select d.id, d.priority, case
+      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
+      else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
+    end as tag, d.suspect
+    from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
+    window users as (partition by d."userId", d.priority, d.status)
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union
@@ -3389,11 +3451,7 @@ as $$
     union all
     select * from rescued
     union all
-    (select q.id, q.priority, greatest(q."startTag", least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority))), q.suspect
-      from public.photo_generation_queue as q
-      where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
-      order by q."retryAt" limit 1000)
+    select * from promoted
   ), placed as (
     select c.id, c.suspect, row_number() over served as place, first_value(c.suspect) over served as suspect_first
     from candidates as c

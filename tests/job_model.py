@@ -113,7 +113,8 @@ class Job:
             "too_old": "too_old",
         }.get(verdict, ending.code)
         self.retry_at = None
-        if verdict == "rate_limited" or (verdict == "pending" and ending.outcome != "released"):
+        waits = ending.outcome != "released" or ending.retry_seconds > 0
+        if verdict == "rate_limited" or (verdict == "pending" and waits):
             to_reset = verdict == "rate_limited" and ending.until_reset
             begin = next_daily_reset(now) if to_reset else now
             self.retry_at = begin + timedelta(seconds=ending.retry_seconds)
@@ -132,11 +133,9 @@ class Job:
             return "too_old" if old else "rate_limited"
         return "exhausted" if ending.spent and self.attempts >= self.max_attempts else "pending"
 
-    def retry(self, including_refused: bool) -> None:
+    def retry(self) -> None:
         """An operator takes it up again."""
         self.status, self.attempts, self.crashes, self.suspect, self.code = "pending", 0, 0, False, None
-        if including_refused:
-            self.given_up.clear()
 
     def record(self, index: int, path: str) -> tuple[str, str | None]:
         """An image of it has been stored; the result, and the path that counts."""

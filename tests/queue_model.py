@@ -48,6 +48,7 @@ class QueueModel:
         self.batches: dict[str, Batch] = {}
         self.runs: list[RunState] = []
         self.flows: dict[tuple[str, int], int] = {}
+        self.retries: dict[tuple[str, int], int] = {}
         self.max_runs, self.max_age_hours = 1000, 72
 
     def virtual_time(self, priority: int) -> int:
@@ -127,11 +128,29 @@ class QueueModel:
         ends = [job.lease_expired(is_alone) for job, is_alone in zip(expired, alone, strict=True)]
         for run in dead:
             run.rescued = True
-        times = {job.priority: self.virtual_time(job.priority) for job in self.jobs.values()}
-        for job in self.jobs.values():
-            if job.retry_at and job.retry_at <= self.now and job.status in ("pending", "rate_limited"):
-                job.status, job.retry_at, job.tag = "pending", None, max(job.tag, times[job.priority])
+        waiting = [j for j in self.jobs.values() if j.retry_at and j.status in ("pending", "rate_limited")]
+        due = [job for job in waiting if job.retry_at and job.retry_at <= self.now]
+        self.further_turns([job for job in due if job.status == "pending"], due)
+        for job in due:
+            job.status, job.retry_at = "pending", None
         return ends
+
+    def further_turns(self, used: list[Job], due: list[Job]) -> None:
+        """Who had a turn gets another in the user's line of retries; the others keep theirs."""
+        times = {job.priority: self.virtual_time(job.priority) for job in due}
+        lines: dict[tuple[str, int], list[Job]] = {}
+        for job in sorted(used, key=lambda job: (job.tag, job.id)):
+            lines.setdefault((job.user, job.priority), []).append(job)
+        for job in due:
+            job.tag = job.tag if job in used else max(job.tag, times[job.priority])
+        for key, jobs in lines.items():
+            now, images = times[key[1]], sum(len(job.missing) for job in jobs)
+            tag = max(self.retries.get(key, 0), now, jobs[0].tag)
+            self.flows[key] = max(self.flows[key], now) + images
+            self.retries[key] = tag + images
+            for job in jobs:
+                tag += len(job.missing)
+                job.tag = tag
 
     def _run_of(self, job: Job) -> RunState:
         return next(run for run in self.runs if job.fence and job.fence.startswith(run.prefix))
@@ -196,10 +215,12 @@ class QueueModel:
             if job.status == "failed" and batch_id in (None, job.batch_id)
             if self.batches[job.batch_id].status != "cancelled" and (including_refused or job.missing)
         ][:most]
-        times = {job.priority: self.virtual_time(job.priority) for job in failed}
+        if including_refused:
+            for job in failed:
+                job.given_up.clear()
+        self.further_turns(failed, failed)
         for job in failed:
-            job.retry(including_refused)
-            job.tag = max(job.tag, times[job.priority])
+            job.retry()
         return [job.id for job in failed]
 
     def cancel(self, batch_id: str) -> int:

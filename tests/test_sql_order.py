@@ -1,6 +1,7 @@
 """Order: who is served when, by priority, fair shares and due times."""
 
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import count, pairwise
 
 import pytest
 
@@ -87,3 +88,111 @@ def test_absence_earns_nothing(queue: Queue) -> None:
     assert len(serve(queue, 20)) == 20
     queue.enqueue("back", examples=40)
     assert abs(serve(queue, 20).count("back") - 10) <= 1
+
+
+def turns_until_done(queue: Queue, clock: Clock, other: str, of_others: int, wait: int = 5) -> int:
+    """Makes one job a second until 40 jobs of a customer are done; how many turns `other` had meanwhile.
+
+    Their jobs fail each time and are to be tried again after `wait` seconds, or are healthy if it is 0.
+    """
+    queue.enqueue(other, examples=of_others, maxAttempts=20)
+    for _ in range(of_others if wait else 0):
+        (job,) = queue.run().claim(1)
+        queue.settle(job, "retry", retryInSeconds=wait)
+    clock.advance(wait)
+    queue.enqueue("customer", examples=40)
+    done = turns = 0
+    while done < 40:
+        for job in queue.run().claim(1):
+            if job["userFolder"] == "customer":
+                queue.complete(job)
+                done += 1
+            elif wait:
+                queue.settle(job, "retry", retryInSeconds=wait)
+                turns += 1
+            else:
+                queue.complete(job)
+                turns += 1
+        clock.advance(1)
+    return turns
+
+
+@pytest.mark.parametrize("wait", [0, 5, 60])
+def test_failing_jobs_delay_nobody_more_than_healthy_ones(queue: Queue, clock: Clock, wait: int) -> None:
+    """A hundred jobs that fail whenever they are tried take turns with a customer's, not all the turns."""
+    assert turns_until_done(queue, clock, "failing", 100, wait) <= 41
+
+
+def test_failing_and_fresh_jobs_take_two_turns_at_most(queue: Queue, clock: Clock) -> None:
+    """Whoever orders more while their jobs fail has two turns for each of another user's, and no more."""
+    queue.enqueue("failing", examples=100, maxAttempts=20)
+    queue.enqueue("customer", examples=40)
+    done = turns = 0
+    for number in count():
+        if number % 50 == 0:
+            queue.enqueue("failing", examples=100, maxAttempts=20)
+        for job in queue.run().claim(1):
+            if job["userFolder"] == "customer":
+                queue.complete(job)
+                done += 1
+            else:
+                queue.settle(job, "retry", retryInSeconds=3)
+                turns += 1
+        clock.advance(1)
+        if done == 40:
+            break
+    assert turns <= 82
+
+
+def test_retries_cost_the_users_share(queue: Queue, clock: Clock) -> None:
+    """What a user's retries took is missing from the user's later orders, as if they had been ordered."""
+    queue.enqueue("retrying", examples=20)
+    for job in queue.run().claim(20):
+        queue.settle(job, "retry", retryInSeconds=5)
+    clock.advance(5)
+    queue.enqueue("other", examples=40)
+    assert abs(serve(queue, 20).count("other") - 10) <= 1
+    queue.enqueue("retrying", examples=20)
+    assert abs(serve(queue, 20).count("other") - 10) <= 1
+
+
+def test_a_retry_does_not_wait_for_its_users_backlog(queue: Queue, clock: Clock) -> None:
+    """A job that failed once in passing comes soon again, however much its user has ordered meanwhile."""
+    queue.enqueue("busy", examples=100)
+    queue.enqueue("other", examples=100)
+    (job,) = queue.run().claim(1)
+    queue.settle(job, "retry", retryInSeconds=5)
+    clock.advance(5)
+    assert job["id"] in [each["id"] for each in queue.run().claim(4)]
+
+
+def test_a_released_job_keeps_its_place_unless_it_waits(queue: Queue, clock: Clock) -> None:
+    """Given back without having had its turn, a job is next; given back to wait, it has had its turn."""
+    queue.enqueue("first", examples=3)
+    queue.enqueue("other", examples=3)
+    job = queue.run().claim(1)[0]
+    queue.settle(job, "released", attemptSpent=False)
+    (again,) = queue.run().claim(1)
+    assert again["id"] == job["id"]
+    queue.settle(again, "released", attemptSpent=False, retryInSeconds=10)
+    row = queue.job(job["id"])
+    assert (row["status"], row["attempts"]) == ("pending", 0)
+    assert job["id"] not in [each["id"] for each in queue.run().claim(2)]
+    clock.advance(10)
+    assert [each["id"] for each in queue.run().claim(1)] != [job["id"]]
+    assert queue.job(job["id"])["startTag"] > row["startTag"]
+
+
+def test_a_user_who_is_ordering_gets_retries_later(
+    queue: Queue, clock: Clock, another: Callable[[], Queue]
+) -> None:
+    """A claim does not wait for an order under way: that user's due jobs come with the next claim."""
+    (mine, theirs) = (queue.claimed(user_id=user) for user in ("ordering", "other"))
+    for job in (mine, theirs):
+        queue.settle(job, "retry", retryInSeconds=5)
+    clock.advance(5)
+    app = another()
+    with app.connection.transaction(force_rollback=True):
+        app.enqueue("ordering")
+        assert [job["id"] for job in queue.run().claim()] == [theirs["id"]]
+    assert [job["id"] for job in queue.run().claim()] == [mine["id"]]

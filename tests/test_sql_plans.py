@@ -90,6 +90,8 @@ def live_through(worker: Queue, operator: Queue, app: Queue) -> None:
     worker.settle_all([result_of(made, "completed"), result_of(failed, "failed")])
     operator.call("retry_failed_generation_jobs")
     (again,) = run.claim()
+    worker.settle(again, "retry")
+    (again,) = run.claim()
     worker.refuse(again, 0)
     worker.settle(again, "failed")
     operator.call("cancel_generation_batch", p_batch_id=operator.one(INSERTED)["batchId"])
@@ -152,6 +154,17 @@ def test_a_claim(grown: Queue) -> None:
     assert reads.of(QUEUE) == CLAIM_INDEXES
     assert reads.entries[f"{QUEUE}_ready"] <= 20
     assert sum(reads.entries.values()) < 150
+
+
+def test_a_claim_of_retries(grown: Queue) -> None:
+    """What comes back for another turn is found by its time, and its turn at the head of the ready jobs."""
+    with Reads(grown) as reads:
+        jobs = grown.run().claim(10)
+        grown.settle_all([result_of(job, "retry") for job in jobs])
+        assert len(grown.run().claim(10)) == 10
+    assert reads.whole == set()
+    assert reads.of(QUEUE) == CLAIM_INDEXES
+    assert sum(reads.entries.values()) < 500
 
 
 def test_a_record_and_a_settle(grown: Queue) -> None:
