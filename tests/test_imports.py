@@ -12,7 +12,8 @@ WORKER = ROOT / "worker"
 
 PURE = {
     "address", "budget", "clock_finding", "database_time", "errors", "finding", "finish",
-    "health", "held", "job", "mask", "misspelled", "model", "outcome", "prompt", "quota", "rejection",
+    "health", "held", "job", "lookup", "mask", "misspelled", "model", "outcome", "photo_hosts",
+    "prompt", "quota", "rejection",
     "request", "retry", "room", "rpc_status", "secret",
     "settings", "slots", "storage_answers", "summary", "supabase_errors", "trace", "watch",
     "error_text",
@@ -61,7 +62,8 @@ LAYERS = [
         "storage_answers",
         "supabase_errors",
     },
-    {"status", "outbound"},
+    {"photo_hosts"},
+    {"status", "outbound", "lookup", "photo_stream"},
     {"held"},
     {"clock_finding", "deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},

@@ -50,7 +50,7 @@ async def test_every_address_is_checked_before_any_is_dialed(world: World) -> No
     """The last of many addresses is private: nobody is connected to, whichever would have answered first."""
     world.names.table[HOST] = [[*DEAD, ADDRESS, *(f"93.184.216.{n}" for n in range(40, 90)), "10.0.0.1"]]
     assert all(is_public(address) for address in world.names.table[HOST][0][:-1])
-    assert (await world.failure()).code == "forbidden_address"
+    assert (await world.failure()).code == "photo_host_unknown"
     assert world.network.dialled == []
 
 
@@ -267,7 +267,7 @@ async def test_every_refusal_names_the_photo(world: World) -> None:
     """Of an order's many photos it is told which one is meant, also where its host is the trouble."""
     world.names.table[HOST] = [["10.0.0.1"]]
     assert (await world.failure()).message.startswith(
-        f"{HOST}/…/me.jpg: the host {HOST} is not on the public"
+        f"{HOST}/…/me.jpg: there is no host {HOST} on the public internet"
     )
 
 

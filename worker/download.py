@@ -1,17 +1,17 @@
 """One photo from a host we do not know, over https.
 
-Connects only to addresses that were checked, follows redirects by hand, reads no more than it may;
-never looks a host up twice, decompresses a body, uses a proxy or tells a query string.
+Connects only to addresses that were checked, follows redirects by hand, reads no more than it may and waits
+no longer; never decompresses a body, uses a proxy or tells a query string.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from itertools import chain, zip_longest
@@ -21,11 +21,11 @@ from urllib.parse import urljoin
 import certifi
 import httpcore
 
-from worker.address import HTTPS_PORT, PhotoUrl, is_public, parse_photo_url
+from worker.address import MAX_URL_CHARACTERS, PhotoUrl, parse_photo_url
 from worker.errors import BadInput, Transient
-
-Resolver = Callable[[str], Awaitable[Sequence[str]]]
-"""Looks a host up: all its IP addresses, or BadInput / Transient."""
+from worker.lookup import Lookups, Resolver
+from worker.photo_hosts import HostTimedOut, RunHosts
+from worker.photo_stream import PhotoStream
 
 USER_AGENT = "generation-worker/1"
 _ACCEPT = (
@@ -50,33 +50,19 @@ _REASON_SECONDS = 1.0
 
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # a stranger's word: heard, but not for long
 _AUTHORITY = re.compile(rb"(?:[a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
-_UNKNOWN_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
-
-async def resolve(host: str) -> list[str]:
-    """Every address the system's resolver gives for a host.
-
-    Raises BadInput `photo_host_unknown` where there is no such name, else Transient.
-    """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, HTTPS_PORT, type=socket.SOCK_STREAM)
-    except socket.gaierror as exc:
-        if exc.errno in _UNKNOWN_HOST:
-            raise BadInput("photo_host_unknown", f"there is no host named {host[:80]}") from exc
-        raise Transient(
-            "photo_host_unavailable", f"the host name {host[:80]} could not be looked up"
-        ) from exc
-    return [str(sockaddr[0]) for *_, sockaddr in found]
+_user_folder: ContextVar[str] = ContextVar("user_folder")
+"""Whose photo is fetched: httpcore's pool tells a network backend nothing but host and port."""
 
 
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Looks a host up once, refuses it unless every address is public, and connects to one of exactly those.
+    """Connects to one of the addresses that a host was looked up and checked to have, and to no other.
 
     TLS is started on top of it with the host's name, so SNI and certificate are the host's.
     """
 
-    def __init__(self, resolver: Resolver, network: httpcore.AsyncNetworkBackend) -> None:
-        self._resolver = resolver
+    def __init__(self, lookups: Lookups, network: httpcore.AsyncNetworkBackend) -> None:
+        self._lookups = lookups
         self._network = network
 
     async def connect_tcp(
@@ -88,14 +74,12 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the checked address that answers first; `timeout` (seconds) is for each of them."""
-        addresses = list(dict.fromkeys(await self._resolver(host)))
-        if not addresses or not all(is_public(address) for address in addresses):
-            raise BadInput("forbidden_address", f"the host {host[:80]} is not on the public internet")
+        addresses = await self._lookups.addresses(host, _user_folder.get())
 
         def dial(address: str) -> Coroutine[None, None, httpcore.AsyncNetworkStream]:
             return self._network.connect_tcp(address, port, timeout, local_address, socket_options)
 
-        return await _race(dial, _interleaved(addresses)[:_MOST_DIALED])
+        return PhotoStream(await _race(dial, _interleaved(addresses)[:_MOST_DIALED]))
 
 
 def _interleaved(addresses: Sequence[str]) -> list[str]:
@@ -144,9 +128,10 @@ async def _give_up(dials: Iterable[asyncio.Task[httpcore.AsyncNetworkStream]]) -
 
 
 class PhotoDownload:
-    """Downloads over https; the caller caps the time. `tls` and `network` default to the real ones.
+    """Downloads over https, for all runs of a worker. `tls` and `network` default to the real ones.
 
-    `contact` is told to the hosts, some of which refuse whoever gives none.
+    `timeout_seconds` caps a whole download, redirects included. `contact` is told to the hosts, some of which
+    refuse whoever gives none.
     """
 
     def __init__(
@@ -155,6 +140,7 @@ class PhotoDownload:
         max_bytes: int,
         max_redirects: int,
         max_connections: int,
+        timeout_seconds: float,
         resolver: Resolver,
         network: httpcore.AsyncNetworkBackend | None,
         tls: ssl.SSLContext | None,
@@ -168,27 +154,45 @@ class PhotoDownload:
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._max_connections = max_connections
-        self._network = CheckedNetwork(resolver, network or httpcore.AnyIOBackend())
+        self._timeout_seconds = timeout_seconds
+        self._lookups = Lookups(resolver)
+        self._network = CheckedNetwork(self._lookups, network or httpcore.AnyIOBackend())
         self._tls = tls
         self._pool: httpcore.AsyncConnectionPool | None = None
 
-    async def get(self, url: PhotoUrl) -> bytes:
-        """The body behind a URL, at most `max_bytes`; raises BadInput or Transient."""
+    async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts) -> bytes:
+        """The body behind a URL, at most `max_bytes`; raises BadInput or Transient.
+
+        Every hop must be on a host that photos may come from, and that did not time out before in this run.
+        """
+        hosts.require(url)
+        _user_folder.set(user_folder)
         hop = url
-        for _ in range(self._max_redirects + 1):
-            with _translated(hop.shown):
-                found = await self._request(hop)
-            if isinstance(found, bytes):
-                return found
-            hop = found
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                for _ in range(self._max_redirects + 1):
+                    hosts.require_answering(hop, user_folder)
+                    with _translated(hop.shown):
+                        found = await self._request(hop, hosts)
+                    hosts.answered(hop, user_folder)
+                    if isinstance(found, bytes):
+                        return found
+                    hop = found
+        except TimeoutError as exc:
+            hosts.timed_out(hop, user_folder)
+            raise HostTimedOut("photo_host_unavailable", f"{hop.shown}: did not arrive in time") from exc
+        except HostTimedOut:
+            hosts.timed_out(hop, user_folder)
+            raise
         raise BadInput("photo_refused", f"{url.shown}: redirected more than {self._max_redirects} times")
 
     async def close(self) -> None:
         """Close the connections kept for the next photo of the same host."""
+        await self._lookups.close()
         if self._pool is not None:
             await self._pool.aclose()
 
-    async def _request(self, url: PhotoUrl) -> bytes | PhotoUrl:
+    async def _request(self, url: PhotoUrl, hosts: RunHosts) -> bytes | PhotoUrl:
         target = httpcore.URL(scheme="https", host=url.host, port=url.port, target=url.path_and_query)
         timeouts = {"timeout": {"connect": _CONNECT_SECONDS}}
         async with self._connections().stream(
@@ -196,7 +200,7 @@ class PhotoDownload:
         ) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
-                return _redirected(url, headers[b"location"])
+                return _redirected(url, headers[b"location"], hosts)
             if response.status != 200:
                 if response.status in _MAY_SAY_EXPIRED and _says_expired(url, await _reason(response)):
                     said = f"{url.shown}: the link has expired ({response.status}); order with a fresh one"
@@ -272,9 +276,13 @@ def _location(raw: bytes) -> str:
     return authority.decode("utf-8", "replace") + rest.decode("ascii")
 
 
-def _redirected(url: PhotoUrl, location: bytes) -> PhotoUrl:
+def _redirected(url: PhotoUrl, location: bytes, hosts: RunHosts) -> PhotoUrl:
+    if len(location) > MAX_URL_CHARACTERS:
+        raise BadInput("bad_url", f"{url.shown}: redirects to an address that is too long")
     try:
-        return parse_photo_url(urljoin(url.url, _location(location)))
+        target = parse_photo_url(urljoin(url.url, _location(location)))
+        hosts.require(target)
+        return target
     except ValueError as exc:
         raise BadInput("bad_url", f"{url.shown}: redirects to something that is no address") from exc
     except BadInput as exc:
@@ -329,11 +337,11 @@ def _translated(shown: str) -> Iterator[None]:
         httpcore.ProxyError,
         httpcore.UnsupportedProtocol,
     ) as exc:
-        # httpcore's pool raises `from None`, which leaves the reason in the context only.
-        if isinstance(exc.__cause__ or exc.__context__, ssl.SSLCertVerificationError):
+        if isinstance(exc, ssl.SSLCertVerificationError):
             raise BadInput(
                 "photo_tls_invalid", f"{shown}: the host's certificate is not valid for it"
             ) from exc
-        raise Transient(
+        late = isinstance(exc, TimeoutError | httpcore.TimeoutException)
+        raise (HostTimedOut if late else Transient)(
             "photo_host_unavailable", f"{shown}: the connection failed ({type(exc).__name__})"
         ) from exc

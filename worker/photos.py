@@ -17,10 +17,12 @@ from typing import Protocol
 import httpcore
 
 from worker.address import is_url, parse_photo_url, parse_storage_reference
-from worker.download import PhotoDownload, Resolver, resolve, too_large
+from worker.download import PhotoDownload, too_large
 from worker.errors import BadInput, Transient
 from worker.image import TooManyPixels, inspect
 from worker.job import Photo
+from worker.lookup import Resolver, resolve
+from worker.photo_hosts import AllowedHosts, RunHosts
 
 Key = tuple[str, str]
 
@@ -49,6 +51,7 @@ class PhotoSource(Protocol):
 class PhotoFetcher:
     """Fetches the photo behind a reference: `https://…`, or `bucket/path` in our Storage.
 
+    `hosts` are those that `https://` photos may come from; `*` is any public one.
     `timeout_seconds` caps a whole fetch, redirects included, from when it is its turn: at most
     `max_concurrent` run at a time, which bounds the memory of half-read photos. `resolver`, `network` and
     `tls` default to the system's; whatever they are, only public addresses are connected to.
@@ -59,6 +62,7 @@ class PhotoFetcher:
         storage: PhotoBucket,
         buckets: Collection[str],
         *,
+        hosts: Collection[str] = ("*",),
         max_bytes: int = MAX_PHOTO_BYTES,
         timeout_seconds: float = 20.0,
         max_redirects: int = 3,
@@ -73,10 +77,12 @@ class PhotoFetcher:
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
         self._turns = asyncio.Semaphore(max_concurrent)
+        self._hosts = RunHosts(AllowedHosts(hosts))
         self._web = PhotoDownload(
             max_bytes=max_bytes,
             max_redirects=max_redirects,
             max_connections=max_concurrent,
+            timeout_seconds=timeout_seconds,
             resolver=resolver,
             network=network,
             tls=tls,
@@ -87,8 +93,8 @@ class PhotoFetcher:
         """The photo's bytes, with the type read from them; raises BadInput or Transient."""
         if is_url(reference):
             url = parse_photo_url(reference)
-            async with self._turn(url.shown):
-                return self._photo(await self._web.get(url), url.shown)
+            async with self._turns:
+                return self._photo(await self._web.get(url, user_folder, self._hosts), url.shown)
         stored = parse_storage_reference(reference, user_folder, self._buckets)
         async with self._turn(stored.shown):
             data = await self._storage.download(stored.bucket, stored.path, self._max_bytes)
