@@ -90,7 +90,7 @@ class Contestant:
             start_new_session=True,
         )
         try:
-            _ask(port)
+            ask(port)
             self.seconds.append(time.monotonic() - began)
             self.megabytes.append(sum(map(_megabytes, (served.pid, *descendants(served.pid)))))
         finally:
@@ -127,11 +127,11 @@ def measure(options: Namespace) -> None:
     }), flush=True)  # fmt: skip
 
 
-def _ask(port: int) -> None:
-    """Ask until there is an answer; `StackError` if it is not the one expected, or does not come."""
+def ask(port: int) -> bytes:
+    """The answer to a call for a run, asked until there is one; `StackError` if it is not a summary."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         try:
             connection.request("POST", "/", headers={"X-Worker-Secret": SECRET, "Content-Length": "0"})
             answer = connection.getresponse()
@@ -143,7 +143,7 @@ def _ask(port: int) -> None:
             connection.close()
         if answer.status != 200:
             raise StackError(f"It answered {answer.status}.", "Its answer says why.", repr(said[:200]))
-        return
+        return said
     raise StackError("It did not answer within a minute.", "Serve it by hand to see why.")
 
 

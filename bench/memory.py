@@ -1,8 +1,8 @@
 """What a photo costs in processor time and memory: runs whose source photos are as large as they may be.
 
 A run of twice the images must not need more memory: it is bounded by how many are made at a time, and, with
-as many and as large photos as orders can bring, by the worker's room for them. Each is done three times; the
-medians count.
+as many and as large photos as orders can bring, by the worker's limits for photos in memory. Each is done
+three times; the medians count. Then the function is served, and called for three such runs at once.
 """
 
 from __future__ import annotations
@@ -10,20 +10,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
 from bench.bounds import whole
+from bench.cold import SECRET, ask
 from bench.figures import REPEATS, spread
 from bench.scale import Scale
 from bench.site import IMAGES_PER_JOB, Site
+from local.demo.simulation import ROOT
 from local.stack.errors import StackError
+from local.stack.folder import free_port
+from tests.clone import descendants
 from worker.model import DEFAULT_MODEL
 
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
@@ -36,6 +43,17 @@ SIDES = {"small": 512, "large": 3300}
 
 ORDERS, PHOTOS = 10, 14
 """Of the worst run: orders of one image, and the most photos of an order, each its own."""
+
+USERS = tuple(f"customer-{number}" for number in range(3))
+"""Who orders for the runs at once, half as much each: one user alone gets half of the memory."""
+
+SETTINGS = {
+    "INVOCATION_TIMEOUT_SECONDS": "240",
+    "MARGIN_SECONDS": "20",
+    "CALL_TIMEOUT_SECONDS": "60",
+    "LOG_LEVEL": "WARNING",
+}
+"""A minute of the scale is too short for what is measured here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def measure(options: Namespace) -> None:
     """Does an idle run, and two of each size of photos; the last line is JSON with figures of the large."""
     images = 40 if options.brief else options.images
-    with Site(Scale(6.0), (USER,)) as site:
+    with Site(Scale(6.0), (USER, *USERS)) as site:
         print(site.hardware(), flush=True)
         site.simulator.configure({"scale": 1.0})
         idle = Case(0, _repeated(site, 0))
@@ -94,15 +112,21 @@ def measure(options: Namespace) -> None:
             for count in (images, 2 * images):
                 cases[size, count] = case = Case(count, _repeated(site, count), base)
                 print(f"{count:>4} images of 2 photos of {len(photo) / 1e6:.1f} MB, each: {case}", flush=True)
-        orders = _upload_worst(site, photo)
-        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, orders)), base)
+        orders = _upload_worst(site, USER, ORDERS, photo)
+        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, USER, orders)), base)
         print(f"{ORDERS:>4} images of {PHOTOS} such photos of their own, each: {worst}", flush=True)
+        at_once = _three_at_once(site, photo)
+        print(
+            f"   3 runs of {ORDERS // 2} such images at once in one worker: {at_once:.0f} MB at most",
+            flush=True,
+        )
     short, long = cases["large", images], cases["large", 2 * images]
     peak = statistics.median(long.megabytes)
     print(json.dumps({
         "cpu_seconds_per_image": round(statistics.median(long.milliseconds) / 1000, 4),
         "peak_mb": round(peak),
         "peak_mb_at_worst": round(statistics.median(worst.megabytes)),
+        "peak_mb_of_three_worst": round(at_once),
         "peak_ratio_of_twice_the_images": round(peak / statistics.median(short.megabytes), 3),
     }), flush=True)  # fmt: skip
 
@@ -114,15 +138,55 @@ def _photo(side: int) -> bytes:
     return out.getvalue()
 
 
-def _upload_worst(site: Site, photo: bytes) -> list[list[str]]:
+def _upload_worst(site: Site, user: str, orders: int, photo: bytes) -> list[list[str]]:
     """The photos of each order, no two the same: the bytes after a JPEG's end make each another one."""
-    names = [[f"{order}-{number}.jpg" for number in range(PHOTOS)] for order in range(ORDERS)]
-    return [[site.upload(USER, name, photo + name.encode()) for name in of_one] for of_one in names]
+    names = [[f"{order}-{number}.jpg" for number in range(PHOTOS)] for order in range(orders)]
+    return [[site.upload(user, name, photo + name.encode()) for name in of_one] for of_one in names]
 
 
-def _order_worst(site: Site, orders: list[list[str]]) -> None:
+def _order_worst(site: Site, user: str, orders: list[list[str]]) -> None:
     for number, (example, *training) in enumerate(orders):
-        site.enqueue(USER, [{"url": example, "prompt": f"number {number}"}], training, 1)
+        site.enqueue(user, [{"url": example, "prompt": f"number {number}"}], training, 1)
+
+
+def _three_at_once(site: Site, photo: bytes) -> float:
+    """The most megabytes that the served function had resident, all its processes together."""
+    orders = {user: _upload_worst(site, user, ORDERS // 2, photo) for user in USERS}
+    _begin(site)
+    for user, of_user in orders.items():
+        _order_worst(site, user, of_user)
+    port = free_port()
+    program = Path(sys.executable).with_name("functions-framework")
+    command = [
+        str(program),
+        "--target",
+        "process_generation_queue",
+        "--source",
+        str(ROOT / "main.py"),
+        "--port",
+        str(port),
+    ]
+    settings = SETTINGS | {"WORKER_SECRET": SECRET, "MAX_JOBS": str(ORDERS // 2)}
+    environment = site.environment() | settings
+    served = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        with ThreadPoolExecutor(len(USERS)) as callers:
+            summaries = list(callers.map(lambda _: json.loads(ask(port)), USERS))
+        peak = sum(map(_most_megabytes, (served.pid, *descendants(served.pid))))
+    finally:
+        os.killpg(served.pid, signal.SIGKILL)
+        served.wait()
+    if [summary["images"]["made"] for summary in summaries] != [ORDERS // 2] * len(USERS):
+        raise StackError(
+            f"Not each of the runs made its images: {summaries}", "See the function's log above."
+        )
+    return peak
+
+
+def _most_megabytes(pid: int) -> float:
+    """The most that a process has had resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def _repeated(site: Site, images: int, order: Callable[[], object] | None = None) -> tuple[Spent, ...]:
@@ -132,16 +196,9 @@ def _repeated(site: Site, images: int, order: Callable[[], object] | None = None
 
 def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
     """One run in a process of its own, of what is ordered."""
-    site.begin(quota=1_000_000, gate_rate=100_000)
-    site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)
+    _begin(site)
     order()
-    settings = {
-        "INVOCATION_TIMEOUT_SECONDS": "240",
-        "MARGIN_SECONDS": "20",
-        "CALL_TIMEOUT_SECONDS": "60",
-        "MAX_JOBS": str(2 * MOST // IMAGES_PER_JOB),
-        "LOG_LEVEL": "WARNING",
-    }
+    settings = SETTINGS | {"MAX_JOBS": str(2 * MOST // IMAGES_PER_JOB)}
     command = [sys.executable, "-m", "worker", "--no-env-file", "tick"]
     started = subprocess.Popen(command, env=site.environment() | settings, stdout=subprocess.PIPE)
     assert started.stdout is not None
@@ -152,3 +209,9 @@ def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
             f"A run of {images} images did not make them all: {summary}", "Try fewer with `--images`."
         )
     return Spent(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def _begin(site: Site) -> None:
+    """An empty queue, and no limit of starts that a run would wait for."""
+    site.begin(quota=1_000_000, gate_rate=100_000)
+    site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)

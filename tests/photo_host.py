@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
+from worker.download import PhotoDownload
 from worker.errors import BadInput, GenerationError, Transient
 from worker.job import Photo
 from worker.photos import PhotoFetcher
@@ -200,6 +201,11 @@ class NoBucket:
         raise AssertionError(f"{bucket}/{path} was asked for")
 
 
+def web_fetcher(web: PhotoDownload, *buckets: str, hosts: Sequence[str] = ("*",)) -> PhotoFetcher:
+    """A fetcher of photos from the web, and of references to buckets that it must refuse."""
+    return PhotoFetcher(NoBucket(), web, buckets, hosts)
+
+
 class Names:
     """A resolver with a table of answers in turn, the last one for ever; `asked` are the names looked up."""
 
@@ -219,6 +225,7 @@ class World(NamedTuple):
     """A fetcher, the host it talks to, and what it looks names up in."""
 
     fetcher: PhotoFetcher
+    web: PhotoDownload
     host: PhotoHost
     names: Names
     network: Loopback
@@ -238,18 +245,17 @@ async def running(
     answer: Answer | None = None,
     tls: ssl.SSLContext | None = None,
     network: dict[str, Any] | None = None,
+    hosts: Sequence[str] = ("*",),
     **limits: Any,
 ) -> AsyncIterator[World]:
     host, names = PhotoHost(), Names()
     host.answers["/album/me.jpg"] = answer or reply(photo())
     loopback = Loopback(host, **(network or {}))
     options: dict[str, Any] = {"max_bytes": MAX_BYTES, **limits}
-    fetcher = PhotoFetcher(
-        NoBucket(), (), resolver=names, network=loopback, tls=tls or authority.client, **options
-    )
+    web = PhotoDownload(resolver=names, network=loopback, tls=tls or authority.client, **options)
     async with host.serve(authority):
-        yield World(fetcher, host, names, loopback)
-        await fetcher.close()
+        yield World(web_fetcher(web, hosts=hosts), web, host, names, loopback)
+        await web.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,19 +19,19 @@ from tests.photo_host import (
     Authority,
     Loopback,
     Names,
-    NoBucket,
     PhotoHost,
     World,
     photo,
     reply,
     running,
     stream,
+    web_fetcher,
 )
 from worker import lookup
+from worker.download import PhotoDownload
 from worker.errors import BadInput, Transient
 from worker.job import Photo
 from worker.lookup import resolve
-from worker.photos import PhotoFetcher
 
 pytest_plugins = ("tests.photo_host",)
 
@@ -185,10 +185,10 @@ async def test_certificate_for_another_name(world: World) -> None:
 async def test_unknown_authority(authority: Authority) -> None:
     """By default only the public certificate authorities are trusted."""
     host, names = PhotoHost(), Names()
-    fetcher = PhotoFetcher(NoBucket(), (), resolver=names, network=Loopback(host))
+    web = PhotoDownload(max_bytes=MAX_BYTES, resolver=names, network=Loopback(host))
     async with host.serve(authority):
         with pytest.raises(BadInput, match="photo_tls_invalid"):
-            await fetcher.fetch(URL, "user")
+            await web_fetcher(web).fetch(URL, "user")
     assert host.requests == []
 
 

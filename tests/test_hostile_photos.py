@@ -15,20 +15,21 @@ from tests.hostile import ADDRESSES, UNSEEN_OR_LONG, URLS, USER, reached, refere
 from tests.photo_host import (
     ADDRESS,
     HOST,
+    MAX_BYTES,
     OTHER_HOST,
     URL,
     Authority,
     Loopback,
     Names,
-    NoBucket,
     PhotoHost,
     World,
     reply,
+    web_fetcher,
 )
 from tests.queue_sql import Queue, order
+from worker.download import PhotoDownload
 from worker.errors import BadInput
 from worker.lookup import resolve
-from worker.photos import PhotoFetcher
 
 pytest_plugins = ("tests.queue_fixtures", "tests.photo_host")
 
@@ -46,13 +47,14 @@ def test_the_tables_are_large_enough() -> None:
 
 async def test_no_url_is_even_looked_up() -> None:
     """A fetcher as in production refuses every hostile URL and reference before any lookup or connection."""
-    fetcher = PhotoFetcher(NoBucket(), ("uploads",))
+    web = PhotoDownload(max_bytes=MAX_BYTES)
+    fetcher = web_fetcher(web, "uploads")
     hostile = [*(url for _, url in URLS), *UNSEEN_OR_LONG, *(text for _, text in references())]
     with reached() as found:
         for reference in hostile:
             with pytest.raises(BadInput):
                 await fetcher.fetch(reference, USER)
-    await fetcher.close()
+    await web.close()
     assert found == []
 
 
@@ -75,12 +77,13 @@ async def test_no_hostile_address_is_connected_to(address: str, others: list[str
     async def resolver(_host: str) -> list[str]:
         return next(answers)
 
-    fetcher = PhotoFetcher(NoBucket(), (), resolver=resolver)
+    web = PhotoDownload(max_bytes=MAX_BYTES, resolver=resolver)
+    fetcher = web_fetcher(web)
     with reached() as found:
         for _ in range(2):
             with pytest.raises(BadInput, match="photo_host_unknown"):
                 await fetcher.fetch(URL, USER)
-    await fetcher.close()
+    await web.close()
     assert found == []
 
 
@@ -93,7 +96,8 @@ async def test_a_server_inside_gets_no_byte(authority: Authority) -> None:
         host.port = port
         names.table |= {HOST: [["127.0.0.1"]], OTHER_HOST: [["::ffff:127.0.0.1"]]}
         network = Loopback(host)
-        fetcher = PhotoFetcher(NoBucket(), (), resolver=names, network=network, tls=authority.client)
+        web = PhotoDownload(max_bytes=MAX_BYTES, resolver=names, network=network, tls=authority.client)
+        fetcher = web_fetcher(web)
         for url, code in (
             (f"https://{HOST}/", "photo_host_unknown"),
             (f"https://{OTHER_HOST}/", "photo_host_unknown"),

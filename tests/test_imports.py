@@ -69,7 +69,7 @@ LAYERS = [
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
     {"genai_answer", "genai_client", "retirement"},
     {"bucket", "queue", "storage", "storage_proof", "photos", "gemini", "answer", "metrics"},
-    {"misspelled", "model_findings"},
+    {"misspelled", "model_findings", "photo_memory"},
     {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},
     {"image_task", "http", "oidc"},
     {"pipeline"},

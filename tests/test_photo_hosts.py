@@ -290,9 +290,7 @@ def test_the_contact_is_a_setting() -> None:
     assert Settings.from_env(base, "w").photo_contact is None
     settings = Settings.from_env(base | {"PHOTO_CONTACT": " me@example.com "}, "w")
     assert settings.photo_contact == "me@example.com"
-    assert Worker(settings)._photos(())._fetcher._web._headers["User-Agent"] == (
-        "generation-worker/1 (+me@example.com)"
-    )
+    assert Worker(settings)._web._headers["User-Agent"] == ("generation-worker/1 (+me@example.com)")
     for value in ("a b@example.com", "a)b", "ü@example.com", "a\r\nX: y", "x" * 201, "me"):
         with pytest.raises(InvalidSettings, match="PHOTO_CONTACT"):
             Settings.from_env(base | {"PHOTO_CONTACT": value}, "w")

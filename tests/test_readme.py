@@ -178,7 +178,8 @@ def test_the_head_says_what_an_order_is() -> None:
     """Before any command the README names all parts of an order, and quotes the text that is added to it."""
     head = " ".join(README.read_text().partition("## Two commands")[0].split())
     job = Job(
-        id=1, batch_id="", user_folder="", fence="", attempt=1, max_attempts=1, aspect_ratio="1:1",
+        id=1, batch_id="", user_id="", user_folder="", fence="", attempt=1, max_attempts=1,
+        aspect_ratio="1:1",
         example_image_url="a", example_image_prompt="", training_image_urls=("b",), base_prompt="",
         num_images=1, missing=(0,),
     )  # fmt: skip

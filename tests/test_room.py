@@ -1,74 +1,103 @@
-"""Room for bytes: never more than the limit, first come, first served, and nothing is lost on the way."""
+"""Memory for bytes: never more than the limit, first come, first served, and no owner takes others' half."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from worker.room import Room, Share
+from worker.room import Room
 
 
-async def settled(*tasks: "asyncio.Task[Share]") -> list[bool]:
-    """Which of the tasks have their share, once all that can happen has happened."""
+class Holder:
+    """Someone who holds bytes of a room, or waits for them, until told to leave."""
+
+    def __init__(self, context: AbstractAsyncContextManager[None]) -> None:
+        self.holds = False
+        self._context = context
+        self._leave = asyncio.Event()
+        self.task = asyncio.create_task(self._hold())
+
+    async def _hold(self) -> None:
+        async with self._context:
+            self.holds = True
+            await self._leave.wait()
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+
+
+async def holding(*holders: Holder) -> list[bool]:
+    """Who holds their bytes, once all that can happen has happened."""
     for _ in range(10):
         await asyncio.sleep(0)
-    return [task.done() for task in tasks]
+    return [holder.holds for holder in holders]
 
 
-async def test_limit() -> None:
-    """A share waits until what was taken before leaves room for it; a small one does not overtake."""
-    room = Room(10)
-    first = await room.take(6)
-    large = asyncio.create_task(room.take(7))
-    small = asyncio.create_task(room.take(1))
-    assert await settled(large, small) == [False, False]
-    with first:
-        pass
-    assert await settled(large, small) == [True, True]
-    another = asyncio.create_task(room.take(3))
-    assert await settled(another) == [False]
-    with large.result():
-        pass
-    assert await settled(another) == [True]
+Hold = Callable[[str, int], Holder]
 
 
-async def test_larger_than_all() -> None:
-    """What is larger than the limit gets everything, alone."""
-    room = Room(10)
-    small = await room.take(1)
-    large = asyncio.create_task(room.take(50))
-    assert await settled(large) == [False]
-    with small:
-        pass
-    assert await settled(large) == [True]
-    next_one = asyncio.create_task(room.take(1))
-    assert await settled(next_one) == [False]
-    with large.result():
-        pass
-    assert await settled(next_one) == [True]
+@pytest.fixture
+def hold() -> Hold:
+    """Asks for bytes of a room of 20, for an owner."""
+    room = Room(20)
+    return lambda owner, size: Holder(room.hold(owner, size))
 
 
-async def test_shrink() -> None:
-    """What a guess was too large by is there for others at once, and is given back only once."""
-    room = Room(10)
-    with await room.take(10) as share:
-        waiting = asyncio.create_task(room.take(8))
-        assert await settled(waiting) == [False]
-        share.shrink(2)
-        assert await settled(waiting) == [True]
-    full = asyncio.create_task(room.take(3))
-    assert await settled(full) == [False]
-    with waiting.result():
-        pass
-    assert await settled(full) == [True]
+async def test_what_does_not_fit_waits_and_a_smaller_one_does_not_overtake_it(hold: Hold) -> None:
+    first, second = hold("a", 10), hold("b", 6)
+    large, small = hold("c", 7), hold("d", 1)
+    assert await holding(first, second, large, small) == [True, True, False, False]
+    await second.leave()
+    assert await holding(large, small) == [True, True]
 
 
-async def test_given_up() -> None:
-    """Who stops waiting has taken nothing and holds nobody up; who fails gives back."""
-    room = Room(10)
-    with pytest.raises(RuntimeError), await room.take(10):
-        gone = asyncio.create_task(room.take(5))
-        behind = asyncio.create_task(room.take(10))
-        assert await settled(gone, behind) == [False, False]
-        gone.cancel()
-        raise RuntimeError
-    assert await settled(behind) == [True]
+async def test_an_owner_waits_for_their_own_half_and_holds_up_nobody_else(hold: Hold) -> None:
+    first, second, third = hold("a", 8), hold("a", 8), hold("a", 1)
+    other = hold("b", 10)
+    assert await holding(first, second, third, other) == [True, False, False, True]
+    await first.leave()
+    assert await holding(second, third) == [True, True]
+
+
+async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
+    room = Room(20, alone=20)
+    first, second, third = (Holder(room.hold("a", size)) for size in (8, 8, 8))
+    assert await holding(first, second, third) == [True, True, False]
+    other = Holder(room.hold("b", 10))
+    await first.leave()
+    assert await holding(third, other) == [False, True]
+    await other.leave()
+    assert await holding(third) == [True]
+
+
+async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:
+    small, large = hold("a", 1), hold("b", 50)
+    assert await holding(small, large) == [True, False]
+    await small.leave()
+    behind = hold("c", 1)
+    assert await holding(large, behind) == [True, False]
+    await large.leave()
+    assert await holding(behind) == [True]
+
+
+async def test_nothing_needs_no_room(hold: Hold) -> None:
+    """A job whose photos another one holds already waits for no memory."""
+    assert await holding(hold("a", 50), hold("a", 0), hold("b", 0)) == [True, True, True]
+
+
+async def test_who_gives_up_waiting_has_taken_nothing_and_holds_nobody_up(hold: Hold) -> None:
+    first, gone, behind = hold("a", 20), hold("b", 15), hold("c", 5)
+    assert await holding(first, gone, behind) == [True, False, False]
+    gone.task.cancel()
+    await first.leave()
+    assert await holding(behind) == [True]
+
+
+async def test_who_is_cancelled_at_the_moment_of_being_served_gives_it_back(hold: Hold) -> None:
+    first, next_one = hold("a", 20), hold("b", 20)
+    await holding(first, next_one)
+    await first.leave()
+    next_one.task.cancel()
+    assert await holding(hold("c", 20)) == [True]

@@ -1,8 +1,8 @@
-"""A worker's room for photos: what does not fit waits, for its turn or for a later run, and costs nothing."""
+"""A worker's memory for photos: what does not fit waits for its turn or a later run, and costs nothing."""
 
 import pytest
 
-from tests.runs import Site
+from tests.runs import Site, picture
 from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs",)
@@ -10,13 +10,20 @@ pytest_plugins = ("tests.runs",)
 SLOW = {"kind": "image", "latency_seconds": 0.4}
 
 
+async def order_with_own_photo(site: Site, name: str) -> int:
+    """A job whose photo no other job holds."""
+    (job,) = await site.order(name, photo=await site.upload(f"{name}.png", picture()))
+    return job
+
+
 @pytest.mark.parametrize(("room", "most"), [("PHOTO_BYTES", 1), ("CALL_BYTES", 1), ("", 4)])
 async def test_turns(site: Site, monkeypatch: pytest.MonkeyPatch, room: str, most: int) -> None:
-    """With room for one job's photos, or for one call's, they go one after the other; all are made."""
+    """With memory for one job's photos, or for one call's, they go one after the other; all are made."""
     if room:
         monkeypatch.setattr(f"worker.app.{room}", 1)
     site.gemini.add_rule(SLOW, times=None)
-    await site.order(*"abcd")
+    for name in "abcd":
+        await order_with_own_photo(site, name)
 
     summary = await site.run()
 
@@ -25,10 +32,10 @@ async def test_turns(site: Site, monkeypatch: pytest.MonkeyPatch, room: str, mos
 
 
 async def test_no_room_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job for whose photos there was no room before the run's end goes back unspent."""
+    """A job for whose photos there was no memory before the run's end goes back unspent."""
     monkeypatch.setattr("worker.app.PHOTO_BYTES", 1)
     site.gemini.add_rule({"kind": "hang"}, prompt="[a]", times=1)
-    a, b = await site.order("a", "b")
+    a, b = [await order_with_own_photo(site, name) for name in "ab"]
 
     summary = await site.run(RunRequest(max_jobs=2, budget_seconds=4))
 
@@ -37,3 +44,16 @@ async def test_no_room_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
     assert [site.job(job)["attempts"] for job in (a, b)] == [1, 0]
     site.make_due()
     site.audit(summary, await site.run())
+
+
+async def test_jobs_with_the_same_photos_need_the_memory_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.app.PHOTO_BYTES", 1)
+    site.gemini.add_rule(SLOW, times=None)
+    await site.order(*"abcd")
+
+    summary = await site.run()
+
+    assert (summary["completed"], site.gemini.ledger.most_open()) == (4, 4)
+    site.audit(summary)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 from worker import log
@@ -16,23 +18,49 @@ LOOK_SECONDS = 0.1
 """How long is waited at a time, so that images that have started, and a deadline that has been drawn nearer,
 are noticed."""
 
+PHOTO_PATIENCE_SECONDS = 1.0
+"""How long a job may wait for its photos before its place goes to others."""
+
+MOST_AWAITING = 3
+"""How many times the places of a run may be held by jobs that wait for their photos and take none."""
+
 
 class ActiveJobs:
-    """The jobs of one run that have not been settled; its length is their number."""
+    """The jobs of one run that have not been settled; its length is their number.
 
-    def __init__(self, state: RunState, settler: Settler) -> None:
+    `places` is how many a run works on at a time. A job that only waits for its photos takes no place, so
+    that it keeps nobody's jobs from being claimed; a user who has half as many such jobs as there are
+    places gets no more until one has ended.
+    """
+
+    def __init__(self, state: RunState, settler: Settler, places: int) -> None:
         self._state = state
         self._settler = settler
+        self._places = places
         self._jobs: dict[asyncio.Task[JobEnd], Job] = {}
 
     def __len__(self) -> int:
         return len(self._jobs)
 
-    @property
+    def awaiting_photos(self) -> Sequence[Job]:
+        """The jobs that have waited for their photos for so long that they take no place any more."""
+        return [job for job in self._jobs.values() if self._awaits(job)]
+
+    def free_places(self) -> int:
+        """How many jobs more the run could work on."""
+        awaiting = min(len(self.awaiting_photos()), MOST_AWAITING * self._places)
+        return self._places - len(self._jobs) + awaiting
+
+    def crowding_users(self) -> Sequence[str]:
+        """The users of whom nothing more should be claimed now: enough of their jobs wait for photos."""
+        awaiting = Counter(job.user_id for job in self.awaiting_photos())
+        return [user for user, jobs in awaiting.items() if 2 * jobs >= self._places]
+
     def unsent_images(self) -> int:
-        """How many images no request has been sent for."""
+        """How many images no request has been sent for, but for those of jobs that wait for their photos."""
         sent = self._state.sent
-        return sum(max(len(job.missing) - sent[job.id], 0) for job in self._jobs.values())
+        jobs = [job for job in self._jobs.values() if not self._awaits(job)]
+        return sum(max(len(job.missing) - sent[job.id], 0) for job in jobs)
 
     def start(self, pipeline: Pipeline, job: Job) -> None:
         """Begin to work on a job."""
@@ -53,6 +81,10 @@ class ActiveJobs:
         if ends:
             await self._settler.settle(ends)
         return ends
+
+    def _awaits(self, job: Job) -> bool:
+        began = self._state.awaiting_photos.get(job.id, math.inf)
+        return began <= self._state.monotonic() - PHOTO_PATIENCE_SECONDS
 
     def abandon(self) -> None:
         """Stop what is still under way, without waiting for it; finishing the run gives the jobs back."""

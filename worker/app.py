@@ -13,12 +13,14 @@ from typing import Any
 from uuid import uuid4
 
 from worker import log
+from worker.download import PhotoDownload
 from worker.errors import QueueUnavailable
 from worker.folders import Folders
 from worker.gallery import Gallery
 from worker.gemini import Gemini
 from worker.health import health
-from worker.photos import PhotoCache, PhotoFetcher
+from worker.photo_memory import PhotoMemory, RunPhotos
+from worker.photos import MAX_PHOTO_BYTES, PhotoFetcher
 from worker.project import Project
 from worker.queue import Queue
 from worker.request import Action, RunRequest
@@ -39,9 +41,12 @@ ERASE_SECONDS = 120.0
 
 
 class Worker:
-    """Runs and looks at the queue; belongs to one event loop and may do several runs at once."""
+    """Runs and looks at the queue; belongs to one event loop and may do several runs at once.
 
-    def __init__(self, settings: Settings) -> None:
+    `web` is the way to photo hosts, if not the usual one.
+    """
+
+    def __init__(self, settings: Settings, web: PhotoDownload | None = None) -> None:
         self.settings = settings
         self.project = Project(settings.supabase_url, settings.supabase_service_role_key)
         self.queue = Queue(self.project, settings.worker_id)
@@ -49,14 +54,15 @@ class Worker:
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
+        self._web = web or PhotoDownload(max_bytes=MAX_PHOTO_BYTES, contact=settings.photo_contact)
+        self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)
         self._tools = Tools(
             queue=self.queue,
             gemini=self.gemini,
             store=self.store,
             proof=StorageProof(self.store, self.queue),
             photos=self._photos,
-            in_hand=Room(PHOTO_BYTES),
-            in_calls=Room(CALL_BYTES),
+            in_calls=Room(CALL_BYTES, alone=CALL_BYTES),
             monotonic=time.monotonic,
             uniform=self.uniform,
         )
@@ -137,6 +143,7 @@ class Worker:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._web.close()
         await self.gemini.close()
         await self.project.close()
 
@@ -146,22 +153,8 @@ class Worker:
         seconds = min(SWEEP_SECONDS, run_seconds)
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
 
-    def _photos(self, buckets: Sequence[str]) -> RunPhotos:
-        return RunPhotos(PhotoFetcher(self.store, buckets, contact=self.settings.photo_contact))
-
-
-class RunPhotos:
-    """The source photos of one run: a cache over a fetcher, closed together."""
-
-    def __init__(self, fetcher: PhotoFetcher) -> None:
-        self._fetcher = fetcher
-        self._cache = PhotoCache(fetcher)
-        self.fetch = self._cache.fetch
-
-    async def close(self) -> None:
-        """Stop fetching and close the connections."""
-        await self._cache.close()
-        await self._fetcher.close()
+    def _photos(self, buckets: Sequence[str], hosts: Sequence[str]) -> RunPhotos:
+        return self._memory.open(PhotoFetcher(self.store, self._web, buckets, hosts))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ import httpcore
 
 from worker.address import MAX_URL_CHARACTERS, PhotoUrl, parse_photo_url
 from worker.errors import BadInput, Transient
-from worker.lookup import Lookups, Resolver
+from worker.lookup import Lookups, Resolver, resolve
 from worker.photo_hosts import HostTimedOut, RunHosts
 from worker.photo_stream import PhotoStream
 
@@ -138,13 +138,13 @@ class PhotoDownload:
         self,
         *,
         max_bytes: int,
-        max_redirects: int,
-        max_connections: int,
-        timeout_seconds: float,
-        resolver: Resolver,
-        network: httpcore.AsyncNetworkBackend | None,
-        tls: ssl.SSLContext | None,
-        contact: str | None,
+        max_redirects: int = 3,
+        max_connections: int = 64,
+        timeout_seconds: float = 20.0,
+        resolver: Resolver = resolve,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        tls: ssl.SSLContext | None = None,
+        contact: str | None = None,
     ) -> None:
         self._headers: dict[bytes | str, bytes | str] = {
             "User-Agent": f"{USER_AGENT} (+{contact})" if contact else USER_AGENT,

@@ -60,9 +60,9 @@ class Model(Protocol):
 class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
-    `in_hand` and `in_calls` bound the bytes of photos, of all runs of the worker together. `sent` counts the
-    requests that went out, by the job's id; `answered_by` the images that another model made, by that
-    model; `prices` are the dollars of an image by model.
+    `in_calls` is memory for photos being sent, shared by all runs of the worker. `sent` counts the requests
+    that went out, by the job's id; `answered_by` the images that another model made, by that model; `prices`
+    are the dollars of an image by model; `awaiting_photos` says since when a job waits, by the job's id.
     """
 
     gemini: Model
@@ -70,13 +70,14 @@ class RunState:
     budget: Budget
     slots: Slots
     images: asyncio.Semaphore
-    in_hand: Room
     in_calls: Room
     model: str
     call_timeout_seconds: float
     answered_by: Counter[str]
+    monotonic: Callable[[], float]
     prices: Mapping[str, float] = field(default_factory=dict)
     sent: Counter[int] = field(default_factory=Counter)
+    awaiting_photos: dict[int, float] = field(default_factory=dict)
 
     def not_tried(self, error: GenerationError) -> bool:
         """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
@@ -114,9 +115,12 @@ class ImageTask:
 
     async def run(self) -> ImageOutcome:
         """Make the image; expected failures become its outcome."""
-        async with self._state.images:
-            with await self._state.in_calls.take(self._request.photo_bytes):
-                outcome = await self._outcome()
+        # Memory first: who waits for their own share of it keeps no place from others.
+        async with (
+            self._state.in_calls.hold(self._job.user_folder, self._request.photo_bytes),
+            self._state.images,
+        ):
+            outcome = await self._outcome()
         if isinstance(outcome, ImageDiscarded) and outcome.job_final:
             self._ended.set()
         return outcome

@@ -28,6 +28,7 @@ class Job:
 
     id: int
     batch_id: str
+    user_id: str
     user_folder: str
     fence: str
     attempt: int
@@ -59,6 +60,7 @@ class Job:
         return cls(
             id=int(row["id"]),
             batch_id=row["batchId"],
+            user_id=row["userId"],
             user_folder=row["userFolder"],
             fence=fence,
             attempt=row["attempts"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,14 +13,21 @@ from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
 from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome
-from worker.photos import MAX_PHOTO_BYTES
 from worker.prompt import build_prompt
 
 
-class Photos(Protocol):
-    """Where source photos come from; raises BadInput, Transient or Misconfigured."""
+class HeldPhotos(Protocol):
+    """Photos that memory is reserved for; raises BadInput, Transient or Misconfigured."""
 
-    async def fetch(self, reference: str, user_folder: str) -> Photo: ...
+    async def fetch(self, reference: str) -> Photo: ...
+
+
+class Photos(Protocol):
+    """Where source photos come from: waits for memory, and holds it while the context is open."""
+
+    def hold(
+        self, references: Sequence[str], user_folder: str
+    ) -> AbstractAsyncContextManager[HeldPhotos]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,33 +52,44 @@ class Pipeline:
         return [*outcomes, *await self._make(job, sorted(missing))]
 
     async def _make(self, job: Job, missing: Sequence[int]) -> Sequence[ImageOutcome]:
-        """Fetch the photos, once there is room for them, and make the images."""
-        try:
-            async with self.state.budget.until("generate"):
-                room = await self.state.in_hand.take(len(job.photo_references) * MAX_PHOTO_BYTES)
-        except TimeoutError:
-            return [ImageNotStarted(index, "budget") for index in missing]
-        with room:
-            try:
-                photos = await self._photos(job)
-            except GenerationError as error:
-                return [self._not_begun(index, error) for index in missing]
+        """Fetch the photos, once there is memory for them, and make the images."""
+        async with AsyncExitStack() as held:
+            with self._awaiting_photos(job):
+                try:
+                    async with self.state.budget.until("generate"):
+                        reserved = await held.enter_async_context(
+                            self.photos.hold(job.photo_references, job.user_folder)
+                        )
+                except TimeoutError:
+                    return [ImageNotStarted(index, "budget") for index in missing]
+                try:
+                    photos = await self._photos(job, reserved)
+                except GenerationError as error:
+                    return [self._not_begun(index, error) for index in missing]
             request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
-            room.shrink(request.photo_bytes)
             ended = asyncio.Event()
             tasks = [ImageTask(self.state, job, index, request, ended).run() for index in missing]
             # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
             results = await asyncio.gather(*tasks, return_exceptions=True)
         return [_outcome(result) for result in results]
 
+    @contextmanager
+    def _awaiting_photos(self, job: Job) -> Iterator[None]:
+        self.state.awaiting_photos[job.id] = self.state.monotonic()
+        try:
+            yield
+        finally:
+            del self.state.awaiting_photos[job.id]
+
     def _not_begun(self, index: int, error: GenerationError) -> ImageOutcome:
         if self.state.not_tried(error):
             return ImageNotStarted(index, "stopped")
         return ImageErred(index, error)
 
-    async def _photos(self, job: Job) -> tuple[Photo, ...]:
-        """Every photo of the job in hand; the first that fails ends the wait for the others."""
-        fetches = [asyncio.create_task(self._photo(job, place)) for place in range(len(job.photo_references))]
+    async def _photos(self, job: Job, reserved: HeldPhotos) -> tuple[Photo, ...]:
+        """Every photo of the job; the first that fails ends the wait for the others."""
+        places = range(len(job.photo_references))
+        fetches = [asyncio.create_task(_photo(job, place, reserved)) for place in places]
         try:
             async with self.state.budget.until("generate"):
                 return tuple(await asyncio.gather(*fetches))
@@ -80,15 +99,16 @@ class Pipeline:
             for fetch in fetches:
                 fetch.cancel()
 
-    async def _photo(self, job: Job, place: int) -> Photo:
-        """One photo; its errors say which of the order's photos it is, for the person who ordered."""
-        which = f"Training photo {place}" if place else "Example photo"
-        try:
-            return await self.photos.fetch(job.photo_references[place], job.user_folder)
-        except BadInput as error:
-            raise BadInput(error.code, f"{which}: {error.message}") from error
-        except Transient as error:
-            raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
+
+async def _photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
+    """One photo; its errors say which of the order's photos it is, for the person who ordered."""
+    which = f"Training photo {place}" if place else "Example photo"
+    try:
+        return await reserved.fetch(job.photo_references[place])
+    except BadInput as error:
+        raise BadInput(error.code, f"{which}: {error.message}") from error
+    except Transient as error:
+        raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
 
 
 def _outcome(result: ImageOutcome | BaseException) -> ImageOutcome:

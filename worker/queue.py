@@ -35,6 +35,7 @@ class Claim:
     prices: Mapping[str, float] = field(default_factory=dict)
     latency_seconds: float | None = None
     photo_buckets: tuple[str, ...] = ()
+    photo_hosts: tuple[str, ...] = ()
     storage_refused: Mapping[str, Any] | None = None
     reason: str | None = None
     next_attempt_seconds: float | None = None
@@ -112,6 +113,7 @@ class Queue:
             prices=answer.get("prices") or {},
             latency_seconds=answer.get("latencySeconds"),
             photo_buckets=tuple(answer.get("photoBuckets", ())),
+            photo_hosts=tuple(answer.get("photoHosts", ("*",))),
             storage_refused=answer.get("storageRefused"),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),

@@ -1,58 +1,113 @@
-"""Room for bytes: how much of something a worker has in hand at once, whoever of its runs and jobs asks."""
+"""Memory shared by all runs of a worker: who may hold how many bytes, and who has to wait."""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Self
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-PHOTO_BYTES = 384 * 1024 * 1024
-"""Of source photos in the hands of jobs."""
+PHOTO_BYTES = 192 * 1024 * 1024
+"""Of source photos: those that jobs hold, and those kept for the next job."""
 
-CALL_BYTES = 192 * 1024 * 1024
+CALL_BYTES = 104 * 1024 * 1024
 """Of photos in calls to Gemini: a byte becomes 3.3 there (`python -m bench memory`)."""
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    owner: str
+    size: Callable[[], int]
+    granted: Callable[[], None]
+    future: asyncio.Future[None] = field(default_factory=asyncio.Future)
+
+
 class Room:
-    """At most `limit` bytes at a time, first come, first served; what is larger gets all of it, alone."""
+    """At most `limit` bytes are held at a time, and at most half of them by one owner.
 
-    def __init__(self, limit: int) -> None:
+    `alone` is how much one owner may hold while no other holds or wants any; the half by default, which
+    leaves the other half to whoever comes. First come, first served; who has to wait for an owner's own half
+    holds up that owner alone. A size above the limit is granted once nothing else is held, one above the
+    half once its owner holds nothing.
+    """
+
+    def __init__(self, limit: int, *, alone: int | None = None) -> None:
         self._limit = limit
-        self._taken = 0
-        self._turn = asyncio.Lock()
-        self._freed = asyncio.Event()
+        self._share = limit // 2
+        self._alone = self._share if alone is None else alone
+        self._held: Counter[str] = Counter()
+        self._total = 0
+        self._waiting: list[_Waiter] = []
 
-    async def take(self, size: int) -> Share:
-        """Wait until there is room for `size` bytes. They are given back by leaving the share's context."""
-        async with self._turn:
-            while self._taken and self._taken + size > self._limit:
-                self._freed.clear()
-                await self._freed.wait()
-            self._taken += size
-        return Share(self, size)
+    @property
+    def held(self) -> int:
+        """Bytes that are held by all together."""
+        return self._total
 
-    def give_back(self, size: int) -> None:
-        """Let others have so many bytes; for `Share`."""
-        self._taken -= size
-        self._freed.set()
+    @property
+    def free(self) -> int:
+        """Bytes that nobody holds; below zero while one holds more than there is."""
+        return self._limit - self._total
 
+    @asynccontextmanager
+    async def hold(self, owner: str, size: int) -> AsyncIterator[None]:
+        """Hold `size` bytes while the context is open, once there is room for them."""
+        held = False
 
-class Share:
-    """Bytes taken from a room, given back when its context is left."""
+        def granted() -> None:
+            nonlocal held
+            held = True
+            self.add(owner, size)
 
-    def __init__(self, room: Room, size: int) -> None:
-        self._room = room
-        self._size = size
+        try:
+            await self.wait(owner, lambda: size, granted)
+            yield
+        finally:
+            if held:
+                self.add(owner, -size)
 
-    def __enter__(self) -> Self:
-        return self
+    async def wait(self, owner: str, size: Callable[[], int], granted: Callable[[], None]) -> None:
+        """Wait until there is room for `size()` bytes, then call `granted`, which must add them.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.shrink(0)
+        Both are called without a pause between them, so what `size` has seen still holds in `granted`.
+        A cancelled caller may have been granted its bytes.
+        """
+        waiter = _Waiter(owner, size, granted)
+        self._waiting.append(waiter)
+        self._serve()
+        try:
+            await waiter.future
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._serve()
 
-    def shrink(self, size: int) -> None:
-        """Keep only `size` bytes of it: what was taken was a guess."""
-        self._room.give_back(self._size - size)
-        self._size = size
+    def add(self, owner: str, size: int) -> None:
+        """Count `size` more bytes as held by the owner, or fewer if it is negative."""
+        self._held[owner] += size
+        self._total += size
+        if not self._held[owner]:
+            del self._held[owner]
+        if size < 0:
+            self._serve()
+
+    def _serve(self) -> None:
+        waiting = [waiter for waiter in self._waiting if not waiter.future.cancelled()]
+        owners = {*self._held, *(waiter.owner for waiter in waiting)}
+        share = self._alone if len(owners) == 1 else self._share
+        behind: set[str] = set()
+        for waiter in waiting:
+            size = waiter.size()
+            if waiter.owner in behind or not self._fits(self._held[waiter.owner], size, share):
+                behind.add(waiter.owner)
+            elif self._fits(self._total, size, self._limit):
+                self._waiting.remove(waiter)
+                waiter.granted()
+                waiter.future.set_result(None)
+            else:
+                return
+
+    @staticmethod
+    def _fits(held: int, size: int, limit: int) -> bool:
+        return not held or not size or held + size <= limit

@@ -6,7 +6,6 @@ Ends by itself: when the queue is empty, its jobs or its time are used up, or no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
@@ -31,6 +30,9 @@ from worker.summary import CLAIM_REASONS, StopReason, Summary
 from worker.tools import PhotoLender, Tools
 
 CLAIM_SECONDS = 20.0
+CLAIM_PAUSE_SECONDS = 2.0
+"""Between claims of a run that has nothing left but jobs that others need not wait for."""
+
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
@@ -57,14 +59,14 @@ class Run:
             budget=self._budget,
             slots=Slots(self._gate(settings.gemini_model_name), tools.monotonic),
             images=asyncio.Semaphore(settings.images_at_a_time),
-            in_hand=tools.in_hand,
             in_calls=tools.in_calls,
             model=settings.gemini_model_name,
             call_timeout_seconds=settings.call_timeout_seconds,
             answered_by=self._summary.answered_by,
+            monotonic=tools.monotonic,
         )
         self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
-        self._active = ActiveJobs(self._state, self._settler)
+        self._active = ActiveJobs(self._state, self._settler, settings.jobs_at_a_time)
         self._database_time = DatabaseTime(tools.monotonic)
         self._photos: PhotoLender | None = None
         self._queue_ran_dry = False
@@ -100,11 +102,18 @@ class Run:
             if claim.jobs:
                 await self._start(claim)
                 await self._make_room()
-            elif claim.reason == "isolated" and self._active:
-                await self._settle_next()
+            elif self._may_get_more(claim):
+                await self._wait_for_end(CLAIM_PAUSE_SECONDS)
+                await self._make_room()
             else:
                 self._come_back_in(claim.next_attempt_seconds)
                 self._stop_for(CLAIM_REASONS.get(claim.reason, "queue_empty"), pause=False)
+
+    def _may_get_more(self, claim: Claim) -> bool:
+        """Whether a claim that gave nothing is worth repeating in this run."""
+        if claim.reason == "isolated":
+            return bool(self._active)
+        return claim.reason in ("queue_empty", "busy") and bool(self._active.awaiting_photos())
 
     def _should_stop(self) -> bool:
         """Whether to claim no more; notes the reason the first time."""
@@ -139,7 +148,7 @@ class Run:
             self._state.slots.close()
 
     async def _claim(self) -> Claim:
-        room = min(self._settings.jobs_at_a_time - len(self._active), self._max_jobs - self._summary.claimed)
+        room = min(self._active.free_places(), self._max_jobs - self._summary.claimed)
         claim = await self._tools.queue.claim(
             self._id,
             uuid4(),
@@ -179,7 +188,7 @@ class Run:
         if claim.successors and self._settings.gemini_model_follows:
             self._follow(claim.successors)
         if self._photos is None:
-            self._photos = self._tools.photos(claim.photo_buckets)
+            self._photos = self._tools.photos(claim.photo_buckets, claim.photo_hosts)
         pipeline = Pipeline(self._photos, self._state)
         for job in claim.jobs:
             self._active.start(pipeline, job)
@@ -215,12 +224,20 @@ class Run:
         """Wait until another claim is worth its round trip: few images left that have not started, so that
         what is claimed does not stand before others' jobs for long, and a quarter of the places free, or,
         when the last claim emptied the queue, all of them."""
-        most = 0 if self._queue_ran_dry else self._settings.jobs_at_a_time * 3 // 4
+        places = self._settings.jobs_at_a_time
+        least = places if self._queue_ran_dry else places - places * 3 // 4
         most_images = self._settings.images_at_a_time // 2
-        while len(self._active) > most or self._active.unsent_images > most_images:
+        while self._active.free_places() < least or self._active.unsent_images() > most_images:
             if self._budget.passed(self._budget.save):
                 return
             await self._settle_next()
+
+    async def _wait_for_end(self, seconds: float) -> None:
+        """Settle the jobs that end next; wait for them at most so long."""
+        latest = self._tools.monotonic() + seconds
+        while self._active and self._tools.monotonic() < latest:
+            if await self._settle_next() or self._state.slots.closed:
+                return
 
     async def _drain(self) -> None:
         """Settle what ends before the settle deadline; abandon the rest, which finishing releases."""
@@ -228,9 +245,12 @@ class Run:
             await self._settle_next()
         self._active.abandon()
 
-    async def _settle_next(self) -> None:
-        for end in await self._active.settle_next():
+    async def _settle_next(self) -> int:
+        """Wait a moment; settle the jobs that have ended by then, and return how many."""
+        ends = await self._active.settle_next()
+        for end in ends:
             await self._heed(end)
+        return len(ends)
 
     async def _heed(self, end: JobEnd) -> None:
         """Act on an error that concerns more than its job: change the model over, or stop the run, also where
@@ -303,9 +323,7 @@ class Run:
 
     async def _close(self) -> None:
         if self._photos is not None:
-            with contextlib.suppress(TimeoutError):
-                async with self._budget.until("answer"):
-                    await self._photos.close()
+            self._photos.close()
         if not self._must_finish:
             return
         await self._tools.proof.tell(self._budget.until("answer"))

@@ -33,24 +33,24 @@ class Queue(Recorder, Database, Protocol):
 
 
 class PhotoLender(Photos, Protocol):
-    """Source photos for one run, to be given back at its end."""
+    """The source photos of one run, closed at its end."""
 
-    async def close(self) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What every run of a worker works with. `photos` opens a run's photos, given the allowed buckets.
+    """What every run of a worker works with. `photos` opens a run's photos, given the buckets and hosts
+    that they may come from.
 
-    `in_hand` is room for the photos of jobs, `in_calls` for those being sent.
+    `in_calls` is memory for the photos being sent.
     """
 
     queue: Queue
     gemini: Model
     store: Store
     proof: StorageProof
-    photos: Callable[[Sequence[str]], PhotoLender]
-    in_hand: Room
+    photos: Callable[[Sequence[str], Sequence[str]], PhotoLender]
     in_calls: Room
     monotonic: Callable[[], float]
     uniform: Uniform
