@@ -50,6 +50,7 @@ class Order:
             Job(
                 id=0,
                 batch_id="",
+                user_id="",
                 user_folder="",
                 fence="",
                 attempt=1,
