@@ -6,11 +6,38 @@ import sys
 from types import FrameType
 
 from bench import all as all_parts
-from bench import claims, cold, crash, crowd, deadlines, gate, kick, memory, roundtrips, stats, wall
+from bench import (
+    claims,
+    cold,
+    crash,
+    crowd,
+    deadlines,
+    gate,
+    hostile_hosts,
+    kick,
+    memory,
+    roundtrips,
+    stats,
+    wall,
+)
 from local.demo.environment import forget_the_rest
 from local.stack.errors import StackError
 
-PARTS = (all_parts, gate, crowd, claims, wall, roundtrips, cold, memory, kick, stats, deadlines, crash)
+PARTS = (
+    all_parts,
+    gate,
+    crowd,
+    claims,
+    wall,
+    roundtrips,
+    cold,
+    memory,
+    kick,
+    stats,
+    hostile_hosts,
+    deadlines,
+    crash,
+)
 
 
 def main() -> int:

@@ -45,16 +45,16 @@ def photo(kind: str = "JPEG", side: int = 64) -> bytes:
 class Authority:
     """A certificate authority, with the TLS context for a server it certified and a client trusting it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hosts: Sequence[str] = (HOST, OTHER_HOST)) -> None:
         ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
         is_ca = x509.BasicConstraints(ca=True, path_length=None)
         ca = self._certificate(ca_name, ca_key, ca_name, ca_key, is_ca)
-        names = x509.SubjectAlternativeName([x509.DNSName(HOST), x509.DNSName(OTHER_HOST)])
+        names = x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts])
         leaf = self._certificate(x509.Name([]), key, ca_name, ca_key, names)
-        self.ca_file, pem_file = folder / "ca.pem", folder / "host.pem"
+        self.ca_file, self.pem_file = folder / "ca.pem", folder / "host.pem"
         self.ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-        pem_file.write_bytes(
+        self.pem_file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
@@ -63,7 +63,7 @@ class Authority:
             + leaf.public_bytes(serialization.Encoding.PEM)
         )
         self.server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.server.load_cert_chain(pem_file)
+        self.server.load_cert_chain(self.pem_file)
         self.client = ssl.create_default_context(cafile=str(self.ca_file))
 
     @staticmethod

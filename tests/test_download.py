@@ -4,7 +4,9 @@ import asyncio
 import gzip
 import socket
 import ssl
+from pathlib import Path
 
+import certifi
 import httpcore
 import pytest
 
@@ -28,7 +30,7 @@ from tests.photo_host import (
     web_fetcher,
 )
 from worker import lookup
-from worker.download import PhotoDownload
+from worker.download import PhotoDownload, public_tls
 from worker.errors import BadInput, Transient
 from worker.job import Photo
 from worker.lookup import resolve
@@ -190,6 +192,54 @@ async def test_unknown_authority(authority: Authority) -> None:
         with pytest.raises(BadInput, match="photo_tls_invalid"):
             await web_fetcher(web).fetch(URL, "user")
     assert host.requests == []
+
+
+@pytest.mark.parametrize(
+    ("versions", "group", "taken"),
+    [
+        ("both", None, True),
+        ("both", "prime256v1", True),
+        ("both", "secp384r1", True),
+        ("1.2", "secp384r1", True),
+        ("1.2", "X25519", True),
+        ("1.3", "prime256v1", True),
+        ("1.3", "ffdhe2048", False),
+        ("1.3", "ffdhe8192", False),
+        ("both", "ffdhe8192", False),
+    ],
+)
+async def test_a_host_cannot_make_us_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: str, group: str | None, taken: bool
+) -> None:
+    """Curves are taken as hosts have them; fields, of which large ones keep the loop for 200 ms, are not."""
+    authority = Authority(tmp_path)
+    if group:
+        authority.server.set_ecdh_curve(group)
+    if versions == "1.2":
+        authority.server.maximum_version = ssl.TLSVersion.TLSv1_2
+    if versions == "1.3":
+        authority.server.minimum_version = ssl.TLSVersion.TLSv1_3
+    monkeypatch.setattr(certifi, "where", lambda: str(authority.ca_file))
+    public_tls.cache_clear()
+    host, names = PhotoHost(), Names()
+    host.answers["/album/me.jpg"] = reply(JPEG)
+    web = PhotoDownload(max_bytes=MAX_BYTES, resolver=names, network=Loopback(host))
+    async with host.serve(authority):
+        if taken:
+            assert (await web_fetcher(web).fetch(URL, "user")).data == JPEG
+        else:
+            with pytest.raises(Transient, match=r"photo_host_unavailable.*SSL"):
+                await web_fetcher(web).fetch(URL, "user")
+    await web.close()
+    public_tls.cache_clear()
+
+
+def test_a_host_is_offered_no_expensive_cipher() -> None:
+    """In TLS 1.2 hosts choose the numbers of Diffie-Hellman themselves; renegotiation begins all anew."""
+    for tls in public_tls():
+        assert {each["kea"] for each in tls.get_ciphers()} <= {"kx-ecdhe", "kx-any"}
+        assert tls.options & ssl.OP_NO_RENEGOTIATION
+        assert (tls.verify_mode, tls.check_hostname) == (ssl.CERT_REQUIRED, True)
 
 
 VENDOR_ERRORS = [

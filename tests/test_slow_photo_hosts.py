@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import h11
 import pytest
 
+from bench.hostile_hosts import attacked, everything, hostile_hosts
 from tests.photo_host import ADDRESS, HOST, OTHER_HOST, URL, Answer, Authority, World, photo, reply, running
 from worker import download, lookup, photo_stream
 from worker.address import parse_photo_url
@@ -83,6 +86,72 @@ async def test_an_answer_without_end_is_refused(world: World, answer: Answer, sa
     assert failure.code == "photo_refused"
     assert failure.message.startswith(f"{HOST}/…/me.jpg: the host ")
     assert said in failure.message
+
+
+class Steps:
+    """What h11 is given and parses in one step of the event loop, at most, of one connection."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        self.events: Counter[tuple[int, int]] = Counter()
+        self.bytes: Counter[tuple[int, int]] = Counter()
+        next_event, receive_data = h11.Connection.next_event, h11.Connection.receive_data
+
+        def counted_event(connection: h11.Connection) -> object:
+            if connection.our_role is h11.CLIENT:
+                self.events[id(connection), self.number] += 1
+            return next_event(connection)
+
+        def counted_data(connection: h11.Connection, data: bytes) -> None:
+            self.bytes[id(connection), self.number] += len(data)
+            receive_data(connection, data)
+
+        monkeypatch.setattr(h11.Connection, "next_event", counted_event)
+        monkeypatch.setattr(h11.Connection, "receive_data", counted_data)
+
+    async def count(self) -> None:
+        """Be one of the loop's tasks."""
+        while True:
+            self.number += 1
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        sends(again=b"HTTP/1.1 103\r\n\r\n" * 1000),
+        sends(OK + b"a:\r\n" * 4000),
+        sends(CHUNKED + b"1\r\nx\r\n" * 10_000),
+        sends(CHUNKED + b"1\r\nx\r\n" * 60, again=(b"400\r\n" + bytes(1024) + b"\r\n") * 100),
+        sends(CHUNKED, again=(b"100\r\n" + bytes(256) + b"\r\n") * 100),
+        sends(CHUNKED + b"0\r\n" + b"a:\r\n" * 10_000),
+        sends(OK + b"connection: close\r\ncontent-length: 90000\r\n\r\n" + bytes(90_000)),
+    ],
+)
+async def test_a_step_of_the_loop_is_short(
+    world: World, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """However much 14 hosts have sent, others have their turn after a few kilobytes and a few events."""
+    steps = Steps(monkeypatch)
+    world.host.answers = {f"/{number}": answer for number in range(14)}
+    counting = asyncio.create_task(steps.count())
+    failures = await asyncio.gather(*(world.failure(f"https://{HOST}/{number}") for number in range(14)))
+    counting.cancel()
+    assert {failure.code for failure in failures} <= {
+        "photo_refused",
+        "photo_too_large",
+        "photo_not_an_image",
+    }
+    assert max(steps.events.values()) <= photo_stream.FREE_PIECES + 16_384 // photo_stream.PIECE_BYTES + 4
+    assert max(steps.bytes.values(), default=0) <= 16_384
+
+
+async def test_all_attacks_at_once() -> None:
+    """Three users' orders bring every attack there is: the loop never computes for 100 ms at a stretch."""
+    with hostile_hosts() as hosts:
+        lag, ends = await attacked(hosts, everything(hosts, 3), seconds=3)
+    assert lag.worst_busy_seconds < 0.1
+    assert ends["photo_refused"] > 10
 
 
 @pytest.mark.parametrize(

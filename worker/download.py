@@ -49,6 +49,7 @@ _REASON_BYTES = 4096
 _REASON_SECONDS = 1.0
 
 _LONGEST_RETRY_AFTER_SECONDS = 600.0  # a stranger's word: heard, but not for long
+_DATE_BYTES = 64
 _AUTHORITY = re.compile(rb"(?:[a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
 
 _user_folder: ContextVar[str] = ContextVar("user_folder")
@@ -158,7 +159,7 @@ class PhotoDownload:
         self._lookups = Lookups(resolver)
         self._network = CheckedNetwork(self._lookups, network or httpcore.AnyIOBackend())
         self._tls = tls
-        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._pools: list[httpcore.AsyncConnectionPool] = []
 
     async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts) -> bytes:
         """The body behind a URL, at most `max_bytes`; raises BadInput or Transient.
@@ -189,15 +190,24 @@ class PhotoDownload:
     async def close(self) -> None:
         """Close the connections kept for the next photo of the same host."""
         await self._lookups.close()
-        if self._pool is not None:
-            await self._pool.aclose()
+        for pool in self._pools:
+            await pool.aclose()
 
     async def _request(self, url: PhotoUrl, hosts: RunHosts) -> bytes | PhotoUrl:
+        usual, *older = self._connections()
+        try:
+            return await self._ask(usual, url, hosts)
+        except ssl.SSLError as exc:
+            if not older or isinstance(exc, ssl.SSLCertVerificationError):
+                raise
+        return await self._ask(older[0], url, hosts)
+
+    async def _ask(
+        self, pool: httpcore.AsyncConnectionPool, url: PhotoUrl, hosts: RunHosts
+    ) -> bytes | PhotoUrl:
         target = httpcore.URL(scheme="https", host=url.host, port=url.port, target=url.path_and_query)
         timeouts = {"timeout": {"connect": _CONNECT_SECONDS}}
-        async with self._connections().stream(
-            "GET", target, headers=self._headers, extensions=timeouts
-        ) as response:
+        async with pool.stream("GET", target, headers=self._headers, extensions=timeouts) as response:
             headers = {name.lower(): value for name, value in response.headers}
             if response.status in _REDIRECTS and b"location" in headers:
                 return _redirected(url, headers[b"location"], hosts)
@@ -222,15 +232,18 @@ class PhotoDownload:
         if size > self._max_bytes:
             raise too_large(url.shown, self._max_bytes)
 
-    def _connections(self) -> httpcore.AsyncConnectionPool:
-        if self._pool is None:
-            self._pool = httpcore.AsyncConnectionPool(
-                self._tls or _public_tls(),
-                max_connections=self._max_connections,
-                keepalive_expiry=_KEEP_SECONDS,
-                network_backend=self._network,
-            )
-        return self._pool
+    def _connections(self) -> Sequence[httpcore.AsyncConnectionPool]:
+        if not self._pools:
+            self._pools = [
+                httpcore.AsyncConnectionPool(
+                    tls,
+                    max_connections=self._max_connections,
+                    keepalive_expiry=_KEEP_SECONDS,
+                    network_backend=self._network,
+                )
+                for tls in ([self._tls] if self._tls else public_tls())
+            ]
+        return self._pools
 
 
 def too_large(shown: str, max_bytes: int) -> BadInput:
@@ -239,8 +252,20 @@ def too_large(shown: str, max_bytes: int) -> BadInput:
 
 
 @cache
-def _public_tls() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certifi.where())  # takes time, so once and only when needed
+def public_tls() -> list[ssl.SSLContext]:
+    """What is spoken with a host, and what is tried where that fails; made once, as it takes time.
+
+    Diffie-Hellman in finite fields is left out, since a host can choose numbers of 8192 bits, which keep the
+    event loop for 200 ms. In TLS 1.3 that needs the one curve that everybody must have (RFC 8446, 9.1).
+    """
+    both = [ssl.create_default_context(cafile=certifi.where()) for _ in range(2)]
+    for tls in both:
+        tls.set_ciphers(":".join(each["name"] for each in tls.get_ciphers() if each["kea"] != "kx-dhe"))
+        tls.options |= ssl.OP_NO_RENEGOTIATION
+    usual, older = both
+    usual.set_ecdh_curve("prime256v1")
+    older.maximum_version = ssl.TLSVersion.TLSv1_2  # any curve: those fields are not offered there
+    return both
 
 
 async def _reason(response: httpcore.Response) -> bytes:
@@ -302,10 +327,10 @@ def _refuse_status(url: PhotoUrl, status: int, headers: dict[bytes, bytes]) -> N
 
 def _retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
     """What `Retry-After` asks for, in seconds or as a date; a date counts from the host's own `Date`."""
-    asked = headers.get(b"retry-after", b"").strip()
+    asked = headers.get(b"retry-after", b"")[:_DATE_BYTES].strip()
     if re.fullmatch(rb"\d{1,9}", asked):
         return min(float(asked), _LONGEST_RETRY_AFTER_SECONDS)
-    then, now = _seconds(asked), _seconds(headers.get(b"date", b""))
+    then, now = _seconds(asked), _seconds(headers.get(b"date", b"")[:_DATE_BYTES])
     if then is None or now is None:
         return None
     return min(max(then - now, 0.0), _LONGEST_RETRY_AFTER_SECONDS)

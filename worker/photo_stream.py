@@ -39,7 +39,7 @@ _CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]{0,8}(?:;[^\r\n]*)?\r\n")
 """Stricter than h11, whose expression takes a second for a line with 20 000 spaces and a bare line feed."""
 _TRAILER_BYTES = 1024
 
-_RAW_STEP_BYTES = 8192
+_RAW_STEP_BYTES = 16_384
 _HEAD_STEP_BYTES = 1024
 _BODY_STEP_BYTES = 16_384
 
