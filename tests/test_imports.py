@@ -23,7 +23,7 @@ PURE = {
 PURE_MAY = {"retry": {"backoff"}, "address": {"idna"}}
 
 VENDORS = {
-    "backoff": {"image_task", "retry", "tries"},
+    "backoff": {"retry"},
     "google": {"gemini", "genai_answer", "genai_client", "oidc", "check", "cloud_run", "scale_out"},
     "google.cloud": {"cloud_run"},
     "requests": {"cloud_run"},

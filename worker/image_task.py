@@ -9,9 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-import backoff
+from typing import Protocol
 
 from worker import log
 from worker.budget import Budget
@@ -36,6 +34,7 @@ from worker.outcome import (
     ImageOutcome,
     NotStartedReason,
 )
+from worker.retry import retried
 from worker.room import Room
 from worker.slots import Slots
 
@@ -149,16 +148,9 @@ class ImageTask:
 
     def _generate_with_retry(self) -> Callable[[], Awaitable[GeneratedImage]]:
         """The one in-call retry: a second try after 0 to 2 s, unless the server asks for longer than fits."""
-        return backoff.on_exception(
-            backoff.expo,
-            Transient,
-            max_tries=2,
-            factor=2,
-            jitter=backoff.full_jitter,
-            giveup=self._too_late_to_retry,
-            on_backoff=self._tell_retry,
-            logger=None,
-        )(self._generate)
+        return retried(
+            self._generate, Transient, 2, 2.0, give_up=self._too_late_to_retry, tell=self._tell_retry
+        )
 
     async def _generate(self) -> GeneratedImage:
         state = self._state
@@ -204,18 +196,17 @@ class ImageTask:
         blocked = self._state.slots.blocked_until > self._state.budget.start or self._state.slots.refusal
         return "rate_limited" if blocked else "budget"
 
-    def _too_late_to_retry(self, exc: Exception) -> bool:
-        asked = exc.retry_after_seconds if isinstance(exc, Transient) else None
+    def _too_late_to_retry(self, error: Transient) -> bool:
+        asked = error.retry_after_seconds
         return (
             bool(asked and asked > 2)
             or self._state.slots.closed
             or self._state.budget.passed(self._state.budget.start)
         )
 
-    def _tell_retry(self, details: Any) -> None:
-        error = self._first_error = details["exception"]
-        wait_seconds = round(details["wait"], 2)
-        log.event("image_retried", image=self._index, code=error.code, wait_seconds=wait_seconds)
+    def _tell_retry(self, error: Transient, wait_seconds: float) -> None:
+        self._first_error = error
+        log.event("image_retried", image=self._index, code=error.code, wait_seconds=round(wait_seconds, 2))
 
     def _erred(self, error: GenerationError) -> ImageOutcome:
         level = "error" if isinstance(error, Misconfigured) else "warning"

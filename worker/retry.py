@@ -1,4 +1,4 @@
-"""When to try again: full jitter through `backoff`, with a server's own delay as the lower bound.
+"""When to try again: full jitter, within a call through `backoff`, and for a job that waits in the queue.
 
 The formula, once in words: draw evenly from zero to the window, where the window is base × 2^(attempt − 1)
 and never more than the cap; then add what the server asked for.
@@ -6,10 +6,13 @@ and never more than the cap; then add what the server asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import backoff
+
+T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 MAX_EXPONENT = 30
 """2^30 base units are beyond any cap; higher attempts would only overflow."""
@@ -18,12 +21,43 @@ Uniform = Callable[[float, float], float]
 """A source of evenly distributed numbers between two bounds, like `random.Random().uniform`."""
 
 
+def retried(
+    call: Callable[..., Awaitable[T]],
+    on: type[E],
+    most: int,
+    base_seconds: float,
+    cap_seconds: float | None = None,
+    *,
+    give_up: Callable[[E], bool] = lambda error: False,
+    tell: Callable[[E, float], None] = lambda error, wait_seconds: None,
+) -> Callable[..., Awaitable[T]]:
+    """The call, made again after errors of one kind, up to `most` times in all.
+
+    `give_up` is asked whether an error is the last; `tell` is told of each that is not, with the wait.
+    Nothing else knows `backoff`, which is not maintained any more: what replaces it goes here.
+    """
+
+    def ends(error: Exception) -> bool:
+        return isinstance(error, on) and give_up(error)
+
+    decorated: Callable[..., Awaitable[T]] = backoff.on_exception(
+        backoff.expo,
+        on,
+        max_tries=most,
+        factor=base_seconds,
+        max_value=cap_seconds,
+        jitter=backoff.full_jitter,
+        giveup=ends,
+        on_backoff=lambda details: tell(details["exception"], details["wait"]),
+        logger=None,
+    )(call)
+    return decorated
+
+
 def window_seconds(attempt: int, base_seconds: float, cap_seconds: float) -> float:
     """The width of the window after the given attempt (1 = the first), in seconds."""
     exponent = min(max(attempt, 1) - 1, MAX_EXPONENT)
-    waits = backoff.expo(base=2, factor=base_seconds, max_value=cap_seconds)
-    # The generator yields once before its first value.
-    return float(next(islice(waits, exponent + 1, None)))
+    return min(base_seconds * 2.0**exponent, cap_seconds)
 
 
 def retry_delay_seconds(

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
-import backoff
-
 from worker.errors import QueueUnavailable
+from worker.retry import retried
 
 T = TypeVar("T")
 
@@ -33,15 +32,6 @@ async def in_tries(
     tries = 0
     bound = asyncio.timeout(within) if isinstance(within, (int, float)) else within
 
-    @backoff.on_exception(
-        backoff.expo,
-        repeated,
-        max_tries=most,
-        factor=0.5,
-        max_value=2,
-        jitter=backoff.full_jitter,
-        logger=None,
-    )
     async def one(whole: asyncio.Timeout) -> T:
         nonlocal tries
         tries += 1
@@ -53,7 +43,7 @@ async def in_tries(
 
     with _told(what):
         async with bound as whole:
-            return await one(whole)
+            return await retried(one, repeated, most, 0.5, 2.0)(whole)
 
 
 @contextmanager
