@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import (
+    NOT_ANSWERED,
     BadInput,
     GenerationError,
     Misconfigured,
@@ -104,7 +105,7 @@ def test_what_was_paid_for_and_not_kept_spends_the_attempt() -> None:
 def test_a_supabase_that_is_away_spends_nothing() -> None:
     """A job that met only our own side's failure keeps its attempt, unless a call to Gemini went out."""
     away = ImageErred(0, QueueUnavailable("timeout", "no answer"))
-    assert decide([away, NOT_STARTED]) == Retry("timeout", "no answer", attempt_spent=False)
+    assert decide([away, NOT_STARTED]) == Retry("timeout", NOT_ANSWERED, attempt_spent=False)
     for other in (MADE, TRANSIENT, ImageErred(1, Transient("photo_timeout", "late"))):
         outcome = decide([away, other])
         assert isinstance(outcome, Retry) and outcome.attempt_spent, other

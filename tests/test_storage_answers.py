@@ -14,6 +14,7 @@ from worker.errors import (
     GenerationError,
     Misconfigured,
     PhotoBucketMissing,
+    PhotoUnreadable,
     QueueUnavailable,
     Transient,
 )
@@ -70,6 +71,12 @@ OURS: dict[str, tuple[str, object, str]] = {
     "no api key": ("401 Unauthorized", {"message": "No API key found in request", "hint": "..."}, "KEY"),
     "invalid api key": ("401 Unauthorized", {"message": "Invalid API key", "hint": "..."}, "KEY"),
     "denied": ("403 Forbidden", said("403", "Unauthorized", "permission denied for table objects"), "KEY"),
+    "quota": ("402 Payment Required", {"message": "exceed_egress_quota"}, "restricted"),
+    "paused": ("540 Project Paused", PAGE, "paused"),
+}
+"""The project's trouble, and a word of what has to be fixed."""
+
+NOT_STORAGES: dict[str, tuple[str, object, str]] = {
     "kong": ("404 Not Found", {"message": "no Route matched with those values"}, "URL"),
     "route": (
         "404 Not Found",
@@ -81,11 +88,10 @@ OURS: dict[str, tuple[str, object, str]] = {
     "html 400": ("400 Bad Request", PAGE, "URL"),
     "html 403": ("403 Forbidden", PAGE, "KEY"),
     "moved": ("301 Moved Permanently", PAGE, "URL"),
-    "quota": ("402 Payment Required", {"message": "exceed_egress_quota"}, "restricted"),
-    "paused": ("540 Project Paused", PAGE, "paused"),
+    "firewall": ("403 Forbidden", {"statusCode": 403, "message": "Forbidden"}, "URL"),
     "no object": ("400 Bad Request", [], "URL"),
 }
-"""The project's trouble, and a word of what has to be fixed."""
+"""What stands before Storage, or in its place, says so: for one photo it may be due to that photo's name."""
 
 PASSING: dict[str, tuple[str, object]] = {
     "timeout": (
@@ -143,18 +149,35 @@ async def test_a_photo_is_gone_only_if_storage_says_that_the_object_is(
     assert "me.png" in error.message
 
 
-@pytest.mark.parametrize("call", ["download", "upload", "bucket"])
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [(call, name) for call in ("upload", "bucket") for name in OURS | NOT_STORAGES]
+    + [("download", name) for name in OURS],
+)
 async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     wire: Wire, store: PhotoStore, call: str, name: str
 ) -> None:
     """No order fails because the project's key, bucket or address is wrong, and what to fix is told."""
-    status, body, fix = OURS[name]
+    status, body, fix = (OURS | NOT_STORAGES)[name]
     wire.answer = reply(status, body)
     error = await failed(store, call)
     assert isinstance(error, Misconfigured), error
     assert fix in error.message
     assert "sb_secret" not in error.message and "<" not in error.message
+
+
+@pytest.mark.parametrize("name", NOT_STORAGES)
+async def test_what_only_one_photo_meets_is_trouble_of_its_order(
+    wire: Wire, store: PhotoStore, name: str
+) -> None:
+    """A firewall that dislikes a photo's name holds up that order alone; the operator learns of it."""
+    status, body, fix = NOT_STORAGES[name]
+    wire.answer = reply(status, body)
+    error = await failed(store, "download")
+    assert (type(error), error.code) == (PhotoUnreadable, "photo_unreadable")
+    assert "uploads" in error.message and fix in error.message and "me.png" not in error.message
+    assert "me.png" in error.for_customers and "uploads" not in error.for_customers
+    assert "<" not in error.message
 
 
 @pytest.mark.parametrize("name", NO_BUCKET)
@@ -256,6 +279,27 @@ async def test_a_wrong_key_at_storage_fails_no_order(site: Site) -> None:
     assert site.calls() == []
     second = await site.run()
     assert second["completed"] == 2
+    site.audit(first, second)
+
+
+async def test_a_photo_that_a_firewall_dislikes_holds_up_nobody_else(site: Site) -> None:
+    """Its order waits, and ends after its attempts with a reason for people; a neighbour's completes."""
+    odd = await site.upload("union select.png", picture())
+    (refused,) = await site.order("a", photo=odd, maxAttempts=2)
+    (neighbour,) = await site.order("b")
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(refusal("403 Forbidden", PAGE.decode()), "GET /storage/v1/object/.*union", 1000)
+        first = await site.run(SUPABASE_URL=proxy.url)
+        row = site.job(refused)
+        assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "photo_unreadable")
+        assert row["due"] > 200 and site.job(neighbour)["status"] == "completed"
+        assert (first["stopReason"], SOURCES in first["problem"]) == ("queue_empty", True)
+        site.make_due()
+        second = await site.run(SUPABASE_URL=proxy.url)
+    row = site.job(refused)
+    assert (row["status"], row["errorCode"]) == ("failed", "photo_unreadable")
+    assert "union select.png" in row["errorMessage"] and "letters and digits" in row["errorMessage"]
+    assert SOURCES not in row["errorMessage"] and not site.calls("a")
     site.audit(first, second)
 
 

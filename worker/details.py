@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from worker.errors import OPERATORS_MATTER
+
 STATES = {
     "pending": "ready: the next run takes it",
     "rate_limited": "put aside until the quota allows it",
@@ -43,6 +45,8 @@ def _job(job: Mapping[str, Any], now: str) -> list[str]:
     lines = [f"job {job['id']}: {_state(job, now)}"]
     if job["errorMessage"]:
         lines.append(f"  it says: {job['errorMessage']} ({job['errorCode'] or 'no code'})")
+        if OPERATORS_MATTER in job["errorMessage"]:  # its customer reads the row too
+            lines.append("  which problem: `python -m worker status` and the log of the run say it")
     crashes = f", its worker died {job['crashes']} times" if job["crashes"] else ""
     lines.append(f"  attempts: {job['attempts']} of {job['maxAttempts']}{crashes}")
     times = [f"ordered {_time(job['createdAt'])}"]

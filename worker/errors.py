@@ -13,6 +13,7 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 ├── QueueUnavailable        Supabase did not answer, or not sensibly: retry, then let the lease expire
 │   ├── NotExecuted         the call was refused before anything was done: repeat whatever the call is
 │   └── PhotoBucketMissing  a bucket that photos may come from is not there: the job waits, others go on
+├── PhotoUnreadable         a gateway does not hand out one photo: the job waits, others go on
 └── QueueRefused            a function of the database refused our call: a bug or a version mismatch
 
 Vendor errors become these at one place each (`gemini.py`, `photos.py`, `queue.py`, `storage.py`);
@@ -22,28 +23,49 @@ nothing outside those files looks at a vendor's exception.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+OPERATORS_MATTER = "The service has a problem that its operator has to fix."
+NOT_ANSWERED = "The service's database or storage did not answer."
 
 
 class GenerationError(Exception):
-    """Base of all expected failures; `code` is snake_case, `message` is safe to show and to log."""
+    """Base of all expected failures; `code` is snake_case, `message` is safe to log and to show operators.
+
+    `retry_after_seconds` is a lower bound for the next try, if there is one.
+    """
+
+    retry_after_seconds: float | None = None
+    instead: ClassVar[str | None] = OPERATORS_MATTER
+    """What customers read instead of the message; None where the message is about their order alone."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
         self.code = code
         self.message = message
 
+    @property
+    def for_customers(self) -> str:
+        """What the job's row says, which its customer reads: nothing of the installation's insides."""
+        return self.instead or self.message
+
 
 class Refused(GenerationError):
     """Gemini declined this image for what it would show; asking again would only be refused again."""
+
+    instead = None
 
 
 class BadInput(GenerationError):
     """The order itself cannot work: photo missing, too large, not an image, forbidden address."""
 
+    instead = None
+
 
 class Transient(GenerationError):
     """Overload, timeout or a broken connection; `retry_after_seconds` is the server's lower bound, if any."""
+
+    instead = None
 
     def __init__(self, code: str, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(code, message)
@@ -74,6 +96,8 @@ class QuotaFacts:
 
 class RateLimited(GenerationError):
     """Gemini answered 429 for a quota that comes back by itself."""
+
+    instead = None
 
     def __init__(self, code: str, message: str, facts: QuotaFacts) -> None:
         super().__init__(code, message)
@@ -108,6 +132,8 @@ class BearerRefused(ProjectRefused):
 class QueueUnavailable(GenerationError):
     """Supabase could not be reached or answered with something that is not an answer."""
 
+    instead = NOT_ANSWERED
+
 
 class NotExecuted(QueueUnavailable):
     """A passing refusal, before anything was executed."""
@@ -120,6 +146,26 @@ class PhotoBucketMissing(QueueUnavailable):
     """
 
     retry_after_seconds = 300.0
+    instead = OPERATORS_MATTER
+
+
+class PhotoUnreadable(GenerationError):
+    """Something before Storage does not hand out one photo: the operator's trouble, and of such orders alone.
+
+    It stops no run, since anybody can give a photo a name that a firewall dislikes. The job looks again every
+    five minutes and spends its attempts, so that it ends.
+    """
+
+    retry_after_seconds = 300.0
+
+    def __init__(self, code: str, message: str, shown: str) -> None:
+        super().__init__(code, message)
+        self._shown = shown
+
+    @property
+    def for_customers(self) -> str:
+        """The photo's name, and what may help: a name that no firewall takes for an attack."""
+        return f"{self._shown}: could not be read; upload it again under a name of letters and digits"
 
 
 class QueueRefused(GenerationError):

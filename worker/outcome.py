@@ -10,11 +10,9 @@ from worker.errors import (
     BadInput,
     GenerationError,
     Misconfigured,
-    PhotoBucketMissing,
     QueueUnavailable,
     RateLimited,
     Refused,
-    Transient,
 )
 
 CUT = "cut"
@@ -67,7 +65,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job can never work."""
+    """The job can never work. As in all outcomes, the message is for the customer."""
 
     code: str
     message: str
@@ -140,21 +138,21 @@ def _from_errors(errors: Sequence[GenerationError], sent: bool, unkept: bool) ->
     first = errors[0]
     match first:
         case Misconfigured():
-            return Released(first.code, first.message, attempt_spent=unkept)
+            return Released(first.code, first.for_customers, attempt_spent=unkept)
         case BadInput():
-            return Failed(first.code, first.message)
+            return Failed(first.code, first.for_customers)
         case RateLimited():
             facts = [error.facts for error in errors if isinstance(error, RateLimited)]
             delays = [f.retry_after_seconds for f in facts if f.retry_after_seconds is not None]
-            return PutAside(first.message, max(delays, default=None), any(f.period == "day" for f in facts))
+            return PutAside(
+                first.for_customers, max(delays, default=None), any(f.period == "day" for f in facts)
+            )
         case _:
-            delays = [
-                error.retry_after_seconds
-                for error in errors
-                if isinstance(error, Transient | PhotoBucketMissing) and error.retry_after_seconds is not None
-            ]
+            delays = [e.retry_after_seconds for e in errors if e.retry_after_seconds is not None]
             ours = all(isinstance(error, QueueUnavailable) for error in errors)
-            return Retry(first.code, first.message, max(delays, default=None), attempt_spent=sent or not ours)
+            return Retry(
+                first.code, first.for_customers, max(delays, default=None), attempt_spent=sent or not ours
+            )
 
 
 def _reached_gemini(outcome: ImageOutcome) -> bool:

@@ -14,7 +14,13 @@ from worker import log
 from worker.active import ActiveJobs
 from worker.budget import Budget
 from worker.database_time import DatabaseTime
-from worker.errors import GenerationError, Misconfigured, ModelRetired, PhotoBucketMissing
+from worker.errors import (
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    PhotoBucketMissing,
+    PhotoUnreadable,
+)
 from worker.gate import DatabaseGate
 from worker.image_task import RunState
 from worker.keeper import Keeper
@@ -195,7 +201,7 @@ class Run:
 
     async def _give_back(self, claim: Claim, error: GenerationError) -> None:
         """Release jobs for which nothing was paid, with their attempts unspent, and stop."""
-        outcome = Released(error.code, error.message, attempt_spent=False)
+        outcome = Released(error.code, error.for_customers, attempt_spent=False)
         await self._settler.settle(
             [
                 JobEnd(job, [ImageNotStarted(index, "stopped") for index in job.missing], outcome)
@@ -265,9 +271,10 @@ class Run:
                 await self._misconfigured(error)
             elif erred.paid and not self._budget.passed(self._budget.save):
                 await self._storage_lost(error)
-            elif isinstance(error, PhotoBucketMissing) and self._summary.problem is None:
+            elif isinstance(error, (PhotoBucketMissing, PhotoUnreadable)) and self._summary.problem is None:
                 self._summary.problem = error.message
-                log.event("misconfigured", level="error", code=error.code, reason=error.message)
+                if isinstance(error, PhotoBucketMissing):  # a customer brings about the other at will
+                    log.event("misconfigured", level="error", code=error.code, reason=error.message)
 
     async def _storage_lost(self, error: GenerationError) -> None:
         """Stop where what is paid for could not be stored or recorded, and say why."""

@@ -14,6 +14,7 @@ from worker.outcome import (
     Abandoned,
     Completed,
     Failed,
+    ImageErred,
     ImageOutcome,
     JobOutcome,
     PutAside,
@@ -60,7 +61,7 @@ class Settler:
             settled_as = answers.get(end.job.id, LEASE_LOST)
             self.summary.add_images(end.images)
             self.summary.add_job(settled_as.status, settled_as.code)
-            self._tell(end.job, settled_as)
+            self._tell(end, settled_as)
 
     async def _send(self, results: Sequence[Settlement]) -> dict[int, Settled]:
         if not results:
@@ -73,7 +74,8 @@ class Settler:
             )
             return {}
 
-    def _tell(self, job: Job, settled: Settled) -> None:
+    def _tell(self, end: JobEnd, settled: Settled) -> None:
+        job = end.job
         log.event(
             f"job_{settled.status or 'lease_lost'}",
             level="info" if settled.status == "completed" else "warning",
@@ -82,6 +84,16 @@ class Settler:
             attempt=job.attempt,
             code=settled.code,
         )
+        errors = [image.error for image in end.images if isinstance(image, ImageErred)]
+        for error in [error for error in errors if error.for_customers != error.message][:1]:
+            log.event(
+                "reason_withheld",
+                level="warning",
+                job=job.id,
+                batch=job.batch_id,
+                code=error.code,
+                reason=error.message,
+            )
 
 
 def settlement(job: Job, outcome: JobOutcome, settings: Settings, uniform: Uniform) -> Settlement:

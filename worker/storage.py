@@ -20,13 +20,14 @@ from worker.errors import (
     GenerationError,
     Misconfigured,
     PhotoBucketMissing,
+    PhotoUnreadable,
     QueueUnavailable,
     Transient,
 )
 from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
-from worker.storage_answers import Answer, ObjectExists, ObjectMissing, meaning, read
+from worker.storage_answers import OF_ALL_PHOTOS, Answer, ObjectExists, ObjectMissing, meaning, read
 from worker.tries import Within, in_tries
 
 BUCKET = "generated-photos"
@@ -150,7 +151,9 @@ class PhotoStore:
             return None
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
-        """Read an object of at most `max_bytes`. Raises BadInput (missing, large), Misconfigured, Transient.
+        """Read an object of at most `max_bytes`.
+
+        Raises BadInput (missing, large), Transient, Misconfigured (any photo), PhotoUnreadable (this one).
 
         By the route for known callers: the other one calls a key that it cannot verify a missing bucket.
         """
@@ -171,6 +174,10 @@ class PhotoStore:
                         )
         except httpx.HTTPError as exc:
             raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
+        except Misconfigured as error:
+            if error.code in OF_ALL_PHOTOS:
+                raise
+            raise _unreadable(error, bucket, path) from error
         return bytes(data)
 
     def _bucket(self) -> Any:
@@ -236,8 +243,18 @@ def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
     if isinstance(error, ObjectMissing):
         return BadInput(error.code, f"{_shown(path)}: the photo is not there (any more)")
     if isinstance(error, QueueUnavailable):
-        return Transient("photo_host_unavailable", f"{_shown(path)}: {error.message}")
+        said = f"{_shown(path)}: Storage does not hand it out just now ({answer.shown})"
+        return Transient("photo_host_unavailable", said)
     return error
+
+
+def _unreadable(error: Misconfigured, bucket: str, path: str) -> PhotoUnreadable:
+    """The operator learns what to look for, but not the photo's name, which is the customer's."""
+    said = (
+        f"a photo in bucket {bucket} could not be read, which may be due to its name: {error.message}; "
+        "if other photos are read, look at the rules of what stands before Supabase (firewall, proxy)"
+    )
+    return PhotoUnreadable("photo_unreadable", said, _shown(path))
 
 
 def _shown(path: str) -> str:

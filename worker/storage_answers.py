@@ -69,14 +69,23 @@ RULES = (
           "raise the size limit of the bucket (sql/install.sql does) and of the project's Storage"),
     _rule("InvalidMimeType", "415", Misconfigured, "bucket_refuses_type",
           "allow image/png, image/jpeg and image/webp as types of the bucket (sql/install.sql does)"),
-    _rule("InvalidJWT|invalid_jwt|invalid signature|InvalidSignature|ExpiredToken", "401 403", Misconfigured,
+    _rule("InvalidJWT|invalid_jwt|invalid signature|InvalidSignature|ExpiredToken|Unauthorized|AccessDenied",
+          "401", Misconfigured,
           "storage_refused", "check SUPABASE_SERVICE_ROLE_KEY and the rights on storage.objects"),
-    _rule("TenantNotFound", "404", Misconfigured, "storage_missing", f"no Storage answers there: {URL}"),
+    _rule("TenantNotFound|Missing tenant config", "", Misconfigured, "storage_missing",
+          f"no Storage answers there: {URL}"),
     _rule("", PASSING, QueueUnavailable, "unavailable"),
 )  # fmt: skip
 """The first row that fits counts. What fits none is the project's trouble too: `OTHER`.
 
 What a gateway says of the whole project (402, 540, 401 and 404 of its own) `supabase_errors` tells before."""
+
+OF_ALL_PHOTOS = frozenset({
+    "bucket_missing", "key_refused", "project_paused", "project_restricted", "rights_missing",
+    "storage_missing", "storage_refused",
+})  # fmt: skip
+"""Codes of what no photo's name brings about: the key or the project. Whatever else keeps a photo from being
+read (a firewall's page, a route that is not there) may concern that photo alone."""
 
 OTHER = _rule("", "", Misconfigured, "storage_unknown", URL)
 
