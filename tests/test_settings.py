@@ -86,6 +86,25 @@ def test_a_stack_in_a_private_network_is_allowed_when_said_so(url: str, allowed:
         OrderSettings.from_env(order)
 
 
+NAMES = (
+    "SUPABASE_URL", "SUPABASE_ALLOW_HTTP", "GEMINI_MODEL_NAME", "WORKER_ID", "OIDC_AUDIENCE",
+    "OIDC_CHECKED_BY", "OIDC_SERVICE_ACCOUNT", "INVOCATION_TIMEOUT_SECONDS", "CLOUD_RUN_TIMEOUT_SECONDS",
+    "MARGIN_SECONDS", "CALL_TIMEOUT_SECONDS", "JOBS_AT_A_TIME", "IMAGES_AT_A_TIME", "MAX_JOBS",
+    "RETRY_BASE_SECONDS", "RETRY_CAP_SECONDS", "MAX_IDLE_SECONDS", "PHOTO_CONTACT", "DRAIN_JOB",
+    "DRAIN_JOB_BACKLOG", "DRAIN_JOB_TASKS", "LOG_FORMAT", "LOG_LEVEL",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["sb_secret_7h9Kx2QfYw", "AIzaSyB canary-7h9Kx2", "7h9Kx2QfYwbTc4Lm"])
+def test_a_key_in_the_wrong_line_is_not_repeated(name: str, key: str) -> None:
+    """A key that was pasted into another setting is in no message: those are logged."""
+    try:
+        read(**{name: key})
+    except InvalidSettings as invalid:
+        assert "7h9Kx2" not in str(invalid)
+
+
 def test_http_stays_refused_where_it_is_not_allowed() -> None:
     """`0` and `no` allow nothing, another word is a problem, and this machine needs no permission."""
     for refused in ("0", "no", "false"):

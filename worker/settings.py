@@ -233,10 +233,12 @@ class _Reader:
         value = self.text(name)
         try:
             number = float(value) if value else default
-        except ValueError:
-            number = float("nan")
+        except ValueError:  # it may be a key in the wrong line: its text is not repeated
+            number, shown = float("nan"), ""
+        else:
+            shown = f", not {number:g}"
         if not least <= number <= most:
-            self.problems.append(f"{name} must be a number from {least:g} to {most:g}, not {value[:20]!r}")
+            self.problems.append(f"{name} must be a number from {least:g} to {most:g}{shown}")
             return default
         return number
 
