@@ -164,6 +164,21 @@ async def test_env_file(cli: CommandLine, site: Site) -> None:
     assert (await cli.call("--env-file", "other", "status", "--json", env=exported)).code == 0
 
 
+@pytest.mark.parametrize(
+    ("mode", "open_to_others"), [(0o600, False), (0o400, False), (0o640, True), (0o644, True)]
+)
+async def test_an_env_file_that_others_may_read_is_warned_of(
+    cli: CommandLine, mode: int, open_to_others: bool
+) -> None:
+    """Keys in a file that every user of the machine may read are no secret: the log says how to close it."""
+    path = cli.folder / "its settings"
+    path.write_text("WORKER_ID=from-the-file\n")
+    path.chmod(mode)
+    for command in ("status", "check"):
+        done = await cli.call(command, "--env-file", str(path))
+        assert (f"chmod 600 '{path}'" in done.log) == open_to_others, done.log
+
+
 async def test_env_file_that_cannot_be_read(cli: CommandLine) -> None:
     """A file that was named must be there; one that is no text is refused in words."""
     assert "gone.env cannot be read" in (await cli.call("status", "--env-file", "gone.env")).complained(2)

@@ -164,6 +164,63 @@ def test_address_and_keys_stay(tmp_path: Path) -> None:
         assert stack.psql("select id from auth.users") == user_id
 
 
+RIGHTS = """
+    select kind, name, array(select r::text from unnest(rights) as r order by 1) as rights
+    from (
+      select 'relation' as kind, oid::regclass::text as name, relacl as rights, relnamespace as space
+      from pg_class
+      union all select 'function', oid::regprocedure::text, proacl, pronamespace from pg_proc
+      union all select 'schema', nspname, nspacl, oid from pg_namespace
+      union all select 'default', defaclrole::regrole || ' ' || defaclobjtype::text, defaclacl,
+        defaclnamespace
+      from pg_default_acl
+    ) as found
+    where space in ('public'::regnamespace, 'generation'::regnamespace, 'storage'::regnamespace)
+    order by 1, 2"""
+OPENED = """
+    grant usage on schema generation to anon;
+    grant all on all tables in schema generation to anon, authenticated;
+    grant all on all tables in schema public to anon, authenticated;
+    grant execute on all functions in schema public to anon;"""
+
+
+def rights(stack: Stack) -> str:
+    """Who may do what, after lite was asked for rows: with the first ones it grants as it sees fit."""
+    for table in ("photo_generation_queue", "photo_generation_batches"):
+        stack.supabase.call(f"/rest/v1/{table}?limit=1")
+    return stack.psql(RIGHTS)
+
+
+def test_rights_are_as_installed_after_every_start(tmp_path: Path) -> None:
+    """A stack that is started again, or whose API server is, has the rights that its SQL gave, no more."""
+    before = ""
+    for start in range(3):
+        with Stack(tmp_path, durable=False) as stack:
+            for _ in range(2):
+                now = rights(stack)
+                assert stack.psql("select public.generation_access_findings() -> 'findings'") == "[]"
+                assert now == (before or now), start
+                before = now
+                stack.supabase.restart()
+            stack.psql(OPENED)
+
+
+def test_nobody_else_reads_what_the_stack_keeps(tmp_path: Path) -> None:
+    """Keys, passwords and logs are for their owner alone, also where an older stack left them open."""
+    for name in ("lite.log", "kept.json.new", "postgres.log"):
+        (tmp_path / name).touch(mode=0o644)
+    tmp_path.chmod(0o755)
+    umask = os.umask(0o022)
+    try:
+        with Stack(tmp_path, durable=False) as stack:
+            stack.sign_up()
+            paths = [tmp_path, *tmp_path.rglob("*")]
+            assert {"config.toml", "lite.log", "postgres.log", "kept.json"} <= {path.name for path in paths}
+            assert [path for path in paths if path.stat().st_mode & 0o077] == []
+    finally:
+        os.umask(umask)
+
+
 def test_one_at_a_time(stack: Stack) -> None:
     """A second stack on the same folder is refused by name of the process that has it, at once."""
     with pytest.raises(StackError, match=f"process {os.getpid()}"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import stat
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -26,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         read_env_file(options.env_file)
-        return asyncio.run(_execute(options, read_settings(options)))
+        settings = read_settings(options)
+        warn_of_readers(options.env_file)
+        return asyncio.run(_execute(options, settings))
     except InvalidSettings as invalid:
         return _settings_unusable(options, invalid)
     except Unusable as exc:
@@ -80,6 +84,16 @@ def read_env_file(path: str | Path | None) -> None:
         raise Unusable(f"{path} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not UTF-8, or a NUL
         raise Unusable(f"{path} is not a text file in UTF-8") from exc
+
+
+def warn_of_readers(path: str | Path | None) -> None:
+    """Log a warning where others than its owner may read the file of settings, which holds keys."""
+    if path is None or os.name != "posix" or not Path(path).exists():
+        return
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        fix = f"chmod 600 {shlex.quote(str(path))}"
+        log.event("env_file_open", level="warning", path=str(path), mode=f"{mode:04o}", fix=fix)
 
 
 def read_settings(options: Namespace) -> Settings:

@@ -22,6 +22,7 @@ from local.demo.orders import PALACE, PORTRAIT, Example, Order
 from local.demo.pace import USUAL, Pace
 from local.demo.simulation import Simulation
 from local.stack.errors import StackError
+from local.stack.folder import write_private
 from local.stack.stack import DATA, Stack
 
 FOLDER = DATA / "up"
@@ -90,8 +91,7 @@ def _write_settings(environment: Mapping[str, str]) -> None:
     """What the functions are set to, for the command line; readable by its owner alone."""
     inherited = kept()
     lines = [f"{name}={value}\n" for name, value in environment.items() if name not in inherited]
-    SETTINGS.touch(mode=0o600)
-    SETTINGS.write_text("".join(lines))
+    write_private(SETTINGS, "".join(lines))
 
 
 async def _upload(stack: Stack, user_id: str, token: str, photos: Mapping[str, bytes]) -> None:

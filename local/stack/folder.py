@@ -30,6 +30,19 @@ def port_is_free(port: int) -> bool:
         return True
 
 
+def open_private(path: str | Path, flags: int) -> int:
+    """Opens a file, made if there is none, that nobody but its owner may read from now on."""
+    file = os.open(path, flags | os.O_CREAT, 0o600)
+    os.fchmod(file, 0o600)
+    return file
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that holds keys or passwords."""
+    with open(path, "w", opener=open_private) as file:
+        file.write(text)
+
+
 def _try(lock: int) -> bool:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,8 +66,9 @@ class Folder:
         """Takes the folder once the rest of a killed stack is gone; `StackError` if another runs in it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o700)  # keys, passwords and logs are below
             self._take_owner()
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock = open_private(self.path / "lock", os.O_RDWR)
         except OSError as error:
             raise StackError(
                 f"Cannot use {self.path}: {error.strerror}.", "Choose another folder."
@@ -69,7 +83,7 @@ class Folder:
             time.sleep(0.02)
 
     def _take_owner(self) -> None:
-        owner = os.open(self.path / "owner", os.O_RDWR | os.O_CREAT, 0o600)
+        owner = open_private(self.path / "owner", os.O_RDWR)
         if not _try(owner):
             pid = os.pread(owner, 20, 0).decode().strip()
             os.close(owner)
@@ -113,6 +127,5 @@ class Folder:
 
     def _keep(self, kept: dict[str, str]) -> None:
         new = self.path / "kept.json.new"
-        new.touch(mode=0o600)
-        new.write_text(json.dumps(kept, indent=2))
+        write_private(new, json.dumps(kept, indent=2))
         new.replace(self.path / "kept.json")

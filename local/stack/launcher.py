@@ -72,6 +72,7 @@ def main(owner: str, signal_number: str, user: str, folder: str, *command: str) 
             become(user)
     except OSError as error:
         sys.exit(f"Cannot become the user {user}: {error.strerror}. Run as a user other than root.")
+    os.umask(0o077)  # nobody else reads what it writes
     end_with(int(owner), int(signal_number))
     for path, step in ((folder, os.chdir), (command[0], os.stat)):
         try:

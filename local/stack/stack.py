@@ -12,6 +12,7 @@ from local.stack.supabase import Supabase
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 SQL = CLONE / "sql"
+ACCESS = SQL / "80_access.sql"  # who may do what; applied at every start, whatever was granted meanwhile
 DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `make clean` removes it
 
 
@@ -80,6 +81,8 @@ class Stack:
             self.supabase.start()
             if self._apply_changed_sql():
                 self.supabase.restart()
+            else:
+                self.postgres.apply([ACCESS])
         except BaseException:
             self.stop()
             raise

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from local.stack.errors import StackError
-from local.stack.folder import port_is_free
+from local.stack.folder import port_is_free, write_private
 from local.stack.postgres import Postgres, package
 from local.stack.processes import Process
 
@@ -164,9 +164,9 @@ class Supabase:
             name: json.dumps(getattr(self, name)) for name in ("jwt_secret", "publishable_key", "secret_key")
         }
         config = folder / "config.toml"
-        folder.mkdir(exist_ok=True)
-        config.touch(mode=0o600)
-        config.write_text(CONFIG.format(port=self.port, db_url=json.dumps(self.postgres.db_url), **values))
+        folder.mkdir(mode=0o700, exist_ok=True)
+        url = json.dumps(self.postgres.db_url)
+        write_private(config, CONFIG.format(port=self.port, db_url=url, **values))
 
     def _is_ready(self) -> bool:
         try:
