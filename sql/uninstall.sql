@@ -110,6 +110,15 @@ begin
   end if;
   drop schema if exists generation;
 
+  -- Where it was ours alone it published inserts and updates; now it is as Supabase made it.
+  if exists (
+    select from pg_catalog.pg_publication as p
+    where p.pubname = 'supabase_realtime' and p.pubinsert and p.pubupdate and not p.pubdelete
+      and not exists (select from pg_catalog.pg_publication_tables as t where t.pubname = p.pubname)
+  ) then
+    alter publication supabase_realtime set (publish = 'insert, update, delete, truncate');
+  end if;
+
   if v_mode = 'with_tables' and to_regclass('storage.objects') is not null then
     drop policy if exists "own generated photos" on storage.objects;
   end if;

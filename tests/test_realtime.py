@@ -44,6 +44,34 @@ def test_installing_again_adds_what_is_missing(scratch: Database, before: str) -
         assert [name for _, name in members(scratch.connection)] == OURS
 
 
+PUBLISHED = """
+    select pubinsert, pubupdate, pubdelete, pubtruncate from pg_publication
+    where pubname = 'supabase_realtime'"""
+
+
+def published(connection: Connection) -> list[bool]:
+    """Whether inserts, updates, deletes and truncates are published."""
+    (row,) = connection.execute(PUBLISHED).fetchall()
+    return list(row.values())
+
+
+def test_nobody_is_told_of_rows_that_others_deleted(db: Connection, scratch: Database) -> None:
+    """Realtime tells deleted ids to every subscriber, past row-level security: none are published."""
+    assert published(db) == [True, True, False, False]
+    scratch.connection.execute("create publication supabase_realtime")
+    for _ in range(2):
+        scratch.install()
+        assert published(scratch.connection) == [True, True, False, False]
+
+
+def test_tables_of_the_app_keep_their_deletes(scratch: Database) -> None:
+    """The setting is of the whole publication: where the app has tables in it, it stays as the app had it."""
+    scratch.connection.execute("create table public.notes (id bigint primary key)")
+    scratch.connection.execute("create publication supabase_realtime for table public.notes")
+    scratch.install()
+    assert published(scratch.connection) == [True, True, True, True]
+
+
 def test_a_publication_of_everything_is_left_alone(scratch: Database) -> None:
     """One that publishes all tables has these as well, and takes none by name."""
     scratch.connection.execute("create publication supabase_realtime for all tables")

@@ -58,6 +58,17 @@ def test_nothing_is_left_when_the_tables_go_too(scratch: Database) -> None:
         assert scratch.connection.execute(POLICIES).fetchall() == []
 
 
+def test_realtime_tells_of_deletes_again(scratch: Database) -> None:
+    """The app's next table in the publication is published whole, as Supabase made it."""
+    published = "select pubdelete, pubtruncate from pg_publication where pubname = 'supabase_realtime'"
+    scratch.connection.execute("create publication supabase_realtime")
+    installed(scratch)
+    for options, expected in (("", [False, False]), (WITH_TABLES, [True, True])):
+        assert uninstall(scratch, options) == ""
+        (row,) = scratch.connection.execute(published).fetchall()
+        assert list(row.values()) == expected
+
+
 def test_the_editors_switch_is_the_files_own_line(scratch: Database) -> None:
     """In the SQL editor the same is done by deleting two dashes."""
     before = catalog.schema(scratch.connection)

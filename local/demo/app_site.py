@@ -28,8 +28,15 @@ def block(kind: str) -> str:
     return found[1]
 
 
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+
 class AppSite:
-    """A server on loopback; a context manager. `settings` go to the browser, the secret does not."""
+    """A server on loopback; a context manager. `settings` go to the browser, the secret does not.
+
+    The settings hold a password, so it answers only who asked for a host of loopback: a page of the web whose
+    name is made to lead here is refused, and so is what another page posts.
+    """
 
     def __init__(self, port: int, settings: Mapping[str, str], worker_url: str, secret: str) -> None:
         self._files = {
@@ -57,6 +64,17 @@ class AppSite:
         site = self
 
         class Handler(BaseHTTPRequestHandler):
+            def parse_request(self) -> bool:
+                """Read the head of a request; what did not come from this page ends here."""
+                if not super().parse_request():
+                    return False
+                host = self.headers.get("Host", "")
+                origin = self.headers.get("Origin", f"http://{host}")
+                if host.rpartition(":")[0] in LOOPBACK and origin == f"http://{host}":
+                    return True
+                self._answer(403, b"", TYPES[".json"])
+                return False
+
             def do_GET(self) -> None:
                 """A file of the page."""
                 body = site._files.get(self.path)

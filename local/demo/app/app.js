@@ -39,7 +39,7 @@ when(document.querySelector("#sign-in form"), async () => {
 
 when(document.querySelector("#order form"), async () => {
   const [file] = find("photo").files;
-  const path = `${userId}/${crypto.randomUUID()}`;
+  const path = `${userId}/${crypto.randomUUID()}.${file.name.split(".").pop()}`;
   good(await supabase.storage.from("training-photos").upload(path, await file.arrayBuffer(), { contentType: file.type }));
   const photo = `training-photos/${path}`;
   const order = {
