@@ -55,27 +55,37 @@ create_accounts() {
   create_account generation-worker 'Generation worker: works the queue off'
   create_account generate-images 'Generation worker: takes orders'
   create_account generation-clock 'Generation worker: Cloud Scheduler calls as this one'
-  create_account generation-build 'Generation worker: builds and deploys'
+  create_account generation-build 'Generation worker: deploys'
+  create_account generation-pack 'Generation worker: makes images of the functions'
+  create_account generation-test 'Generation worker: tests'
 }
 
 # The rights on something, as lines "role<tab>member": rights_on COMMAND…
 rights_on() { look "$@" --flatten='bindings[].members' --format='value(bindings.role,bindings.members)'; }
 
 grant_on_project() {
-  local role rights member
-  member=serviceAccount:$(email generation-build)
+  local rights
   rights=$(rights_on projects get-iam-policy "$project")
-  for role in "${build_roles[@]}"; do
+  grant_roles generation-build "${build_roles[@]}"
+  grant_roles generation-pack "${pack_roles[@]}"
+  grant_roles generation-test "${test_roles[@]}"
+}
+
+grant_roles() { # account, role…; of the project, whose `rights` have been read
+  local role member
+  member=serviceAccount:$(email "$1")
+  for role in "${@:2}"; do
     has "$rights" "$role"$'\t'"$member" ||
       grant projects add-iam-policy-binding "$project" --member="$member" --role="$role" --condition=None
   done
 }
 
-# The build deploys services that run as the others, has Cloud Scheduler call as the clock, and builds as itself.
+# Whose programs the deployment starts: services that run as the first two, Cloud Scheduler's calls as the clock, and
+# Cloud Run's builds as the last.
 grant_on_accounts() {
   local name account rights member role=roles/iam.serviceAccountUser
   member=serviceAccount:$(email generation-build)
-  for name in generation-worker generate-images generation-clock generation-build; do
+  for name in generation-worker generate-images generation-clock generation-pack; do
     account=$(email "$name")
     rights=
     if has "$accounts" "$account"; then
@@ -84,6 +94,23 @@ grant_on_accounts() {
     has "$rights" "$role"$'\t'"$member" ||
       grant iam service-accounts add-iam-policy-binding "$account" --member="$member" --role="$role" \
         --project="$project"
+  done
+}
+
+# Where `gcloud builds submit` puts the source. The two accounts that it is submitted to read this bucket and no other.
+create_source_bucket() {
+  local name=${project}_cloudbuild found rights='' account member role=roles/storage.objectViewer
+  found=$(look storage buckets list --project="$project" --format='value(name)')
+  if has "$found" "$name"; then
+    rights=$(rights_on storage buckets get-iam-policy "gs://$name")
+  else
+    run storage buckets create "gs://$name" --location="$region" --uniform-bucket-level-access \
+      --public-access-prevention --project="$project"
+  fi
+  for account in generation-build generation-test; do
+    member=serviceAccount:$(email "$account")
+    has "$rights" "$role"$'\t'"$member" ||
+      grant storage buckets add-iam-policy-binding "gs://$name" --member="$member" --role="$role"
   done
 }
 
@@ -179,12 +206,19 @@ apis=(
   run.googleapis.com cloudbuild.googleapis.com artifactregistry.googleapis.com secretmanager.googleapis.com
   cloudscheduler.googleapis.com iam.googleapis.com logging.googleapis.com
 )
+# Rights on the whole project, each for what it is needed for.
 build_roles=(
-  roles/run.sourceDeveloper               # deploy from source
-  roles/run.admin                         # say who may call a service
-  roles/run.builder                       # build as itself, and log
-  roles/serviceusage.serviceUsageConsumer # call APIs in the project's name
-  roles/cloudscheduler.admin              # set the clock
+  roles/run.sourceDeveloper               # upload the functions' source, have Cloud Run build it, deploy a revision
+  roles/run.admin                         # open or close a service, and say who may call it
+  roles/cloudscheduler.admin              # create, change and delete the clock's two jobs
+  roles/serviceusage.serviceUsageConsumer # call APIs in the project's name, as `run deploy --source` does
+  roles/logging.logWriter                 # write its build's log
+)
+pack_roles=(
+  roles/run.builder # read that source, push the images made of it, write their build's log
+)
+test_roles=(
+  roles/logging.logWriter # write its build's log
 )
 
 while (($#)); do
@@ -208,7 +242,10 @@ enable_apis
 create_accounts
 grant_on_project
 grant_on_accounts
+create_source_bucket
 create_images_repository
 create_secrets
 say '' "${dry_run:+Nothing was changed. }Next:" \
+  "  deploy/pin.sh" \
+  "  gcloud builds submit --config=cloudbuild-test.yaml --project=$project" \
   "  gcloud builds submit --config=cloudbuild.yaml --project=$project --substitutions=_CLOCK=$clock,_REGION=$region"

@@ -15,7 +15,8 @@ PROJECT = "project-1"
 KILL_AFTER_SECONDS = 120
 FRESH: dict[str, Any] = {
     "signedIn": ["somebody@example.com"], "billing": ["True"], "apis": [], "accounts": [], "rights": {},
-    "repositories": [], "secrets": {}, "services": {}, "jobs": {}, "failing": [], "shy": 0, "calls": [],
+    "repositories": [],
+    "buckets": [], "secrets": {}, "services": {}, "jobs": {}, "failing": [], "shy": 0, "calls": [],
 }  # fmt: skip
 """A new project: nothing but an owner and a bill. `shy` is how often a grant is refused to a new account."""
 
@@ -67,6 +68,9 @@ class StandInCloud:
         gcloud = programs / "gcloud"
         gcloud.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{ROOT}/tests/gcloud_stand_in.py" "$@"\n')
         gcloud.chmod(0o755)
+        curl = programs / "curl"  # the image registries, of which deploy/pin.sh asks for digests
+        curl.write_text("#!/bin/sh\nprintf 'HTTP/2 200\\r\\ndocker-content-digest: sha256:%064d\\r\\n' 7\n")
+        curl.chmod(0o755)
         self.environment = {
             "PATH": f"{programs}:/usr/bin:/bin",
             "HOME": str(folder),

@@ -43,7 +43,7 @@ def run_the_page(folder: Path) -> list[tuple[Block, Done]]:
         variables += "".join(f"export {found}\n" for found in VARIABLES.findall(block.text))
         script = f"set -eu\n{variables}{block.text}"
         done.append((block, cloud.run(["/bin/bash", "-c", script], place.folder, stdin="a-new-value\n")))
-        if "cp .env.example" in block.text:
+        if ".env.example .env" in block.text:
             (place.folder / ".env").write_text(DOT_ENV)
         if BUILD.search(block.text):
             found = CLOCK.search(block.text)

@@ -33,6 +33,8 @@ scheduler jobs pause; scheduler jobs resume; scheduler jobs run; scheduler jobs 
 secrets add-iam-policy-binding; secrets create; secrets get-iam-policy; secrets list
 secrets versions access; secrets versions add; secrets versions disable; secrets versions list
 services enable; services list
+storage buckets add-iam-policy-binding; storage buckets create; storage buckets get-iam-policy
+storage buckets list
 """
 USED = [command.strip() for command in COMMANDS.replace("\n", ";").split(";") if command.strip()]
 

@@ -133,6 +133,13 @@ def _move_door(service: dict[str, Any], call: Call) -> None:
         service["invokers"] = [who for who in service["invokers"] if who != "allUsers"]
 
 
+def _create_bucket(cloud: Cloud, arguments: list[str], call: Call) -> None:
+    if arguments[0] in cloud.state["buckets"]:
+        raise Refused("HTTPError 409: you already own this bucket")
+    assert "uniform-bucket-level-access" in call.flags and "public-access-prevention" in call.flags
+    cloud.state["buckets"].append(arguments[0].removeprefix("gs://"))
+
+
 def _check_secrets(state: dict[str, Any], call: Call) -> None:
     """Refuse, as Cloud Run does, a secret that is not there, empty, or closed to the service's account."""
     right = f"roles/secretmanager.secretAccessor\tserviceAccount:{call.flags['service-account']}"
@@ -142,9 +149,19 @@ def _check_secrets(state: dict[str, Any], call: Call) -> None:
             raise Refused(f"secret {secret} was not found, or the account may not read it")
 
 
+def _check_build(state: dict[str, Any], account: str) -> None:
+    """Refuse a build as an account that may not make images, or that the deploying one may not use."""
+    project = account.partition("@")[2].partition(".")[0]
+    deployer = f"serviceAccount:generation-build@{project}.iam.gserviceaccount.com"
+    may = f"roles/run.builder\tserviceAccount:{account}" in state["rights"].get(project, [])
+    if not may or f"roles/iam.serviceAccountUser\t{deployer}" not in state["rights"].get(account, []):
+        raise Refused(f"PERMISSION_DENIED: {account} may not build, or may not be used")
+
+
 def _deploy(cloud: Cloud, arguments: list[str], call: Call) -> None:
     """As gcloud does it: the door moves first, then the new revision answers, if traffic follows."""
     _check_secrets(cloud.state, call)
+    _check_build(cloud.state, call.flags["build-service-account"].rpartition("/")[2])
     fresh = {"checked": True, "invokers": [], "trusting": False, "latest": False, "pinned": False}
     service = cloud.state["services"].setdefault(arguments[0], fresh)
     _move_door(service, call)
@@ -213,6 +230,10 @@ HANDLERS: dict[str, Handler] = {
     "secrets create": _create_secret,
     "secrets versions list": _versions,
     "secrets versions add": _add_version,
+    "storage buckets list": _listing("value(name)", "buckets"),
+    "storage buckets create": _create_bucket,
+    "storage buckets get-iam-policy": _rights,
+    "storage buckets add-iam-policy-binding": _grant,
     "run services list": _listing("value(metadata.name)", "services"),
     "run services describe": _describe,
     "run services update": _update,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from tests.cloud import DOT_ENV, PROJECT, VALUES, StandInCloud, bootstrap
+from tests.cloud import DOT_ENV, PROJECT, ROOT, VALUES, StandInCloud, bootstrap
 
 BUILD = f"serviceAccount:generation-build@{PROJECT}.iam.gserviceaccount.com"
 
@@ -128,24 +129,48 @@ def test_every_command_is_printed(cloud: StandInCloud) -> None:
     assert printed == done.commands
 
 
-def test_rights_of_the_build(cloud: StandInCloud) -> None:
-    """The build may deploy and schedule in the project, act as the four accounts, and read no secret."""
+def holder(right: str) -> str:
+    """Whose right it is, without the project's name."""
+    return right.split("\t")[1].removeprefix("serviceAccount:").partition("@")[0]
+
+
+def test_rights_of_the_builds(cloud: StandInCloud) -> None:
+    """What deploys makes no image and runs no test; what does may do nothing else; none reads a secret."""
     bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)
     rights = cloud.state["rights"]
-    roles = {right.split("\t")[0].removeprefix("roles/") for right in rights[PROJECT]}
+    roles: dict[str, set[str]] = {}
+    for right in rights[PROJECT]:
+        roles.setdefault(holder(right), set()).add(right.split("\t")[0].removeprefix("roles/"))
     assert roles == {
-        "run.sourceDeveloper",
-        "run.admin",
-        "run.builder",
-        "serviceusage.serviceUsageConsumer",
-        "cloudscheduler.admin",
+        "generation-build": {
+            "run.sourceDeveloper",
+            "run.admin",
+            "cloudscheduler.admin",
+            "serviceusage.serviceUsageConsumer",
+            "logging.logWriter",
+        },
+        "generation-pack": {"run.builder"},
+        "generation-test": {"logging.logWriter"},
     }
-    holders = {right.split("\t")[1] for right in rights[PROJECT]}
-    assert holders == {BUILD}
     users = {
         what.split("@")[0] for what, who in rights.items() if f"roles/iam.serviceAccountUser\t{BUILD}" in who
     }
-    assert users == {"generation-worker", "generate-images", "generation-clock", "generation-build"}
+    assert users == {"generation-worker", "generate-images", "generation-clock", "generation-pack"}
+    source = rights[f"gs://{PROJECT}_cloudbuild"]
+    assert {holder(right) for right in source} == {"generation-build", "generation-test"}
+    assert {right.split("\t")[0] for right in source} == {"roles/storage.objectViewer"}
+    others = {what: set(map(holder, who)) for what, who in rights.items() if what.startswith("generation-")}
+    assert not {"generation-build", "generation-pack", "generation-test"} & {
+        name for what, names in others.items() if "@" not in what for name in names
+    }
+
+
+def test_each_right_has_its_reason() -> None:
+    """Whoever reads the script learns for each role on the project what it is needed for."""
+    text = (ROOT / "deploy" / "bootstrap.sh").read_text()
+    granted = re.findall(r"^  (roles/\S+)(.*)$", text, re.MULTILINE)
+    assert len(granted) == 7
+    assert [role for role, reason in granted if not re.fullmatch(r" +# \w.{10,}", reason)] == []
 
 
 def test_a_new_account_may_take_a_while(cloud: StandInCloud) -> None:

@@ -17,6 +17,7 @@ from tests.cloud_build import (
     BUILT_IN,
     FILE,
     SCRIPT_VARIABLE,
+    TESTS,
     VARIABLE,
     Workspace,
     build,
@@ -61,10 +62,30 @@ def usable(found: dict[str, str]) -> dict[str, str]:
 
 
 def test_google_takes_it() -> None:
-    """Keys, enums and durations are those of the API; the steps come in this order, the tests early."""
-    steps = [step.id for step in build().steps]
-    assert steps == ["settings", "test", "source", *SERVICES, "clock"]
-    assert build().timeout.seconds >= 3600
+    """Keys, enums and durations are those of the API; the steps come in this order."""
+    assert [step.id for step in build().steps] == ["settings", "source", *SERVICES, "clock"]
+    assert [step.id for step in build(TESTS).steps] == ["test"]
+    assert min(build(file).timeout.seconds for file in (FILE, TESTS)) >= 3600
+
+
+def test_what_deploys_installs_nothing_and_what_installs_may_nothing() -> None:
+    """A package of the locks that turns hostile meets no right while it is installed and tested."""
+    accounts = {build(file).service_account.rpartition("/")[2].partition("@")[0] for file in (FILE, TESTS)}
+    assert accounts == {"generation-build", "generation-test"}
+    scripts = "\n".join(step.script for step in build().steps)
+    assert not re.search(r"(?m)(^|[|;&(] *)\s*(make|pip3?|npm|npx|uv|pytest|python3?) ", scripts)
+    assert "generation-test" not in scripts and "gcloud" not in build(TESTS).steps[0].script
+
+
+def test_images_are_pinned_before_anything_is_deployed(place: Workspace) -> None:
+    """A build in an image that only a tag names stops, and says which command pins it."""
+    assert place.run("settings").code == 0
+    (place.folder / FILE.name).write_text(FILE.read_text().replace("slim@sha256:", "slim #"))
+    done = place.run("settings")
+    assert done.code == 1 and "deploy/pin.sh" in done.out
+    assert re.fullmatch(
+        r"mirror\.gcr\.io/library/python:3\.11@sha256:[0-9a-f]{64}", build(TESTS).steps[0].name
+    )
 
 
 def test_google_would_refuse_a_mistake() -> None:
@@ -79,9 +100,10 @@ def test_google_would_refuse_a_mistake() -> None:
             json_format.ParseDict(yaml.safe_load(FILE.read_text()) | mistake, type(build())())
 
 
-def test_every_substitution_is_declared() -> None:
+@pytest.mark.parametrize("file", [FILE, TESTS], ids=lambda file: file.name)
+def test_every_substitution_is_declared(file: Path) -> None:
     """No field and no script uses a substitution that nothing declares, and none is declared in vain."""
-    found = json_format.MessageToDict(build())
+    found = json_format.MessageToDict(build(file))
     scripts = " ".join(step.pop("script") for step in found["steps"])
     declared = set(found.pop("substitutions"))
     used = set(VARIABLE.findall(json.dumps(found))) | set(SCRIPT_VARIABLE.findall(scripts))
@@ -92,31 +114,30 @@ def test_undeclared_substitution_is_found() -> None:
     """Resolving one that nothing declares is an error, not an empty text."""
     with pytest.raises(KeyError):
         substituted("python:${_PYTHONN}", values())
-    assert substituted(build().steps[1].name, values()) == "mirror.gcr.io/library/python:3.11"
+    assert substituted("python:${_PYTHON}", values()) == "python:3.11"
 
 
 def test_scripts_use_no_unset_variable() -> None:
     """Each script stops at the first failure and at a variable that nothing sets."""
-    for step in build().steps:
+    for step in [*build().steps, *build(TESTS).steps]:
         assert "\nset -euo pipefail\n" in step.script, step.id
 
 
 @pytest.mark.parametrize("mistake", [{"_CLOCK": "cron"}, {"_CLOK": "pg_cron"}, {"_CLOCK": ""}])
 def test_mistyped_substitution_stops_the_build(place: Workspace, mistake: dict[str, str]) -> None:
-    """A substitution with another name or value than there is ends the build before the tests and says so."""
+    """A substitution with another name or value than there is ends the build at once and says so."""
     done = place.run("settings", mistake)
     assert done.code == 1
     assert next(iter(mistake)) in done.out
 
 
 def test_tests_are_those_named(place: Workspace) -> None:
-    """The named targets of make run before anything is deployed; `none` runs none."""
+    """The named targets of make are what is run."""
     make = place.cloud.folder / "bin" / "make"
     make.write_text('#!/bin/sh\necho "make $*"\n')
     make.chmod(0o755)
-    assert place.run("test").out == "make test\n"
-    assert place.run("test", {"_TESTS": "check test"}).out == "make check test\n"
-    assert place.run("test", {"_TESTS": "none"}).out == ""
+    assert place.run("test", {}, TESTS).out == "make test\n"
+    assert place.run("test", {"_TARGETS": "check test"}, TESTS).out == "make check test\n"
 
 
 @pytest.mark.parametrize("substitutions", [{}, PG_CRON], ids=["scheduler", "pg_cron"])
