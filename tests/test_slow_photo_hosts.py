@@ -146,6 +146,21 @@ async def test_a_step_of_the_loop_is_short(
     assert max(steps.bytes.values(), default=0) <= 16_384
 
 
+async def test_what_comes_after_an_answer_is_not_taken_for_the_next(world: World) -> None:
+    """Bytes that a host sends beyond its answer, before it is asked again, never reach a parser."""
+    more = CHUNKED + b"1;" + b" " * 15_000 + b"\n\r\nx"
+    first = OK + b"content-length: %d\r\n\r\n" % len(JPEG) + JPEG
+
+    async def twice(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(first + more)
+        await writer.drain()
+
+    world.host.answers["/album/me.jpg"] = twice
+    for number in range(1, 4):
+        assert (await world.fetch()).data == JPEG
+        assert (len(world.network.dialled), len(world.host.requests)) == (number, number)
+
+
 async def test_all_attacks_at_once() -> None:
     """Three users' orders bring every attack there is: the loop never computes for 100 ms at a stretch."""
     with hostile_hosts() as hosts:
@@ -287,6 +302,24 @@ async def test_a_name_is_looked_up_once_for_all_who_ask(silence: Silence) -> Non
     with pytest.raises(BadInput):
         await lookups.addresses("quick.example.com", "user")
     assert silence.asked == ["quick.example.com"]
+
+
+async def test_a_host_with_thousands_of_addresses_is_checked_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each photo of a host costs no check of all its addresses; those that are not checked are not used."""
+    checked: list[str] = []
+
+    def check(address: str) -> bool:
+        checked.append(address)
+        return True
+
+    monkeypatch.setattr(lookup, "is_public", check)
+    world.names.table[HOST] = [[ADDRESS, *(f"93.185.{n // 250}.{n % 250}" for n in range(4000))]]
+    for _ in range(5):
+        await world.fetch()
+    assert len(checked) == lookup.MAX_ADDRESSES
+    assert set(world.network.dialled) <= set(checked)
 
 
 def test_a_process_ends_while_a_lookup_hangs() -> None:

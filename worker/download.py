@@ -34,7 +34,6 @@ _ACCEPT = (
 _CONNECT_SECONDS = 5.0  # for each address, and for TLS
 _HEAD_START_SECONDS = 0.25  # RFC 8305, 8: "Connection Attempt Delay"
 _MOST_DIALED = 8  # addresses of one host
-_KEEP_SECONDS = 5.0
 _REDIRECTS = {301, 302, 303, 307, 308}
 _COME_BACK_LATER = {202, 408, 420, 423, 425, 429}  # 420 and 423 are Cloudinary's, 202 is "not made yet"
 
@@ -151,6 +150,7 @@ class PhotoDownload:
             "User-Agent": f"{USER_AGENT} (+{contact})" if contact else USER_AGENT,
             "Accept": _ACCEPT,
             "Accept-Encoding": "identity",
+            "Connection": "close",  # what a host sends after one answer must not become part of the next
         }
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
@@ -188,7 +188,7 @@ class PhotoDownload:
         raise BadInput("photo_refused", f"{url.shown}: redirected more than {self._max_redirects} times")
 
     async def close(self) -> None:
-        """Close the connections kept for the next photo of the same host."""
+        """Close the connections under way."""
         await self._lookups.close()
         for pool in self._pools:
             await pool.aclose()
@@ -238,7 +238,6 @@ class PhotoDownload:
                 httpcore.AsyncConnectionPool(
                     tls,
                     max_connections=self._max_connections,
-                    keepalive_expiry=_KEEP_SECONDS,
                     network_backend=self._network,
                 )
                 for tls in ([self._tls] if self._tls else public_tls())

@@ -26,6 +26,8 @@ LOOKUP_SECONDS = 5.0
 REMEMBERED_SECONDS = 60.0
 MAX_LOOKUPS = 64
 MAX_LOOKUPS_OF_USER = 4
+MAX_ADDRESSES = 64
+"""Of a host; what a DNS server lists beyond, which may be thousands, is neither checked nor connected to."""
 
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -79,7 +81,7 @@ class Lookups:
             if host in self._under_way:
                 raise HostTimedOut("photo_host_unavailable", said) from exc
             raise Transient("photo_host_unavailable", said) from exc  # others' names kept it waiting
-        if not addresses or not all(is_public(address) for address in addresses):
+        if not addresses:
             raise BadInput("photo_host_unknown", f"there is no host {host[:80]} on the public internet")
         return addresses
 
@@ -114,11 +116,12 @@ class Lookups:
         return task
 
     async def _look_up(self, host: str) -> Sequence[str]:
-        found = list(dict.fromkeys(await self._resolver(host)))
+        found = list(dict.fromkeys(await self._resolver(host)))[:MAX_ADDRESSES]
+        public = found if all(is_public(address) for address in found) else []
         now = asyncio.get_running_loop().time()
         self._known = {name: known for name, known in self._known.items() if known[0] > now}
-        self._known[host] = (now + REMEMBERED_SECONDS, found)
-        return found
+        self._known[host] = (now + REMEMBERED_SECONDS, public)
+        return public
 
     def _end(self, host: str, user_folder: str) -> None:
         task = self._under_way.pop(host)
