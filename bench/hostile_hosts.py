@@ -129,7 +129,9 @@ def hostile_hosts() -> Iterator[HostileHosts]:
     with TemporaryDirectory() as folder:
         authority = Authority(Path(folder), (f"*.{DOMAIN}",))
         command = [sys.executable, "-m", "bench.hostile_hosts", str(authority.pem_file)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=_yield) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=_yield
+        ) as process:
             assert process.stdout is not None
             ports = dict(
                 zip(

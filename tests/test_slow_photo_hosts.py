@@ -146,6 +146,16 @@ async def test_a_step_of_the_loop_is_short(
     assert max(steps.bytes.values(), default=0) <= 16_384
 
 
+async def test_encryption_alone_is_refused(tmp_path: Path) -> None:
+    """A host that sends session tickets, each of which TLS works for, instead of a photo is cut short."""
+    authority = Authority(tmp_path)
+    authority.server.num_tickets = 1000
+    async with running(authority) as world:
+        failure = await world.failure()
+    assert failure.code == "photo_refused"
+    assert "more for the encryption than for the photo" in failure.message
+
+
 async def test_what_comes_after_an_answer_is_not_taken_for_the_next(world: World) -> None:
     """Bytes that a host sends beyond its answer, before it is asked again, never reach a parser."""
     more = CHUNKED + b"1;" + b" " * 15_000 + b"\n\r\nx"

@@ -39,7 +39,11 @@ _CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]{0,8}(?:;[^\r\n]*)?\r\n")
 """Stricter than h11, whose expression takes a second for a line with 20 000 spaces and a bare line feed."""
 _TRAILER_BYTES = 1024
 
-_RAW_STEP_BYTES = 16_384
+FREE_TLS_BYTES = 65_536
+"""What TLS may need for itself, beside as much as it carries: certificates, tickets, changes of keys."""
+
+_READ_BYTES = 65_536
+_TLS_STEP_BYTES = 4096
 _HEAD_STEP_BYTES = 1024
 _BODY_STEP_BYTES = 16_384
 
@@ -57,7 +61,9 @@ class PhotoStream(httpcore.AsyncNetworkStream):
         self._tcp = tcp
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
+        self._unread = memoryview(b"")
         self._raw = Pieces()
+        self._overhead = 0
         self._answer = Answer(0.0)
 
     async def start_tls(
@@ -80,7 +86,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
         """Send a request."""
         if not buffer:
             return
-        self._raw = Pieces()
+        self._raw, self._overhead = Pieces(), 0
         self._answer = Answer(asyncio.get_running_loop().time())
         tls = self._secure()
         try:
@@ -103,6 +109,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
             except ssl.SSLEOFError:
                 return b""
             else:
+                self._overhead = max(self._overhead - 2 * len(data), 0)
                 answer.came(data, loop.time())
                 return data
 
@@ -126,15 +133,26 @@ class PhotoStream(httpcore.AsyncNetworkStream):
                 result = call()
             except ssl.SSLWantReadError:
                 await self._send()
-                raw = await self._tcp.read(_RAW_STEP_BYTES)
-                if raw:
-                    self._raw.count(len(raw))
-                    self._incoming.write(raw)
-                else:
-                    self._incoming.write_eof()
+                await self._take_in()
             else:
                 await self._send()
                 return result
+
+    async def _take_in(self) -> None:
+        """Give TLS a little of what came: a record may cost much and bring nothing, as new keys do."""
+        if self._unread:
+            await asyncio.sleep(0)
+        else:
+            self._unread = memoryview(await self._tcp.read(_READ_BYTES))
+            if not self._unread:
+                self._incoming.write_eof()
+                return
+            self._raw.count(len(self._unread))
+        step, self._unread = self._unread[:_TLS_STEP_BYTES], self._unread[_TLS_STEP_BYTES:]
+        self._overhead += len(step)
+        if self._overhead > FREE_TLS_BYTES:
+            raise _refused("sends more for the encryption than for the photo")
+        self._incoming.write(step)
 
     async def _send(self) -> None:
         if self._outgoing.pending:
