@@ -18,6 +18,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from worker import log, signals
 from worker.auth import Guard
+from worker.connection import BoundedConnection
 from worker.enqueue import OrderFunction, take_order
 from worker.http import QueueFunction, process_queue
 from worker.oidc import GoogleTokens
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # Nobody here wants a WebSocket, and a POST that asks to become one would never be answered (uvicorn 0.54 with
 # websockets 15): without them it is answered like any other.
 UvicornWorker.CONFIG_KWARGS["ws"] = "none"
+UvicornWorker.CONFIG_KWARGS["http"] = BoundedConnection
 
 # Here a loopback connection comes from a proxy beside us, not from a developer's keyboard.
 HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")

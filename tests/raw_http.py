@@ -70,6 +70,20 @@ class Line:
             sent += len(part)
         return sent
 
+    def is_closed(self) -> bool:
+        """Whether the server has ended the connection; what it has sent is read, and not waited for."""
+        self._socket.setblocking(False)
+        try:
+            while self._socket.recv(65536):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            pass
+        finally:
+            self._socket.settimeout(ANSWERED_SECONDS)
+        return True
+
     def reply(self) -> Reply:
         """Everything until the server closes."""
         got = bytearray()

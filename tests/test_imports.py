@@ -31,6 +31,7 @@ VENDORS = {
     "postgrest": {"project", "queue"},
     "storage3": {"storage"},
     "starlette": {"answer", "dashboard", "enqueue", "http"},
+    "uvicorn": {"connection"},
     "PIL": {"image"},
     "pythonjsonlogger": {"log_json"},
     "colorlog": {"log_line"},
@@ -45,7 +46,7 @@ MAY_READ_TIMES = {"auth", "database_time", "log_line", "oidc"}
 
 LAYERS = [
     {"cloud_run", "errors", "finding", "job", "mask", "model", "rpc_status", "secret"},
-    {"log", "log_json", "log_line", "trace"},
+    {"connection", "log", "log_json", "log_line", "trace"},
     {
         "settings",
         "outcome",
