@@ -5,7 +5,6 @@ The server imports this module before it forks its workers, so importing it open
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 # websockets 15): without them it is answered like any other.
 UvicornWorker.CONFIG_KWARGS["ws"] = "none"
 UvicornWorker.CONFIG_KWARGS["http"] = BoundedConnection
-
-# Here a loopback connection comes from a proxy beside us, not from a developer's keyboard.
-HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
 
 
 @functions_framework.aio.http
@@ -118,7 +114,8 @@ def _guard(settings: Settings) -> Guard:
             settings.oidc_audience, settings.oidc_service_account, behind_iam=settings.oidc_behind_iam
         )
     return Guard(
-        secret=settings.worker_secret.reveal() if settings.worker_secret else None,
+        worker_secret=settings.worker_secret.reveal() or None,
+        operator_secret=settings.operator_secret.reveal() or None,
         verifier=verifier,
-        hosted=any(os.environ.get(name) for name in HOSTED_BY),
+        development=settings.development,
     )

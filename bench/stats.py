@@ -94,7 +94,7 @@ def measure(options: Namespace) -> None:
 
 
 def _faces(site: Site, times: int) -> dict[str, float]:
-    environment = site.environment() | {"WORKER_SECRET": SECRET}
+    environment = site.environment() | {"OPERATOR_SECRET": SECRET}
     folder = site.stack.postgres.folder
     with Function("process_generation_queue", folder, environment) as served:
         return {
@@ -110,7 +110,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _get(url: str) -> None:
-    request = urllib.request.Request(url, headers={"X-Worker-Secret": SECRET})
+    request = urllib.request.Request(url, headers={"X-Operator-Secret": SECRET})
     with DIRECT.open(request, timeout=60) as answer:
         answer.read()
 

@@ -145,11 +145,11 @@ value_of() {
   local name=$1 given=given_$1 value
   value=${!given-}
   if [[ ! $value && -t 0 ]]; then
-    [[ $name != WORKER_SECRET ]] || say 'Nothing (just Enter) makes a random one.'
+    [[ $name != @(WORKER|OPERATOR)_SECRET ]] || say 'Nothing (just Enter) makes a random one.'
     read -rsp "$name: " value || true
     say ''
   fi
-  if [[ ! $value && $name == WORKER_SECRET ]]; then
+  if [[ ! $value && $name == @(WORKER|OPERATOR)_SECRET ]]; then
     value=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
   fi
   printf '%s' "$value"
@@ -196,6 +196,7 @@ create_secrets() {
   create_secret generation-supabase-anon-key SUPABASE_ANON_KEY generate-images
   create_secret generation-supabase-service-role-key SUPABASE_SERVICE_ROLE_KEY generation-worker
   create_secret generation-gemini-api-key GEMINI_API_KEY generation-worker
+  create_secret generation-operator-secret OPERATOR_SECRET generation-worker
   if [[ $clock == pg_cron ]]; then create_secret generation-worker-secret WORKER_SECRET generation-worker; fi
   [[ ! $unfilled ]] || fail "Still without a value:$unfilled." \
     'Run this again at a terminal, or with those lines on standard input. All else is done.'

@@ -23,6 +23,7 @@ from tests.deploy_page import blocks
 from tests.runs import Site, process_environment
 
 SECRET = "a-secret-of-the-container-0123456789"
+OPERATOR_SECRET = "an-operators-secret-of-the-container"
 KEEP_SOURCE = '#!/bin/sh\ncp -R "$PWD/job" "$KEPT"\n'
 """A gcloud that keeps the folder it is given; the page removes its own."""
 
@@ -67,6 +68,7 @@ def served(
         "CLOUD_RUN_TIMEOUT_SECONDS": "240",
         "PORT": str(port),
         "WORKER_SECRET": SECRET,
+        "OPERATOR_SECRET": OPERATOR_SECRET,
         "PATH": f"{container.bin}:/usr/bin:/bin",
         **settings,
     }

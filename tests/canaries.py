@@ -31,6 +31,7 @@ for name in ("asyncio", "google", "google_genai", "h11", "hpack", "httpcore", "h
 
 GEMINI_KEY = "AIzaCanary-of-Gemini_0123456789abcdefghi"
 WORKER_SECRET = "canary-of-the-worker-0123456789"
+OPERATOR_SECRET = "canary-of-the-operator-0123456789"
 OIDC_TOKEN = (
     "eyJhbGciOiJSUzI1NiIsImtpZCI6ImNhbmFyeSIsInR5cCI6IkpXVCJ9."
     "eyJhdWQiOiJ3b3JrZXIiLCJlbWFpbCI6ImNhbGxlckBleGFtcGxlLmNvbSJ9.Y2FuYXJ5LW9mLW9pZGM"
@@ -129,6 +130,7 @@ async def watched(site: Site, tmp_path: Path) -> AsyncIterator[Watched]:
         "the publishable key": site.stack.publishable_key,
         "the key of Gemini": GEMINI_KEY,
         "the worker's secret": WORKER_SECRET,
+        "the operator's secret": OPERATOR_SECRET,
         "the access token": token,
         "the OIDC token": OIDC_TOKEN,
     }
@@ -138,6 +140,7 @@ async def watched(site: Site, tmp_path: Path) -> AsyncIterator[Watched]:
             "GOOGLE_GEMINI_BASE_URL": gemini.url,
             "GEMINI_API_KEY": GEMINI_KEY,
             "WORKER_SECRET": WORKER_SECRET,
+            "OPERATOR_SECRET": OPERATOR_SECRET,
             "OIDC_AUDIENCE": "worker",
             "OIDC_SERVICE_ACCOUNT": "caller@example.com",
             "HTTPS_PROXY": "http://127.0.0.1:9",  # nobody: Google's certificates are not fetched from a test

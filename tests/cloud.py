@@ -26,6 +26,7 @@ VALUES = {
     "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_canary",
     "GEMINI_API_KEY": "gemini-canary",
     "WORKER_SECRET": "worker-secret-canary",
+    "OPERATOR_SECRET": "operator-secret-canary",
 }
 DOT_ENV = "# comment\n\n" + "".join(f"{name}={value}\n" for name, value in VALUES.items())
 

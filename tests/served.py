@@ -22,6 +22,7 @@ from tests.raw_http import Reply, exchange
 from tests.runs import process_environment
 
 SECRET = "a-secret-of-the-tests-0123456789"
+OPERATOR_SECRET = "an-operators-secret-of-the-tests"
 MIB = 1024 * 1024
 
 
@@ -74,8 +75,9 @@ def check_refusal(reply: Reply, *statuses: int) -> None:
 def served_queue(
     stack: Stack, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Function]:
-    """`process_generation_queue`, which knows SECRET."""
-    environment = process_environment(stack, simulator) | {"WORKER_SECRET": SECRET}
+    """`process_generation_queue`, which knows SECRET and OPERATOR_SECRET."""
+    secrets = {"WORKER_SECRET": SECRET, "OPERATOR_SECRET": OPERATOR_SECRET}
+    environment = process_environment(stack, simulator) | secrets
     folder = Folder(tmp_path_factory.mktemp("served_queue"))
     with Function("process_generation_queue", folder, environment) as function:
         yield function

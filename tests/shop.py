@@ -19,7 +19,7 @@ from local.stack.stack import Stack
 from tests.browser import Window
 from tests.queue_sql import Queue
 from tests.runs import SOURCES, fresh_order, picture
-from tests.served import SECRET
+from tests.served import OPERATOR_SECRET, SECRET
 
 
 class Shop:
@@ -74,7 +74,7 @@ def enter(window: Window, shop: Shop) -> Page:
     """The page, signed in."""
     page = window.page
     page.goto(f"{shop.function.url}/dashboard")
-    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_label("Secret").fill(OPERATOR_SECRET)
     page.get_by_role("button", name="Show the queue").click()
     expect(page.get_by_role("heading", name="Now")).to_be_visible()
     return page

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.datastructures import Headers
 
-from worker.auth import REMOVED_SIGNATURE, Guard
+from worker.auth import REMOVED_SIGNATURE, Caller, Guard
 from worker.oidc import CachedFetch, GoogleTokens
 from worker.request import RequestRefused
 
@@ -30,7 +30,8 @@ KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 OTHER_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
-def _certificate(key: rsa.RSAPrivateKey) -> str:
+def certificate(key: rsa.RSAPrivateKey) -> str:
+    """As Google publishes it."""
     name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "federated-signon")])
     now = dt.datetime.now(dt.UTC)
     built = (
@@ -83,19 +84,19 @@ def google() -> Iterator[responses.RequestsMock]:
 def _publish(
     google: responses.RequestsMock, cache_control: str = "public, max-age=600, must-revalidate"
 ) -> None:
-    google.get(CERTIFICATES, json={"one": _certificate(KEY)}, headers={"Cache-Control": cache_control})
+    google.get(CERTIFICATES, json={"one": certificate(KEY)}, headers={"Cache-Control": cache_control})
 
 
 def guard(clock: Clock | None = None) -> Guard:
     """A guard that knows the account and no secret."""
     verifier = GoogleTokens(AUDIENCE, ACCOUNT, CachedFetch(monotonic=clock or Clock()))
-    return Guard(secret=None, verifier=verifier, hosted=True)
+    return Guard(verifier=verifier)
 
 
 async def refusal(keeper: Guard, headers: Headers) -> RequestRefused:
     """What the guard answers to a caller it does not admit."""
     with pytest.raises(RequestRefused) as caught:
-        await keeper.admit(headers, "203.0.113.7")
+        await keeper.admit(headers, "203.0.113.7", Caller.CLOCK)
     return caught.value
 
 
@@ -107,8 +108,8 @@ def bearer(value: str) -> Headers:
 async def test_good_token_is_admitted(google: responses.RequestsMock) -> None:
     """A token of the named account for the named audience, signed by Google, opens the door."""
     _publish(google)
-    await guard().admit(bearer(token()), "203.0.113.7")
-    await guard().admit(Headers({"authorization": f"bearer  {token()}"}), None)
+    await guard().admit(bearer(token()), "203.0.113.7", Caller.CLOCK)
+    await guard().admit(Headers({"authorization": f"bearer  {token()}"}), None, Caller.CLOCK)
 
 
 BAD_TOKENS: dict[str, tuple[Callable[[], str], str]] = {
@@ -186,7 +187,7 @@ async def test_certificates_unreachable_is_not_the_callers_fault(
     assert refused.headers["Retry-After"]
     google.reset()
     _publish(google)
-    await keeper.admit(bearer(token()), None)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
 
 
 async def test_certificates_are_fetched_once_per_max_age(google: responses.RequestsMock) -> None:
@@ -194,13 +195,13 @@ async def test_certificates_are_fetched_once_per_max_age(google: responses.Reque
     _publish(google)
     clock = Clock()
     keeper = guard(clock=clock)
-    await keeper.admit(bearer(token()), None)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
     clock.now += 599
-    await keeper.admit(bearer(token()), None)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
     await refusal(keeper, bearer(token(kid="unknown")))
     assert len(google.calls) == 1
     clock.now += 2
-    await keeper.admit(bearer(token()), None)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
     assert len(google.calls) == 2
 
 
@@ -211,8 +212,8 @@ async def test_answer_without_a_max_age_is_not_kept(google: responses.RequestsMo
     """Only an answer that says so is kept."""
     _publish(google, control)
     keeper = guard()
-    await keeper.admit(bearer(token()), None)
-    await keeper.admit(bearer(token()), None)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
+    await keeper.admit(bearer(token()), None, Caller.CLOCK)
     assert len(google.calls) == 2
 
 
@@ -223,11 +224,11 @@ async def test_age_shortens_and_a_day_bounds_what_is_kept(google: responses.Requ
     for max_age, age, kept_seconds in ((600, 500, 100), (10**9 - 1, 0, 24 * 3600)):
         google.reset()
         headers = {"Cache-Control": f"max-age={max_age}", "Age": str(age)}
-        google.get(CERTIFICATES, json={"one": _certificate(KEY)}, headers=headers)
+        google.get(CERTIFICATES, json={"one": certificate(KEY)}, headers=headers)
         clock.now += 10**6
         for moved, fetches in ((0, 1), (kept_seconds - 1, 1), (2, 2)):
             clock.now += moved
-            await keeper.admit(bearer(token(exp=2 * int(time.time()))), None)
+            await keeper.admit(bearer(token(exp=2 * int(time.time()))), None, Caller.CLOCK)
             assert len(google.calls) == fetches
 
 

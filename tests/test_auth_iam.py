@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 import pytest
+from starlette.datastructures import Headers
 
 from tests.test_auth import ACCOUNT, AUDIENCE, bearer, refusal, token
-from worker.auth import REMOVED_SIGNATURE, Guard
+from worker.auth import REMOVED_SIGNATURE, Caller, Guard
 from worker.oidc import GoogleTokens
 from worker.settings import InvalidSettings, Settings
 
@@ -15,7 +16,7 @@ HOUR = 3600
 
 def behind_iam() -> Guard:
     """A guard of a service that only the account may invoke."""
-    return Guard(None, GoogleTokens(AUDIENCE, ACCOUNT, behind_iam=True), hosted=True)
+    return Guard(verifier=GoogleTokens(AUDIENCE, ACCOUNT, behind_iam=True))
 
 
 def without_signature(whole: str) -> str:
@@ -25,7 +26,7 @@ def without_signature(whole: str) -> str:
 
 async def test_token_that_iam_has_checked() -> None:
     """Audience, account and time suffice where IAM has looked at the signature; no certificate is fetched."""
-    await behind_iam().admit(bearer(without_signature(token())), "203.0.113.7")
+    await behind_iam().admit(bearer(without_signature(token())), "203.0.113.7", Caller.CLOCK)
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,38 @@ BASE = {"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": "k
     ("value", "behind"), [("", False), ("worker", False), ("cloud-run", True), ("Cloud-Run", True)]
 )
 def test_setting(value: str, behind: bool) -> None:
-    """The worker checks tokens itself until somebody says that Cloud Run does."""
-    assert Settings.from_env(BASE | {"OIDC_CHECKED_BY": value}, "w").oidc_behind_iam is behind
+    """The worker checks tokens itself until somebody says that Cloud Run does, on Cloud Run."""
+    env = BASE | {"OIDC_CHECKED_BY": value, "K_SERVICE": "generation-worker"}
+    assert Settings.from_env(env, "w").oidc_behind_iam is behind
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"CLOUD_RUN_JOB": "j"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+def test_setting_elsewhere(elsewhere: dict[str, str]) -> None:
+    """Where no service of Cloud Run is, IAM has checked nothing, and anybody could write such a token."""
+    with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY=cloud-run is for a service of Cloud Run"):
+        Settings.from_env(BASE | elsewhere | {"OIDC_CHECKED_BY": "cloud-run"}, "w")
 
 
 def test_setting_misspelt() -> None:
     """Another checker than these two is no setting."""
     with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY must be one of"):
         Settings.from_env(BASE | {"OIDC_CHECKED_BY": "iam"}, "w")
+
+
+async def test_a_stranger_whom_iam_let_in_cannot_add_the_clocks_token() -> None:
+    """IAM has checked X-Serverless-Authorization; the forged token in Authorization it has only passed on."""
+    forged = without_signature(token())
+    own = without_signature(token(email="stranger@example.com"))
+    headers = Headers({"X-Serverless-Authorization": f"Bearer {own}", "Authorization": f"Bearer {forged}"})
+    refused = await refusal(behind_iam(), headers)
+    assert (refused.status, refused.code) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize(
+    "joined", ["{stranger},Bearer {clock}", "{stranger} {clock}", "!{clock}", "{clock}="]
+)
+async def test_no_other_text_can_be_read_as_the_token(joined: str) -> None:
+    """What a base64 decoder would skip makes a token invalid: two headers joined by a proxy are no token."""
+    parts = {"clock": without_signature(token()), "stranger": "e30.e30.e30"}
+    refused = await refusal(behind_iam(), bearer(joined.format(**parts)))
+    assert (refused.status, refused.code) == (401, "invalid_token")

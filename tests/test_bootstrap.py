@@ -19,6 +19,7 @@ READERS = {
     "generation-supabase-service-role-key": {"generation-worker"},
     "generation-gemini-api-key": {"generation-worker"},
     "generation-worker-secret": {"generation-worker"},
+    "generation-operator-secret": {"generation-worker"},
 }
 
 
@@ -86,13 +87,15 @@ def test_missing_values_are_named_and_asked_for_again(cloud: StandInCloud) -> No
 
 
 def test_a_secret_nobody_gave_is_made(cloud: StandInCloud) -> None:
-    """WORKER_SECRET is random, of 256 bits, unless it is given."""
-    given = DOT_ENV.replace("WORKER_SECRET=worker-secret-canary\n", "")
+    """WORKER_SECRET and OPERATOR_SECRET are random, of 256 bits and unlike, unless they are given."""
+    given = "".join(line for line in DOT_ENV.splitlines(True) if "_SECRET=" not in line)
     assert bootstrap(cloud, "--clock", "pg_cron", stdin=given).code == 0
-    [made] = cloud.state["secrets"]["generation-worker-secret"]
-    assert len(made) == 64
-    assert int(made, 16)
-    assert made not in str(cloud.state["calls"])
+    made = [cloud.state["secrets"][f"generation-{who}-secret"][0] for who in ("worker", "operator")]
+    assert made[0] != made[1]
+    for secret in made:
+        assert len(secret) == 64
+        assert int(secret, 16)
+        assert secret not in str(cloud.state["calls"])
 
 
 def test_dry_run_of_a_new_project(cloud: StandInCloud) -> None:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.bare import Checkout
-from tests.built import SECRET, served
+from tests.built import OPERATOR_SECRET, SECRET, served
 from tests.cloud import ROOT
 from tests.cloud_build import Workspace, workspace
 from tests.runs import Site, process_environment
@@ -43,9 +43,9 @@ def operations(function: str) -> Iterator[tuple[str, str, Any, int]]:
 @pytest.mark.parametrize("function", ["process_generation_queue", "generate_images"])
 async def test_every_route_of_the_description_is_served(built: Checkout, site: Site, function: str) -> None:
     """Each documented path and method of the deployed functions succeeds, as does all that a page loads."""
-    credentials = {"X-Worker-Secret": SECRET, "Authorization": f"Bearer {site.stack.sign_up()[1]}"}
+    credentials = {"Authorization": f"Bearer {site.stack.sign_up()[1]}"}
     if function == "process_generation_queue":
-        del credentials["Authorization"]
+        credentials = {"X-Worker-Secret": SECRET, "X-Operator-Secret": OPERATOR_SECRET}
     (job,) = await site.order("one")
     async with httpx.AsyncClient(timeout=60, trust_env=False, headers=credentials) as http:
         with served(built, site, function) as (_, url):

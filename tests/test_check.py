@@ -59,10 +59,11 @@ def changed(db: psycopg.Connection[DictRow], change: str, back: str) -> Iterator
 
 async def test_all_is_well(cli: CommandLine, site: Site) -> None:
     """With everything in place nothing is to be done, the price is named, and it costs nothing to ask."""
-    found = await look(site, WORKER_SECRET="a-secret-of-sixteen")
+    secrets = {"WORKER_SECRET": "a-secret-of-sixteen", "OPERATOR_SECRET": "another-one-of-more"}
+    found = await look(site, **secrets)
     assert set(states(found)) == {"ok"}
     assert MODEL in found["gemini"].message and "$0.039" in found["gemini"].message
-    done = await cli.call("check", "--json", env={"WORKER_SECRET": "a-secret-of-sixteen"})
+    done = await cli.call("check", "--json", env=secrets)
     assert done.code == 0
     assert done.json == {"ok": True, "findings": [finding.as_json() for finding in found.values()]}
     shown = await cli.call("check")
@@ -76,7 +77,11 @@ async def test_callers(site: Site) -> None:
     assert found["callers"].state == "warning"
     assert "WORKER_SECRET" in str(found["callers"].mend)
     oidc = {"OIDC_AUDIENCE": "worker", "OIDC_SERVICE_ACCOUNT": "caller@example.com"}
-    assert "caller@example.com" in (await look(site, **oidc))["callers"].message
+    only_runs = (await look(site, **oidc))["callers"]
+    assert "caller@example.com" in only_runs.message
+    assert only_runs.state == "warning" and "OPERATOR_SECRET" in str(only_runs.mend)
+    only_looks = (await look(site, OPERATOR_SECRET="another-one-of-more"))["callers"]
+    assert only_looks.state == "warning" and "starts no run" in only_looks.message
 
 
 async def test_settings(cli: CommandLine) -> None:

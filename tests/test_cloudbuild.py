@@ -53,12 +53,13 @@ def environment(done: Sequence[Done], service: str) -> dict[str, str]:
 
 
 def usable(found: dict[str, str]) -> dict[str, str]:
-    """The variables with a value of the right shape in place of each secret."""
+    """The variables with a value of the right shape in place of each secret, and Cloud Run's own."""
     made = {"generation-supabase-url:latest": "https://abc.supabase.co"}
-    return {
-        name: made.get(value, "a-secret-of-a-test" if value.endswith(":latest") else value)
+    given = {
+        name: made.get(value, f"the-value-of-{value}" if value.endswith(":latest") else value)
         for name, value in found.items()
     }
+    return given | {"K_SERVICE": "generation-worker"}
 
 
 def test_google_takes_it() -> None:
@@ -150,6 +151,7 @@ def test_services_get_settings_that_work(place: Workspace, substitutions: dict[s
     assert (settings.jobs_at_a_time, settings.gemini_model_fallback) == (5, None)
     assert settings.oidc_behind_iam == (not substitutions)
     assert bool(settings.worker_secret) == bool(substitutions)
+    assert settings.operator_secret
     assert settings.oidc_service_account == (None if substitutions else CLOCK)
     orders = environment(done, "generate-images")
     assert OrderSettings.from_env(usable(orders)).cors_allowed_origins == ("*",)

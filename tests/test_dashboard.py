@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import httpx
 import pytest
 from playwright.sync_api import expect
 
+from local.demo.function import Function
+from local.simulator.gemini import Simulator
+from local.stack.folder import Folder
+from local.stack.stack import Stack
 from tests.browser import Window, loaded
-from tests.runs import MODEL, SOURCES
-from tests.served import SECRET
+from tests.runs import MODEL, SOURCES, process_environment
+from tests.served import OPERATOR_SECRET, SECRET
 from tests.shop import Shop, enter, yes
 
 pytest_plugins = ("tests.browser", "tests.served", "tests.shop")
@@ -124,11 +130,11 @@ def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
     window.check_accessibility()
     page.get_by_label("Secret").fill("not-the-secret-0123456789")
     page.get_by_label("Secret").press("Enter")
-    expect(page.get_by_role("alert")).to_have_text("This is not the value of WORKER_SECRET.")
+    expect(page.get_by_role("alert")).to_have_text("This is not the value of OPERATOR_SECRET.")
     expect(page.locator("main")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0
     assert len(window.complaints) == 1 and "401" in window.complaints[0], "only the refusal itself"
-    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_label("Secret").fill(OPERATOR_SECRET)
     page.get_by_label("Secret").press("Enter")
     expect(page.get_by_role("heading", name="Now")).to_be_visible()
     page.reload()
@@ -137,6 +143,52 @@ def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
     page.get_by_role("button", name="Forget the secret").click()
     expect(page.locator("main")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_the_clocks_secret_shows_nothing(window: Window, shop: Shop) -> None:
+    """Whoever types WORKER_SECRET, as it used to be, learns which one is meant, and sees nothing."""
+    page = window.page
+    page.goto(f"{shop.function.url}/dashboard")
+    expect(page.locator("#sign-in")).to_contain_text("the value of OPERATOR_SECRET")
+    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_label("Secret").press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not the value of OPERATOR_SECRET.")
+    expect(page.locator("main")).to_be_hidden()
+
+
+@pytest.mark.parametrize("secrets", [{"WORKER_SECRET": SECRET}, {}], ids=["only the clock's", "none"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_without_its_secret_it_says_what_to_set(
+    window: Window, stack: Stack, simulator: Simulator, tmp_path: Path, secrets: dict[str, str], width: int
+) -> None:
+    """Where OPERATOR_SECRET is not set nobody is asked for it: the page says so, and how to set it."""
+    environment = process_environment(stack, simulator) | secrets
+    with Function("process_generation_queue", Folder(tmp_path), environment) as function:
+        page = window.page
+        page.set_viewport_size({"width": width, "height": 844})
+        page.goto(f"{function.url}/dashboard")
+        expect(page.get_by_role("heading", name="Nobody is let in yet")).to_be_visible()
+        expect(page.get_by_role("alert")).to_contain_text("OPERATOR_SECRET is not set")
+        expect(page.get_by_role("alert")).to_contain_text("openssl rand -hex 32")
+        expect(page.locator("#sign-in")).to_be_hidden()
+        expect(page.locator("main")).to_be_hidden()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        window.check_accessibility()
+        assert all("403" in complaint for complaint in window.complaints), "only the refusal itself"
+
+
+@pytest.mark.usefixtures("db")
+def test_on_ones_own_machine_it_asks_for_nothing(
+    window: Window, stack: Stack, simulator: Simulator, tmp_path: Path
+) -> None:
+    """With WORKER_DEVELOPMENT, and no credential, the queue is there at once."""
+    environment = process_environment(stack, simulator) | {"WORKER_DEVELOPMENT": "1"}
+    with Function("process_generation_queue", Folder(tmp_path), environment) as function:
+        page = window.page
+        page.goto(f"{function.url}/dashboard")
+        expect(page.get_by_role("heading", name="Now")).to_be_visible()
+        expect(page.get_by_role("button", name="Forget the secret")).to_be_hidden()
+        window.check(function.url)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -164,7 +216,7 @@ def test_behind_a_path(window: Window, shop: Shop) -> None:
         answer = httpx.request(
             request.method,
             f"{base}/{path}",
-            headers={"X-Worker-Secret": request.headers.get("x-worker-secret", "")},
+            headers={"X-Operator-Secret": request.headers.get("x-operator-secret", "")},
             timeout=30,
             trust_env=False,
         )
@@ -172,7 +224,7 @@ def test_behind_a_path(window: Window, shop: Shop) -> None:
 
     page.route("**/*", forward)
     page.goto(f"{base}/queue/dashboard")
-    page.get_by_label("Secret").fill(SECRET)
+    page.get_by_label("Secret").fill(OPERATOR_SECRET)
     page.get_by_role("button", name="Show the queue").click()
     expect(page.get_by_text(MODEL)).to_be_visible()
     window.check(base)

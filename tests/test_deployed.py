@@ -24,7 +24,18 @@ pytest_plugins = ("tests.runs", "tests.command_line")
 
 NAME = Resource.parse(SERVICE, "services")
 GCLOUD = "gcloud run services update generation-worker --region=us-central1 --project=my-photos "
-ALL = ["service", "variables", "timeout", "schedule", "concurrency", "instances", "memory", "cpu", "clock"]
+ALL = [
+    "service",
+    "variables",
+    "timeout",
+    "schedule",
+    "concurrency",
+    "instances",
+    "memory",
+    "cpu",
+    "clock",
+    "operator",
+]
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -100,6 +111,12 @@ CASES: list[tuple[str, str, Change, str]] = [
     ("variables", "failed", lambda s: variable(s, "MAX_JOBS", "many"), GCLOUD + "--update-env-vars"),
     ("variables", "warning", lambda s: variable(s, "SUPABASE_SERVICE_ROLE_KEY", "sb_secret_canary"),
      "--remove-env-vars=SUPABASE_SERVICE_ROLE_KEY && "),
+    ("operator", "warning", lambda s: variable(s, "OPERATOR_SECRET", None),
+     "deploy/bootstrap.sh --project my-photos --region us-central1"),
+    ("operator", "warning", lambda s: variable(s, "OPERATOR_SECRET", None),
+     GCLOUD + "--update-secrets=OPERATOR_SECRET=generation-operator-secret:latest"),
+    ("variables", "failed", lambda s: variable(s, "OPERATOR_SECRET", ""), GCLOUD + "--update-env-vars"),
+    ("variables", "failed", lambda s: variable(s, "WORKER_DEVELOPMENT", "1"), GCLOUD + "--update-env-vars"),
     ("clock", "failed", lambda s: s.update(invokerIamDisabled=True), GCLOUD + "--invoker-iam-check"),
     ("clock", "failed", lambda s: s["labels"].update(clock="pg_cron"), "_CLOCK=pg_cron"),
     ("clock", "warning", lambda s: s.update(customAudiences=[]), "--set-custom-audiences=generation-worker"),
@@ -139,11 +156,11 @@ async def test_clocks_that_nobody_could_use(google: responses.RequestsMock, clos
     ill = copy.deepcopy(closed)
     for name in ("OIDC_AUDIENCE", "OIDC_SERVICE_ACCOUNT", "OIDC_CHECKED_BY"):
         variable(ill, name, None)
-    without = (await look(google, ill))[-1]
+    without = (await look(google, ill))[-2]
     assert without.state == "failed" and "refuses every caller" in without.message
     variable(ill, "WORKER_SECRET", "a-secret-of-sixteen-canary")
     google.reset()
-    labelled = (await look(google, ill))[-1]
+    labelled = (await look(google, ill))[-2]
     assert labelled.state == "failed" and "label says scheduler" in labelled.message
 
 

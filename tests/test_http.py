@@ -25,6 +25,8 @@ from worker.request import Action, RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = {"X-Worker-Secret": "correct horse battery staple"}
+OPERATOR = {"X-Operator-Secret": "operating horse battery staple"}
+GUARD = Guard(worker_secret=SECRET["X-Worker-Secret"], operator_secret=OPERATOR["X-Operator-Secret"])
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 plain = st.none() | st.booleans() | st.integers(-2, 1002) | st.floats() | st.text() | st.lists(st.none())
@@ -79,15 +81,17 @@ class Bench:
         return {"done": 1}
 
 
-def client(worker: Bench, guard: Guard | None = None) -> httpx.AsyncClient:
-    """A client of the function, which every path reaches as it does in functions-framework."""
-    function = QueueFunction(worker, guard or Guard(SECRET["X-Worker-Secret"], None, True), 240.0)
+def client(worker: Bench, guard: Guard = GUARD) -> httpx.AsyncClient:
+    """A client with both secrets of the function, which every path reaches as in functions-framework."""
+    function = QueueFunction(worker, guard, 240.0)
 
     async def serve(request: Request) -> Response:
         return await process_queue(request, lambda: function)
 
     app = Starlette(routes=[Route("/{path:path}", serve, methods=METHODS)])
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://worker", headers=SECRET)
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://worker", headers=SECRET | OPERATOR
+    )
 
 
 def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
@@ -233,7 +237,7 @@ async def test_stranger_reaches_nothing() -> None:
 
 async def test_without_a_credential_configured_nobody_is_served() -> None:
     """A deployment that forgot its secret is closed, not open."""
-    async with client(Bench(), Guard(None, None, True)) as http:
+    async with client(Bench(), Guard()) as http:
         check_error(await http.post("/"), 403, "no_credentials_configured")
 
 

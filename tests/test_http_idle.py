@@ -1,4 +1,4 @@
-"""Connections that ask for nothing are closed: idle, dripping, dribbling on after the answer, or reading nothing."""
+"""Connections that ask for nothing are closed: idle, dripping, going on after the answer, reading nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT = 0.3
 
 
 def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
-    """Each is closed 10 s after it opened, or after its answer, whatever drips in; others are served meanwhile."""
+    """Each is closed 10 s after it opened, or after its answer, whatever drips in; others are served."""
     with ExitStack() as stack:
         opened = time.monotonic()
         waiting: list[tuple[str, Line]] = []
@@ -63,7 +63,9 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def serving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def serving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to uvicorn, with the bounds shortened to SHORT."""
     monkeypatch.setattr(connection, "HEAD_SECONDS", SHORT)
     monkeypatch.setattr(connection, "READ_SECONDS", SHORT)
@@ -86,7 +88,7 @@ def get(path: str) -> bytes:
 
 
 async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that nobody takes does not hold the connection: one too large for the buffer, or many small ones."""
+    """An answer that nobody takes does not hold the connection: a large one, or many small."""
     for asked in (get("/20000000/0"), get("/50000/0") * 400):
         async with serving(monkeypatch) as (reader, writer):
             writer.write(asked)

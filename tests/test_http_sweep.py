@@ -28,7 +28,7 @@ async def test_it_is_guarded_as_the_run_is() -> None:
         http.headers.clear()
         check_error(await http.post("/sweep"), 401, "no_credentials")
         check_error(await http.post("/sweep", headers={"X-Worker-Secret": "wrong"}), 401, "wrong_secret")
-    async with client(worker, Guard(None, None, True)) as http:
+    async with client(worker, Guard()) as http:
         check_error(await http.post("/sweep"), 403, "no_credentials_configured")
     assert worker.asked == []
 

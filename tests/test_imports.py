@@ -30,7 +30,7 @@ VENDORS = {
     "supabase": {"project"},
     "postgrest": {"project", "queue"},
     "storage3": {"storage"},
-    "starlette": {"answer", "dashboard", "enqueue", "http"},
+    "starlette": {"answer", "auth", "dashboard", "enqueue", "http"},
     "uvicorn": {"connection"},
     "PIL": {"image"},
     "pythonjsonlogger": {"log_json"},

@@ -24,6 +24,7 @@ ENV = {
         ("MAXJOBS", "MAX_JOBS"),
         ("JOBS_AT_TIME", "JOBS_AT_A_TIME"),
         ("WORKER_SECERT", "WORKER_SECRET"),
+        ("OPERATOR_SECRETS", "OPERATOR_SECRET"),
         ("CORS_ALLOWED_ORIGIN", "CORS_ALLOWED_ORIGINS"),
     ],
 )

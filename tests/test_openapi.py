@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from worker import __version__, answer, enqueue, http
+from worker.auth import OPERATOR_HEADER, SECRET_HEADER, Caller
 from worker.request import MAX_JOBS
 from worker.settings import Settings
 from worker.summary import IMAGE_COUNTS, StopReason, Summary
@@ -19,6 +20,7 @@ from worker.sweep import Swept
 
 ROOT = Path(__file__).resolve().parent.parent
 DESCRIPTIONS = ROOT / "docs" / "openapi"
+SCHEMES = {"workerSecret": Caller.CLOCK, "googleIdToken": Caller.CLOCK, "operatorSecret": Caller.OPERATOR}
 NOT_THE_CALLERS = ("userId", "priority", "maxAttempts")  # fields of an order that a user may not set
 
 
@@ -46,12 +48,21 @@ def listed(text: str, pattern: str) -> list[str]:
 
 
 def test_paths_and_methods() -> None:
-    """The paths of the queue's function are its routes, each with its methods and its guard."""
+    """The paths of the queue's function are its routes, each with its methods and who may reach it."""
     described = {path: {m.upper() for m in methods} for path, methods in QUEUE["paths"].items()}
     assert described == {path: set(route.methods) for path, route in http.ROUTES.items()}
     for path, route in http.ROUTES.items():
         for operation in QUEUE["paths"][path].values():
-            assert (operation.get("security") == []) != route.guarded, path
+            schemes = [name for each in operation.get("security", QUEUE["security"]) for name in each]
+            assert schemes == [name for name, caller in SCHEMES.items() if caller in route.callers], path
+
+
+def test_headers_of_the_secrets() -> None:
+    """Each secret is described with the header that it travels in."""
+    described = QUEUE["components"]["securitySchemes"]
+    assert set(described) == set(SCHEMES)
+    assert described["workerSecret"]["name"] == SECRET_HEADER
+    assert described["operatorSecret"]["name"] == OPERATOR_HEADER
 
 
 def test_versions() -> None:

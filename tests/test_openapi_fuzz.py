@@ -12,7 +12,7 @@ from schemathesis.config import SchemathesisConfig
 
 from local.demo.function import Function
 from local.stack.stack import Stack
-from tests.served import SECRET
+from tests.served import OPERATOR_SECRET, SECRET
 
 # The plugin costs half a second and so is off for every other module (pyproject.toml).
 pytest_plugins = ("tests.served", "schemathesis.pytest.plugin")
@@ -45,7 +45,8 @@ def token(stack: Stack) -> str:
 @QUEUE.parametrize()
 def test_process_generation_queue(case: Case[Any], served_queue: Function) -> None:
     """Every answer is one that is described, with its body and headers; what is not allowed is refused."""
-    case.call_and_validate(base_url=served_queue.url, headers={"X-Worker-Secret": SECRET})
+    both = {"X-Worker-Secret": SECRET, "X-Operator-Secret": OPERATOR_SECRET}
+    case.call_and_validate(base_url=served_queue.url, headers=both)
 
 
 @ORDERS.parametrize()

@@ -49,7 +49,7 @@ async def call(site: Site, **settings: str) -> dict[str, Any]:
     """One call of the HTTP function, which answers 200 with the run's summary whatever Cloud Run does."""
     worker = site.worker(**settings)
     after = ScaleOut(worker.settings, worker.queue, ANONYMOUS).after
-    function = QueueFunction(worker, Guard(secret=SECRET, verifier=None, hosted=True), 240.0, after_run=after)
+    function = QueueFunction(worker, Guard(worker_secret=SECRET), 240.0, after_run=after)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         response = await process_queue(Request(scope, receive), lambda: function)

@@ -34,7 +34,8 @@ def test_three_variables_are_enough() -> None:
     assert settings.gemini_model_name == "gemini-2.5-flash-image"
     assert settings.worker_id == "worker-1-abc"
     assert settings.invocation_timeout_seconds == 240
-    assert not settings.worker_secret
+    assert not settings.worker_secret and not settings.operator_secret
+    assert not settings.development
 
 
 def test_all_problems_are_told_at_once() -> None:
@@ -59,7 +60,16 @@ def test_all_problems_are_told_at_once() -> None:
         ({"CLOUD_RUN_TIMEOUT_SECONDS": "60"}, "CALL_TIMEOUT_SECONDS"),
         ({"RETRY_BASE_SECONDS": "60", "RETRY_CAP_SECONDS": "30"}, "RETRY_BASE_SECONDS"),
         ({"OIDC_AUDIENCE": "https://worker"}, "OIDC_SERVICE_ACCOUNT"),
-        ({"WORKER_SECRET": "short"}, "WORKER_SECRET"),
+        ({"WORKER_SECRET": "short"}, "WORKER_SECRET must have at least 16"),
+        ({"OPERATOR_SECRET": "short"}, "OPERATOR_SECRET must have at least 16"),
+        ({"WORKER_SECRET": ""}, "WORKER_SECRET is set, but blank"),
+        ({"WORKER_SECRET": " \t"}, "WORKER_SECRET is set, but blank"),
+        ({"OPERATOR_SECRET": "\n"}, "OPERATOR_SECRET is set, but blank"),
+        (dict.fromkeys(("WORKER_SECRET", "OPERATOR_SECRET"), "one-secret-for-both"), "OPERATOR_SECRET"),
+        ({"WORKER_DEVELOPMENT": "perhaps"}, "WORKER_DEVELOPMENT"),
+        ({"WORKER_DEVELOPMENT": "1", "K_SERVICE": "generation-worker"}, "K_SERVICE"),
+        ({"WORKER_DEVELOPMENT": "1", "CLOUD_RUN_JOB": "generation-worker"}, "CLOUD_RUN_JOB"),
+        ({"WORKER_DEVELOPMENT": "yes", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "WORKER_DEVELOPMENT"),
         ({"SUPABASE_URL": "http://abc.supabase.co"}, "SUPABASE_URL"),
         ({"SUPABASE_URL": "https://abc.supabase.co/rest/v1"}, "SUPABASE_URL"),
         ({"IMAGES_AT_A_TIME": "2.5"}, "IMAGES_AT_A_TIME"),
@@ -140,11 +150,22 @@ def test_a_model_named_by_the_operator_is_never_exchanged() -> None:
     assert not named.gemini_model_is_default
 
 
+@pytest.mark.parametrize("hosted", [{}, {"K_SERVICE": "generation-worker"}])
+def test_development_is_told_and_never_guessed(hosted: dict[str, str]) -> None:
+    """No platform and no address makes it development; only the setting does, where no platform is."""
+    assert not read(**hosted).development
+    assert not read(WORKER_DEVELOPMENT="0", **hosted).development
+    assert read(WORKER_DEVELOPMENT="1").development
+
+
 def test_secrets_do_not_show() -> None:
     """Neither the settings nor their problems ever contain a key."""
     assert "canary" not in repr(read())
     assert "canary" not in str(Secret("canary"))
     assert "canary" not in problems(MAX_JOBS="0")
+    same = dict.fromkeys(("WORKER_SECRET", "OPERATOR_SECRET"), "the-same-canary-twice")
+    assert "canary" not in repr(read(WORKER_SECRET=same["WORKER_SECRET"]))
+    assert "canary" not in problems(**same)
 
 
 @given(

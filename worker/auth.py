@@ -1,6 +1,8 @@
-"""Who may start the worker: the holder of its secret, or the one service account that Google vouches for.
+"""Who may reach which path: the clock, by its secret or the one service account that Google vouches for, and
+the operator, by another secret. The clock starts runs; the operator sees and changes customers' things.
 
-Either suffices. With neither configured nobody is served, save a developer on this very machine.
+Where no credential is configured nobody is served, save a developer on this machine who asked for it
+(WORKER_DEVELOPMENT).
 """
 
 from __future__ import annotations
@@ -8,17 +10,24 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Flag, auto
 from typing import Protocol
 from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
 
 from worker import log
 from worker.request import RequestRefused
 
 SECRET_HEADER = "X-Worker-Secret"  # noqa: S105 - a header's name; never Authorization, which IAM needs
+OPERATOR_HEADER = "X-Operator-Secret"
 MAX_TOKEN_LENGTH = 4096
 """Google's ID tokens have about 1 000 characters."""
+
+# Cloud Run's IAM looks at the first of these that a request has, and at no other (Cloud Run, "Authenticating
+# service-to-service"): what stands in the other one is not checked by anybody.
+TOKEN_HEADERS = ("x-serverless-authorization", "authorization")
 
 # Whatever a proxy adds to tell where a request came from. One of them on a loopback connection means
 # that the caller sits elsewhere.
@@ -56,78 +65,117 @@ class TokenVerifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """Admits or refuses callers. `hosted` = on Cloud Run or another cluster, where loopback is a sidecar."""
+class Caller(Flag):
+    """Who may reach a path; no member: everybody."""
 
-    secret: str | None = field(repr=False)
-    verifier: TokenVerifier | None
-    hosted: bool
+    CLOCK = auto()
+    OPERATOR = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guard:
+    """Admits or refuses callers. With `development` and no credential at all, this machine is served."""
+
+    worker_secret: str | None = field(default=None, repr=False)
+    operator_secret: str | None = field(default=None, repr=False)
+    verifier: TokenVerifier | None = None
+    development: bool = False
 
     @property
-    def is_configured(self) -> bool:
-        """Whether there is a credential that callers could show."""
-        return bool(self.secret) or self.verifier is not None
+    def configured(self) -> Caller:
+        """The callers for whom there is a credential that they could show."""
+        clock = Caller.CLOCK if self.worker_secret or self.verifier is not None else Caller(0)
+        return clock | (Caller.OPERATOR if self.operator_secret else Caller(0))
 
-    async def admit(self, headers: Mapping[str, str], client_host: str | None) -> None:
-        """Return if the caller may go on; else RequestRefused: 401, 403, or 503 if it cannot be judged.
+    async def admit(self, headers: Headers, client_host: str | None, allowed: Caller) -> None:
+        """Return if one of the `allowed` asks; else RequestRefused: 401, 403, or 503 if it cannot be judged.
 
-        `headers` looks names up in any case; `client_host` is the address of the connection.
+        `client_host` is the address of the connection.
         """
-        if not self.is_configured:
-            if self.hosted or not is_local_developer(headers, client_host):
-                raise _unconfigured()
+        if not self.configured and self.development and is_local_developer(headers, client_host):
             return
-        if self._knows_secret(headers):
+        if not allowed & self.configured:
+            raise _unconfigured(allowed)
+        shown = self._by_secret(headers)
+        if shown & allowed:
             return
         bearer = _bearer(headers)
-        if self.verifier is not None and bearer is not None:
-            await self._check_token(self.verifier, bearer)
+        # On an operator's path a token only decides what the refusal says, and a wrong secret says more.
+        judged = Caller.CLOCK in allowed or not (shown or OPERATOR_HEADER in headers)
+        if judged and self.verifier is not None and bearer is not None:
+            await self._check_token(self.verifier, bearer, allowed)
+            shown |= Caller.CLOCK
+        if shown & allowed:
             return
-        raise self._unauthorized(headers)
+        raise self._wrong_kind(allowed) if shown else self._unauthorized(headers, allowed)
 
-    def _knows_secret(self, headers: Mapping[str, str]) -> bool:
-        given = headers.get(SECRET_HEADER)
-        if not self.secret or given is None:
-            return False
-        # A server decodes header bytes as Latin-1: undone here, so that a secret may be any UTF-8.
-        return hmac.compare_digest(given.encode("latin-1", "replace"), self.secret.encode("utf-8"))
+    def _secrets(self) -> tuple[tuple[Caller, str, str, str], ...]:
+        """Whose, its header, its setting and its value, for each secret that is configured."""
+        both = (
+            (Caller.CLOCK, SECRET_HEADER, "WORKER_SECRET", self.worker_secret),
+            (Caller.OPERATOR, OPERATOR_HEADER, "OPERATOR_SECRET", self.operator_secret),
+        )
+        return tuple((caller, header, name, secret) for caller, header, name, secret in both if secret)
 
-    async def _check_token(self, verifier: TokenVerifier, token: str) -> None:
+    def _by_secret(self, headers: Headers) -> Caller:
+        shown = Caller(0)
+        for caller, header, _, secret in self._secrets():
+            # A server decodes header bytes as Latin-1: undone here, so that a secret may be any UTF-8.
+            given = headers.get(header, "").encode("latin-1", "replace")
+            if hmac.compare_digest(given, secret.encode("utf-8")):
+                shown |= caller
+        return shown
+
+    async def _check_token(self, verifier: TokenVerifier, token: str, allowed: Caller) -> None:
         if len(token) > MAX_TOKEN_LENGTH:
-            raise self._refuse("invalid_token", "the bearer is too long for a Google ID token")
+            raise self._refuse("invalid_token", "the bearer is too long for a Google ID token", allowed)
         try:
             await asyncio.to_thread(verifier.verify, token)
         except SignatureRemoved as exc:
             raise _signature_removed() from exc
         except InvalidToken as exc:
-            raise self._refuse("invalid_token", str(exc)) from exc
+            raise self._refuse("invalid_token", str(exc), allowed) from exc
         except CertificatesUnreachable as exc:
             log.event("certificates_unreachable", level="warning", reason=str(exc))
             raise RequestRefused(
                 503,
                 "certificates_unreachable",
                 "Google's certificates could not be fetched, so the token cannot be checked",
-                f"try again, or send {SECRET_HEADER}",
+                f"try again, or {self._ways(allowed)}",
                 {"Retry-After": "10"},
             ) from exc
 
-    def _unauthorized(self, headers: Mapping[str, str]) -> RequestRefused:
-        if self.secret and SECRET_HEADER in headers:
-            return self._refuse("wrong_secret", f"{SECRET_HEADER} does not match the setting WORKER_SECRET")
-        return self._refuse("no_credentials", "the request carries no credential that is accepted here")
+    def _unauthorized(self, headers: Headers, allowed: Caller) -> RequestRefused:
+        for caller, header, name, _ in self._secrets():
+            if caller in allowed and header in headers:
+                return self._refuse("wrong_secret", f"{header} does not match the setting {name}", allowed)
+        message = "the request carries no credential that is accepted here"
+        return self._refuse("no_credentials", message, allowed)
 
-    def _refuse(self, code: str, message: str) -> RequestRefused:
-        ways = []
-        if self.secret:
-            ways.append(f"the worker's secret in the header {SECRET_HEADER}")
-        if self.verifier is not None:
+    def _wrong_kind(self, allowed: Caller) -> RequestRefused:
+        """The credential is good, but for other paths."""
+        if allowed == Caller.OPERATOR:
+            message = "this path shows or changes what customers ordered: the clock may not reach it"
+            return RequestRefused(403, "operator_only", message, self._ways(allowed))
+        message = "this path is the clock's: the operator's secret starts nothing"
+        return RequestRefused(403, "clock_only", message, self._ways(allowed))
+
+    def _refuse(self, code: str, message: str, allowed: Caller) -> RequestRefused:
+        by_token = self.verifier is not None and Caller.CLOCK in allowed
+        headers = {"WWW-Authenticate": "Bearer"} if by_token else {}
+        return RequestRefused(401, code, message, self._ways(allowed), headers)
+
+    def _ways(self, allowed: Caller) -> str:
+        """What a caller may send here."""
+        ways = [
+            f"{name} in the header {header}" for who, header, name, _ in self._secrets() if who in allowed
+        ]
+        if self.verifier is not None and Caller.CLOCK in allowed:
             ways.append("a Google ID token in the header Authorization: Bearer")
-        headers = {"WWW-Authenticate": "Bearer"} if self.verifier is not None else {}
-        return RequestRefused(401, code, message, f"send {' or '.join(ways)}", headers)
+        return f"send {' or '.join(ways)}"
 
 
-def is_local_developer(headers: Mapping[str, str], client_host: str | None) -> bool:
+def is_local_developer(headers: Headers, client_host: str | None) -> bool:
     """True if the request was made on this machine, by no proxy, and by no page of another site.
 
     Host and Origin are looked at because a browser on this machine sends what any page tells it to,
@@ -159,17 +207,28 @@ def _is_loopback(host: str | None) -> bool:
     return (mapped or address).is_loopback
 
 
-def _bearer(headers: Mapping[str, str]) -> str | None:
-    scheme, _, token = headers.get("authorization", "").strip().partition(" ")
+def _bearer(headers: Headers) -> str | None:
+    """The token that Cloud Run's IAM would have checked, if there is exactly one."""
+    name = next((name for name in TOKEN_HEADERS if name in headers), "")
+    given = headers.getlist(name)
+    scheme, _, token = given[0].strip().partition(" ") if len(given) == 1 else ("", "", "")
     return token.strip() if scheme.lower() == "bearer" and token.strip() else None
 
 
-def _unconfigured() -> RequestRefused:
+def _unconfigured(allowed: Caller) -> RequestRefused:
+    if allowed == Caller.OPERATOR:
+        return RequestRefused(
+            403,
+            "operator_secret_missing",
+            "OPERATOR_SECRET is not set, so nobody may see or change here what customers ordered",
+            "set OPERATOR_SECRET (openssl rand -hex 32; not WORKER_SECRET's text), and restart the worker",
+        )
     return RequestRefused(
         403,
         "no_credentials_configured",
         "the worker serves nobody as long as it has no credential to check",
-        "set WORKER_SECRET, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT",
+        "set WORKER_SECRET, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; "
+        "on a developer's own machine WORKER_DEVELOPMENT=1 does without",
     )
 
 

@@ -150,11 +150,21 @@ def _schema(answer: dict[str, Any]) -> Finding:
 
 
 def _callers(settings: Settings) -> Finding:
-    accepted = ["X-Worker-Secret"] if settings.worker_secret else []
+    clock = ["X-Worker-Secret"] if settings.worker_secret else []
     if settings.oidc_audience:
-        accepted.append(f"the OIDC token of {settings.oidc_service_account}")
-    if accepted:
-        return Finding("callers", "ok", f"the HTTP function accepts {' and '.join(accepted)}")
-    said = "no credential is configured: the HTTP function refuses every caller (the command line needs none)"
-    mend = "set WORKER_SECRET (openssl rand -hex 32), or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
-    return Finding("callers", "warning", said, mend)
+        clock.append(f"the OIDC token of {settings.oidc_service_account}")
+    random = "(openssl rand -hex 32)"
+    if not clock and not settings.operator_secret:
+        who = "callers on this machine alone" if settings.development else "nobody"
+        said = f"no credential is configured: the HTTP function serves {who} (the command line needs none)"
+        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; and OPERATOR_SECRET"
+        return Finding("callers", "warning", said, mend)
+    if not clock:
+        said = "no credential of a clock is configured: the HTTP function starts no run"
+        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
+        return Finding("callers", "warning", said, mend)
+    if not settings.operator_secret:
+        said = f"runs start with {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows nothing"
+        return Finding("callers", "warning", said, f"set OPERATOR_SECRET {random}")
+    said = f"runs start with {' or '.join(clock)}; the dashboard's data need X-Operator-Secret"
+    return Finding("callers", "ok", said)

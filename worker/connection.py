@@ -1,7 +1,7 @@
 """How long a connection may hold a file descriptor of ours; needed where Google's front end is not before us.
 
-uvicorn bounds an idle connection only. A head sent byte by byte, a body that goes on after the answer, or an answer
-that is never read would hold one for as long as the caller likes, and the worker has a thousand of them.
+uvicorn bounds an idle connection only. A head sent byte by byte, a body that goes on after the answer, or an
+answer that is never read would hold one for as long as the caller likes, and there may be a thousand of them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ HEAD_SECONDS = 10.0
 """From a connection's beginning, or its last answer, to the end of the next request's headers."""
 
 READ_SECONDS = 30.0
-"""For the caller to take what waits for it: when that fills the buffer (64 KiB), and when we hang up. The largest
-answers have a few hundred KiB."""
+"""For the caller to take what waits for it, when that fills the buffer (64 KiB), and when we hang up. The
+largest answers have a few hundred KiB."""
 
 
 class BoundedConnection(H11Protocol):

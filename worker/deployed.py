@@ -32,6 +32,7 @@ SECRETS = {
     "SUPABASE_SERVICE_ROLE_KEY": "generation-supabase-service-role-key",
     "GEMINI_API_KEY": "generation-gemini-api-key",
     "WORKER_SECRET": "generation-worker-secret",
+    "OPERATOR_SECRET": "generation-operator-secret",
 }
 """What belongs into Secret Manager, and its name there (deploy/bootstrap.sh)."""
 
@@ -56,6 +57,7 @@ def deployed_findings(deployed: Deployed, max_runs: int | None) -> list[Finding]
         _memory(deployed, settings, max_runs),
         _cpu(deployed),
         _clock(deployed, settings),
+        _operator(deployed, settings),
     ]
 
 
@@ -65,9 +67,12 @@ def _update(deployed: Deployed) -> str:
 
 def _environment(deployed: Deployed) -> dict[str, str]:
     """What the service's own settings are read from; a stand-in for what is secret or was told as missing."""
-    timeout = {"CLOUD_RUN_TIMEOUT_SECONDS": f"{deployed.timeout_seconds or DEFAULT_TIMEOUT_SECONDS:g}"}
+    platform = {
+        "K_SERVICE": deployed.resource.name,
+        "CLOUD_RUN_TIMEOUT_SECONDS": f"{deployed.timeout_seconds or DEFAULT_TIMEOUT_SECONDS:g}",
+    }
     unknown = {*deployed.from_secrets, *(name for name in REQUIRED if not deployed.plain.get(name))}
-    return {**timeout, **deployed.plain, **{n: STAND_INS.get(n, "stand-in-of-a-secret") for n in unknown}}
+    return {**platform, **deployed.plain, **{n: STAND_INS.get(n, f"stand-in-of-{n}") for n in unknown}}
 
 
 def _variables(deployed: Deployed) -> list[Finding]:
@@ -218,3 +223,16 @@ def _clock(deployed: Deployed, settings: Settings) -> Finding:
         return Finding("clock", "warning", said, mend)
     by = f"the OIDC token of {settings.oidc_service_account}" if settings.oidc_audience else "WORKER_SECRET"
     return Finding("clock", "ok", f"{deployed.clock or 'no label'}; callers come with {by}")
+
+
+def _operator(deployed: Deployed, settings: Settings) -> Finding:
+    """Who may see and change what customers ordered, by HTTP."""
+    if settings.operator_secret:
+        return Finding("operator", "ok", "the dashboard's data are shown for OPERATOR_SECRET")
+    said = "OPERATOR_SECRET is not set: the dashboard shows nothing to anybody"
+    where = deployed.resource
+    mend = (
+        f"deploy/bootstrap.sh --project {where.project} --region {where.region} makes one; then "
+        f"{_update(deployed)} --update-secrets=OPERATOR_SECRET={SECRETS['OPERATOR_SECRET']}:latest"
+    )
+    return Finding("operator", "warning", said, mend)

@@ -1,4 +1,4 @@
-"""The HTTP face of the queue's worker: one function, its paths in a small table, each with its guard.
+"""The HTTP face of the queue's worker: one function, its paths in a small table, each with who may reach it.
 
 Refuses everything it does not know (path, method, caller, field) before it touches the queue.
 """
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from worker import __version__
 from worker.answer import answer, guarded, read_body, text_answer
-from worker.auth import Guard
+from worker.auth import Caller, Guard
 from worker.dashboard import dashboard
 from worker.errors import QueueRefused
 from worker.request import (
@@ -69,11 +69,11 @@ Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who answers which methods on a path, and whether a caller must show a credential."""
+    """Who answers which methods on a path, and who may ask; no caller named: everybody."""
 
     handler: Handler
     methods: tuple[str, ...]
-    guarded: bool = True
+    callers: Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,9 @@ class QueueFunction:
         if request.method not in route.methods:
             allowed = ", ".join(route.methods)
             raise RequestRefused(405, "method_not_allowed", f"use {allowed} here", headers={"Allow": allowed})
-        if route.guarded:
-            await self.guard.admit(request.headers, request.client.host if request.client else None)
+        if route.callers:
+            client_host = request.client.host if request.client else None
+            await self.guard.admit(request.headers, client_host, route.callers)
         return await route.handler(self, request)
 
 
@@ -174,7 +175,7 @@ async def _act(function: QueueFunction, request: Request) -> Response:
 async def _dashboard(function: QueueFunction, _request: Request) -> Response:
     # Open to everybody, because a browser sends no header of ours when it opens an address; the page holds no
     # data, and asks for the secret before it asks for any.
-    return dashboard(function.photo_origin, function.guard.is_configured)
+    return dashboard(function.photo_origin, bool(function.guard.operator_secret))
 
 
 async def _health(_function: QueueFunction, _request: Request) -> Response:
@@ -182,18 +183,23 @@ async def _health(_function: QueueFunction, _request: Request) -> Response:
     return answer(200, {"ok": True, "version": __version__})
 
 
+EVERYBODY = Caller(0)
+CLOCK, OPERATOR = Caller.CLOCK, Caller.OPERATOR
+
+# What shows or changes what customers ordered is the operator's. A dry run shows ids of jobs and batches, and
+# counts.
 ROUTES: Mapping[str, Route] = {
-    "/": Route(_run, ("POST",)),
-    "/sweep": Route(_sweep, ("POST",)),
-    "/status": Route(_status, ("GET",)),
-    "/metrics": Route(_metrics, ("GET",)),
-    "/overview": Route(_overview, ("GET",)),
-    "/batch": Route(_details, ("GET",)),
-    "/actions": Route(_act, ("POST",)),
-    "/dashboard": Route(_dashboard, ("GET", "HEAD"), guarded=False),
-    "/healthz": Route(_health, ("GET", "HEAD"), guarded=False),
+    "/": Route(_run, ("POST",), CLOCK),
+    "/sweep": Route(_sweep, ("POST",), CLOCK),
+    "/status": Route(_status, ("GET",), CLOCK | OPERATOR),
+    "/metrics": Route(_metrics, ("GET",), CLOCK | OPERATOR),
+    "/overview": Route(_overview, ("GET",), OPERATOR),
+    "/batch": Route(_details, ("GET",), OPERATOR),
+    "/actions": Route(_act, ("POST",), OPERATOR),
+    "/dashboard": Route(_dashboard, ("GET", "HEAD"), EVERYBODY),
+    "/healthz": Route(_health, ("GET", "HEAD"), EVERYBODY),
     # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
-    "/health": Route(_health, ("GET", "HEAD"), guarded=False),
+    "/health": Route(_health, ("GET", "HEAD"), EVERYBODY),
 }
 
 

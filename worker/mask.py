@@ -10,7 +10,13 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote
 
-SECRET_VARIABLES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_ANON_KEY", "GEMINI_API_KEY", "WORKER_SECRET")
+SECRET_VARIABLES = (
+    "SUPABASE_SERVICE_ROLE_KEY",
+    "SUPABASE_ANON_KEY",
+    "GEMINI_API_KEY",
+    "WORKER_SECRET",
+    "OPERATOR_SECRET",
+)
 MASKED = "***"
 
 _SHORTEST = 8  # what is shorter is no secret, and masking it would make a log unreadable

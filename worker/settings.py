@@ -21,6 +21,10 @@ STORE_SECONDS = 15.0
 """What storing an image may take once its bytes are here: a 5 MB upload, with retries."""
 
 
+HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
+"""Set where a loopback connection comes from a proxy beside us, not from a developer's keyboard."""
+
+
 class InvalidSettings(Exception):
     """Settings that are missing, malformed or contradict each other; `problems` has a line for each."""
 
@@ -46,6 +50,8 @@ class Settings:
     gemini_model_fallback: str | None = None
     worker_id: str
     worker_secret: Secret = field(default_factory=lambda: Secret(""))
+    operator_secret: Secret = field(default_factory=lambda: Secret(""))
+    development: bool = False
     oidc_audience: str | None = None
     oidc_service_account: str | None = None
     oidc_behind_iam: bool = False
@@ -81,10 +87,12 @@ class Settings:
             gemini_model_follows=follows,
             gemini_model_fallback=fallback or None if follows else None,
             worker_id=read.worker_id(default_worker_id),
-            worker_secret=Secret(read.text("WORKER_SECRET")),
+            worker_secret=read.callers_secret("WORKER_SECRET"),
+            operator_secret=read.callers_secret("OPERATOR_SECRET"),
+            development=read.development(),
             oidc_audience=read.text("OIDC_AUDIENCE") or None,
             oidc_service_account=read.text("OIDC_SERVICE_ACCOUNT") or None,
-            oidc_behind_iam=read.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN",
+            oidc_behind_iam=read.behind_iam(),
             invocation_timeout_seconds=_invocation_timeout(read),
             margin_seconds=read.number("MARGIN_SECONDS", 20.0, 2.0, 120.0),
             call_timeout_seconds=read.number("CALL_TIMEOUT_SECONDS", 60.0, 1.0, 200.0),
@@ -151,8 +159,11 @@ def _contradictions(settings: Settings) -> list[str]:
         problems.append("RETRY_BASE_SECONDS must not be above RETRY_CAP_SECONDS")
     if bool(settings.oidc_audience) != bool(settings.oidc_service_account):
         problems.append("OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT belong together: set both or neither")
-    if settings.worker_secret and len(settings.worker_secret.reveal()) < 16:
-        problems.append("WORKER_SECRET must have at least 16 characters (try: openssl rand -hex 32)")
+    secret = settings.operator_secret.reveal()
+    if secret and secret == settings.worker_secret.reveal():
+        problems.append(
+            "OPERATOR_SECRET must not be the same as WORKER_SECRET: it may do what the clock may not"
+        )
     return problems
 
 
@@ -186,6 +197,38 @@ class _Reader:
         if not value.isascii() or not value.isprintable() or " " in value:
             self.problems.append(f"{name} holds characters that no key has: copy it again")
         return Secret(value)
+
+    def callers_secret(self, name: str) -> Secret:
+        """What callers have to show; empty if not set. Blank is a problem: a slip of whoever deploys."""
+        value = self.text(name)
+        if name in self._env and len(value) < 16:
+            what = (
+                "must have at least 16 characters"
+                if value
+                else "is set, but blank: give it a value or remove it"
+            )
+            self.problems.append(f"{name} {what} (try: openssl rand -hex 32)")
+        return Secret(value)
+
+    def development(self) -> bool:
+        """Whether callers on this machine need no credential; never where a platform's proxy is beside us."""
+        on = self.switch("WORKER_DEVELOPMENT")
+        for name in HOSTED_BY if on else ():
+            if name in self._env:
+                self.problems.append(
+                    f"WORKER_DEVELOPMENT is for a developer's own machine, and {name} is set here"
+                )
+        return on
+
+    def behind_iam(self) -> bool:
+        """Whether Cloud Run has checked the callers' tokens: only on Cloud Run."""
+        believed = self.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN"
+        if believed and "K_SERVICE" not in self._env:
+            self.problems.append(
+                "OIDC_CHECKED_BY=cloud-run is for a service of Cloud Run, which sets K_SERVICE: "
+                "elsewhere nobody has checked the token"
+            )
+        return believed
 
     def origins(self) -> tuple[str, ...]:
         names = self.text("CORS_ALLOWED_ORIGINS").split(",")

@@ -52,7 +52,9 @@ def up() -> int:
         folder = stack.postgres.folder
         simulator = running.enter_context(Simulation(folder, simulation.settings(PACE, [])))
         secret = folder.remember("worker_secret", lambda: secrets.token_hex(16))
+        operator_secret = folder.remember("operator_secret", lambda: secrets.token_hex(16))
         environment = worker_environment(stack, secret, PACE, simulated_gemini(simulator.url))
+        environment["OPERATOR_SECRET"] = operator_secret
         orders = running.enter_context(Function("generate_images", folder, environment))
         worker = running.enter_context(Function("process_generation_queue", folder, environment))
         _write_settings(environment)
@@ -70,7 +72,8 @@ def up() -> int:
             **login,
         }
         app = running.enter_context(AppSite(folder.port("app_port"), settings, worker.url, secret))
-        for line in Guide(stack, simulator, orders, worker, app, secret, user_id, token, login).lines():
+        guide = Guide(stack, simulator, orders, worker, app, secret, operator_secret, user_id, token, login)
+        for line in guide.lines():
             print(line)
         print("\nRunning until Ctrl-C.", flush=True)
         _serve((orders, worker))
@@ -120,6 +123,7 @@ class Guide:
     worker: Function
     app: AppSite
     secret: str
+    operator_secret: str
     user_id: str
     token: str
     login: Mapping[str, str]
@@ -133,7 +137,7 @@ class Guide:
         yield f"generate_images           {self.orders.url}  (pid {self.orders.pid})"
         yield f"process_generation_queue  {self.worker.url}  (pid {self.worker.pid})"
         yield f"an app in the browser     {self.app.url}"
-        yield f"the operator's dashboard  {self.worker.url}/dashboard  (asks for WORKER_SECRET, below)"
+        yield f"the operator's dashboard  {self.worker.url}/dashboard  (asks for OPERATOR_SECRET, below)"
         yield f"logs                      {FOLDER}/*.log"
         yield f"\nACCESS_TOKEN={quote(self.token)}"
         yield f"USER_ID={quote(self.user_id)}"
@@ -143,6 +147,7 @@ class Guide:
         yield f"ORDERS_URL={quote(self.orders.url)}"
         yield f"WORKER_URL={quote(self.worker.url)}"
         yield f"WORKER_SECRET={quote(self.secret)}"
+        yield f"OPERATOR_SECRET={quote(self.operator_secret)}"
         for words, command in self.commands():
             yield f"\n# {words}\n{command}"
 

@@ -1,7 +1,7 @@
 // Asking the worker, making elements, words for numbers.
 "use strict";
 
-const SECRET = "generation-worker-secret";
+const SECRET = "generation-operator-secret";
 const find = (id) => document.getElementById(id);
 
 // --- Asking the worker. Addresses are relative: the page may lie behind any path. The secret goes into a header only.
@@ -10,6 +10,7 @@ class Refused extends Error {
   constructor(status, error) {
     super([error?.message ?? `the worker answered ${status}`, error?.hint].filter(Boolean).join("; "));
     this.unauthorized = status === 401;
+    this.forbidden = status === 403;
     this.wrongSecret = error?.code === "wrong_secret";
   }
 }
@@ -17,7 +18,7 @@ class Refused extends Error {
 async function ask(path, body) {
   const headers = {};
   const secret = sessionStorage.getItem(SECRET);
-  if (secret) headers["X-Worker-Secret"] = secret;
+  if (secret) headers["X-Operator-Secret"] = secret;
   if (body) headers["Content-Type"] = "application/json";
   const method = body ? "POST" : "GET";
   const answer = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store", redirect: "error" });

@@ -57,13 +57,18 @@ async function say(text) {
 
 // --- Signing in, and asking again and again.
 
-function showSignIn(refused) {
+// The form that asks for the secret, or the words why nobody is asked, in the place of the queue.
+function showInstead(id) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   document.querySelector("main").hidden = true;
-  find("sign-in").hidden = false;
+  for (const each of ["sign-in", "closed"]) find(each).hidden = each !== id;
   find("forget").hidden = find("pause").hidden = find("resume").hidden = true;
   find("health").hidden = true;
   write(find("freshness"), "");
+}
+
+function showSignIn(refused) {
+  showInstead("sign-in");
   write(find("refused"), sessionStorage.getItem(SECRET) ? refused : "");
   sessionStorage.removeItem(SECRET);
   find("secret").focus();
@@ -71,7 +76,7 @@ function showSignIn(refused) {
 
 function show(overview) {
   const first = document.querySelector("main").hidden;
-  find("sign-in").hidden = true;
+  find("sign-in").hidden = find("closed").hidden = true;
   find("health").hidden = document.querySelector("main").hidden = false;
   find("forget").hidden = !sessionStorage.getItem(SECRET);
   showHealth(overview.health);
@@ -104,7 +109,11 @@ async function refresh() {
     show(await ask("overview"));
     if (find("batch").open) await openBatch(opened);
   } catch (error) {
-    if (error.unauthorized) return showSignIn(error.wrongSecret ? "This is not the value of WORKER_SECRET." : error.message);
+    if (error.unauthorized) return showSignIn(error.wrongSecret ? "This is not the value of OPERATOR_SECRET." : error.message);
+    if (error.forbidden) {
+      showInstead("closed");
+      return write(find("why"), error.message);
+    }
     find("health").hidden = false;
     showHealth({ level: "trouble", words: error instanceof Refused ? error.message : "The worker does not answer; asking again." });
     write(find("freshness"), "What is below may be old.");
@@ -129,7 +138,7 @@ find("batch-close").addEventListener("click", () => find("batch").close());
 find("batch").addEventListener("close", () => (opened = null));
 find("close").addEventListener("click", () => find("photo").close());
 
-// Where no credential is configured, on a developer's own machine, there is none to ask for.
+// Where no secret is configured there is none to ask for: the worker serves a developer's own machine, or says what to set.
 if (document.documentElement.dataset.secret === "asked" && !sessionStorage.getItem(SECRET)) showSignIn("");
 
 (async () => {
