@@ -25,12 +25,17 @@ from tests.queue_sql import Connection, Queue
 from tests.runs import SOURCES, Site, fresh_order, picture
 from tests.schedule_sql import requests
 from tests.tokens import Signer
+from worker.photos import MAX_PHOTO_BYTES
 
 pytest_plugins = ("tests.queue_fixtures", "tests.runs", "tests.served", "tests.callers", "tests.tokens")
 
 PNG = picture()
 TESTS = Path(__file__).resolve().parent
 FENCE = re.compile(r"^```(.+)\n((?:.*\n)*?)```$", re.MULTILINE)
+ANYTHING = """
+    update storage.buckets set file_size_limit = null, allowed_mime_types = null
+    where id = 'training-photos'"""
+"""For the tests after, which have odd files uploaded."""
 BLOCKS = dict(FENCE.findall((TESTS.parent / "docs" / "app.md").read_text()))
 
 
@@ -111,6 +116,7 @@ def upload_policy(db: Connection, callers: Callers) -> Iterator[None]:
     db.execute(BLOCKS["sql upload"].encode())
     yield
     db.execute('drop policy "own training photos" on storage.objects')
+    db.execute(ANYTHING)
     db.execute("delete from storage.objects where bucket_id = %s", [SOURCES])
 
 
@@ -141,6 +147,42 @@ def test_users_upload_into_the_folder_that_their_orders_read(
     assert upload(folder) == OK, user.answers[-1].text
     order["exampleImages"] = [{"url": "https://photos.example.com/1.jpg"}]
     assert user.call("enqueue_generation_batch", {"p_request": order}) == OK
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("page.html", "text/html"),
+        ("me.svg", "image/svg+xml"),
+        ("me", "image/png"),
+        ("me.png.exe", "image/png"),
+    ],
+)
+@pytest.mark.usefixtures("upload_policy")
+def test_users_upload_nothing_but_images(callers: Callers, signer: Signer, name: str, kind: str) -> None:
+    """A project's Storage is no place for pages and programs of strangers."""
+    user = Caller(callers.anon.http, token_headers(signer.stack, signer.sign(sub="u-1")))
+    assert (
+        user.ask("POST", f"/storage/v1/object/{SOURCES}/u-1/{name}", PNG, **{"Content-Type": kind})[0] != 200
+    )
+    assert (
+        user.ask("POST", f"/storage/v1/object/{SOURCES}/u-1/Me.JPEG", PNG, **{"Content-Type": "image/jpeg"})
+        == OK
+    )
+
+
+@pytest.mark.usefixtures("upload_policy")
+def test_the_bucket_for_source_photos_takes_what_gemini_takes(db: Connection) -> None:
+    """By the type that is declared and by size, Storage itself refuses the rest."""
+    rows = db.execute("select * from storage.buckets where id = %s", [SOURCES]).fetchall()
+    assert [(row["public"], row["file_size_limit"]) for row in rows] == [(False, MAX_PHOTO_BYTES)]
+    assert set(rows[0]["allowed_mime_types"]) == {
+        "image/heic",
+        "image/heif",
+        "image/jpeg",
+        "image/png",
+        "image/webp",
+    }
 
 
 def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:

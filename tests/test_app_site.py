@@ -18,6 +18,7 @@ from local.stack.stack import Stack
 from tests.browser import Window, loaded
 from tests.runs import picture
 from tests.served import SECRET
+from tests.test_app_page import ANYTHING
 
 pytest_plugins = ("tests.browser", "tests.served")
 pytestmark = pytest.mark.system
@@ -51,6 +52,7 @@ def app(
     with AppSite(0, settings | login, served_queue.url, SECRET) as site:
         yield site
     db.execute(NO_POLICY)
+    db.execute(ANYTHING)
     simulator.release()
     simulator.reset()
 
