@@ -303,6 +303,19 @@ async def test_a_photo_that_a_firewall_dislikes_holds_up_nobody_else(site: Site)
     site.audit(first, second)
 
 
+async def test_a_photos_name_hides_no_other_problem(site: Site) -> None:
+    """What a customer brings about at will is told after what the operator has to fix for others."""
+    site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
+    odd = await site.upload("union all.png", picture())
+    await site.order("a", photo=odd, priority=10)
+    await site.order("b", photo=f"no-such-bucket/{site.user}/me.png")
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(refusal("403 Forbidden", PAGE.decode()), "GET /storage/v1/object/.*union", 1000)
+        summary = await site.run(SUPABASE_URL=proxy.url, JOBS_AT_A_TIME="1")
+    assert "no-such-bucket" in summary["problem"]
+    site.rows("delete from generation.photo_buckets where bucket = 'no-such-bucket' returning 1")
+
+
 async def test_an_order_from_a_missing_bucket_holds_up_nobody_else(site: Site) -> None:
     """It waits unspent while the run goes on and says which bucket to create; then it completes."""
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")

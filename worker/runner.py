@@ -271,10 +271,11 @@ class Run:
                 await self._misconfigured(error)
             elif erred.paid and not self._budget.passed(self._budget.save):
                 await self._storage_lost(error)
-            elif isinstance(error, (PhotoBucketMissing, PhotoUnreadable)) and self._summary.problem is None:
+            elif isinstance(error, PhotoBucketMissing) and self._summary.problem is None:
                 self._summary.problem = error.message
-                if isinstance(error, PhotoBucketMissing):  # a customer brings about the other at will
-                    log.event("misconfigured", level="error", code=error.code, reason=error.message)
+                log.event("misconfigured", level="error", code=error.code, reason=error.message)
+            elif isinstance(error, PhotoUnreadable):
+                self._summary.photo_problem = error.message
 
     async def _storage_lost(self, error: GenerationError) -> None:
         """Stop where what is paid for could not be stored or recorded, and say why."""

@@ -46,6 +46,7 @@ class Summary:
     """What one run did. Jobs are counted by the status the database gave them, images by their outcome.
 
     `answered_by` counts the images that another model made than the one that was asked, by that model.
+    `photo_problem` is told where there is no other: a customer can bring it about, and must not hide one.
     """
 
     run_id: str
@@ -55,6 +56,7 @@ class Summary:
     next_attempt_seconds: float | None = None
     next_attempt_at: str | None = None
     problem: str | None = None
+    photo_problem: str | None = None
     changed_over_from: str | None = None
     change_over_note: str | None = None
     answered_by: Counter[str] = field(default_factory=Counter)
@@ -93,8 +95,8 @@ class Summary:
             "nextAttemptInSeconds": self.next_attempt_seconds,
             "nextAttemptAt": self.next_attempt_at,
         }
-        if self.problem:
-            answer["problem"] = self.problem
+        if problem := self.problem or self.photo_problem:
+            answer["problem"] = problem
         if self.changed_over_from:
             answer["changedOverFrom"] = self.changed_over_from
         if self.change_over_note:
