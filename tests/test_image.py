@@ -51,6 +51,18 @@ def test_type_and_size(kind: str) -> None:
     assert inspect(SAMPLES[kind]) == ImageInfo(MIME_TYPES[kind], 64, 48)
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (64, 48), (300, 1), (1, 16383)])
+@pytest.mark.parametrize("frames", [1, 3])
+def test_every_kind_of_webp(lossless: bool, size: tuple[int, int], frames: int) -> None:
+    """Lossy, lossless, with transparency and animated ones are told as Pillow tells them."""
+    for mode in ("RGB", "RGBA"):
+        pictures = [Image.new(mode, size, (number * 80, 0, 0)) for number in range(frames)]
+        out = BytesIO()
+        pictures[0].save(out, "WEBP", lossless=lossless, save_all=frames > 1, append_images=pictures[1:])
+        assert inspect(out.getvalue()) == ImageInfo("image/webp", *size)
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -114,6 +126,9 @@ def test_heif_by_brand(data: bytes, mime_type: str) -> None:
         SAMPLES["JPEG"][:100],
         SAMPLES["PNG"][:30],
         SAMPLES["WEBP"][:24],
+        SAMPLES["WEBP"][:-1],
+        SAMPLES["WEBP"][:12] + b"VP8 " + b"\0" * 500,
+        SAMPLES["WEBP"][:12] + b"ANMF" + b"\0" * 500,
         b"\xff\xd8\xff\xd9",
         b"\xff\xd8\xff\xda\0\x02",
         png(0, 5),
@@ -154,6 +169,20 @@ def test_header_without_end(data: bytes) -> None:
     with pytest.raises(ValueError, match="does not end"):
         inspect(data)
     assert time.process_time() - before < 0.5
+
+
+def test_an_animation_of_many_frames() -> None:
+    """7 MB of tiny frames cost no processor time: a user's photos may all be such, and arrive at once."""
+    out = BytesIO()
+    Image.new("RGB", (16, 16)).save(
+        out, "WEBP", lossless=True, save_all=True, append_images=[Image.new("RGB", (16, 16), "red")]
+    )
+    head, _, frame = out.getvalue().rpartition(b"ANMF")
+    body = head[8:] + (b"ANMF" + frame) * (7_000_000 // (len(frame) + 4))
+    data = b"RIFF" + struct.pack("<I", len(body)) + body
+    before = time.process_time()
+    assert {inspect(data) for _ in range(14)} == {ImageInfo("image/webp", 16, 16)}
+    assert time.process_time() - before < 0.05
 
 
 @settings(max_examples=200, deadline=None)

@@ -58,7 +58,8 @@ def inspect(data: bytes) -> ImageInfo:
         raise ValueError("the file is empty")
     if data[4:8] == b"ftyp":
         return ImageInfo(_heif_type(data), 0, 0)
-    info = _read_with_pillow(_frame_header(data))
+    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+    info = _read_webp(data) if webp else _read_with_pillow(_frame_header(data))
     if info.width < 1 or info.height < 1:
         raise ValueError(f"the image has no pixels ({info.width} x {info.height})")
     if info.width * info.height > MAX_PIXELS:
@@ -86,8 +87,6 @@ def _frame_header(data: bytes) -> bytes:
         return _jpeg_frame_header(data)
     if data.startswith(PNG_SIGNATURE):
         return _png_frame_header(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return data
     for start, kind in _OTHER_TYPES.items():
         if data.startswith(start):
             raise ValueError(f"the file is {kind}; {_TAKEN}")
@@ -127,13 +126,33 @@ def _png_frame_header(data: bytes) -> bytes:
     raise ValueError("the PNG's header does not end")
 
 
+def _read_webp(data: bytes) -> ImageInfo:
+    """Read the size from the first part alone: Pillow walks through all, 20 ms for 7 MB of tiny frames.
+
+    Source: RFC 9649, 2.5 to 2.7 (containers) and 3.4 (VP8L); RFC 6386, 9.1 (VP8).
+    """
+    if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise ValueError("the WebP breaks off before its end")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L" and data[20] == 0x2F:
+        sizes = int.from_bytes(data[21:25], "little")
+        width, height = (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", data, 26))
+    else:
+        raise ValueError("the image's header cannot be read")
+    return ImageInfo("image/webp", width, height)
+
+
 def _read_with_pillow(header: bytes) -> ImageInfo:
     from PIL import Image  # 60 ms, and an idle run needs none of it
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(BytesIO(header), formats=("JPEG", "PNG", "WEBP")) as image:
+            with Image.open(BytesIO(header), formats=("JPEG", "PNG")) as image:
                 return ImageInfo(Image.MIME[image.format or ""], *image.size)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise TooManyPixels(f"the image is above the limit of {_LIMIT}") from exc
