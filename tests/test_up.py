@@ -65,6 +65,8 @@ def test_up(clone: Clone) -> None:
         variables, commands = read_guide(process)
         started = descendants(process.pid)
         assert curl(commands["See"], variables)["ok"] is True
+        overview = 'curl -s $WORKER_URL/overview -H "X-Operator-Secret: $OPERATOR_SECRET"'
+        assert curl(overview, variables)["batches"] == []
         assert curl(commands["Order,"], variables)["jobsEnqueued"] == 1
         assert [job["images"] for job in curl(commands["Look"], variables)["jobs"]] == [2]
         assert curl(commands["Work"], variables)["images"]["made"] == 2
