@@ -123,6 +123,7 @@ def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
     scratch.install()
     parameters = [MODEL, per_window, WINDOW_SECONDS, WINDOW_SECONDS / 60]
     scratch.connection.execute("select set_generation_rate(%s, %s, 1, %s, %s)", parameters)
+    scratch.connection.execute("select set_generation_limits('{\"dollarsPerDay\": null}')")
     scratch.connection.execute(
         """insert into generation.runs (id, "workerId", "startedAt", "endsBy")
         select id, 'crowd', now(), now() + interval '1 hour' from unnest(%s::uuid[]) as id""",

@@ -65,6 +65,7 @@ class Site:
             looks = {"scale": 0.1, "mime_type": "image/jpeg"}
             settings = {"latency": self.scale.latency, "models": models, "seed": 1, **looks}
             self.simulator = running.enter_context(Simulation(self.stack.postgres.folder, settings))
+            self.call("set_generation_limits", p_limits={"dollarsPerDay": None})
             self._upload()
             self._running = running.pop_all()
         return self

@@ -46,6 +46,11 @@ create index if not exists photo_generation_batches_ended
 on public.photo_generation_batches ("completedAt")
 where "completedAt" is not null;
 
+-- What a user still waits for: the limit of images queued at once.
+create index if not exists photo_generation_batches_open
+on public.photo_generation_batches ("userId")
+where status = 'generating';
+
 -- The latest batches of all users: the operator's page.
 create index if not exists photo_generation_batches_created
 on public.photo_generation_batches ("createdAt" desc);
@@ -307,6 +312,10 @@ create table if not exists generation.flows (
   primary key ("userId", priority)
 );
 alter table generation.flows add column if not exists "retryTag" bigint not null default 0;
+-- The images of the orders of one day in California, the last one that had any: see check_user_limits.
+alter table generation.flows
+add column if not exists "orderedOn" date,
+add column if not exists "imagesOrdered" integer not null default 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
@@ -391,8 +400,17 @@ alter table generation.limits add column if not exists "storageProvedAt" timesta
 alter table generation.limits add column if not exists "storageRelapses" integer not null default 0;
 -- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
 alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
+-- What one signed-in user may order: see check_user_limits.
+alter table generation.limits
+add column if not exists "userImagesQueued" integer default 500
+constraint limits_user_queued check ("userImagesQueued" >= 0),
+add column if not exists "userImagesPerDay" integer default 1000
+constraint limits_user_images check ("userImagesPerDay" >= 0),
+add column if not exists "userDollarsPerDay" numeric default 20
+constraint limits_user_dollars check ("userDollarsPerDay" >= 0);
 
-insert into generation.limits (id) values (true) on conflict do nothing;
+-- A new installation has a daily cap; one that is there keeps what it has.
+insert into generation.limits (id, "dollarsPerDay") values (true, 50) on conflict do nothing;
 
 -- What one image costs; the daily spend cap multiplies by it. A model without a price counts as the dearest.
 create table if not exists generation.prices (
@@ -419,6 +437,28 @@ create table if not exists generation.photo_buckets (
 insert into generation.photo_buckets (bucket)
 values ('training-photos'), ('generated-photos')
 on conflict do nothing;
+
+-- Hosts that https:// photos may come from: a name, `*.example.com` for every name below example.com, or `*` for any public
+-- host. The project's own is added by the first claim (see allow_own_photo_host). An installation from before this table could
+-- ask any public host: where its orders do so, that stays.
+do $$
+begin
+  if to_regclass('generation.photo_hosts') is null then
+    create table generation.photo_hosts (
+      host text primary key
+      constraint photo_hosts_form check (
+        host = '*' or (length(host) <= 253
+          and host ~ '^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$')
+      )
+    );
+    insert into generation.photo_hosts (host)
+    select '*' where exists (
+      select from public.photo_generation_queue as q
+      where q."exampleImageUrl" ~* '^https://' or q."trainingImageUrls"::text ~* '"https://'
+    );
+  end if;
+end
+$$;
 
 -- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
 -- key. They go on after the highest id. (The table of an old worker may have no sequence yet.)

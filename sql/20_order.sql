@@ -154,14 +154,41 @@ as $$
       || '|metadata\.goog|metadata\.tencentyun\.com)$')
 $$;
 
+-- The host of an https:// address as it is compared; null for any other reference.
+create or replace function generation.photo_host(p_reference text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return regexp_replace(lower(substring(p_reference from '^https://([^/?#]*)')), ':443$', '');
+end
+$$;
+
+-- Refuses the host of an https:// address that is not among generation.photo_hosts.
+create or replace function generation.check_photo_host(p_host text, p_field text) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_labels constant text[] := string_to_array(p_host, '.');
+begin
+  if not exists (
+    select from generation.photo_hosts as h
+    where h.host = any (array['*', p_host] || array(
+      select '*.' || array_to_string(v_labels[i:], '.') from generate_series(2, cardinality(v_labels) - 1) as i))
+  ) then
+    perform generation.refuse('400', 'photo_host_not_allowed', format('%s: photos may not come from host %s', p_field, p_host),
+      format('The operator can allow it: python -m worker hosts add %s', p_host));
+  end if;
+end
+$$;
+
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
--- but `https://` with a public-looking host name, or `bucket/{user folder}/…` in an allowed bucket.
+-- but `https://` with a public-looking host name that is allowed, or `bucket/{user folder}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
 create or replace function generation.check_photo(p_reference text, p_user_id text, p_field text) returns void
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_host text := lower(substring(p_reference from '^https://([^/?#]*)'));
+  v_host constant text := generation.photo_host(p_reference);
   v_bucket text := split_part(p_reference, '/', 1);
   v_unseen constant text := '[\u0001-\u001f\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f'
     || '\u3000\ufeff\ufff9-\ufffb]';
@@ -170,11 +197,12 @@ begin
     perform generation.refuse('400', 'control_characters', format('%s contains characters that cannot be seen', p_field),
       'Remove them, or percent-encode them in a URL.');
   elsif v_host is not null then
-    if p_reference ~ '[[:space:]]' or not generation.is_public_host(regexp_replace(v_host, ':443$', '')) then
+    if p_reference ~ '[[:space:]]' or not generation.is_public_host(v_host) then
       perform generation.refuse('400', 'forbidden_address',
         format('%s: photos are not fetched from this address', p_field),
         'Use https:// with a public host name and no port, user name or IP address (international names as xn--…).');
     end if;
+    perform generation.check_photo_host(v_host, p_field);
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
@@ -212,15 +240,17 @@ end
 $$;
 
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Locks the user's tag row until the end of the transaction.
+-- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
 as $$
-  insert into generation.flows as f ("userId", priority, "lastTag")
-  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images)
+  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered")
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images,
+    (generation.clock() at time zone 'America/Los_Angeles')::date, p_images)
   on conflict ("userId", priority) do update
-    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images
+    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images, "orderedOn" = excluded."orderedOn",
+      "imagesOrdered" = case when f."orderedOn" = excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images
   returning "lastTag" - p_images
 $$;
 
@@ -281,6 +311,16 @@ begin
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
   end if;
+  -- A row whose address is no good fails when it is worked on, and says so; a host must be allowed at once.
+  perform generation.check_photo_host(generation.photo_host(r.reference), r.field)
+  from (
+    select new."exampleImageUrl" as reference, 'exampleImageUrl' as field
+    union all
+    select t.url, format('trainingImageUrls[%s]', t.i - 1)
+    from jsonb_array_elements_text(case when jsonb_typeof(new."trainingImageUrls") = 'array' then new."trainingImageUrls" else '[]' end)
+      with ordinality as t (url, i)
+  ) as r
+  where generation.photo_host(r.reference) is not null;
   perform generation.enter_user(new."userId");
   -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
   new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")

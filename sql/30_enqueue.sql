@@ -1,5 +1,5 @@
 -- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
--- reused with another request). Who the caller is comes from the role and the token, never from the request.
+-- reused with another request), PT429 (a limit per user). Who the caller is comes from the role and the token, never from the request.
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
 -- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
@@ -119,6 +119,79 @@ begin
 end
 $$;
 
+-- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
+-- answer there; before the first start of the worker's default model.
+create or replace function generation.next_image_price() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_gate generation.gates;
+  v_model text;
+begin
+  select g.* into v_gate from generation.gates as g where g."arrivalAt" > '-infinity' order by g."arrivalAt" desc limit 1;
+  v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
+  return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
+end
+$$;
+
+-- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
+-- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
+create or replace function generation.user_images_per_day() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_price constant numeric := nullif(generation.next_image_price(), 0);
+begin
+  return (
+    select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
+      case when h.images is not null then greatest(floor(h.images), 1) end)
+    from generation.limits as l cross join lateral (select least(l."imagesPerDay", l."dollarsPerDay" / v_price) / 2.0 as images) as h);
+end
+$$;
+
+-- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or order within a day in
+-- California. An order counts for its day whatever becomes of it: cancelled ones too, or ordering and cancelling would be free. So
+-- does what is unfinished of the days before, as it is made today. reserve_tags has counted this order and locked the user's tag
+-- row, so no other order of this user is under way.
+create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_reset constant timestamptz := generation.next_daily_reset(generation.clock());
+  v_midnight constant timestamptz := ((v_reset at time zone 'America/Los_Angeles') - interval '1 day') at time zone 'America/Los_Angeles';
+  v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
+  v_day_limit constant numeric := generation.user_images_per_day();
+  v_queued bigint;
+  v_ordered bigint;
+begin
+  if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
+    return;
+  end if;
+  select coalesce(sum(w.images), 0), coalesce(sum(w.images) filter (where w.ordered < v_midnight), 0) into v_queued, v_ordered
+  from (
+    select b."imagesTotal" - b."imagesDone" - b."imagesFailed" as images, b."createdAt" as ordered
+    from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating'
+  ) as w;
+  if v_queued + p_images > v_queue_limit then
+    perform generation.refuse('429', 'user_queue_full',
+      format('%s images of yours are not made yet; with the %s of this order it would be more than the %s that one user may have waiting',
+        v_queued, p_images, v_queue_limit),
+      case when p_images > v_queue_limit then format('Order no more than %s images at once.', v_queue_limit)
+        else 'Order again when enough of them are made, or cancel some.' end);
+  end if;
+  v_ordered := v_ordered - p_images + (
+    select sum(f."imagesOrdered") from generation.flows as f
+    where f."userId" = p_user_id and f."orderedOn" = (v_midnight at time zone 'America/Los_Angeles')::date);
+  if v_ordered + p_images > v_day_limit then
+    perform generation.refuse('429', 'user_daily_limit',
+      format('%s images of yours count for today; with the %s of this order it would be more than the %s that one user may order a day',
+        v_ordered, p_images, v_day_limit),
+      case when p_images > v_day_limit then format('Order no more than %s images a day.', v_day_limit)
+        else format('Order fewer, or again after %s.', to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) end);
+  end if;
+end
+$$;
+
 -- Inserts the batch of a checked order and its jobs; returns enqueue's answer.
 create or replace function generation.insert_batch(p_order jsonb, p_user_id text) returns jsonb
 language plpgsql set search_path = ''
@@ -131,10 +204,11 @@ declare
   v_first_tag bigint;
   v_job_ids bigint[];
 begin
+  v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
+  perform generation.check_user_limits(p_user_id, v_jobs * v_images);
   insert into public.photo_generation_batches ("userId", "jobsTotal", "imagesTotal", "createdAt")
   values (p_user_id, v_jobs, v_jobs * v_images, generation.clock())
   returning id into v_batch_id;
-  v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
   with inserted as (
     insert into public.photo_generation_queue (
       "batchId", "userId", "exampleImageId", "exampleImageUrl", "exampleImagePrompt", "trainingImageUrls",
@@ -170,7 +244,8 @@ $$;
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
--- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
+-- (`idempotency_key_reused`, `user_being_erased`), PT429 (`user_queue_full`, `user_daily_limit`; only of signed-in users).
+-- Locks: the user's tag row; a repeated key waits for its first use.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb

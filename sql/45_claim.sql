@@ -172,7 +172,7 @@ end
 $$;
 
 -- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
--- observed latency, what an image costs by model, the buckets source photos may come from, an image that Storage did not keep
+-- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
 -- (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
@@ -186,6 +186,7 @@ begin
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
+    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end
@@ -308,17 +309,34 @@ begin
 end
 $$;
 
+-- Adds the host of the project itself, which only its workers know, to those that photos may come from. A name that is not
+-- public, such as that of a stack on one's own machine, is left out.
+create or replace function generation.allow_own_photo_host(p_host text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
+    insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
+  end if;
+end
+$$;
+
+-- Claims had no p_photo_host before.
+drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to
--- give {jobs: [], reason,
--- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- p_photo_host is the host of the project's address, which photos may come from.
+-- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, answeredAt};
+-- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
+-- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
 -- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
-  p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
+  p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
+  p_photo_host text default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -335,6 +353,7 @@ begin
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   v_run := generation.lock_run(p_run_id);
+  perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.

@@ -213,39 +213,117 @@ begin
 end
 $$;
 
--- Sets the caps for all models together, and whether anonymous users may order; p_limits may have imagesPerDay, dollarsPerDay
--- (null: no cap), maxRuns, maxAgeHours and allowAnonymous. What is not named stays. Returns the gate. Errors: PT400.
+-- The dollars in a limit, null where it is null or missing. Refuses anything but a number from 0.
+create or replace function generation.checked_dollars(p_limits jsonb, p_field text) returns numeric
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_dollars constant numeric := case when jsonb_typeof(p_limits -> p_field) = 'number' then (p_limits ->> p_field)::numeric end;
+begin
+  if jsonb_typeof(p_limits -> p_field) not in ('number', 'null') or v_dollars < 0 then
+    perform generation.refuse('400', 'out_of_range', format('%s must be a number from 0, or null', p_field),
+      format('Send {"%s": 20}.', p_field));
+  end if;
+  return v_dollars;
+end
+$$;
+
+-- Sets the caps for all models together, what one user may order, and whether anonymous users may; p_limits may have imagesPerDay,
+-- dollarsPerDay, userImagesQueued, userImagesPerDay, userDollarsPerDay (null: no limit), maxRuns, maxAgeHours and allowAnonymous.
+-- What is not named stays. Returns the gate. Errors: PT400.
 -- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
-declare
-  v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
-  v_dollars numeric;
 begin
   perform generation.require_service();
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
   end if;
-  if v_kind = 'number' then
-    v_dollars := (p_limits ->> 'dollarsPerDay')::numeric;
-  end if;
-  if v_kind not in ('number', 'null') or v_dollars < 0 then
-    perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
-  end if;
-  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'userImagesQueued', 'userImagesPerDay',
+    'userDollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
   if jsonb_typeof(p_limits -> 'allowAnonymous') <> 'boolean' then
     perform generation.refuse('400', 'wrong_type', 'allowAnonymous must be true or false', 'Send {"allowAnonymous": true}.');
   end if;
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
-    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then generation.checked_dollars(p_limits, 'dollarsPerDay')
+      else l."dollarsPerDay" end,
+    "userImagesQueued" = case when p_limits ? 'userImagesQueued'
+      then generation.checked_integer(p_limits -> 'userImagesQueued', 'userImagesQueued', 0, 100000000, null) else l."userImagesQueued" end,
+    "userImagesPerDay" = case when p_limits ? 'userImagesPerDay'
+      then generation.checked_integer(p_limits -> 'userImagesPerDay', 'userImagesPerDay', 0, 100000000, null) else l."userImagesPerDay" end,
+    "userDollarsPerDay" = case when p_limits ? 'userDollarsPerDay' then generation.checked_dollars(p_limits, 'userDollarsPerDay')
+      else l."userDollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
     "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours"),
     "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous")
   where l.id;
   return public.generation_gate();
+end
+$$;
+
+-- A host as an operator names it, in the form of generation.photo_hosts. PT400 `bad_host` for what is no name of a host, and for
+-- names that lead inside.
+create or replace function generation.checked_photo_host(p_host text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_host constant text := lower(btrim(coalesce(p_host, ''), E' \t\n\r'));
+  v_alone constant text := regexp_replace(regexp_replace(regexp_replace(v_host, '^[a-z][a-z0-9+.-]*://', ''), '[/?#].*$', ''), '^.*@|:\d*$', '', 'g');
+begin
+  if v_host = '*' or generation.is_public_host(regexp_replace(v_host, '^\*\.', '')) then
+    return v_host;
+  elsif v_alone <> v_host and generation.is_public_host(regexp_replace(v_alone, '^\*\.', '')) then
+    perform generation.refuse('400', 'bad_host', format('"%s" is more than a host', v_host), format('Use the host alone: %s', v_alone));
+  end if;
+  perform generation.refuse('400', 'bad_host', format('"%s" is no public host', left(v_host, 253)),
+    'Name a host like photos.example.com (international names as xn--…), *.example.com for all below example.com, or * for any.');
+  return null;
+end
+$$;
+
+-- The hosts that https:// photos may come from: {hosts}. Safe to repeat: reads only.
+create or replace function public.generation_photo_hosts() returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform generation.require_service();
+  return jsonb_build_object('hosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h));
+end
+$$;
+
+-- Lets https:// photos come from a host: a name, `*.example.com` for every name below example.com, or `*` for any public host.
+-- Orders and runs know it from the next one on. Returns {hosts, added}. Errors: PT400. Safe to repeat: the second time it is there.
+create or replace function public.add_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_added integer;
+begin
+  perform generation.require_service();
+  insert into generation.photo_hosts (host) values (generation.checked_photo_host(p_host)) on conflict do nothing;
+  get diagnostics v_added = row_count;
+  return public.generation_photo_hosts() || jsonb_build_object('added', v_added > 0);
+end
+$$;
+
+-- Takes a host out again. Jobs that wait for photos of it fail when they are worked on. Returns {hosts, removed}: removed is false
+-- if it was not there. Errors: PT400. Safe to repeat: the second time there is none.
+create or replace function public.remove_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_removed integer;
+begin
+  perform generation.require_service();
+  delete from generation.photo_hosts as h where h.host = lower(p_host);
+  get diagnostics v_removed = row_count;
+  if v_removed = 0 then
+    perform generation.checked_photo_host(p_host);
+  end if;
+  return public.generation_photo_hosts() || jsonb_build_object('removed', v_removed > 0);
 end
 $$;
 

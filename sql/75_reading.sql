@@ -2,7 +2,8 @@
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of this schema, which `check` compares with the worker's.
--- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
+-- Returns {version, functions: the names of the functions that are there, photoBuckets, photoHosts, storageRefused: see
+-- report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -12,6 +13,7 @@ begin
   return jsonb_build_object('version', 2,
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
+    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
     'storageRefused', (select l."storageRefused" from generation.limits as l));
 end
 $$;
@@ -111,9 +113,10 @@ $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
 -- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the
--- operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
--- tried next. Safe to repeat: reads only.
+-- userImagesQueued, userImagesPerDay, userDollarsPerDay, userImagesAllowed, spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous,
+-- runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`,
+-- `rate_limited`), `probeAt` when a start beyond a stated value is tried next, `userImagesAllowed` what all daily limits together let one
+-- user order. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -138,7 +141,9 @@ begin
       'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
       'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
     ) || (
-      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
+        'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
+        'userDollarsPerDay', l."userDollarsPerDay", 'userImagesAllowed', generation.user_images_per_day(), 'maxRuns', l."maxRuns",
         'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
       from generation.limits as l));
 end

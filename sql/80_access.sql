@@ -38,6 +38,7 @@ alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
+alter table generation.photo_hosts enable row level security;
 alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;

@@ -56,6 +56,7 @@ begin
   select string_agg(p.oid::regprocedure::text, ', ') into v_functions
   from pg_catalog.pg_proc as p
   where p.pronamespace = to_regnamespace('generation') or (p.pronamespace = 'public'::regnamespace and p.prosrc ~ '\mgeneration[.]' and p.proname in (
+    'add_generation_photo_host',
     'cancel_generation_batch',
     'claim_generation_jobs',
     'enqueue_generation_batch',
@@ -68,6 +69,7 @@ begin
     'generation_jobs_to_sweep',
     'generation_models',
     'generation_overview',
+    'generation_photo_hosts',
     'generation_queue_stats',
     'generation_schema_version',
     'get_generation_batch',
@@ -78,6 +80,7 @@ begin
     'record_generated_photo',
     'release_stale_generation_jobs',
     'remove_generation_gate',
+    'remove_generation_photo_host',
     'report_rate_limit',
     'report_storage',
     'resume_generation',
@@ -102,7 +105,7 @@ begin
   join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
   where c.relkind in ('r', 'p') and (
     (c.relnamespace = to_regnamespace('generation') and c.relname in ('erasures', 'failed_images', 'flows', 'gates',
-      'idempotency_keys', 'limits', 'models', 'photo_buckets', 'prices', 'runs', 'worker_calls'))
+      'idempotency_keys', 'limits', 'models', 'photo_buckets', 'photo_hosts', 'prices', 'runs', 'worker_calls'))
     or (v_mode = 'with_tables' and c.relnamespace = 'public'::regnamespace and (c.relname, a.attname) in (
       ('photo_generation_batches', 'imagesTotal'), ('photo_generation_queue', 'startTag'), ('photo_generation_photos', 'imageIndex'))));
   if v_tables is not null then

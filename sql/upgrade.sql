@@ -130,6 +130,11 @@ create index if not exists photo_generation_batches_ended
 on public.photo_generation_batches ("completedAt")
 where "completedAt" is not null;
 
+-- What a user still waits for: the limit of images queued at once.
+create index if not exists photo_generation_batches_open
+on public.photo_generation_batches ("userId")
+where status = 'generating';
+
 -- The latest batches of all users: the operator's page.
 create index if not exists photo_generation_batches_created
 on public.photo_generation_batches ("createdAt" desc);
@@ -391,6 +396,10 @@ create table if not exists generation.flows (
   primary key ("userId", priority)
 );
 alter table generation.flows add column if not exists "retryTag" bigint not null default 0;
+-- The images of the orders of one day in California, the last one that had any: see check_user_limits.
+alter table generation.flows
+add column if not exists "orderedOn" date,
+add column if not exists "imagesOrdered" integer not null default 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
@@ -475,8 +484,17 @@ alter table generation.limits add column if not exists "storageProvedAt" timesta
 alter table generation.limits add column if not exists "storageRelapses" integer not null default 0;
 -- Whether users of Supabase Auth's anonymous sign-ins may order: anybody can make as many of them as they like.
 alter table generation.limits add column if not exists "allowAnonymous" boolean not null default false;
+-- What one signed-in user may order: see check_user_limits.
+alter table generation.limits
+add column if not exists "userImagesQueued" integer default 500
+constraint limits_user_queued check ("userImagesQueued" >= 0),
+add column if not exists "userImagesPerDay" integer default 1000
+constraint limits_user_images check ("userImagesPerDay" >= 0),
+add column if not exists "userDollarsPerDay" numeric default 20
+constraint limits_user_dollars check ("userDollarsPerDay" >= 0);
 
-insert into generation.limits (id) values (true) on conflict do nothing;
+-- A new installation has a daily cap; one that is there keeps what it has.
+insert into generation.limits (id, "dollarsPerDay") values (true, 50) on conflict do nothing;
 
 -- What one image costs; the daily spend cap multiplies by it. A model without a price counts as the dearest.
 create table if not exists generation.prices (
@@ -503,6 +521,28 @@ create table if not exists generation.photo_buckets (
 insert into generation.photo_buckets (bucket)
 values ('training-photos'), ('generated-photos')
 on conflict do nothing;
+
+-- Hosts that https:// photos may come from: a name, `*.example.com` for every name below example.com, or `*` for any public
+-- host. The project's own is added by the first claim (see allow_own_photo_host). An installation from before this table could
+-- ask any public host: where its orders do so, that stays.
+do $$
+begin
+  if to_regclass('generation.photo_hosts') is null then
+    create table generation.photo_hosts (
+      host text primary key
+      constraint photo_hosts_form check (
+        host = '*' or (length(host) <= 253
+          and host ~ '^(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$')
+      )
+    );
+    insert into generation.photo_hosts (host)
+    select '*' where exists (
+      select from public.photo_generation_queue as q
+      where q."exampleImageUrl" ~* '^https://' or q."trainingImageUrls"::text ~* '"https://'
+    );
+  end if;
+end
+$$;
 
 -- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
 -- key. They go on after the highest id. (The table of an old worker may have no sequence yet.)
@@ -750,14 +790,41 @@ as $$
       || '|metadata\.goog|metadata\.tencentyun\.com)$')
 $$;
 
+-- The host of an https:// address as it is compared; null for any other reference.
+create or replace function generation.photo_host(p_reference text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return regexp_replace(lower(substring(p_reference from '^https://([^/?#]*)')), ':443$', '');
+end
+$$;
+
+-- Refuses the host of an https:// address that is not among generation.photo_hosts.
+create or replace function generation.check_photo_host(p_host text, p_field text) returns void
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_labels constant text[] := string_to_array(p_host, '.');
+begin
+  if not exists (
+    select from generation.photo_hosts as h
+    where h.host = any (array['*', p_host] || array(
+      select '*.' || array_to_string(v_labels[i:], '.') from generate_series(2, cardinality(v_labels) - 1) as i))
+  ) then
+    perform generation.refuse('400', 'photo_host_not_allowed', format('%s: photos may not come from host %s', p_field, p_host),
+      format('The operator can allow it: python -m worker hosts add %s', p_host));
+  end if;
+end
+$$;
+
 -- Refuses a photo that the worker would not fetch anyway, so that the caller learns it at once: anything
--- but `https://` with a public-looking host name, or `bucket/{user folder}/…` in an allowed bucket.
+-- but `https://` with a public-looking host name that is allowed, or `bucket/{user folder}/…` in an allowed bucket.
 -- The worker checks again, and checks what the name resolves to.
 create or replace function generation.check_photo(p_reference text, p_user_id text, p_field text) returns void
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_host text := lower(substring(p_reference from '^https://([^/?#]*)'));
+  v_host constant text := generation.photo_host(p_reference);
   v_bucket text := split_part(p_reference, '/', 1);
   v_unseen constant text := '[\u0001-\u001f\u007f-\u00a0\u00ad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f'
     || '\u3000\ufeff\ufff9-\ufffb]';
@@ -766,11 +833,12 @@ begin
     perform generation.refuse('400', 'control_characters', format('%s contains characters that cannot be seen', p_field),
       'Remove them, or percent-encode them in a URL.');
   elsif v_host is not null then
-    if p_reference ~ '[[:space:]]' or not generation.is_public_host(regexp_replace(v_host, ':443$', '')) then
+    if p_reference ~ '[[:space:]]' or not generation.is_public_host(v_host) then
       perform generation.refuse('400', 'forbidden_address',
         format('%s: photos are not fetched from this address', p_field),
         'Use https:// with a public host name and no port, user name or IP address (international names as xn--…).');
     end if;
+    perform generation.check_photo_host(v_host, p_field);
   elsif p_reference ~ '^[A-Za-z][A-Za-z0-9+.-]*:' then
     perform generation.refuse('400', 'not_https', format('%s must be an https:// address', p_field),
       'Use https://, or bucket/path for a photo in this project''s Storage.');
@@ -808,15 +876,17 @@ end
 $$;
 
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Locks the user's tag row until the end of the transaction.
+-- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
 as $$
-  insert into generation.flows as f ("userId", priority, "lastTag")
-  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images)
+  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered")
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images,
+    (generation.clock() at time zone 'America/Los_Angeles')::date, p_images)
   on conflict ("userId", priority) do update
-    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images
+    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images, "orderedOn" = excluded."orderedOn",
+      "imagesOrdered" = case when f."orderedOn" = excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images
   returning "lastTag" - p_images
 $$;
 
@@ -877,6 +947,16 @@ begin
     perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
       'Insert it as pending; the functions move it on.');
   end if;
+  -- A row whose address is no good fails when it is worked on, and says so; a host must be allowed at once.
+  perform generation.check_photo_host(generation.photo_host(r.reference), r.field)
+  from (
+    select new."exampleImageUrl" as reference, 'exampleImageUrl' as field
+    union all
+    select t.url, format('trainingImageUrls[%s]', t.i - 1)
+    from jsonb_array_elements_text(case when jsonb_typeof(new."trainingImageUrls") = 'array' then new."trainingImageUrls" else '[]' end)
+      with ordinality as t (url, i)
+  ) as r
+  where generation.photo_host(r.reference) is not null;
   perform generation.enter_user(new."userId");
   -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
   new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
@@ -903,7 +983,7 @@ $part_20_order$);
 
 insert into pg_temp.upgrade_part values ('30_enqueue.sql', $part_30_enqueue$
 -- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
--- reused with another request). Who the caller is comes from the role and the token, never from the request.
+-- reused with another request), PT429 (a limit per user). Who the caller is comes from the role and the token, never from the request.
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
 -- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
@@ -1023,6 +1103,79 @@ begin
 end
 $$;
 
+-- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
+-- answer there; before the first start of the worker's default model.
+create or replace function generation.next_image_price() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_gate generation.gates;
+  v_model text;
+begin
+  select g.* into v_gate from generation.gates as g where g."arrivalAt" > '-infinity' order by g."arrivalAt" desc limit 1;
+  v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
+  return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
+end
+$$;
+
+-- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
+-- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
+create or replace function generation.user_images_per_day() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_price constant numeric := nullif(generation.next_image_price(), 0);
+begin
+  return (
+    select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
+      case when h.images is not null then greatest(floor(h.images), 1) end)
+    from generation.limits as l cross join lateral (select least(l."imagesPerDay", l."dollarsPerDay" / v_price) / 2.0 as images) as h);
+end
+$$;
+
+-- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or order within a day in
+-- California. An order counts for its day whatever becomes of it: cancelled ones too, or ordering and cancelling would be free. So
+-- does what is unfinished of the days before, as it is made today. reserve_tags has counted this order and locked the user's tag
+-- row, so no other order of this user is under way.
+create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_reset constant timestamptz := generation.next_daily_reset(generation.clock());
+  v_midnight constant timestamptz := ((v_reset at time zone 'America/Los_Angeles') - interval '1 day') at time zone 'America/Los_Angeles';
+  v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
+  v_day_limit constant numeric := generation.user_images_per_day();
+  v_queued bigint;
+  v_ordered bigint;
+begin
+  if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
+    return;
+  end if;
+  select coalesce(sum(w.images), 0), coalesce(sum(w.images) filter (where w.ordered < v_midnight), 0) into v_queued, v_ordered
+  from (
+    select b."imagesTotal" - b."imagesDone" - b."imagesFailed" as images, b."createdAt" as ordered
+    from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating'
+  ) as w;
+  if v_queued + p_images > v_queue_limit then
+    perform generation.refuse('429', 'user_queue_full',
+      format('%s images of yours are not made yet; with the %s of this order it would be more than the %s that one user may have waiting',
+        v_queued, p_images, v_queue_limit),
+      case when p_images > v_queue_limit then format('Order no more than %s images at once.', v_queue_limit)
+        else 'Order again when enough of them are made, or cancel some.' end);
+  end if;
+  v_ordered := v_ordered - p_images + (
+    select sum(f."imagesOrdered") from generation.flows as f
+    where f."userId" = p_user_id and f."orderedOn" = (v_midnight at time zone 'America/Los_Angeles')::date);
+  if v_ordered + p_images > v_day_limit then
+    perform generation.refuse('429', 'user_daily_limit',
+      format('%s images of yours count for today; with the %s of this order it would be more than the %s that one user may order a day',
+        v_ordered, p_images, v_day_limit),
+      case when p_images > v_day_limit then format('Order no more than %s images a day.', v_day_limit)
+        else format('Order fewer, or again after %s.', to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) end);
+  end if;
+end
+$$;
+
 -- Inserts the batch of a checked order and its jobs; returns enqueue's answer.
 create or replace function generation.insert_batch(p_order jsonb, p_user_id text) returns jsonb
 language plpgsql set search_path = ''
@@ -1035,10 +1188,11 @@ declare
   v_first_tag bigint;
   v_job_ids bigint[];
 begin
+  v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
+  perform generation.check_user_limits(p_user_id, v_jobs * v_images);
   insert into public.photo_generation_batches ("userId", "jobsTotal", "imagesTotal", "createdAt")
   values (p_user_id, v_jobs, v_jobs * v_images, generation.clock())
   returning id into v_batch_id;
-  v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
   with inserted as (
     insert into public.photo_generation_queue (
       "batchId", "userId", "exampleImageId", "exampleImageUrl", "exampleImagePrompt", "trainingImageUrls",
@@ -1074,7 +1228,8 @@ $$;
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
--- (`idempotency_key_reused`, `user_being_erased`). Locks: the user's tag row; a repeated key waits for its first use.
+-- (`idempotency_key_reused`, `user_being_erased`), PT429 (`user_queue_full`, `user_daily_limit`; only of signed-in users).
+-- Locks: the user's tag row; a repeated key waits for its first use.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
@@ -2277,7 +2432,7 @@ end
 $$;
 
 -- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
--- observed latency, what an image costs by model, the buckets source photos may come from, an image that Storage did not keep
+-- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
 -- (see report_storage), and the time.
 create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
 language plpgsql stable set search_path = ''
@@ -2291,6 +2446,7 @@ begin
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
+    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end
@@ -2413,17 +2569,34 @@ begin
 end
 $$;
 
+-- Adds the host of the project itself, which only its workers know, to those that photos may come from. A name that is not
+-- public, such as that of a stack on one's own machine, is left out.
+create or replace function generation.allow_own_photo_host(p_host text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
+    insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
+  end if;
+end
+$$;
+
+-- Claims had no p_photo_host before.
+drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
+
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, storageRefused, answeredAt}; with nothing to
--- give {jobs: [], reason,
--- nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
+-- p_photo_host is the host of the project's address, which photos may come from.
+-- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, answeredAt};
+-- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
+-- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
 -- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
-  p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text
+  p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
+  p_photo_host text default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -2440,6 +2613,7 @@ begin
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   v_run := generation.lock_run(p_run_id);
+  perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   -- A claim that was answered before gets what it still holds.
@@ -3068,39 +3242,117 @@ begin
 end
 $$;
 
--- Sets the caps for all models together, and whether anonymous users may order; p_limits may have imagesPerDay, dollarsPerDay
--- (null: no cap), maxRuns, maxAgeHours and allowAnonymous. What is not named stays. Returns the gate. Errors: PT400.
+-- The dollars in a limit, null where it is null or missing. Refuses anything but a number from 0.
+create or replace function generation.checked_dollars(p_limits jsonb, p_field text) returns numeric
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_dollars constant numeric := case when jsonb_typeof(p_limits -> p_field) = 'number' then (p_limits ->> p_field)::numeric end;
+begin
+  if jsonb_typeof(p_limits -> p_field) not in ('number', 'null') or v_dollars < 0 then
+    perform generation.refuse('400', 'out_of_range', format('%s must be a number from 0, or null', p_field),
+      format('Send {"%s": 20}.', p_field));
+  end if;
+  return v_dollars;
+end
+$$;
+
+-- Sets the caps for all models together, what one user may order, and whether anonymous users may; p_limits may have imagesPerDay,
+-- dollarsPerDay, userImagesQueued, userImagesPerDay, userDollarsPerDay (null: no limit), maxRuns, maxAgeHours and allowAnonymous.
+-- What is not named stays. Returns the gate. Errors: PT400.
 -- Safe to repeat: the same values are set again, none is added to.
 create or replace function public.set_generation_limits(p_limits jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
-declare
-  v_kind text := jsonb_typeof(p_limits -> 'dollarsPerDay');
-  v_dollars numeric;
 begin
   perform generation.require_service();
   if jsonb_typeof(p_limits) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_limits must be an object', 'Send {"imagesPerDay": 500}.');
   end if;
-  if v_kind = 'number' then
-    v_dollars := (p_limits ->> 'dollarsPerDay')::numeric;
-  end if;
-  if v_kind not in ('number', 'null') or v_dollars < 0 then
-    perform generation.refuse('400', 'out_of_range', 'dollarsPerDay must be a number from 0, or null', 'Send {"dollarsPerDay": 20}.');
-  end if;
-  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
+  perform generation.refuse_unknown_fields(p_limits, array['imagesPerDay', 'dollarsPerDay', 'userImagesQueued', 'userImagesPerDay',
+    'userDollarsPerDay', 'maxRuns', 'maxAgeHours', 'allowAnonymous'], 'p_limits');
   if jsonb_typeof(p_limits -> 'allowAnonymous') <> 'boolean' then
     perform generation.refuse('400', 'wrong_type', 'allowAnonymous must be true or false', 'Send {"allowAnonymous": true}.');
   end if;
   update generation.limits as l
   set "imagesPerDay" = case when p_limits ? 'imagesPerDay'
       then generation.checked_integer(p_limits -> 'imagesPerDay', 'imagesPerDay', 0, 100000000, null) else l."imagesPerDay" end,
-    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then v_dollars else l."dollarsPerDay" end,
+    "dollarsPerDay" = case when p_limits ? 'dollarsPerDay' then generation.checked_dollars(p_limits, 'dollarsPerDay')
+      else l."dollarsPerDay" end,
+    "userImagesQueued" = case when p_limits ? 'userImagesQueued'
+      then generation.checked_integer(p_limits -> 'userImagesQueued', 'userImagesQueued', 0, 100000000, null) else l."userImagesQueued" end,
+    "userImagesPerDay" = case when p_limits ? 'userImagesPerDay'
+      then generation.checked_integer(p_limits -> 'userImagesPerDay', 'userImagesPerDay', 0, 100000000, null) else l."userImagesPerDay" end,
+    "userDollarsPerDay" = case when p_limits ? 'userDollarsPerDay' then generation.checked_dollars(p_limits, 'userDollarsPerDay')
+      else l."userDollarsPerDay" end,
     "maxRuns" = generation.checked_integer(p_limits -> 'maxRuns', 'maxRuns', 1, 1000, l."maxRuns"),
     "maxAgeHours" = coalesce(generation.checked_integer(p_limits -> 'maxAgeHours', 'maxAgeHours', 1, 8760, null), l."maxAgeHours"),
     "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous")
   where l.id;
   return public.generation_gate();
+end
+$$;
+
+-- A host as an operator names it, in the form of generation.photo_hosts. PT400 `bad_host` for what is no name of a host, and for
+-- names that lead inside.
+create or replace function generation.checked_photo_host(p_host text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_host constant text := lower(btrim(coalesce(p_host, ''), E' \t\n\r'));
+  v_alone constant text := regexp_replace(regexp_replace(regexp_replace(v_host, '^[a-z][a-z0-9+.-]*://', ''), '[/?#].*$', ''), '^.*@|:\d*$', '', 'g');
+begin
+  if v_host = '*' or generation.is_public_host(regexp_replace(v_host, '^\*\.', '')) then
+    return v_host;
+  elsif v_alone <> v_host and generation.is_public_host(regexp_replace(v_alone, '^\*\.', '')) then
+    perform generation.refuse('400', 'bad_host', format('"%s" is more than a host', v_host), format('Use the host alone: %s', v_alone));
+  end if;
+  perform generation.refuse('400', 'bad_host', format('"%s" is no public host', left(v_host, 253)),
+    'Name a host like photos.example.com (international names as xn--…), *.example.com for all below example.com, or * for any.');
+  return null;
+end
+$$;
+
+-- The hosts that https:// photos may come from: {hosts}. Safe to repeat: reads only.
+create or replace function public.generation_photo_hosts() returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform generation.require_service();
+  return jsonb_build_object('hosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h));
+end
+$$;
+
+-- Lets https:// photos come from a host: a name, `*.example.com` for every name below example.com, or `*` for any public host.
+-- Orders and runs know it from the next one on. Returns {hosts, added}. Errors: PT400. Safe to repeat: the second time it is there.
+create or replace function public.add_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_added integer;
+begin
+  perform generation.require_service();
+  insert into generation.photo_hosts (host) values (generation.checked_photo_host(p_host)) on conflict do nothing;
+  get diagnostics v_added = row_count;
+  return public.generation_photo_hosts() || jsonb_build_object('added', v_added > 0);
+end
+$$;
+
+-- Takes a host out again. Jobs that wait for photos of it fail when they are worked on. Returns {hosts, removed}: removed is false
+-- if it was not there. Errors: PT400. Safe to repeat: the second time there is none.
+create or replace function public.remove_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_removed integer;
+begin
+  perform generation.require_service();
+  delete from generation.photo_hosts as h where h.host = lower(p_host);
+  get diagnostics v_removed = row_count;
+  if v_removed = 0 then
+    perform generation.checked_photo_host(p_host);
+  end if;
+  return public.generation_photo_hosts() || jsonb_build_object('removed', v_removed > 0);
 end
 $$;
 
@@ -3390,7 +3642,8 @@ insert into pg_temp.upgrade_part values ('75_reading.sql', $part_75_reading$
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of this schema, which `check` compares with the worker's.
--- Returns {version, functions: the names of the functions that are there, photoBuckets, storageRefused: see report_storage}.
+-- Returns {version, functions: the names of the functions that are there, photoBuckets, photoHosts, storageRefused: see
+-- report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -3400,6 +3653,7 @@ begin
   return jsonb_build_object('version', 2,
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
+    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
     'storageRefused', (select l."storageRefused" from generation.limits as l));
 end
 $$;
@@ -3499,9 +3753,10 @@ $$;
 
 -- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
 -- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous, runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the
--- operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`, `rate_limited`), `probeAt` when a start beyond a stated value is
--- tried next. Safe to repeat: reads only.
+-- userImagesQueued, userImagesPerDay, userDollarsPerDay, userImagesAllowed, spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous,
+-- runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`,
+-- `rate_limited`), `probeAt` when a start beyond a stated value is tried next, `userImagesAllowed` what all daily limits together let one
+-- user order. Safe to repeat: reads only.
 create or replace function public.generation_gate() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -3526,7 +3781,9 @@ begin
       'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
       'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
     ) || (
-      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay", 'maxRuns', l."maxRuns",
+      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
+        'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
+        'userDollarsPerDay', l."userDollarsPerDay", 'userImagesAllowed', generation.user_images_per_day(), 'maxRuns', l."maxRuns",
         'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
       from generation.limits as l));
 end
@@ -4245,6 +4502,7 @@ alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
+alter table generation.photo_hosts enable row level security;
 alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;

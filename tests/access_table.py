@@ -63,6 +63,7 @@ TABLES = {
     "generation.limits": CLOSED,
     "generation.models": CLOSED,
     "generation.photo_buckets": CLOSED,
+    "generation.photo_hosts": CLOSED,
     "generation.prices": CLOSED,
     "generation.runs": CLOSED,
 }
@@ -199,6 +200,9 @@ FUNCTIONS = {
     "set_generation_model": Function(lambda _: {"p_model": "a", "p_facts": {"dollars": 1}}),
     "set_generation_rate": Function(lambda _: {"p_model": "model", "p_rate": 10}),
     "set_generation_limits": Function(lambda _: {"p_limits": {"imagesPerDay": 0}}),
+    "generation_photo_hosts": Function(_nothing),
+    "add_generation_photo_host": Function(lambda _: {"p_host": "photos.example.com"}),
+    "remove_generation_photo_host": Function(lambda _: {"p_host": "photos.example.com"}),
     "pause_generation": Function(lambda _: {"p_reason": "x"}),
     "resume_generation": Function(_nothing),
     "generation_jobs_to_sweep": Function(lambda _: {"p_limit": 1}),

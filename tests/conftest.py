@@ -15,10 +15,12 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from local.stack.errors import StackError
 from local.stack.stack import DATA, Stack
+from tests.queue_sql import NO_LIMITS
 
 FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
@@ -115,9 +117,11 @@ def installation() -> Iterator[Installation]:
                 "model",
             ):
                 connection.execute("select set_generation_rate(%s, 100000, 1000)", [model])
+            # They order and make as many images as they like, of photos from wherever they are.
             # Announced ends come nearer every day: only tests about them have any.
             connection.execute('update generation.models set "announcedEnd" = null')
-            connection.execute("select set_generation_limits('{\"maxRuns\": 1000}')")
+            connection.execute("select set_generation_limits(%s)", [Jsonb({"maxRuns": 1000, **NO_LIMITS})])
+            connection.execute("select add_generation_photo_host('*')")
             rows = Rows(connection)
             connection.close()
             yield Installation(started, rows)

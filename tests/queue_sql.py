@@ -19,6 +19,14 @@ Connection = psycopg.Connection[DictRow]
 T = TypeVar("T")
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 USER = "user-1"
+NO_LIMITS = {
+    "imagesPerDay": None,
+    "dollarsPerDay": None,
+    "userImagesQueued": None,
+    "userImagesPerDay": None,
+    "userDollarsPerDay": None,
+}
+"""As many images as anybody likes: for tests that are about something else."""
 ORDER_TABLES: tuple[LiteralString, ...] = (
     "photo_generation_batches",
     "photo_generation_queue",
@@ -29,12 +37,13 @@ ORDER_TABLES: tuple[LiteralString, ...] = (
 
 def order(user_id: str = USER, examples: int = 1, images: int = 1, **fields: object) -> dict[str, object]:
     """A valid request for `examples` jobs of `images` images; `fields` replace or add."""
+    folder = f"training-photos/{user_id.replace('=', '=3D').replace('|', '=7C')}"
     return {
         "userId": user_id,
         "basePrompt": "A portrait in the evening sun",
         "numImagesPerExample": images,
-        "exampleImages": [{"url": f"https://photos.example.com/{i}.jpg"} for i in range(examples)],
-        "trainingImageUrls": [f"training-photos/{user_id}/me.jpg"],
+        "exampleImages": [{"url": f"{folder}/{i}.jpg"} for i in range(examples)],
+        "trainingImageUrls": [f"{folder}/me.jpg"],
         **fields,
     }
 

@@ -32,7 +32,7 @@ def row_for(table: str, user_id: str) -> dict[str, Any]:
     """A row that the table takes."""
     rows: dict[str, dict[str, Any]] = {
         "public.photo_generation_batches": {},
-        "public.photo_generation_queue": {"exampleImageUrl": "https://a.example/b.jpg", "basePrompt": "p"},
+        "public.photo_generation_queue": {"exampleImageUrl": "training-photos/a/b.jpg", "basePrompt": "p"},
         "public.photo_generation_photos": {
             "jobId": 999, "batchId": "b", "imageIndex": 0, "storagePath": "p", "mimeType": "image/png",
             "width": 1, "height": 1, "bytes": 1, "model": "m",

@@ -24,12 +24,14 @@ pytest_plugins = ("tests.runs",)
 WORKER = Path(__file__).resolve().parent.parent / "worker"
 
 OPERATIONS: dict[str, Mapping[str, Any]] = {
+    "add_generation_photo_host": {"p_host": "photos.example.com"},
     "cancel_generation_batch": {"p_batch_id": "the batch"},
     "erase_generation_user": {"p_user_id": "the user"},
     "pause_generation": {"p_reason": "a test"},
     "prune_generation_history": {"p_older_than_days": 30, "p_limit": 10},
     "release_stale_generation_jobs": {"p_older_than_seconds": 0},
     "remove_generation_gate": {"p_model": MODEL},
+    "remove_generation_photo_host": {"p_host": "*"},
     "resume_generation": {},
     "retry_failed_generation_jobs": {"p_batch_id": None, "p_including_refused": True, "p_limit": 10},
     "set_generation_limits": {"p_limits": {"imagesPerDay": 7}},
@@ -42,6 +44,7 @@ QUESTIONS: dict[str, Mapping[str, Any]] = {
     "generation_gate": {},
     "generation_models": {},
     "generation_overview": {"p_limit": 3},
+    "generation_photo_hosts": {},
     "generation_queue_stats": {},
     "generation_schema_version": {},
     "peek_generation_jobs": {"p_max_jobs": 3},
@@ -53,6 +56,7 @@ STATE = """
       'batches', (select jsonb_agg(to_jsonb(b)) from photo_generation_batches as b),
       'refused', (select jsonb_agg(to_jsonb(f)) from generation.failed_images as f),
       'prices', (select jsonb_agg(to_jsonb(p) order by p.model) from generation.prices as p),
+      'hosts', (select jsonb_agg(h.host order by h.host) from generation.photo_hosts as h),
       'limits', (select to_jsonb(l) from generation.limits as l),
       'gate', (select to_jsonb(g) - 'epoch' - 'arrivalAt' from generation.gates as g where g.model = %s)
     ) as state"""

@@ -17,7 +17,7 @@ pytest_plugins = ("tests.database_fixtures",)
 
 INSERT = """
     insert into public.photo_generation_queue ("userId", "exampleImageUrl", "basePrompt")
-    values ('old', 'https://photos.example.com/a', 'x')"""
+    values ('old', 'training-photos/old/a', 'x')"""
 AT_ONCE = 50
 
 

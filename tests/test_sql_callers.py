@@ -14,7 +14,7 @@ from local.stack.postgres import Postgres
 from tests.access_table import FORBIDDEN, FUNCTIONS, TABLES, UNKNOWN, Scene
 from tests.callers import Callers
 from tests.databases import Database, database
-from tests.queue_sql import Connection, Queue, refused
+from tests.queue_sql import Connection, Queue, order, refused
 from tests.test_access_api import OPEN, contents, row_for
 
 pytest_plugins = ("tests.database_fixtures", "tests.queue_fixtures", "tests.callers")
@@ -129,17 +129,54 @@ def test_row_security_holds_though_everything_is_granted(opened: Database, role:
 
 
 def test_a_member_of_the_users_that_logs_in_by_itself_is_a_user(opened: Database) -> None:
-    """An app's own login that belongs to the users' role acts for itself only, without any SET ROLE."""
+    """An app's own login that belongs to the users' role acts for itself only, without any SET ROLE.
+
+    It is refused what is not for users, whatever it was granted; it names no user, so it orders nothing, and
+    batches that are there are none for it.
+    """
     connection = opened.connection
+    (batch,) = connection.execute(
+        "select id from photo_generation_batches where \"userId\" = 'user-1'"
+    ).fetchall()
     connection.execute("create role app_reader login in role authenticated")
     try:
         connection.execute("set session authorization app_reader")
-        error = error_of(connection, "select public.erase_generation_user('user-1')")
-        assert error is not None and error.sqlstate == "42501"
+        for row in ours(opened):
+            if row["schema"] == "public" and "authenticated" not in FUNCTIONS[row["name"]].callers:
+                error = error_of(connection, f"select public.{row['name']}({', '.join(row['arguments'])})")
+                assert error is not None and error.sqlstate == "42501", row["signature"]
+        queue = Queue(connection)
         with refused("400", "not_yours_to_set", "userId"):
-            Queue(connection).enqueue("user-1")
+            queue.enqueue("user-1")
+        request = order("user-1")
+        del request["userId"]
+        with refused("400", "missing"):
+            queue.call("enqueue_generation_batch", p_request=request)
+        for function in ("get_generation_batch", "cancel_generation_batch"):
+            with refused("404", "no_such_batch"):
+                queue.call(function, p_batch_id=batch["id"])
+        assert connection.execute("select from photo_generation_batches").fetchall() == []
     finally:
         connection.execute("reset session authorization; drop role app_reader")
+
+
+@pytest.mark.parametrize("member", ["inherit", "noinherit"])
+def test_limits_bind_a_login_that_acts_for_a_user(opened: Database, member: str) -> None:
+    """A login of the users' role that says for whom it acts has that user's limits, without any SET ROLE."""
+    connection = opened.connection
+    connection.execute(f"create role app_writer login {member} in role authenticated".encode())
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute('update generation.limits set "userImagesQueued" = 2')
+            connection.execute("grant execute on function enqueue_generation_batch to app_writer")
+            connection.execute("set session authorization app_writer")
+            connection.execute("""select set_config('request.jwt.claims', '{"sub": "user-9"}', true)""")
+            request = order("user-9", examples=3)
+            del request["userId"]
+            with refused("429", "user_queue_full"):
+                Queue(connection).call("enqueue_generation_batch", p_request=request)
+    finally:
+        connection.execute("reset session authorization; drop role app_writer")
 
 
 def test_those_who_run_the_queue_are_let_in(opened: Database) -> None:

@@ -70,7 +70,11 @@ ILLEGAL = {
     "limits_dollars": '"dollarsPerDay" = -0.01',
     "limits_runs": '"maxRuns" = 0',
     "limits_age": '"maxAgeHours" = 0',
+    "limits_user_queued": '"userImagesQueued" = -1',
+    "limits_user_images": '"userImagesPerDay" = -1',
+    "limits_user_dollars": '"userDollarsPerDay" = -0.01',
     "prices_dollars": "dollars = -1",
+    "photo_hosts_form": "host = 'https://photos.example.com'",
 }
 TABLES = (
     "photo_generation_batches",
@@ -78,6 +82,7 @@ TABLES = (
     "generation.gates",
     "generation.limits",
     "generation.prices",
+    "generation.photo_hosts",
 )
 MORE_ILLEGAL = [
     ("photo_generation_batches_counters", '"imagesFailed" = -1'),
@@ -93,6 +98,11 @@ MORE_ILLEGAL = [
     ("photo_generation_queue_unlocked", "\"lockedBy\" = 'w', status = 'cancelled', \"completedAt\" = now()"),
     ("photo_generation_queue_final", "status = 'cancelled'"),
     ("photo_generation_queue_final", "status = 'failed', \"errorMessage\" = 'x'"),
+    ("photo_hosts_form", "host = 'Photos.example.com'"),
+    ("photo_hosts_form", "host = '*.com'"),
+    ("photo_hosts_form", "host = '127.0.0.1'"),
+    ("photo_hosts_form", "host = 'photos.example.com:443'"),
+    ("photo_hosts_form", "host = 'photos.*.com'"),
 ]
 
 

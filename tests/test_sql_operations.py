@@ -13,6 +13,7 @@ pytest_plugins = ("tests.queue_fixtures",)
 
 LEASE = 255  # seconds; of a run of 240 s
 FUNCTIONS = [
+    "add_generation_photo_host",
     "cancel_generation_batch",
     "claim_generation_jobs",
     "enqueue_generation_batch",
@@ -25,6 +26,7 @@ FUNCTIONS = [
     "generation_jobs_to_sweep",
     "generation_models",
     "generation_overview",
+    "generation_photo_hosts",
     "generation_queue_stats",
     "generation_schema_version",
     "get_generation_batch",
@@ -35,6 +37,7 @@ FUNCTIONS = [
     "record_generated_photo",
     "release_stale_generation_jobs",
     "remove_generation_gate",
+    "remove_generation_photo_host",
     "report_rate_limit",
     "report_storage",
     "resume_generation",
@@ -235,6 +238,7 @@ def test_version(queue: Queue) -> None:
         "version": SCHEMA_VERSION,
         "functions": FUNCTIONS,
         "photoBuckets": ["generated-photos", "training-photos"],
+        "photoHosts": ["*"],
         "storageRefused": None,
     }
 

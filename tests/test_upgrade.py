@@ -95,6 +95,12 @@ def test_the_report_changes_nothing_and_then_finds_nothing(migration: Migration)
     assert migration.again == migration.done
 
 
+def test_photos_come_from_where_they_came_before(migration: Migration) -> None:
+    """The old queue's orders had photos of any public host: they are still made, and new ones are taken."""
+    answer = Queue(migration.made.connection).call("generation_photo_hosts")
+    assert answer == {"hosts": ["*"]}
+
+
 def test_every_row_keeps_its_facts_and_gets_a_valid_state(migration: Migration) -> None:
     """No row is lost; ids are text, times UTC, lists JSON; nothing is locked; what ended says so."""
     rows, columns = migration.rows, migration.old.columns

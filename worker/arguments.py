@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     _models(
         _command(found, "models", "show or correct what is known of models", manual.MODELS, commands.models)
     )
+    _hosts(
+        _command(found, "hosts", "show or change where photos may come from", manual.HOSTS, commands.hosts)
+    )
     cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
     cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
     _sweep(_command(found, "sweep", "remove stray objects", manual.SWEEP, commands.sweep))
@@ -95,14 +98,16 @@ def _gate(command: argparse.ArgumentParser) -> None:
     change.add_argument("--model", metavar="NAME", help="the model (default: GEMINI_MODEL_NAME)")
     change.add_argument("--rate", metavar="N", type=whole(1, 100_000), help="images per minute")
     change.add_argument("--burst", metavar="N", type=whole(1, 1000), help="how many may start at once")
-    for name in ("--images-per-day", "--dollars-per-day"):
-        change.add_argument(
-            name, metavar="N", type=cap, default=argparse.SUPPRESS, help="daily cap, or `none`"
-        )
-    change.add_argument("--max-runs", metavar="N", type=whole(1, 1000), help="runs at the same time")
-    change.add_argument(
-        "--max-age-hours", metavar="N", type=whole(1, 8760), help="age at which a waiting job fails"
-    )
+    for name, kind, told in (
+        ("--images-per-day", cap, "daily cap, or `none`"),
+        ("--dollars-per-day", cap, "daily cap, or `none`"),
+        ("--user-images-queued", cap, "images that one user may have waiting, or `none`"),
+        ("--user-images-per-day", cap, "images that one user may order a day, or `none`"),
+        ("--user-dollars-per-day", cap, "the same in dollars, or `none`"),
+        ("--max-runs", whole(1, 1000), "runs at the same time"),
+        ("--max-age-hours", whole(1, 8760), "age at which a waiting job fails"),
+    ):
+        change.add_argument(name, metavar="N", type=kind, default=argparse.SUPPRESS, help=told)
     change.add_argument(
         "--allow-anonymous", choices=("yes", "no"), help="whether Supabase's anonymous users may order"
     )
@@ -133,6 +138,15 @@ def _models(command: argparse.ArgumentParser) -> None:
         change.add_argument(name, metavar=metavar, type=kind, default=argparse.SUPPRESS, help=told)
     change.add_argument("--source", metavar="TEXT", help="where that was read")
     change.add_argument("--available", action="store_true", help="forget that Google answered 404 for it")
+
+
+def _hosts(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _json(actions.add_parser("list", help="show the hosts that https:// photos may come from"))
+    for name, told in (("add", "let photos come from a host"), ("remove", "take a host out again")):
+        change = actions.add_parser(name, help=told)
+        _json(change)
+        change.add_argument("host", metavar="HOST", help="a name, `*.example.com` for all below it, or `*`")
 
 
 def text_or_none(text: str) -> str | None:

@@ -28,12 +28,13 @@ SCHEMA_VERSION = 2
 """The version of `sql/` that this worker is written for."""
 
 FUNCTIONS = frozenset({
-    "cancel_generation_batch", "claim_generation_jobs", "enqueue_generation_batch",
-    "erase_generation_user", "finish_generation_run", "generation_access_findings", "generation_details",
-    "generation_erasures_to_sweep", "generation_gate", "generation_jobs_to_sweep", "generation_models",
-    "generation_overview", "generation_queue_stats", "generation_schema_version", "get_generation_batch",
-    "pause_generation", "peek_generation_jobs", "prune_generation_history", "record_failed_image",
-    "record_generated_photo", "release_stale_generation_jobs", "remove_generation_gate",
+    "add_generation_photo_host", "cancel_generation_batch", "claim_generation_jobs",
+    "enqueue_generation_batch", "erase_generation_user", "finish_generation_run",
+    "generation_access_findings", "generation_details", "generation_erasures_to_sweep", "generation_gate",
+    "generation_jobs_to_sweep", "generation_models", "generation_overview", "generation_photo_hosts",
+    "generation_queue_stats", "generation_schema_version", "get_generation_batch", "pause_generation",
+    "peek_generation_jobs", "prune_generation_history", "record_failed_image", "record_generated_photo",
+    "release_stale_generation_jobs", "remove_generation_gate", "remove_generation_photo_host",
     "report_rate_limit", "report_storage", "resume_generation", "retire_generation_model",
     "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model",
     "set_generation_model_successor", "set_generation_rate", "settle_generation_erasure",
@@ -117,6 +118,7 @@ async def _supabase(worker: Worker) -> list[Finding]:
         Finding("supabase", "ok", "answers and accepts the key"),
         database,
         await bucket_finding(worker.project, bucket, schema),
+        _hosts(schema, worker.project.photo_host),
     ]
 
 
@@ -126,6 +128,7 @@ def _no_supabase(message: str, mend: str) -> list[Finding]:
         Finding("supabase", "failed", message, mend),
         Finding("database", "skipped", skipped),
         Finding("bucket", "skipped", skipped),
+        Finding("hosts", "skipped", skipped),
     ]
 
 
@@ -147,6 +150,20 @@ def _schema(answer: dict[str, Any]) -> Finding:
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
     return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
+
+
+def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
+    """Where `https://` photos may come from; `own` is this project's host, which the first run adds."""
+    hosts = schema.get("photoHosts")
+    if hosts is None:
+        return Finding("hosts", "skipped", "not looked at before the database answers")
+    if "*" in hosts:
+        said = "any public host may be asked for photos"
+        mend = "name yours: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
+        return Finding("hosts", "warning", said, mend)
+    names = sorted({*hosts, *([own] if own else [])})
+    said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is taken"
+    return Finding("hosts", "ok", f"{said} (python -m worker hosts add HOST)")
 
 
 def _callers(settings: Settings) -> Finding:

@@ -27,7 +27,7 @@ from worker.model import KnownModels, unused_note
 from worker.model_findings import followed
 from worker.request import RequestRefused, RunRequest, parse_object
 from worker.retirement import known_models
-from worker.status import findings_text, gate_table, models_table, queue_table
+from worker.status import findings_text, gate_table, hosts_table, models_table, queue_table
 
 OK = 0
 FAILED = 1
@@ -35,6 +35,18 @@ FAILED = 1
 
 UNUSABLE = 2
 """The arguments, a file or the settings cannot be used; argparse exits with it too."""
+
+
+LIMITS = {
+    "images_per_day": "imagesPerDay",
+    "dollars_per_day": "dollarsPerDay",
+    "user_images_queued": "userImagesQueued",
+    "user_images_per_day": "userImagesPerDay",
+    "user_dollars_per_day": "userDollarsPerDay",
+    "max_runs": "maxRuns",
+    "max_age_hours": "maxAgeHours",
+}
+"""The options of `gate set` that are the same for all models, as `set_generation_limits` names them."""
 
 
 class Unusable(Exception):
@@ -209,16 +221,7 @@ async def gate(worker: Worker, options: Namespace) -> int:
 async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
     """What was named, and nothing else. Raises Unusable if that is nothing."""
     call = worker.queue.operate
-    limits = {
-        field: getattr(options, name)
-        for name, field in (
-            ("images_per_day", "imagesPerDay"),
-            ("dollars_per_day", "dollarsPerDay"),
-            ("max_runs", "maxRuns"),
-            ("max_age_hours", "maxAgeHours"),
-        )
-        if hasattr(options, name) and (getattr(options, name) is not None or name.endswith("per_day"))
-    }
+    limits = {field: getattr(options, name) for name, field in LIMITS.items() if hasattr(options, name)}
     if options.allow_anonymous:
         limits["allowAnonymous"] = options.allow_anonymous == "yes"
     rated = options.rate is not None or options.burst is not None
@@ -279,6 +282,27 @@ async def models(worker: Worker, options: Namespace) -> int:
         say_json(answer)
     else:
         say(models_table(answer["models"]))
+    return OK
+
+
+async def hosts(worker: Worker, options: Namespace) -> int:
+    """The hosts that photos may come from, after one was added or removed."""
+    call, own = worker.queue.operate, worker.project.photo_host
+    if options.action == "add":
+        answer = await call("add_generation_photo_host", {"p_host": options.host})
+    elif options.action == "remove":
+        if options.host.lower() == own:
+            raise Unusable("hosts remove: this is the project's own host; every run allows it again")
+        answer = await call("remove_generation_photo_host", {"p_host": options.host})
+        if not answer["removed"]:
+            names = ", ".join(answer["hosts"]) or "none"
+            raise Unusable(f"hosts remove: {options.host!r} is not allowed; allowed are: {names}")
+    else:
+        answer = await call("generation_photo_hosts", {})
+    if options.json:
+        say_json(answer)
+    else:
+        say(hosts_table(answer["hosts"], own))
     return OK
 
 

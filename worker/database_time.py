@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from email.utils import format_datetime
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 class DatabaseTime:
@@ -24,6 +28,12 @@ class DatabaseTime:
         answered_at, read = self._answered
         moment = answered_at + timedelta(seconds=self._monotonic() - read + seconds)
         return moment.isoformat(timespec="milliseconds")
+
+
+def http_date(text: str | None) -> str | None:
+    """The first of the database's times in a text, as HTTP headers have it; None where there is none."""
+    found = _TIME.search(text or "")
+    return format_datetime(datetime.fromisoformat(found[0]), usegmt=True) if found else None
 
 
 def is_before(moment: str | None, later: str | None) -> bool:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from worker import log
 from worker.answer import SECURITY_HEADERS, answer, guarded, read_body
+from worker.database_time import http_date
 from worker.errors import Misconfigured, QueueRefused
 from worker.request import RequestRefused, parse_object
 
@@ -153,6 +154,8 @@ def _idempotency_key(request: Request) -> str | None:
 def _as_the_database_says(exc: QueueRefused) -> RequestRefused:
     status = exc.status if 400 <= exc.status <= 599 else 500
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if status == 429 and (room_again := http_date(exc.hint)):
+        headers["Retry-After"] = room_again
     return RequestRefused(status, exc.code, exc.message, exc.hint, headers)
 
 

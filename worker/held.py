@@ -34,5 +34,6 @@ def gate_finding(gate: Mapping[str, Any] | None, models: Collection[str]) -> Fin
                 "gate", "warning", said, "wait, or once it is raised: python -m worker gate resume"
             )
     capped = gate["dollarsPerDay"] is not None or gate["imagesPerDay"] is not None
-    none = "" if capped else "; no daily cap is set (python -m worker gate set --dollars-per-day N)"
-    return Finding("gate", "ok", f"no pause, cap or long block keeps jobs from starting{none}")
+    change = "python -m worker gate set --dollars-per-day N"
+    cap = f"today {cap_used(gate)} (to change it: {change})" if capped else f"no daily cap is set ({change})"
+    return Finding("gate", "ok", f"no pause, cap or long block keeps jobs from starting; {cap}")

@@ -129,7 +129,8 @@ you will see how many, one line of JSON; as many as --limit means that there may
 GATE = """\
 The rate gate lets all workers together start at the rate that is allowed. `show` tells the rate in force,
 what 429s taught, the daily caps and whether it is paused. `set` changes a rate (images per minute, per
-model) or a cap (for all models); both hold for every worker from its next start on, without a deploy.
+model), a cap (for all models) or what one signed-in user may order; all hold for every worker from its
+next start on, for orders from the next one on, without a deploy.
 `pause` stops every start, `resume` ends the pause and every block, a daily one too. `remove` takes away the
 gate of a model that gave out no start within a day. `set` refuses a model that nothing knows, unless you say
 --new-model.
@@ -138,6 +139,7 @@ example:
   python -m worker gate show
   python -m worker gate set --rate 30
   python -m worker gate set --dollars-per-day 20 --images-per-day none
+  python -m worker gate set --user-images-queued 200 --user-dollars-per-day 10
   python -m worker gate set --allow-anonymous yes
   python -m worker gate remove gemini-3-pro-image
   python -m worker gate pause "the bill looks odd"
@@ -145,7 +147,8 @@ example:
 
 you will see the gate as it is then:
   gemini-2.5-flash-image: 30 starts per minute, 412 today
-  today: $16.07 of $20.00; images a day: any
+  today: at most $16.07 of $20.00; images a day: no cap
+  one user: 200 images waiting; a day 1000 images, $10.00 (at present 256 images)
   runs: 1 of 3; a job waits at most 72 hours for a quota
   anonymous users may not order
 """
@@ -161,6 +164,24 @@ example:
 
 you will see a line for each model, or with --json one line of JSON:
   gemini-2.5-flash-image: $0.039 an image; ends 2027-03-15; then gemini-nano-banana-2.1
+"""
+
+HOSTS = """\
+Shows the hosts that https:// photos may come from. An order with a photo of another host is refused, and no
+redirect to another host is followed. `*.example.com` stands for every host below example.com, not for that
+one itself; `*` for any public host. The project's own host is added by the first run. `add` and `remove` hold
+for orders and runs from the next one on.
+
+example:
+  python -m worker hosts list
+  python -m worker hosts add photos.example.com
+  python -m worker hosts add "*.cdn.example.com"
+  python -m worker hosts remove "*"
+
+you will see a line for each host, or with --json one line of JSON:
+  *.cdn.example.com
+  abc.supabase.co (this project's own)
+  photos.example.com
 """
 
 CANCEL = """\
@@ -214,9 +235,9 @@ you will see what was removed, one line of JSON:
 
 CHECK = """\
 Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
-Gemini key and model, who may call the HTTP function, whether a pause, a used-up cap or a long block keeps
-jobs from starting, whether a model ends soon, and whether a database clock that was ahead has left waits
-behind. Changes nothing and costs nothing.
+hosts that photos may come from, the Gemini key and model, who may call the HTTP function, whether a pause, a
+used-up cap or a long block keeps jobs from starting, whether a model ends soon, and whether a database clock
+that was ahead has left waits behind. Changes nothing and costs nothing.
 
 With --project and --region it also looks at the service deployed on Cloud Run: its timeout, concurrency,
 instances, memory, variables and who may call it. Values are read to compare them and never shown. That needs

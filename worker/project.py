@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from worker.outbound import http_client
 from worker.secret import Secret
@@ -36,6 +37,12 @@ class Project:
         self._http: httpx.AsyncClient | None = None
         self._rest: AsyncPostgrestClient | None = None
         self._client: AsyncClient | None = None
+
+    @property
+    def photo_host(self) -> str | None:
+        """The host in `https://` addresses of this project's Storage; None if photos cannot have it."""
+        parts = urlsplit(self.url)
+        return parts.hostname if parts.scheme == "https" and parts.port in (None, 443) else None
 
     @property
     def http(self) -> httpx.AsyncClient:

@@ -26,8 +26,8 @@ class Claim:
     """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
 
     `successors` are the models that were changed over to after the one asked for, in order; `prices` are the
-    dollars of an image by model; `answered_at` is the database's time; `storage_refused` tells of an image
-    that was paid for and not kept.
+    dollars of an image by model; `photo_buckets` and `photo_hosts` are where source photos may come from;
+    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -105,6 +105,7 @@ class Queue:
             "p_max_jobs": max_jobs,
             "p_run_seconds": round(run_seconds, 3),
             "p_model": model,
+            "p_photo_host": self._project.photo_host,
         }
         answer = await self._call("claim_generation_jobs", params, within)
         return Claim(
@@ -113,7 +114,7 @@ class Queue:
             prices=answer.get("prices") or {},
             latency_seconds=answer.get("latencySeconds"),
             photo_buckets=tuple(answer.get("photoBuckets", ())),
-            photo_hosts=tuple(answer.get("photoHosts", ("*",))),
+            photo_hosts=tuple(answer.get("photoHosts", ())),
             storage_refused=answer.get("storageRefused"),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),

@@ -91,10 +91,22 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     allowed = ", no cap" if dollars is None else f" of ${float(dollars):.2f}"
     spent = f"today: at most ${float(gate['spentToday']):.2f}{allowed}"
     lines.append(f"{spent}; images a day: {'no cap' if images is None else images}")
+    lines.append(_user_line(gate))
     age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
     lines.append(f"runs: {gate['runs']} of {gate['maxRuns']}; {age}")
     lines.append(f"anonymous users may {'' if gate['allowAnonymous'] else 'not '}order")
     return "\n".join(lines)
+
+
+def _user_line(gate: Mapping[str, Any]) -> str:
+    """What one signed-in user may order; what all daily limits together come to at the present price."""
+    queued, images, dollars = gate["userImagesQueued"], gate["userImagesPerDay"], gate["userDollarsPerDay"]
+    waiting = "any number of images" if queued is None else f"{queued} images"
+    daily = [] if images is None else [f"{images} images"]
+    daily += [] if dollars is None else [f"${float(dollars):.2f}"]
+    allowed = gate["userImagesAllowed"]
+    now = "" if allowed is None else f" (at present {int(allowed)} images)"
+    return f"one user: {waiting} waiting; a day {', '.join(daily) or 'no limit'}{now}"
 
 
 def cap_used(gate: Mapping[str, Any]) -> str:
@@ -125,6 +137,13 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
 def models_table(models: Sequence[Mapping[str, Any]]) -> str:
     """The models of `generation_models`, a line each."""
     return "\n".join(_model_line(model) for model in models)
+
+
+def hosts_table(hosts: Sequence[str], own: str | None) -> str:
+    """The hosts of `generation_photo_hosts`, a line each; `own` is this project's."""
+    notes = {"*": " (any public host)", own: " (this project's own)"}
+    lines = [host + notes.get(host, "") for host in hosts]
+    return "\n".join(lines) or "none yet: the first run adds this project's own"
 
 
 def _model_line(model: Mapping[str, Any]) -> str:
