@@ -14,7 +14,19 @@ from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 
 PURPOSE = "every part but crash and deadlines, which prove more than they measure"
-PARTS = ("gate", "crowd", "claims", "wall", "roundtrips", "cold", "memory", "kick", "stats", "hostile_hosts")
+PARTS = (
+    "gate",
+    "crowd",
+    "claims",
+    "wall",
+    "roundtrips",
+    "cold",
+    "memory",
+    "kick",
+    "stats",
+    "fairness",
+    "hostile_hosts",
+)
 FIGURES = ROOT / ".local" / "bench.json"
 
 

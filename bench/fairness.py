@@ -1,86 +1,98 @@
-"""How long users wait for their first photo behind a user with a long queue, against an empty queue."""
+"""What one user's orders with photos that never come cost another: the wall time beside them, against alone.
+
+The attacker orders first, a hundred jobs with fourteen photos each, every one at a silent host of its own.
+The victim then orders ten jobs of four images, at the gate's rate of 60 a minute.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import time
-from dataclasses import dataclass
-from statistics import median
+from argparse import ArgumentParser, Namespace
 
-from bench.rates import USER
-from bench.site import IMAGES_PER_JOB, Site
+from bench.hostile_hosts import MUTE, PHOTOS, SILENT_DNS, HostileHosts, hostile_hosts
+from bench.scale import Scale
+from bench.site import Site
 from local.stack.errors import StackError
+from worker.app import Worker
+from worker.download import PhotoDownload
+from worker.photos import MAX_PHOTO_BYTES
+from worker.request import RunRequest
+from worker.settings import Settings
 
-USERS = tuple(f"user-{number}" for number in range(10))
-WAIT_SECONDS = 60.0
+PURPOSE = "a user's wall time beside another's photos that never come; about three minutes"
+VICTIM, ATTACKER = "victim", "attacker"
+RATE = 60
+IMAGES, ATTACKING_JOBS = 40, 100
+KINDS = ("never", MUTE, SILENT_DNS)
+"""Ways to be silent: after the request, before TLS, and already when the name is looked up."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fairness:
-    """Median seconds from enqueue to the first photo of each user, and what first come first served gives."""
-
-    queued: int
-    ahead: int
-    empty_seconds: float
-    behind_seconds: float
-    line_seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """Behind the long queue ÷ in an empty one."""
-        return self.behind_seconds / self.empty_seconds
-
-    @property
-    def line_ratio(self) -> float:
-        """The same for first come first served."""
-        return self.line_seconds / self.empty_seconds
+PATIENCE_SECONDS = 600.0
 
 
-def fairness(site: Site, queued: int, windows: float = 1.5) -> Fairness:
-    """Ten users with a job each arrive at idle workers, then `windows` after one user's `queued` images."""
-    scale = site.scale
-    site.begin(scale.rate, scale.rate)
-    with site.workers(0.0):
-        _wait_for_idle_workers()
-        empty = _first_photos(site)
-        _wait_until_worked_off(site)
-        site.order(USER, queued)
-        time.sleep(windows * scale.window_seconds)
-        ahead = _images_left(site)
-        behind = _first_photos(site)
-    rate_per_second = scale.rate / (scale.window_seconds + scale.grace_seconds)
-    in_line = [(ahead + place * IMAGES_PER_JOB) / rate_per_second for place in range(len(USERS))]
-    return Fairness(queued, ahead, median(empty), median(behind), median(in_line))
+def add_arguments(parser: ArgumentParser) -> None:
+    """What can be said on the command line."""
+    parser.add_argument("--brief", action="store_true", help="half the images")
+    parser.set_defaults(measure=measure)
 
 
-def _first_photos(site: Site) -> list[float]:
-    """Enqueues one job for each user and waits until each has a photo; seconds that took, by the database."""
-    batches = [site.order(user, IMAGES_PER_JOB)[0] for user in USERS]
-    named = ", ".join(f"'{batch}'" for batch in batches)
-    query = f"""
-      select extract(epoch from min(p."createdAt") - b."createdAt") as seconds
-      from public.photo_generation_batches as b
-      join public.photo_generation_photos as p on p."batchId" = b.id
-      where b.id in ({named}) group by b.id"""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = site.rows(query)
-        if len(found) == len(USERS):
-            return [float(row["seconds"]) for row in found]
-        time.sleep(0.2)
-    raise StackError(f"Not every user had a photo after {WAIT_SECONDS:g} s.", "See the workers' logs.")
+def measure(options: Namespace) -> None:
+    """The victim alone, then beside each attack; the last line is JSON with the worst ratio."""
+    images = IMAGES // 2 if options.brief else IMAGES
+    kinds = KINDS[:1] if options.brief else KINDS
+    with Site(Scale(60.0), (VICTIM,)) as site, hostile_hosts() as hosts:
+        print(site.hardware(), flush=True)
+        site.stack.psql("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
+        alone = _seconds(site, hosts, images, None)
+        print(f"alone: {images} images in {alone:.1f} s", flush=True)
+        ratios = {}
+        for kind in kinds:
+            seconds = _seconds(site, hosts, images, kind)
+            ratios[kind] = seconds / alone
+            told = f"{ATTACKING_JOBS} jobs whose {PHOTOS} photos are at hosts of the kind {kind}"
+            print(f"beside {told}: {seconds:.1f} s, {ratios[kind]:.2f} ×", flush=True)
+    print(json.dumps({"worst_ratio": round(max(ratios.values()), 3)}), flush=True)
 
 
-def _images_left(site: Site) -> int:
-    query = 'select coalesce(sum("imagesTotal" - "imagesDone"), 0) from public.photo_generation_batches'
-    return int(site.stack.psql(query))
+def _seconds(site: Site, hosts: HostileHosts, images: int, kind: str | None) -> float:
+    """From the victim's order to its last image; one worker does one run after the other."""
+    site.begin(quota=1_000_000, gate_rate=RATE)
+    if kind:
+        for number in range(ATTACKING_JOBS):
+            example, *training = hosts.urls(kind, name=f"{number}-")
+            site.enqueue(ATTACKER, [{"url": example, "prompt": f"number {number}"}], training, 1)
+    (batch,) = site.order(VICTIM, images)
+    asyncio.run(_work_until(site, hosts, batch))
+    (row,) = site.rows(f"""
+      select extract(epoch from "completedAt" - "createdAt") as seconds, status
+      from public.photo_generation_batches where id = '{batch}'""")
+    if row["status"] != "completed":
+        raise StackError(f"The victim's batch is {row['status']}.", "It should be completed.")
+    return float(row["seconds"])
 
 
-def _wait_until_worked_off(site: Site) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while _images_left(site) and time.monotonic() < deadline:
-        time.sleep(0.1)
+async def _work_until(site: Site, hosts: HostileHosts, batch: str) -> None:
+    environment = site.environment() | {"LOG_LEVEL": "ERROR"}
+    os.environ["GOOGLE_GEMINI_BASE_URL"] = environment["GOOGLE_GEMINI_BASE_URL"]  # the SDK reads it by itself
+    settings = Settings.from_env(environment, "worker-bench")
+    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
+    worker = Worker(settings, web)
 
+    async def run() -> None:
+        while True:
+            summary = await worker.run(RunRequest())
+            if summary["stopReason"] == "queue_empty":
+                await asyncio.sleep(1)
 
-def _wait_for_idle_workers() -> None:
-    """An idle run leaves no trace; starting a worker takes about two seconds here."""
-    time.sleep(5)
+    running = asyncio.create_task(run())
+    query = f"""select "completedAt" from public.photo_generation_batches where id = '{batch}'"""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (await asyncio.to_thread(site.rows, query))[0]["completedAt"] is None:
+        if running.done() or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.5)
+    running.cancel()
+    await asyncio.wait([running])
+    await worker.close()

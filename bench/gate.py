@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from bench.bounds import above
-from bench.fairness import USERS, Fairness, fairness
+from bench.first_photos import USERS, Fairness, fairness
 from bench.peers import Peer, peers
 from bench.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
 from bench.scale import Scale

@@ -66,7 +66,6 @@ class Site:
             settings = {"latency": self.scale.latency, "models": models, "seed": 1, **looks}
             self.simulator = running.enter_context(Simulation(self.stack.postgres.folder, settings))
             self.call("set_generation_limits", p_limits={"dollarsPerDay": None})
-            self.call("add_generation_photo_host", p_host="*")
             self._upload()
             self._running = running.pop_all()
         return self

@@ -2305,10 +2305,12 @@ begin
 end
 $$;
 
--- Locks up to p_limit ready jobs in the order they are served, without p_suspects only those that are none. Gives the ids
--- of those that can begin within p_starts, one at least, whether any is a suspect, and the first if it is one.
+-- Locks up to p_limit ready jobs in the order they are served, none of the users p_skip_users, and without p_suspects only
+-- those that are none. Gives the ids of those that can begin within p_starts, one at least, whether any is a suspect, and
+-- the first if it is one.
 create or replace function generation.lock_first_jobs(
-  p_limit integer, p_starts double precision, p_suspects boolean, out ids bigint[], out any_suspect boolean, out first_suspect bigint
+  p_limit integer, p_starts double precision, p_skip_users jsonb, p_suspects boolean,
+  out ids bigint[], out any_suspect boolean, out first_suspect bigint
 )
 language plpgsql set search_path = ''
 as $$
@@ -2316,7 +2318,7 @@ begin
   with locked as materialized (
     select q.id, q.priority, q."startTag", q.suspect, q."numImagesPerExample" as images
     from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and (p_suspects or not q.suspect)
+    where q.status = 'pending' and q."retryAt" is null and (p_suspects or not q.suspect) and not p_skip_users ? q."userId"
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
   ), counted as (
@@ -2334,8 +2336,9 @@ $$;
 -- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
 -- its neighbours down again. Nearly always there is none, and the head of the index is walked once: after many jobs
 -- have been worked off and before the next vacuum that is most of what a claim takes.
-create or replace function generation.lock_ready_jobs(p_run_prefix text, p_limit integer, p_starts double precision)
-returns bigint[]
+create or replace function generation.lock_ready_jobs(
+  p_run_prefix text, p_limit integer, p_starts double precision, p_skip_users jsonb
+) returns bigint[]
 language plpgsql set search_path = ''
 as $$
 declare
@@ -2350,11 +2353,11 @@ begin
   if v_suspects > 0 then
     return null;
   end if;
-  v_first := generation.lock_first_jobs(p_limit, p_starts, true);
+  v_first := generation.lock_first_jobs(p_limit, p_starts, p_skip_users, true);
   if v_held = 0 and v_first.first_suspect is not null then
     return array[v_first.first_suspect];
   elsif v_first.any_suspect then
-    v_first := generation.lock_first_jobs(p_limit, p_starts, false);
+    v_first := generation.lock_first_jobs(p_limit, p_starts, p_skip_users, false);
   end if;
   return v_first.ids;
 end
@@ -2581,11 +2584,14 @@ begin
 end
 $$;
 
--- Claims had no p_photo_host before.
+-- Claims had no p_photo_host and no p_skip_users before.
 drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
+drop function if exists generation.lock_ready_jobs(text, integer, double precision);
+drop function if exists generation.lock_first_jobs(integer, double precision, boolean);
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- p_photo_host is the host of the project's address, which photos may come from.
+-- p_photo_host is the host of the project's address, which photos may come from; of the users in p_skip_users, an array of ids,
+-- nothing is handed out, because the run has enough jobs of theirs that only wait.
 -- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, answeredAt};
 -- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
 -- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
@@ -2596,7 +2602,7 @@ drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, 
 -- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
-  p_photo_host text default null
+  p_photo_host text default null, p_skip_users jsonb default '[]'
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -2612,6 +2618,9 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
+  if jsonb_typeof(p_skip_users) <> 'array' then
+    perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
+  end if;
   v_run := generation.lock_run(p_run_id);
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
@@ -2626,7 +2635,8 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs,
+      generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)), coalesce(p_skip_users, '[]'));
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));

@@ -27,6 +27,7 @@ from local.simulator.ledger import Call, Ledger
 from local.stack.stack import Stack
 from tests.queue_invariants import check_invariants
 from worker.app import Worker
+from worker.download import PhotoDownload
 from worker.request import RunRequest
 from worker.settings import Settings
 
@@ -84,10 +85,10 @@ class Site:
         self.photo = f"{SOURCES}/{self.user}/me.png"
         self._workers: list[Worker] = []
 
-    def worker(self, **settings: str) -> Worker:
-        """A new worker; `settings` are environment variables."""
+    def worker(self, web: PhotoDownload | None = None, /, **settings: str) -> Worker:
+        """A new worker; `settings` are environment variables, `web` is its way to photo hosts."""
         worker_id = f"worker-{len(self._workers) + 1}"
-        self._workers.append(Worker(Settings.from_env(environment(self.stack) | settings, worker_id)))
+        self._workers.append(Worker(Settings.from_env(environment(self.stack) | settings, worker_id), web))
         return self._workers[-1]
 
     async def run(self, request: RunRequest = USUAL, /, **settings: str) -> Summary:

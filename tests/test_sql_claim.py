@@ -47,11 +47,13 @@ def test_lease(queue: Queue, clock: Clock, run_seconds: float, lease: float) -> 
         ({"p_max_jobs": 1001}, "p_max_jobs"),
         ({"p_run_seconds": 0.5}, "p_run_seconds"),
         ({"p_run_seconds": 271}, "p_run_seconds"),
+        ({"p_skip_users": {"user": 1}}, "p_skip_users"),
     ],
 )
 def test_wrong_parameters(queue: Queue, changes: dict[str, object], field: str) -> None:
     """A claim's parameters are checked; a run cannot be longer than the runbook allows."""
-    reason = {"p_worker_id": "bad_worker_id", "p_claim_id": "missing"}.get(field, "out_of_range")
+    reasons = {"p_worker_id": "bad_worker_id", "p_claim_id": "missing", "p_skip_users": "wrong_type"}
+    reason = reasons.get(field, "out_of_range")
     queue.enqueue()
     with refused("400", reason, field):
         parameters: dict[str, object] = {
@@ -240,3 +242,19 @@ def test_users_of_a_claim(queue: Queue) -> None:
     answer = queue.enqueue()
     (job,) = queue.run().claim()
     assert (job["userFolder"], job["batchId"], job["id"]) == (USER, answer["batchId"], answer["jobIds"][0])
+
+
+def test_nothing_of_users_who_are_skipped(queue: Queue) -> None:
+    """The next of the others is claimed instead; with nothing of others left, the run has to wait."""
+    queue.enqueue("crowding")
+    queue.enqueue("crowding")
+    queue.enqueue("patient")
+    run = queue.run()
+    (crowding,) = run.claim(1)
+    assert crowding["userId"] == "crowding"
+    skipped = ["crowding", "nobody"]
+    (job,) = run.answer(p_skip_users=skipped)["jobs"]
+    assert job["userId"] == "patient"
+    assert run.answer(p_skip_users=skipped)["reason"] == "isolated"
+    (job,) = run.answer()["jobs"]
+    assert job["userId"] == "crowding"

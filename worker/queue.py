@@ -95,9 +95,19 @@ class Queue:
         self._worker_id = worker_id
 
     async def claim(
-        self, run_id: UUID, claim_id: UUID, max_jobs: int, run_seconds: float, model: str, within: Within
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        within: Within,
+        skip_users: Sequence[str] = (),
     ) -> Claim:
-        """Claim jobs for a run that lasts `run_seconds` more. The same claim id gives the same jobs."""
+        """Claim jobs for a run that lasts `run_seconds` more, none of the users to be skipped.
+
+        The same claim id gives the same jobs.
+        """
         params = {
             "p_run_id": str(run_id),
             "p_worker_id": self._worker_id,
@@ -106,6 +116,7 @@ class Queue:
             "p_run_seconds": round(run_seconds, 3),
             "p_model": model,
             "p_photo_host": self._project.photo_host,
+            "p_skip_users": list(skip_users),
         }
         answer = await self._call("claim_generation_jobs", params, within)
         return Claim(

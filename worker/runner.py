@@ -162,6 +162,7 @@ class Run:
             max(self._budget.remaining(self._budget.end), 1.0),
             self._state.model,
             self._budget.until("generate", CLAIM_SECONDS),
+            self._active.crowding_users(),
         )
         if claim.answered_at:
             self._database_time.set(claim.answered_at)

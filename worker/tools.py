@@ -22,7 +22,14 @@ class Queue(Recorder, Database, Protocol):
     """What a run needs of the queue beyond recording and asking the gate."""
 
     async def claim(
-        self, run_id: UUID, claim_id: UUID, max_jobs: int, run_seconds: float, model: str, within: Within
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        within: Within,
+        skip_users: Sequence[str] = (),
     ) -> Claim: ...
 
     async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]: ...
