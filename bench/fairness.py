@@ -16,6 +16,7 @@ from bench.hostile_hosts import MUTE, PHOTOS, SILENT_DNS, HostileHosts, hostile_
 from bench.scale import Scale
 from bench.site import Site
 from local.stack.errors import StackError
+from worker import log
 from worker.app import Worker
 from worker.download import PhotoDownload
 from worker.photos import MAX_PHOTO_BYTES
@@ -74,7 +75,8 @@ def _seconds(site: Site, hosts: HostileHosts, images: int, kind: str | None) -> 
 
 
 async def _work_until(site: Site, hosts: HostileHosts, batch: str) -> None:
-    environment = site.environment() | {"LOG_LEVEL": "ERROR"}
+    environment = site.environment() | {"LOG_LEVEL": "CRITICAL"}
+    log.set_up(environment)
     os.environ["GOOGLE_GEMINI_BASE_URL"] = environment["GOOGLE_GEMINI_BASE_URL"]  # the SDK reads it by itself
     settings = Settings.from_env(environment, "worker-bench")
     web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
