@@ -1,4 +1,4 @@
-"""Memory for bytes: never more than the limit, first come, first served, and no owner takes others' half."""
+"""Memory for bytes: never more than the limit, in turns by bytes, and no owner takes others' half."""
 
 import asyncio
 from collections.abc import Callable
@@ -70,6 +70,28 @@ async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
     assert await holding(third, other) == [False, True]
     await other.leave()
     assert await holding(third) == [True]
+
+
+async def test_large_sizes_of_one_owner_take_turns_with_anothers(hold: Hold) -> None:
+    """Ten requests that fill the room, asked for first, are not all granted before what another asks for."""
+    large = [hold("a", 18) for _ in range(10)]
+    small = [hold("b", 4) for _ in range(4)]
+    assert await holding(*large, *small) == [True, *[False] * 13]
+    await large[0].leave()
+    assert await holding(*large[1:], *small) == [*[False] * 9, True, True, False, False]
+    for holder in small:
+        await holding(holder)
+        await holder.leave()
+    assert await holding(*large[1:3]) == [True, False]
+
+
+async def test_two_owners_who_always_want_more_leave_a_third_its_turn(hold: Hold) -> None:
+    """Whoever holds a half gets the next one after those who have had less, however early they asked."""
+    greedy = [hold(owner, 10) for _ in range(5) for owner in "ab"]
+    other = hold("c", 10)
+    assert await holding(*greedy[:3], other) == [True, True, False, False]
+    await greedy[0].leave()
+    assert await holding(greedy[2], other) == [False, True]
 
 
 async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:

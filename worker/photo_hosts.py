@@ -46,11 +46,8 @@ class RunHosts:
     def require(self, url: PhotoUrl) -> None:
         """Raise BadInput `photo_host_not_allowed` unless photos may come from this host."""
         if url.host not in self._allowed:
-            raise BadInput(
-                "photo_host_not_allowed",
-                f"{url.shown}: photos may not be taken from {url.host}; an operator can allow it with"
-                f" `python -m worker hosts add {url.host}`",
-            )
+            said = f"{url.shown}: photos may not be taken from {url.host}"
+            raise BadInput("photo_host_not_allowed", said)
 
     def require_answering(self, url: PhotoUrl, user_folder: str) -> None:
         """Raise Transient for a host that timed out for this user before, or if too many others did."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import insort
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ CALL_BYTES = 104 * 1024 * 1024
 @dataclass(slots=True, eq=False)
 class _Waiter:
     owner: str
+    turn: int
     size: Callable[[], int]
     granted: Callable[[], None]
     future: asyncio.Future[None] = field(default_factory=asyncio.Future)
@@ -27,9 +29,11 @@ class Room:
     """At most `limit` bytes are held at a time, and at most half of them by one owner.
 
     `alone` is how much one owner may hold while no other holds or wants any; the half by default, which
-    leaves the other half to whoever comes. First come, first served; who has to wait for an owner's own half
-    holds up that owner alone. A size above the limit is granted once nothing else is held, one above the
-    half once its owner holds nothing.
+    leaves the other half to whoever comes. Owners take turns by bytes (start-time fair queueing, as in the
+    queue), so that large sizes of one owner come after the many small ones that another may have meanwhile;
+    an owner's own come as they were asked for. Who has to wait for an owner's own half holds up that owner
+    alone. A size above the limit is granted once nothing else is held, one above the half once its owner
+    holds nothing.
     """
 
     def __init__(self, limit: int, *, alone: int | None = None) -> None:
@@ -39,6 +43,8 @@ class Room:
         self._held: Counter[str] = Counter()
         self._total = 0
         self._waiting: list[_Waiter] = []
+        self._now = 0
+        self._next_turn: dict[str, int] = {}
 
     @property
     def held(self) -> int:
@@ -73,8 +79,8 @@ class Room:
         Both are called without a pause between them, so what `size` has seen still holds in `granted`.
         A cancelled caller may have been granted its bytes.
         """
-        waiter = _Waiter(owner, size, granted)
-        self._waiting.append(waiter)
+        waiter = _Waiter(owner, self._take_turn(owner, size()), size, granted)
+        insort(self._waiting, waiter, key=lambda each: each.turn)
         self._serve()
         try:
             await waiter.future
@@ -92,6 +98,13 @@ class Room:
         if size < 0:
             self._serve()
 
+    def _take_turn(self, owner: str, size: int) -> int:
+        """When what is asked for now is due, counted in bytes that each owner has had."""
+        turn = max(self._next_turn.get(owner, 0), self._now)
+        self._next_turn = {name: due for name, due in self._next_turn.items() if due > self._now}
+        self._next_turn[owner] = turn + size
+        return turn
+
     def _serve(self) -> None:
         waiting = [waiter for waiter in self._waiting if not waiter.future.cancelled()]
         owners = {*self._held, *(waiter.owner for waiter in waiting)}
@@ -103,6 +116,7 @@ class Room:
                 behind.add(waiter.owner)
             elif self._fits(self._total, size, self._limit):
                 self._waiting.remove(waiter)
+                self._now = max(self._now, waiter.turn)
                 waiter.granted()
                 waiter.future.set_result(None)
             else:
