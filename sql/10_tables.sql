@@ -316,6 +316,11 @@ alter table generation.flows add column if not exists "retryTag" bigint not null
 alter table generation.flows
 add column if not exists "orderedOn" date,
 add column if not exists "imagesOrdered" integer not null default 0;
+-- The answers of a day in California, the last one that had any, in which Gemini made no image: see put_off_users.
+alter table generation.flows
+add column if not exists "emptyOn" date,
+add column if not exists "emptyAnswers" integer not null default 0;
+create index if not exists flows_empty on generation.flows ("emptyOn") where "emptyOn" is not null;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);

@@ -134,6 +134,15 @@ begin
 end
 $$;
 
+-- How many images the daily caps for all let start a day, null for any number.
+create or replace function generation.images_of_caps() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select least(l."imagesPerDay", l."dollarsPerDay" / nullif(generation.next_image_price(), 0)) from generation.limits as l);
+end
+$$;
+
 -- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
 -- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
 create or replace function generation.user_images_per_day() returns numeric
@@ -141,11 +150,12 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_price constant numeric := nullif(generation.next_image_price(), 0);
+  v_caps constant numeric := generation.images_of_caps();
 begin
   return (
     select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
-      case when h.images is not null then greatest(floor(h.images), 1) end)
-    from generation.limits as l cross join lateral (select least(l."imagesPerDay", l."dollarsPerDay" / v_price) / 2.0 as images) as h);
+      case when v_caps is not null then greatest(floor(v_caps / 2), 1) end)
+    from generation.limits as l);
 end
 $$;
 

@@ -375,6 +375,7 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
+    perform generation.put_off_users();
     v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs,
       generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)), coalesce(p_skip_users, '[]'));
     if v_ids is null then

@@ -106,6 +106,28 @@ begin
 end
 $$;
 
+-- Counts the answers without an image of the jobs p_ids, which are locked, for their users and this day (see put_off_users).
+create or replace function generation.count_empty_answers(p_results jsonb, p_ids bigint[]) returns void
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_today constant date := (generation.clock() at time zone 'America/Los_Angeles')::date;
+begin
+  perform 1 from generation.flows as f
+  where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
+  order by f."userId", f.priority for no key update;
+  update generation.flows as f
+  set "emptyAnswers" = case when f."emptyOn" = v_today then f."emptyAnswers" else 0 end + e.answers, "emptyOn" = v_today
+  from (
+    select q."userId", q.priority, sum((r ->> 'emptyAnswers')::integer)::integer as answers
+    from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
+    where q.id = any (p_ids) group by q."userId", q.priority
+  ) as e
+  where f."userId" = e."userId" and f.priority = e.priority;
+end
+$$;
+
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status, code}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
@@ -115,6 +137,7 @@ declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
+  v_empty bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -138,6 +161,12 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
+  select array_agg((r ->> 'jobId')::bigint) into v_empty from jsonb_array_elements(p_results) as r
+  where (r ->> 'emptyAnswers')::integer > 0
+    and v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'));
+  if v_empty is not null then
+    perform generation.count_empty_answers(p_results, v_empty);
+  end if;
   if v_changes is not null then
     perform generation.roll_up(v_changes);
   end if;
@@ -146,12 +175,13 @@ end
 $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
--- retryInSeconds, untilDailyReset, attemptSpent}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released`, attemptSpent (default true) false when no request counted. Released without retryInSeconds a job is ready again at
+-- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
+-- `released`, attemptSpent (default true) false when no request counted, emptyAnswers (default 0) how many requests were answered
+-- without an image. Released without retryInSeconds a job is ready again at
 -- once and keeps its place; whatever waits has had its turn (see promote_due_jobs). Returns {results: [{jobId, result,
 -- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
--- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
--- Safe to repeat: the second time the lease is lost and nothing changes.
+-- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if
+-- there are empty answers, then batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off

@@ -387,6 +387,11 @@ alter table generation.flows add column if not exists "retryTag" bigint not null
 alter table generation.flows
 add column if not exists "orderedOn" date,
 add column if not exists "imagesOrdered" integer not null default 0;
+-- The answers of a day in California, the last one that had any, in which Gemini made no image: see put_off_users.
+alter table generation.flows
+add column if not exists "emptyOn" date,
+add column if not exists "emptyAnswers" integer not null default 0;
+create index if not exists flows_empty on generation.flows ("emptyOn") where "emptyOn" is not null;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
@@ -1105,6 +1110,15 @@ begin
 end
 $$;
 
+-- How many images the daily caps for all let start a day, null for any number.
+create or replace function generation.images_of_caps() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select least(l."imagesPerDay", l."dollarsPerDay" / nullif(generation.next_image_price(), 0)) from generation.limits as l);
+end
+$$;
+
 -- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
 -- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
 create or replace function generation.user_images_per_day() returns numeric
@@ -1112,11 +1126,12 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_price constant numeric := nullif(generation.next_image_price(), 0);
+  v_caps constant numeric := generation.images_of_caps();
 begin
   return (
     select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
-      case when h.images is not null then greatest(floor(h.images), 1) end)
-    from generation.limits as l cross join lateral (select least(l."imagesPerDay", l."dollarsPerDay" / v_price) / 2.0 as images) as h);
+      case when v_caps is not null then greatest(floor(v_caps / 2), 1) end)
+    from generation.limits as l);
 end
 $$;
 
@@ -1410,6 +1425,40 @@ begin
     order by r.id for no key update skip locked
   ) as d;
   update generation.runs as r set "rescuedAt" = generation.clock() where r.id = any (v_runs);
+end
+$$;
+
+-- Puts ready jobs off until the next day in California if Gemini answered without an image to as many of their user's requests today as
+-- are a quarter of what the daily caps let start, 10 at least. Each such request is one of the caps' starts, and what a user writes can
+-- make Gemini answer so again and again: else the retries of one user's orders would use up the day of everybody. Together with what
+-- one user may order that leaves the others a quarter. Skips rows that are locked right now.
+create or replace function generation.put_off_users() returns void
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_now constant timestamptz := generation.clock();
+  v_today constant date := (v_now at time zone 'America/Los_Angeles')::date;
+  v_users text[];
+begin
+  if not exists (select from generation.flows as f where f."emptyOn" = v_today) then
+    return;
+  end if;
+  select array_agg(e."userId") into v_users from (
+    select f."userId", sum(f."emptyAnswers") as answers from generation.flows as f where f."emptyOn" = v_today group by f."userId"
+  ) as e where e.answers >= 10 and e.answers >= generation.images_of_caps() / 4;
+  if v_users is null then
+    return;
+  end if;
+  with ready as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q."userId" = any (v_users) and q.status = 'pending' and q."retryAt" is null
+    for update skip locked
+  )
+  update public.photo_generation_queue as q
+  set "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now, "errorCode" = 'user_daily_limit',
+    "errorMessage" = 'Too many requests of today ended without a picture; these photos are tried again after midnight in California.'
+  from ready as r where q.id = r.id;
 end
 $$;
 
@@ -2622,6 +2671,7 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
+    perform generation.put_off_users();
     v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs,
       generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)), coalesce(p_skip_users, '[]'));
     if v_ids is null then
@@ -2870,6 +2920,28 @@ begin
 end
 $$;
 
+-- Counts the answers without an image of the jobs p_ids, which are locked, for their users and this day (see put_off_users).
+create or replace function generation.count_empty_answers(p_results jsonb, p_ids bigint[]) returns void
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_today constant date := (generation.clock() at time zone 'America/Los_Angeles')::date;
+begin
+  perform 1 from generation.flows as f
+  where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
+  order by f."userId", f.priority for no key update;
+  update generation.flows as f
+  set "emptyAnswers" = case when f."emptyOn" = v_today then f."emptyAnswers" else 0 end + e.answers, "emptyOn" = v_today
+  from (
+    select q."userId", q.priority, sum((r ->> 'emptyAnswers')::integer)::integer as answers
+    from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
+    where q.id = any (p_ids) group by q."userId", q.priority
+  ) as e
+  where f."userId" = e."userId" and f.priority = e.priority;
+end
+$$;
+
 -- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status, code}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
@@ -2879,6 +2951,7 @@ declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
+  v_empty bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -2902,6 +2975,12 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
+  select array_agg((r ->> 'jobId')::bigint) into v_empty from jsonb_array_elements(p_results) as r
+  where (r ->> 'emptyAnswers')::integer > 0
+    and v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'));
+  if v_empty is not null then
+    perform generation.count_empty_answers(p_results, v_empty);
+  end if;
   if v_changes is not null then
     perform generation.roll_up(v_changes);
   end if;
@@ -2910,12 +2989,13 @@ end
 $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
--- retryInSeconds, untilDailyReset, attemptSpent}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released`, attemptSpent (default true) false when no request counted. Released without retryInSeconds a job is ready again at
+-- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
+-- `released`, attemptSpent (default true) false when no request counted, emptyAnswers (default 0) how many requests were answered
+-- without an image. Released without retryInSeconds a job is ready again at
 -- once and keeps its place; whatever waits has had its turn (see promote_due_jobs). Returns {results: [{jobId, result,
 -- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
--- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then batches by id.
--- Safe to repeat: the second time the lease is lost and nothing changes.
+-- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if
+-- there are empty answers, then batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off

@@ -18,6 +18,7 @@ from local.simulator.gemini import Simulator
 from local.simulator.pictures import SIZES
 from worker.errors import (
     BadInput,
+    EmptyAnswer,
     GenerationError,
     Misconfigured,
     ModelRetired,
@@ -35,7 +36,7 @@ KEY = "key-of-this-test"
 SCALE = 0.1
 KIND: dict[Verdict, type[GenerationError]] = {
     "refused": Refused,
-    "retry": Transient,
+    "retry": EmptyAnswer,
     "misconfigured": Misconfigured,
 }
 
@@ -152,8 +153,8 @@ async def test_a_project_without_billing(google: Simulator, gemini: Gemini) -> N
 @pytest.mark.parametrize(
     ("answer", "kind", "code"),
     [
-        (Answer("empty"), Transient, "no_image"),
-        (Answer("text"), Transient, "no_image"),
+        (Answer("empty"), EmptyAnswer, "no_image"),
+        (Answer("text"), EmptyAnswer, "no_image"),
         (Answer("malformed"), Transient, "malformed_answer"),
         (Answer("truncated"), Transient, "malformed_answer"),
         (Answer("html", code=502), Transient, "http_502"),

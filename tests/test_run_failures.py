@@ -46,6 +46,8 @@ async def test_passing_failures(site: Site) -> None:
         assert -AGO < row["due"] <= JITTER
         assert len(site.calls(f"{name} twice")) == len(site.calls(f"{name} once")) == 2, name
     assert {site.job(job)["status"] for job in once} == {"completed"}
+    counted = site.db.execute('select sum("emptyAnswers") as answers from generation.flows').fetchone()
+    assert counted == {"answers": 3 * 6}  # those in which Gemini answered, and made no image
     assert (first["retried"], first["completed"], first["images"]["erred"]) == (14, 14, 14)
     assert (site.batch(twice[0]), site.batch(once[0])) == ("generating", "completed")
     site.make_due()

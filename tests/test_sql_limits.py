@@ -153,6 +153,45 @@ def test_ordering_and_cancelling_is_not_free(queue: Queue, user: Queue) -> None:
         ask(user, "stranger", examples=1)
 
 
+def test_answers_without_an_image_do_not_use_up_a_cap(
+    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock
+) -> None:
+    """A user who has Gemini answer without an image, again and again, waits for the next day, alone."""
+    limit(queue, imagesPerDay=100)
+    ask(user, "stranger", examples=10)
+    started = 0
+    for _ in range(40):
+        clock.advance(60)
+        for job in queue.run().claim(4):
+            queue.settle(job, "retry", code="no_image", message="None.", emptyAnswers=2)
+            started += 2
+    assert started == 32  # a quarter, and what the last claim had taken
+    waiting = queue.connection.execute("select * from photo_generation_queue").fetchall()
+    assert {(row["status"], row["retryAt"]) for row in waiting} == {("pending", MIDNIGHT)}
+    assert "user_daily_limit" in {row["errorCode"] for row in waiting}
+    ask(user, "stranger", examples=1)
+    ask(signed_in(another(), "neighbour"), "neighbour", examples=1)
+    (job,) = queue.run().claim()
+    assert job["userId"] == "neighbour"
+    queue.complete(job)
+    clock.set(MIDNIGHT)
+    assert len(queue.run().claim()) == 11
+
+
+@pytest.mark.parametrize("limits", [{}, {"imagesPerDay": 30}])
+def test_a_few_answers_without_an_image_put_nobody_off(
+    queue: Queue, user: Queue, clock: Clock, limits: dict[str, object]
+) -> None:
+    """Without a cap there is nothing to keep for others, and Gemini fails by itself now and then."""
+    limit(queue, **limits)
+    ask(user, "stranger", examples=1)
+    for _ in range(4):
+        (job,) = queue.run().claim()
+        queue.settle(job, "retry", code="no_image", message="None.", emptyAnswers=2 if limits else 10)
+        clock.advance(60)
+    assert len(queue.run().claim()) == 1
+
+
 def test_a_new_day_has_room(queue: Queue, user: Queue, clock: Clock) -> None:
     """The day is California's, and the refusal says when it ends."""
     limit(queue, userImagesPerDay=3)

@@ -4,7 +4,8 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 ├── Refused                 this image will never be made: record it as failed, go on with the others
 ├── BadInput                this job can never work as it was ordered: fail it at once
 ├── Transient               worth another try: once within the call, then later with backoff
-│   └── PhotoUnprocessed    Gemini could not process a photo: once more, then it is bad input
+│   └── EmptyAnswer         Gemini answered without an image, which may be the order's doing: counted by user
+│       └── PhotoUnprocessed  Gemini could not process a photo: once more, then it is bad input
 ├── RateLimited             the quota is used up: put the job aside, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
 │   ├── ModelRetired        the model is gone: change over to its successor, or stop the run
@@ -72,7 +73,11 @@ class Transient(GenerationError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class PhotoUnprocessed(Transient):
+class EmptyAnswer(Transient):
+    """Gemini answered without an image; what the user wrote can make it do so again and again."""
+
+
+class PhotoUnprocessed(EmptyAnswer):
     """Gemini could not process a photo and asks for another try; the second time the photo is at fault."""
 
     def as_bad_input(self) -> BadInput:

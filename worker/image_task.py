@@ -14,6 +14,7 @@ from typing import Protocol
 from worker import log
 from worker.budget import Budget
 from worker.errors import (
+    EmptyAnswer,
     GenerationError,
     Misconfigured,
     PhotoUnprocessed,
@@ -60,8 +61,9 @@ class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
     `in_calls` is memory for photos being sent, shared by all runs of the worker. `sent` counts the requests
-    that went out, by the job's id; `answered_by` the images that another model made, by that model; `prices`
-    are the dollars of an image by model; `awaiting_photos` says since when a job waits, by the job's id.
+    that went out, by the job's id, `empty_answers` those that were answered without an image; `answered_by`
+    the images that another model made, by that model; `prices` are the dollars of an image by model;
+    `awaiting_photos` says since when a job waits, by the job's id.
     """
 
     gemini: Model
@@ -76,6 +78,7 @@ class RunState:
     monotonic: Callable[[], float]
     prices: Mapping[str, float] = field(default_factory=dict)
     sent: Counter[int] = field(default_factory=Counter)
+    empty_answers: Counter[int] = field(default_factory=Counter)
     awaiting_photos: dict[int, float] = field(default_factory=dict)
 
     def not_tried(self, error: GenerationError) -> bool:
@@ -166,8 +169,9 @@ class ImageTask:
         except RateLimited as error:
             await self._tell_gate(error, epoch)
             raise
-        except PhotoUnprocessed as error:
-            if isinstance(self._first_error, PhotoUnprocessed):
+        except EmptyAnswer as error:
+            state.empty_answers[self._job.id] += 1
+            if isinstance(error, PhotoUnprocessed) and isinstance(self._first_error, PhotoUnprocessed):
                 raise error.as_bad_input() from error
             raise
         except TimeoutError as exc:

@@ -54,7 +54,10 @@ LEASE_LOST = Settled(None, None)
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A job's result on its way into the database; times in seconds from now."""
+    """A job's result on its way into the database; times in seconds from now.
+
+    `empty_answers` of Gemini had no image.
+    """
 
     job_id: int
     fence: str
@@ -64,6 +67,7 @@ class Settlement:
     retry_seconds: float = 0.0
     until_daily_reset: bool = False
     attempt_spent: bool = True
+    empty_answers: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The shape `settle_generation_jobs` takes."""
@@ -76,6 +80,7 @@ class Settlement:
             "retryInSeconds": round(self.retry_seconds, 3),
             "untilDailyReset": self.until_daily_reset,
             "attemptSpent": self.attempt_spent,
+            "emptyAnswers": self.empty_answers,
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from worker import log
@@ -33,11 +33,12 @@ UNKNOWN_QUOTA_DELAY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How work on a job ended, before it is settled."""
+    """How work on a job ended, before it is settled; `empty_answers` of Gemini had no image."""
 
     job: Job
     images: Sequence[ImageOutcome]
     outcome: JobOutcome
+    empty_answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,10 @@ class Settler:
         """Settle jobs that have ended; if that fails, their leases run out or finishing releases them."""
         settled = [end for end in ends if not isinstance(end.outcome, Abandoned)]
         results = {
-            end.job.id: settlement(end.job, end.outcome, self.settings, self.uniform) for end in settled
+            end.job.id: replace(
+                settlement(end.job, end.outcome, self.settings, self.uniform), empty_answers=end.empty_answers
+            )
+            for end in settled
         }
         answers = await self._send(list(results.values()))
         for end in ends:
