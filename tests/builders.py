@@ -12,6 +12,7 @@ def a_job(**changes: Any) -> Job:
     fields: dict[str, Any] = {
         "id": 1,
         "batch_id": "b",
+        "user_id": "u",
         "user_folder": "u",
         "fence": "w/r/c",
         "attempt": 1,
