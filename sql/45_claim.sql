@@ -338,8 +338,9 @@ drop function if exists generation.lock_first_jobs(integer, double precision, bo
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
--- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches, then
+-- tag rows of users whose retries are due; rows locked by others are skipped.
+-- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
   p_photo_host text default null, p_skip_users jsonb default '[]'

@@ -97,7 +97,7 @@ begin
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
         then generation.next_daily_reset(v_now) + make_interval(secs => least(d.retry_seconds, 86400))
-      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and (d.outcome <> 'released' or d.retry_seconds > 0))
+      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
         then v_now + make_interval(secs => d.retry_seconds)
     end,
     case when d.attempt_spent then 0 else 1 end,
@@ -176,12 +176,11 @@ $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released`, attemptSpent (default true) false when no request counted, emptyAnswers (default 0) how many requests were answered
--- without an image. Released without retryInSeconds a job is ready again at
--- once and keeps its place; whatever waits has had its turn (see promote_due_jobs). Returns {results: [{jobId, result,
--- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
--- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if
--- there are empty answers, then batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
+-- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, emptyAnswers
+-- (default 0) how many requests were answered without an image. Returns {results: [{jobId, result, status, code}]} with the job's
+-- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
+-- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if there are empty answers, then batches
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off

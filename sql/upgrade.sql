@@ -2647,8 +2647,9 @@ drop function if exists generation.lock_first_jobs(integer, double precision, bo
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches; rows
--- locked by others are skipped. Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches, then
+-- tag rows of users whose retries are due; rows locked by others are skipped.
+-- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
   p_photo_host text default null, p_skip_users jsonb default '[]'
@@ -2924,7 +2925,7 @@ begin
     case
       when d.verdict = 'rate_limited' and d.until_daily_reset
         then generation.next_daily_reset(v_now) + make_interval(secs => least(d.retry_seconds, 86400))
-      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and (d.outcome <> 'released' or d.retry_seconds > 0))
+      when d.verdict = 'rate_limited' or (d.verdict = 'pending' and d.outcome <> 'released')
         then v_now + make_interval(secs => d.retry_seconds)
     end,
     case when d.attempt_spent then 0 else 1 end,
@@ -3003,12 +3004,11 @@ $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released`, attemptSpent (default true) false when no request counted, emptyAnswers (default 0) how many requests were answered
--- without an image. Released without retryInSeconds a job is ready again at
--- once and keeps its place; whatever waits has had its turn (see promote_due_jobs). Returns {results: [{jobId, result,
--- status, code}]} with the job's new status and error code, and result `settled` or `lease_lost`: then the job is
--- somebody else's, or final, and the worker touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if
--- there are empty answers, then batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
+-- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, emptyAnswers
+-- (default 0) how many requests were answered without an image. Returns {results: [{jobId, result, status, code}]} with the job's
+-- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
+-- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if there are empty answers, then batches
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off

@@ -113,8 +113,7 @@ class Job:
             "too_old": "too_old",
         }.get(verdict, ending.code)
         self.retry_at = None
-        waits = ending.outcome != "released" or ending.retry_seconds > 0
-        if verdict == "rate_limited" or (verdict == "pending" and waits):
+        if verdict == "rate_limited" or (verdict == "pending" and ending.outcome != "released"):
             to_reset = verdict == "rate_limited" and ending.until_reset
             begin = next_daily_reset(now) if to_reset else now
             self.retry_at = begin + timedelta(seconds=ending.retry_seconds)

@@ -18,6 +18,7 @@ from worker.request import RunRequest
 pytest_plugins = ("tests.runs", "tests.photo_host")
 
 SILENT_SECONDS = 2.0
+CLAIM_PAUSE_SECONDS = 0.2
 
 
 async def _address(_host: str) -> Sequence[str]:
@@ -30,7 +31,7 @@ async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     site.db.execute("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
     monkeypatch.setattr("worker.download._CONNECT_SECONDS", SILENT_SECONDS)
     monkeypatch.setattr("worker.active.PHOTO_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("worker.runner.CLAIM_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr("worker.runner.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
     network = Loopback(PhotoHost(), silent=[ADDRESS])
     web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, resolver=_address, network=network)
     yield web
@@ -72,11 +73,15 @@ async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(
     attacking = await attack(site, 12)
     worker = site.worker(silent_web, JOBS_AT_A_TIME="4")
 
-    running = asyncio.create_task(worker.run(RunRequest()))
-    await asyncio.sleep(SILENT_SECONDS * 0.75)
+    def processing() -> int:
+        return [site.job(job)["status"] for job in attacking].count("processing")
 
-    statuses = [site.job(job)["status"] for job in attacking]
-    assert statuses.count("processing") == 4
+    running = asyncio.create_task(worker.run(RunRequest()))
+    while not processing():
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(3 * CLAIM_PAUSE_SECONDS)
+
+    assert processing() == 4
     worker.stop()
     await running
 

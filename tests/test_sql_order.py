@@ -166,21 +166,14 @@ def test_a_retry_does_not_wait_for_its_users_backlog(queue: Queue, clock: Clock)
     assert job["id"] in [each["id"] for each in queue.run().claim(4)]
 
 
-def test_a_released_job_keeps_its_place_unless_it_waits(queue: Queue, clock: Clock) -> None:
-    """Given back without having had its turn, a job is next; given back to wait, it has had its turn."""
+def test_a_released_job_keeps_its_place(queue: Queue) -> None:
+    """Given back without having had its turn, a job is next."""
     queue.enqueue("first", examples=3)
     queue.enqueue("other", examples=3)
     job = queue.run().claim(1)[0]
     queue.settle(job, "released", attemptSpent=False)
     (again,) = queue.run().claim(1)
     assert again["id"] == job["id"]
-    queue.settle(again, "released", attemptSpent=False, retryInSeconds=10)
-    row = queue.job(job["id"])
-    assert (row["status"], row["attempts"]) == ("pending", 0)
-    assert job["id"] not in [each["id"] for each in queue.run().claim(2)]
-    clock.advance(10)
-    assert [each["id"] for each in queue.run().claim(1)] != [job["id"]]
-    assert queue.job(job["id"])["startTag"] > row["startTag"]
 
 
 def test_a_user_who_is_ordering_gets_retries_later(

@@ -47,7 +47,7 @@ def test_every_outcome(queue: Queue, clock: Clock, outcome: str, images: tuple[i
         assert row["attempts"] == (1 if spent else 0)
         assert (row["lockedBy"], row["lockedAt"], row["leaseExpiresAt"]) == (None, None, None)
         assert (row["completedAt"] is None) == (status in ("pending", "rate_limited"))
-        later = status in ("rate_limited", "pending")
+        later = status == "rate_limited" or (status == "pending" and outcome != "released")
         assert row["retryAt"] == (clock.now + timedelta(seconds=RETRY_SECONDS) if later else None)
         assert row["errorMessage"] or (status, given_up) == ("completed", 0)
         check_invariants(queue.connection)
