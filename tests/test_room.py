@@ -85,6 +85,24 @@ async def test_large_sizes_of_one_owner_take_turns_with_anothers(hold: Hold) -> 
     assert await holding(*large[1:3]) == [True, False]
 
 
+async def test_owners_who_come_later_do_not_go_before_for_ever(hold: Hold) -> None:
+    """Who has had a little waits for some of those who have had nothing, but not for all there may be."""
+    first = hold("a", 10)
+    kept = hold("kept", 10)
+    second = hold("a", 10)
+    await holding(first, kept, second)
+    await first.leave()
+    others = [hold("b", 10)]
+    for name in "cdefgh":
+        others.append(hold(name, 10))
+        await holding(*others)
+        if second.holds:
+            break
+        await others[-2].leave()
+    assert await holding(second) == [True]
+    assert len(others) < 5
+
+
 async def test_two_owners_who_always_want_more_leave_a_third_its_turn(hold: Hold) -> None:
     """Whoever holds a half gets the next one after those who have had less, however early they asked."""
     greedy = [hold(owner, 10) for _ in range(5) for owner in "ab"]

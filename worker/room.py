@@ -19,7 +19,7 @@ CALL_BYTES = 104 * 1024 * 1024
 @dataclass(slots=True, eq=False)
 class _Waiter:
     owner: str
-    turn: int
+    turn: float
     size: Callable[[], int]
     granted: Callable[[], None]
     future: asyncio.Future[None] = field(default_factory=asyncio.Future)
@@ -43,8 +43,8 @@ class Room:
         self._held: Counter[str] = Counter()
         self._total = 0
         self._waiting: list[_Waiter] = []
-        self._now = 0
-        self._next_turn: dict[str, int] = {}
+        self._now = 0.0
+        self._next_turn: dict[str, float] = {}
 
     @property
     def held(self) -> int:
@@ -98,7 +98,7 @@ class Room:
         if size < 0:
             self._serve()
 
-    def _take_turn(self, owner: str, size: int) -> int:
+    def _take_turn(self, owner: str, size: int) -> float:
         """When what is asked for now is due, counted in bytes that each owner has had."""
         turn = max(self._next_turn.get(owner, 0), self._now)
         self._next_turn = {name: due for name, due in self._next_turn.items() if due > self._now}
@@ -116,7 +116,8 @@ class Room:
                 behind.add(waiter.owner)
             elif self._fits(self._total, size, self._limit):
                 self._waiting.remove(waiter)
-                self._now = max(self._now, waiter.turn)
+                # Time goes on with every grant, or owners who are new would always come before the others.
+                self._now = max(self._now, waiter.turn) + (size / len(owners) if len(owners) > 1 else 0)
                 waiter.granted()
                 waiter.future.set_result(None)
             else:
