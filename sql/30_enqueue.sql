@@ -184,9 +184,9 @@ begin
   ) as w;
   if v_queued + p_images > v_queue_limit then
     perform generation.refuse('429', 'user_queue_full',
-      format('%s images of yours are not made yet; with the %s of this order it would be more than the %s that one user may have waiting',
-        v_queued, p_images, v_queue_limit),
-      case when p_images > v_queue_limit then format('Order no more than %s images at once.', v_queue_limit)
+      format('%s of your images are not made yet and this order has %s more: one user may have %s waiting', v_queued, p_images, v_queue_limit),
+      case when v_queue_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
+        when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
         else 'Order again when enough of them are made, or cancel some.' end);
   end if;
   v_ordered := v_ordered - p_images + (
@@ -194,10 +194,12 @@ begin
     where f."userId" = p_user_id and f."orderedOn" = (v_midnight at time zone 'America/Los_Angeles')::date);
   if v_ordered + p_images > v_day_limit then
     perform generation.refuse('429', 'user_daily_limit',
-      format('%s images of yours count for today; with the %s of this order it would be more than the %s that one user may order a day',
-        v_ordered, p_images, v_day_limit),
-      case when p_images > v_day_limit then format('Order no more than %s images a day.', v_day_limit)
-        else format('Order fewer, or again after %s.', to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) end);
+      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_ordered, p_images, v_day_limit),
+      case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
+        when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
+        else format('%s after %s.',
+          case when v_ordered < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_ordered) else 'Order again' end,
+          to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) end);
   end if;
 end
 $$;

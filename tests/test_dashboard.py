@@ -53,6 +53,7 @@ def test_a_busy_queue(window: Window, shop: Shop) -> None:
     expect(page.locator("#batches li")).to_contain_text("4 of 4 images; 2 of 2 jobs ended")
     expect(page.locator("#runs tr")).to_contain_text("queue empty")
     expect(page.locator("#caps")).to_contain_text("4 images, at most $0.16; no cap")
+    expect(page.locator("#caps")).to_contain_text("Each user")
     window.check_accessibility()
     shop.order("c", images=1)
     expect(page.locator("#batches li")).to_have_count(2, timeout=20_000)

@@ -33,7 +33,7 @@ def test_a_full_day_says_when_it_ends(orders: Function, signer: Signer, queue: Q
     answer = post(orders, signer)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (429, "user_daily_limit")
-    assert "4 images of yours count for today" in error["message"] and "$" not in answer.text
+    assert "4 of your images count for today" in error["message"] and "$" not in answer.text
     reset = queue.one("select generation.next_daily_reset(now()) as at")["at"]
     assert parsedate_to_datetime(answer.headers["Retry-After"]) == reset
     assert answer.elapsed.total_seconds() < 2

@@ -106,7 +106,7 @@ def test_one_user_does_not_use_up_a_cap(queue: Queue, user: Queue) -> None:
         name = f"user-of-{most}"
         signed_in(user, name)
         ask(user, name, examples=most)
-        with refused("429", "user_daily_limit", f"more than the {most} that"):
+        with refused("429", "user_daily_limit", f"one user may order {most} a day"):
             ask(user, name, examples=1)
 
 
@@ -118,7 +118,7 @@ def test_what_yesterday_left_counts_today(queue: Queue, user: Queue, clock: Cloc
         queue.call("pause_generation")
     ask(user, "stranger", examples=10)
     clock.set(MIDNIGHT + timedelta(hours=1))
-    with refused("429", "user_daily_limit", "10 images of yours count for today"):
+    with refused("429", "user_daily_limit", "10 of your images count for today"):
         ask(user, "stranger", examples=1)
     queue.call("resume_generation")
     for job in queue.run().claim(4):
@@ -132,7 +132,7 @@ def test_the_queue_has_room_again_when_images_are_made(queue: Queue, user: Queue
     """What is made, given up or cancelled does not wait any more."""
     limit(queue, userImagesQueued=6)
     ask(user, "stranger", examples=1, images=4)
-    with refused("429", "user_queue_full", "4 images of yours are not made yet; with the 4 of this order"):
+    with refused("429", "user_queue_full", "4 of your images are not made yet and this order has 4 more"):
         ask(user, "stranger", examples=1, images=4)
     (job,) = queue.run().claim()
     queue.record(job, 0)
@@ -149,7 +149,7 @@ def test_ordering_and_cancelling_is_not_free(queue: Queue, user: Queue) -> None:
     limit(queue, userImagesPerDay=10)
     for _ in range(2):
         user.call("cancel_generation_batch", p_batch_id=ask(user, "stranger", examples=5)["batchId"])
-    with refused("429", "user_daily_limit", "10 images of yours count for today"):
+    with refused("429", "user_daily_limit", "10 of your images count for today"):
         ask(user, "stranger", examples=1)
 
 
@@ -218,7 +218,28 @@ def test_an_order_that_is_never_possible_says_so(queue: Queue, user: Queue) -> N
         with pytest.raises(psycopg.Error) as caught:
             ask(user, "stranger", examples=6)
         assert caught.value.diag.message_detail == reason
-        assert "no more than 5 images" in str(caught.value.diag.message_hint)
+        assert "at most 5 images" in str(caught.value.diag.message_hint)
+
+
+@pytest.mark.parametrize(
+    ("limits", "first", "then", "hint"),
+    [
+        ({"userImagesPerDay": 5}, 3, 3, "Order at most 2 images today, or again after 2026-"),
+        ({"userImagesPerDay": 5}, 5, 1, "Order again after 2026-"),
+        ({"userImagesPerDay": 0}, 0, 1, "Users cannot order now"),
+        ({"userImagesQueued": 0}, 0, 1, "Users cannot order now"),
+    ],
+)
+def test_a_refusal_says_how_much_still_fits(
+    queue: Queue, user: Queue, limits: dict[str, int], first: int, then: int, hint: str
+) -> None:
+    """Whoever follows the hint is not refused again: it names what is left of the day, if anything is."""
+    limit(queue, **limits)
+    if first:
+        ask(user, "stranger", examples=first)
+    with pytest.raises(psycopg.Error) as caught:
+        ask(user, "stranger", examples=then)
+    assert str(caught.value.diag.message_hint).startswith(hint)
 
 
 def test_dollars_are_images_at_the_price_of_what_answers(queue: Queue, user: Queue) -> None:

@@ -95,7 +95,7 @@ class Guard:
         if not self.configured and self.development and is_local_developer(headers, client_host):
             return
         if not allowed & self.configured:
-            raise _unconfigured(allowed)
+            raise _not_local() if self.development and not self.configured else _unconfigured(allowed)
         shown = self._by_secret(headers)
         if shown & allowed:
             return
@@ -157,7 +157,7 @@ class Guard:
         if allowed == Caller.OPERATOR:
             message = "this path shows or changes what customers ordered: the clock may not reach it"
             return RequestRefused(403, "operator_only", message, self._ways(allowed))
-        message = "this path is the clock's: the operator's secret starts nothing"
+        message = "only the clock may start runs and sweeps: the operator's secret does not"
         return RequestRefused(403, "clock_only", message, self._ways(allowed))
 
     def _refuse(self, code: str, message: str, allowed: Caller) -> RequestRefused:
@@ -229,6 +229,16 @@ def _unconfigured(allowed: Caller) -> RequestRefused:
         "the worker serves nobody as long as it has no credential to check",
         "set WORKER_SECRET, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; "
         "on a developer's own machine WORKER_DEVELOPMENT=1 does without",
+    )
+
+
+def _not_local() -> RequestRefused:
+    return RequestRefused(
+        403,
+        "no_credentials_configured",
+        "WORKER_DEVELOPMENT=1 serves only this machine: requests to localhost, "
+        "through no proxy and from no page of another site",
+        "call it as http://localhost, or set WORKER_SECRET and OPERATOR_SECRET",
     )
 
 

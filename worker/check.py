@@ -162,8 +162,8 @@ def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
         mend = "name yours: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
         return Finding("hosts", "warning", said, mend)
     names = sorted({*hosts, *([own] if own else [])})
-    said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is taken"
-    return Finding("hosts", "ok", f"{said} (python -m worker hosts add HOST)")
+    said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is accepted"
+    return Finding("hosts", "ok", f"{said} (to add a host: python -m worker hosts add HOST)")
 
 
 def _callers(settings: Settings) -> Finding:

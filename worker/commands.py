@@ -296,7 +296,7 @@ async def hosts(worker: Worker, options: Namespace) -> int:
         answer = await call("remove_generation_photo_host", {"p_host": options.host})
         if not answer["removed"]:
             names = ", ".join(answer["hosts"]) or "none"
-            raise Unusable(f"hosts remove: {options.host!r} is not allowed; allowed are: {names}")
+            raise Unusable(f"hosts remove: {options.host!r} is not in the list: {names}")
     else:
         answer = await call("generation_photo_hosts", {})
     if options.json:

@@ -35,5 +35,9 @@ def gate_finding(gate: Mapping[str, Any] | None, models: Collection[str]) -> Fin
             )
     capped = gate["dollarsPerDay"] is not None or gate["imagesPerDay"] is not None
     change = "python -m worker gate set --dollars-per-day N"
-    cap = f"today {cap_used(gate)} (to change it: {change})" if capped else f"no daily cap is set ({change})"
+    cap = (
+        f"today {cap_used(gate)} (to change it: {change})"
+        if capped
+        else f"no daily cap is set (to set one: {change})"
+    )
     return Finding("gate", "ok", f"no pause, cap or long block keeps jobs from starting; {cap}")

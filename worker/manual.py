@@ -147,8 +147,8 @@ example:
 
 you will see the gate as it is then:
   gemini-2.5-flash-image: 30 starts per minute, 412 today
-  today: at most $16.07 of $20.00; images a day: no cap
-  one user: 200 images waiting; a day 1000 images, $10.00 (at present 256 images)
+  today: at most $16.07 of $20.00 spent; images a day: no cap
+  each user: 200 images waiting; 1000 images or $10.00 a day (now 256 images)
   runs: 1 of 3; a job waits at most 72 hours for a quota
   anonymous users may not order
 """

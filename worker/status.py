@@ -88,8 +88,8 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     if gate["pausedAt"]:
         lines.insert(0, f"PAUSED since {gate['pausedAt']}: {gate['pauseReason'] or 'no reason given'}")
     images, dollars = gate["imagesPerDay"], gate["dollarsPerDay"]
-    allowed = ", no cap" if dollars is None else f" of ${float(dollars):.2f}"
-    spent = f"today: at most ${float(gate['spentToday']):.2f}{allowed}"
+    allowed = "spent, no cap in dollars" if dollars is None else f"of ${float(dollars):.2f} spent"
+    spent = f"today: at most ${float(gate['spentToday']):.2f} {allowed}"
     lines.append(f"{spent}; images a day: {'no cap' if images is None else images}")
     lines.append(_user_line(gate))
     age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
@@ -105,8 +105,8 @@ def _user_line(gate: Mapping[str, Any]) -> str:
     daily = [] if images is None else [f"{images} images"]
     daily += [] if dollars is None else [f"${float(dollars):.2f}"]
     allowed = gate["userImagesAllowed"]
-    now = "" if allowed is None else f" (at present {int(allowed)} images)"
-    return f"one user: {waiting} waiting; a day {', '.join(daily) or 'no limit'}{now}"
+    now = "" if allowed is None else f" (now {int(allowed)} images)"
+    return f"each user: {waiting} waiting; {' or '.join(daily) or 'no limit'} a day{now}"
 
 
 def cap_used(gate: Mapping[str, Any]) -> str:
@@ -143,7 +143,12 @@ def hosts_table(hosts: Sequence[str], own: str | None) -> str:
     """The hosts of `generation_photo_hosts`, a line each; `own` is this project's."""
     notes = {"*": " (any public host)", own: " (this project's own)"}
     lines = [host + notes.get(host, "") for host in hosts]
-    return "\n".join(lines) or "none yet: the first run adds this project's own"
+    none = (
+        f"none yet: the first run adds {own}, this project's own"
+        if own
+        else "none: no https:// photo is accepted"
+    )
+    return "\n".join(lines) or none
 
 
 def _model_line(model: Mapping[str, Any]) -> str:

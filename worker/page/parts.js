@@ -98,6 +98,13 @@ function showCharts({ series: { minutes, hours } }) {
   );
 }
 
+// What one signed-in user may order, and what all daily limits come to now.
+function userLimits({ userImagesQueued: queued, userImagesPerDay: images, userDollarsPerDay: money, userImagesAllowed: allowed }) {
+  const daily = [images !== null && counted(images, "image"), money !== null && dollars(money)].filter(Boolean).join(" or ");
+  const waiting = queued === null ? "any number of images" : counted(queued, "image");
+  return `${waiting} waiting; ${daily || "no limit"} a day${allowed === null ? "" : ` (now ${counted(Math.floor(allowed), "image")})`}`;
+}
+
 const CLOSED_BY = { paused: "a pause", daily_cap: "a daily cap", rate_limited: "the quota" };
 
 function showGate({ gate }) {
@@ -112,6 +119,7 @@ function showGate({ gate }) {
   const facts = [
     ["Started today", `${counted(gate.startedToday, "image")}, at most ${dollars(gate.spentToday)}${gate.dollarsPerDay === null ? "; no cap" : ` of ${dollars(gate.dollarsPerDay)}`}`],
     ["Images a day", gate.imagesPerDay === null ? "no cap" : gate.imagesPerDay],
+    ["Each user", userLimits(gate)],
     ["Runs at once", `${gate.runs} of ${gate.maxRuns}`],
     ["A job waits", `at most ${counted(Number(gate.maxAgeHours), "hour")} for a quota`],
   ];
