@@ -89,10 +89,9 @@ async def test_owners_who_come_later_do_not_go_before_for_ever(hold: Hold) -> No
     """Who has had a little waits for some of those who have had nothing, but not for all there may be."""
     first = hold("a", 10)
     kept = hold("kept", 10)
-    second = hold("a", 10)
-    await holding(first, kept, second)
+    second, others = hold("a", 10), [hold("b", 10)]
+    assert await holding(first, kept, second, *others) == [True, True, False, False]
     await first.leave()
-    others = [hold("b", 10)]
     for name in "cdefgh":
         others.append(hold(name, 10))
         await holding(*others)
