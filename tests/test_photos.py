@@ -2,6 +2,7 @@
 
 import asyncio
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -52,6 +53,16 @@ async def test_from_storage() -> None:
     bucket = Bucket(me=PNG)
     assert await fetcher(bucket).fetch(f"uploads/{USER}/me", USER) == Photo(PNG, "image/png")
     assert bucket.asked == [(f"uploads/{USER}/me", 7_000_000)]
+
+
+@pytest.mark.parametrize("start", [b"", b"<?xml ?>"])
+async def test_a_file_of_spaces_costs_no_time(start: bytes) -> None:
+    """Telling what a file is keeps the event loop, which is everybody's, for some milliseconds at most."""
+    bucket = Bucket(spaces=start.ljust(MAX_PHOTO_BYTES))
+    began = time.thread_time()
+    with pytest.raises(BadInput, match="not a photo"):
+        await fetcher(bucket).fetch(f"uploads/{USER}/spaces", USER)
+    assert time.thread_time() - began < 0.03
 
 
 @pytest.mark.parametrize(
