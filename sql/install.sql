@@ -2978,9 +2978,11 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
+  -- Those of a job that was cancelled meanwhile as well, or cancelling in time would hide them.
   select array_agg((r ->> 'jobId')::bigint) into v_empty from jsonb_array_elements(p_results) as r
   where (r ->> 'emptyAnswers')::integer > 0
-    and v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'));
+    and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence')) or exists (
+      select from public.photo_generation_queue as q where q.id = (r ->> 'jobId')::bigint and q.status = 'cancelled'));
   if v_empty is not null then
     perform generation.count_empty_answers(p_results, v_empty);
   end if;

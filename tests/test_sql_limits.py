@@ -178,6 +178,17 @@ def test_answers_without_an_image_do_not_use_up_a_cap(
     assert len(queue.run().claim()) == 11
 
 
+def test_cancelling_hides_no_answer_without_an_image(queue: Queue, user: Queue) -> None:
+    """What was asked for in vain counts also if its order was cancelled before it could be settled."""
+    limit(queue, imagesPerDay=40)
+    batch = ask(user, "stranger", examples=1)["batchId"]
+    (job,) = queue.run().claim()
+    user.call("cancel_generation_batch", p_batch_id=batch)
+    assert queue.settle(job, "retry", emptyAnswers=10)["result"] == "lease_lost"
+    ask(user, "stranger", examples=1)
+    assert queue.run().claim() == []
+
+
 @pytest.mark.parametrize("limits", [{}, {"imagesPerDay": 30}])
 def test_a_few_answers_without_an_image_put_nobody_off(
     queue: Queue, user: Queue, clock: Clock, limits: dict[str, object]
