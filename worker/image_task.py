@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -117,11 +118,16 @@ class ImageTask:
 
     async def run(self) -> ImageOutcome:
         """Make the image; expected failures become its outcome."""
-        # Memory first: who waits for their own share of it keeps no place from others.
-        async with (
-            self._state.in_calls.hold(self._job.user_folder, self._request.photo_bytes),
-            self._state.images,
-        ):
+        state = self._state
+        memory = state.in_calls.hold(self._job.user_folder, self._request.photo_bytes)
+        async with AsyncExitStack() as held:
+            # Memory first: who waits for their own share of it keeps no place from others.
+            try:
+                async with state.budget.until("generate"):  # a longer run may hold it
+                    await held.enter_async_context(memory)
+            except TimeoutError:
+                return ImageNotStarted(self._index, self._why_not())
+            await held.enter_async_context(state.images)
             outcome = await self._outcome()
         if isinstance(outcome, ImageDiscarded) and outcome.job_final:
             self._ended.set()
