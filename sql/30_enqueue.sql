@@ -199,7 +199,7 @@ begin
         when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
         else format('%s after %s.',
           case when v_ordered < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_ordered) else 'Order again' end,
-          to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) end);
+          to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
   end if;
 end
 $$;

@@ -211,7 +211,7 @@ def test_a_new_day_has_room(queue: Queue, user: Queue, clock: Clock) -> None:
         queue.complete(job)
     with pytest.raises(psycopg.Error) as caught:
         ask(user, "stranger", examples=1)
-    assert "2026-05-05T07:00:00Z" in str(caught.value.diag.message_hint)
+    assert "2026-05-05 07:00 UTC" in str(caught.value.diag.message_hint)
     clock.set(MIDNIGHT - timedelta(seconds=1))
     with refused("429", "user_daily_limit"):
         ask(user, "stranger", examples=1)

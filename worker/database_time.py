@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d) UTC", re.ASCII)
 
 
 class DatabaseTime:
@@ -31,9 +31,11 @@ class DatabaseTime:
 
 
 def http_date(text: str | None) -> str | None:
-    """The first of the database's times in a text, as HTTP headers have it; None where there is none."""
+    """The first time in a text for people, as HTTP headers have it; None where there is none."""
     found = _TIME.search(text or "")
-    return format_datetime(datetime.fromisoformat(found[0]), usegmt=True) if found else None
+    return (
+        format_datetime(datetime.fromisoformat(found[1]).replace(tzinfo=UTC), usegmt=True) if found else None
+    )
 
 
 def is_before(moment: str | None, later: str | None) -> bool:
