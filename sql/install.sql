@@ -2999,7 +2999,7 @@ $$;
 -- (default 0) how many requests were answered without an image. Returns {results: [{jobId, result, status, code}]} with the job's
 -- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
 -- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if there are empty answers, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes.
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes but the empty answers of cancelled jobs, which count again.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
