@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from worker.errors import (
     NOT_ANSWERED,
+    QUOTA_USED_UP,
     BadInput,
     GenerationError,
     Misconfigured,
@@ -82,7 +83,7 @@ def test_the_order_of_precedence() -> None:
 def test_a_quota_spends_nothing_and_keeps_the_longest_delay() -> None:
     """Several 429s in one job: wait for the last of them; a daily quota goes until its reset."""
     longer = ImageErred(2, RateLimited("q", "wait", QuotaFacts("minute", 40.0)))
-    assert decide([LIMITED, longer]) == PutAside("wait", 40.0, until_daily_reset=False)
+    assert decide([LIMITED, longer]) == PutAside(QUOTA_USED_UP, 40.0, until_daily_reset=False)
     daily = decide([LIMITED, DAILY])
     assert isinstance(daily, PutAside)
     assert daily.until_daily_reset

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tests.runs import Site
+from worker.errors import QUOTA_USED_UP
 from worker.request import RunRequest
 
 pytest_plugins = ("tests.runs",)
@@ -45,6 +46,7 @@ async def test_quota_per_minute(site: Site, shape: str, delay: float) -> None:
 
     row = site.job(job)
     assert (row["status"], row["attempts"], row["errorCode"]) == ("rate_limited", 0, "rate_limited")
+    assert row["errorMessage"] == QUOTA_USED_UP  # its customer learns neither the quota nor its value
     assert delay - AGO < row["due"] <= delay + JITTER
     assert (summary["rateLimited"], summary["images"]["erred"]) == (1, 1)
     # A lone 429 without a new limit slows the gate down and does not close it.

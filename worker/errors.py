@@ -28,6 +28,7 @@ from typing import ClassVar, Literal
 
 OPERATORS_MATTER = "The service has a problem that its operator has to fix."
 NOT_ANSWERED = "The service's database or storage did not answer."
+QUOTA_USED_UP = "The service has made as many photos as it may for now; these are made later."
 
 
 class GenerationError(Exception):
@@ -100,9 +101,9 @@ class QuotaFacts:
 
 
 class RateLimited(GenerationError):
-    """Gemini answered 429 for a quota that comes back by itself."""
+    """Gemini answered 429 for a quota that comes back by itself; which one, is not for customers."""
 
-    instead = None
+    instead = QUOTA_USED_UP
 
     def __init__(self, code: str, message: str, facts: QuotaFacts) -> None:
         super().__init__(code, message)
