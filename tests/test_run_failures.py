@@ -113,3 +113,17 @@ async def test_misconfigured(site: Site, settings: dict[str, object], code: str)
     second = await site.run()
     assert second["completed"] == 3
     site.audit(first, second)
+
+
+async def test_answers_without_an_image_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that the same run takes up again reports the new answers only."""
+    monkeypatch.setattr("worker.retry.backoff.full_jitter", lambda _seconds: 0.0)
+    site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
+    site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)
+    (job, _) = await site.order("a", "slow")
+
+    await site.run()
+
+    assert site.job(job)["claims"] > 1
+    (row,) = site.rows('select sum("emptyAnswers") as answers from generation.flows')
+    assert row["answers"] == len(site.calls("a"))
