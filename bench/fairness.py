@@ -30,6 +30,9 @@ IMAGES, ATTACKING_JOBS = 40, 100
 KINDS = ("never", MUTE, SILENT_DNS)
 """Ways to be silent: after the request, before TLS, and already when the name is looked up."""
 
+LATENCY_SECONDS = 2.0
+"""Of every image: where it varies, as elsewhere, the last one's chance is most of the ratio."""
+
 PATIENCE_SECONDS = 600.0
 
 
@@ -60,6 +63,7 @@ def measure(options: Namespace) -> None:
 def _seconds(site: Site, hosts: HostileHosts, images: int, kind: str | None) -> float:
     """From the victim's order to its last image; one worker does one run after the other."""
     site.begin(quota=1_000_000, gate_rate=RATE)
+    site.simulator.configure({"latency": LATENCY_SECONDS})
     if kind:
         for number in range(ATTACKING_JOBS):
             example, *training = hosts.urls(kind, name=f"{number}-")

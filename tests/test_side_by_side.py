@@ -16,7 +16,7 @@ from local.demo.environment import kept
 from local.stack.folder import Folder
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"^```\n(functions-framework (?:.*\n)*?)```$", re.MULTILINE)
+BLOCK = re.compile(r"^```\n((?:export .*\n)*functions-framework (?:.*\n)*?)```$", re.MULTILINE)
 SETTINGS = {
     "SUPABASE_URL": "http://127.0.0.1:9",
     "SUPABASE_SERVICE_ROLE_KEY": "a-key",
