@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from tests.photo_host import photo
+from worker.address import PhotoUrl
 from worker.download import PhotoDownload
 from worker.errors import BadInput, Transient
 from worker.job import Photo
+from worker.photo_hosts import RunHosts
 from worker.photos import MAX_PHOTO_BYTES, PhotoFetcher
 
 USER = "user-1"
@@ -38,8 +40,20 @@ class Bucket:
         return self.objects[key]
 
 
-def fetcher(bucket: Bucket, **limits: Any) -> PhotoFetcher:
-    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES)
+class Web(PhotoDownload):
+    """Photo hosts that begin to answer and never end; `begun` are the fetches, by user."""
+
+    def __init__(self) -> None:
+        super().__init__(max_bytes=MAX_PHOTO_BYTES)
+        self.begun: asyncio.Queue[str] = asyncio.Queue()
+
+    async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts) -> bytes:
+        self.begun.put_nowait(user_folder)
+        return await asyncio.Future()
+
+
+def fetcher(bucket: Bucket, web: PhotoDownload | None = None, **limits: Any) -> PhotoFetcher:
+    web = web or PhotoDownload(max_bytes=MAX_PHOTO_BYTES)
     return PhotoFetcher(bucket, web, ("uploads",), ("*",), **limits)
 
 
@@ -100,10 +114,10 @@ async def test_storage_time_is_capped() -> None:
 
 async def test_concurrent_fetches_are_bounded() -> None:
     """No more than `max_concurrent` photos are half-read at any time."""
-    bucket = Bucket(a=PNG, b=PNG, c=PNG)
+    bucket = Bucket()
     bucket.gate.clear()
     photos = fetcher(bucket, max_concurrent=2)
-    tasks = [asyncio.create_task(photos.fetch(f"uploads/{USER}/{name}", USER)) for name in "abc"]
+    tasks = [asyncio.create_task(photos.fetch(f"uploads/{user}/me", user)) for user in "abc"]
     await bucket.begun.get()
     await bucket.begun.get()
     assert len(bucket.asked) == 2
@@ -112,3 +126,24 @@ async def test_concurrent_fetches_are_bounded() -> None:
     bucket.gate.set()
     await settled(*tasks)
     assert len(bucket.asked) == 3
+
+
+@pytest.mark.parametrize("place", ["storage", "web"])
+async def test_one_user_has_at_most_half_of_the_fetches(place: str) -> None:
+    """Whatever one user orders, from Storage or the web, others' photos are fetched meanwhile."""
+    bucket, web = Bucket(), Web()
+    bucket.gate.clear()
+    photos = fetcher(bucket, web, max_concurrent=4)
+    begun = bucket.begun if place == "storage" else web.begun
+
+    def fetch(user: str, number: int) -> asyncio.Task[Photo]:
+        where = f"uploads/{user}" if place == "storage" else "https://photos.example.com"
+        return asyncio.create_task(photos.fetch(f"{where}/{number}.jpg", user))
+
+    tasks = [*(fetch("greedy", number) for number in range(8)), fetch("modest", 0)]
+    first = [await asyncio.wait_for(begun.get(), 5) for _ in range(3)]
+
+    assert ["modest" in each for each in first] == [False, False, True]
+    for task in tasks:
+        task.cancel()
+    await settled(*tasks)

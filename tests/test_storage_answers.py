@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator
 
 import pytest
@@ -249,6 +250,20 @@ async def test_photos_are_read_where_key_errors_are_told(wire: Wire, store: Phot
     wire.answer = reply("200 OK", b"bytes")
     assert await store.download("uploads", "u/mé.png", 1000) == b"bytes"
     assert wire.asked[0].line == "GET /storage/v1/object/authenticated/uploads/u/m%C3%A9.png HTTP/1.1"
+
+
+async def test_a_photo_of_storage_is_never_unpacked(wire: Wire, store: PhotoStore) -> None:
+    """Compression is declined, and an answer that is compressed all the same is refused unread."""
+    wire.answer = reply("200 OK", gzip.compress(b"bytes"), Content_Encoding="gzip")
+    error = await failed(store, "download")
+    assert (type(error), error.code) == (BadInput, "photo_refused")
+    assert wire.asked[0].headers["accept-encoding"] == "identity"
+
+
+async def test_an_odd_encoding_of_a_stored_photo_is_ignored(wire: Wire, store: PhotoStore) -> None:
+    """What uploads of other clients leave behind in an object's description is no compression."""
+    wire.answer = reply("200 OK", b"bytes", Content_Encoding="aws-chunked")
+    assert await store.download("uploads", "u/me.png", 1000) == b"bytes"
 
 
 async def test_the_local_storage_serves_that_route(site: Site) -> None:

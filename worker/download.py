@@ -216,8 +216,7 @@ class PhotoDownload:
                     said = f"{url.shown}: the link has expired ({response.status}); order with a fresh one"
                     raise BadInput("photo_link_expired", said)
                 _refuse_status(url, response.status, headers)
-            if _is_compressed(headers.get(b"content-encoding", b"")):
-                raise BadInput("photo_refused", f"{url.shown}: sent compressed, although that was declined")
+            refuse_compressed(url.shown, headers.get(b"content-encoding", b"").decode("latin-1"))
             return await self._read(url, headers.get(b"content-length", b""), response)
 
     async def _read(self, url: PhotoUrl, length: bytes, response: httpcore.Response) -> bytes:
@@ -248,6 +247,12 @@ class PhotoDownload:
 def too_large(shown: str, max_bytes: int) -> BadInput:
     """The refusal of a photo above the limit, naming the limit."""
     return BadInput("photo_too_large", f"{shown}: larger than {max_bytes / 1e6:g} MB")
+
+
+def refuse_compressed(shown: str, content_encoding: str) -> None:
+    """Raise BadInput for an answer that says it is compressed: a few kB may become gigabytes."""
+    if any(name.strip() in _COMPRESSIONS for name in content_encoding.lower().split(",")):
+        raise BadInput("photo_refused", f"{shown}: sent compressed, although that was declined")
 
 
 @cache
@@ -285,11 +290,6 @@ def _says_expired(url: PhotoUrl, reason: bytes) -> bool:
     # Azure may leave out the details; `se` is the end of a signed link's time.
     azure = b"AuthenticationFailed" in reason and b"did not match" not in reason
     return azure and re.search(r"[?&]se=", url.path_and_query) is not None
-
-
-def _is_compressed(content_encoding: bytes) -> bool:
-    names = content_encoding.decode("latin-1").lower().split(",")
-    return any(name.strip() in _COMPRESSIONS for name in names)
 
 
 def _location(raw: bytes) -> str:

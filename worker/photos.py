@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 from worker.address import StorageReference, is_url, parse_photo_url, parse_storage_reference
@@ -36,12 +37,27 @@ class PhotoBucket(Protocol):
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes: ...
 
 
+class _Turns:
+    """At most `most` fetches at a time, and half of them for one user."""
+
+    def __init__(self, most: int) -> None:
+        self._all = asyncio.Semaphore(most)
+        self._of_user = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(max(most // 2, 1)))
+
+    @asynccontextmanager
+    async def take(self, user_folder: str) -> AsyncIterator[None]:
+        """Wait for the user's turn, and for one of all; both are held while the context is open."""
+        async with self._of_user[user_folder], self._all:
+            yield
+
+
 class PhotoFetcher:
     """Fetches the photo behind a reference, for one run: `https://…`, or `bucket/path` in our Storage.
 
     `buckets` and `hosts` are those that photos may come from. At most `max_concurrent` fetches from Storage
-    and as many from the web run at a time, and of these half for one user, so that slow hosts in one user's
-    orders leave the others their turns. `timeout_seconds` caps a fetch from Storage, from its turn on.
+    and as many from the web run at a time, and of each half for one user, so that slow hosts or large photos
+    in one user's orders leave the others their turns. `timeout_seconds` caps a fetch from Storage, from its
+    turn on.
     """
 
     def __init__(
@@ -61,20 +77,17 @@ class PhotoFetcher:
         self._hosts = RunHosts(AllowedHosts(hosts))
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
-        self._storage_turns = asyncio.Semaphore(max_concurrent)
-        self._web_turns = asyncio.Semaphore(max_concurrent)
-        self._user_turns = defaultdict[str, asyncio.Semaphore](
-            lambda: asyncio.Semaphore(max(max_concurrent // 2, 1))
-        )
+        self._storage_turns = _Turns(max_concurrent)
+        self._web_turns = _Turns(max_concurrent)
 
     async def fetch(self, reference: str, user_folder: str) -> Photo:
         """The photo's bytes, with the type read from them; raises BadInput or Transient."""
         if is_url(reference):
             url = parse_photo_url(reference)
-            async with self._user_turns[user_folder], self._web_turns:
+            async with self._web_turns.take(user_folder):
                 return self._photo(await self._web.get(url, user_folder, self._hosts), url.shown)
         stored = parse_storage_reference(reference, user_folder, self._buckets)
-        async with self._storage_turns:
+        async with self._storage_turns.take(user_folder):
             return self._photo(await self._from_storage(stored), stored.shown)
 
     async def _from_storage(self, stored: StorageReference) -> bytes:

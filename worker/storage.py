@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from worker.bucket import MAX_IMAGE_BYTES, read_bucket
+from worker.download import refuse_compressed, too_large
 from worker.errors import (
     BadInput,
     GenerationError,
@@ -151,27 +152,28 @@ class PhotoStore:
             return None
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
-        """Read an object of at most `max_bytes`.
+        """Read an object of at most `max_bytes`; an answer that says it is compressed is refused.
 
-        Raises BadInput (missing, large), Transient, Misconfigured (any photo), PhotoUnreadable (this one).
+        Raises BadInput (missing, large, compressed), Transient, Misconfigured (any photo), PhotoUnreadable
+        (this one).
 
         By the route for known callers: the other one calls a key that it cannot verify a missing bucket.
         """
         import httpx
 
         url = f"{self._project.url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(path)}"
+        headers = self._project.headers() | {"Accept-Encoding": "identity"}
         data = bytearray()
         try:
-            async with self._project.http.stream("GET", url, headers=self._project.headers()) as response:
+            async with self._project.http.stream("GET", url, headers=headers) as response:
                 if response.status_code != 200:
                     answer = read(response.status_code, await response.aread())
                     raise _download_error(answer, bucket, path)
-                async for chunk in response.aiter_bytes():
+                refuse_compressed(_shown(path), response.headers.get("content-encoding", ""))
+                async for chunk in response.aiter_raw():
                     data += chunk
                     if len(data) > max_bytes:
-                        raise BadInput(
-                            "photo_too_large", f"{_shown(path)}: larger than {max_bytes / 1e6:g} MB"
-                        )
+                        raise too_large(_shown(path), max_bytes)
         except httpx.HTTPError as exc:
             raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
         except Misconfigured as error:
