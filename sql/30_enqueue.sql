@@ -246,7 +246,7 @@ create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtextextended('generation.user:' || p_user_id, 0));
+  perform pg_advisory_xact_lock_shared(hashtext('generation.user'), hashtext(p_user_id));
   if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
     perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;
@@ -257,7 +257,7 @@ $$;
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
 -- (`idempotency_key_reused`, `user_being_erased`), PT429 (`user_queue_full`, `user_daily_limit`; only of signed-in users).
--- Locks: the user's tag row; a repeated key waits for its first use.
+-- Locks: the key's row, so that a repeated key waits for its first use; the user; the user's tag row.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
@@ -268,7 +268,7 @@ declare
   v_user_id text;
   v_key text := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
   v_hash bytea := sha256(convert_to(p_request::text, 'UTF8'));
-  v_known generation.idempotency_keys;
+  v_first generation.idempotency_keys;
   v_answer jsonb;
 begin
   perform generation.require_user();
@@ -277,20 +277,22 @@ begin
   end if;
   v_user_id := generation.ordering_user(p_request);
   if v_key is not null then
-    perform pg_advisory_xact_lock(hashtextextended('generation.key:' || v_user_id || ':' || v_key, 0));
-    select * into v_known from generation.idempotency_keys as k where k."userId" = v_user_id and k.key = v_key;
-    if found and v_known."requestHash" <> v_hash then
+    -- Not an advisory lock: those are hashes, and users choose their keys. The update changes nothing and returns the first use.
+    insert into generation.idempotency_keys as k ("userId", key, "requestHash", answer, "createdAt")
+    values (v_user_id, v_key, v_hash, '{}', generation.clock())
+    on conflict ("userId", key) do update set answer = k.answer
+    returning k.* into v_first;
+    if v_first."requestHash" <> v_hash then
       perform generation.refuse('409', 'idempotency_key_reused', 'this idempotency key was used for another request',
         'Use a new key for a new order; repeat the same request to get its answer again.');
-    elsif found then
-      return v_known.answer || '{"created": false}';
+    elsif v_first.answer <> '{}' then
+      return v_first.answer || '{"created": false}';
     end if;
   end if;
   perform generation.enter_user(v_user_id);
   v_answer := generation.insert_batch(generation.checked_order(p_request, v_user_id), v_user_id);
   if v_key is not null then
-    insert into generation.idempotency_keys ("userId", key, "requestHash", answer, "createdAt")
-    values (v_user_id, v_key, v_hash, v_answer, generation.clock());
+    update generation.idempotency_keys as k set answer = v_answer where k."userId" = v_user_id and k.key = v_key;
   end if;
   return v_answer || '{"created": true}';
 end

@@ -36,7 +36,7 @@ as $$
 declare
   v_run generation.runs;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
   select r.* into v_run from generation.runs as r where r.id = p_run_id;
   if v_run."finishedAt" is not null then
     perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
@@ -259,7 +259,7 @@ declare
   v_next timestamptz;
 begin
   if p_run.id is null then
-    perform pg_advisory_xact_lock(hashtextextended('generation.runs', 0));
+    perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
     select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
     where r."finishedAt" is null and r."endsBy" > generation.clock();
     if v_open >= (select l."maxRuns" from generation.limits as l) then

@@ -222,7 +222,7 @@ declare
 begin
   perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
     perform generation.count_answers(p_summary);
   end if;

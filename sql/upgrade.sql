@@ -1235,7 +1235,7 @@ create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtextextended('generation.user:' || p_user_id, 0));
+  perform pg_advisory_xact_lock_shared(hashtext('generation.user'), hashtext(p_user_id));
   if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
     perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;
@@ -1246,7 +1246,7 @@ $$;
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
 -- (`idempotency_key_reused`, `user_being_erased`), PT429 (`user_queue_full`, `user_daily_limit`; only of signed-in users).
--- Locks: the user's tag row; a repeated key waits for its first use.
+-- Locks: the key's row, so that a repeated key waits for its first use; the user; the user's tag row.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
@@ -1257,7 +1257,7 @@ declare
   v_user_id text;
   v_key text := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
   v_hash bytea := sha256(convert_to(p_request::text, 'UTF8'));
-  v_known generation.idempotency_keys;
+  v_first generation.idempotency_keys;
   v_answer jsonb;
 begin
   perform generation.require_user();
@@ -1266,20 +1266,22 @@ begin
   end if;
   v_user_id := generation.ordering_user(p_request);
   if v_key is not null then
-    perform pg_advisory_xact_lock(hashtextextended('generation.key:' || v_user_id || ':' || v_key, 0));
-    select * into v_known from generation.idempotency_keys as k where k."userId" = v_user_id and k.key = v_key;
-    if found and v_known."requestHash" <> v_hash then
+    -- Not an advisory lock: those are hashes, and users choose their keys. The update changes nothing and returns the first use.
+    insert into generation.idempotency_keys as k ("userId", key, "requestHash", answer, "createdAt")
+    values (v_user_id, v_key, v_hash, '{}', generation.clock())
+    on conflict ("userId", key) do update set answer = k.answer
+    returning k.* into v_first;
+    if v_first."requestHash" <> v_hash then
       perform generation.refuse('409', 'idempotency_key_reused', 'this idempotency key was used for another request',
         'Use a new key for a new order; repeat the same request to get its answer again.');
-    elsif found then
-      return v_known.answer || '{"created": false}';
+    elsif v_first.answer <> '{}' then
+      return v_first.answer || '{"created": false}';
     end if;
   end if;
   perform generation.enter_user(v_user_id);
   v_answer := generation.insert_batch(generation.checked_order(p_request, v_user_id), v_user_id);
   if v_key is not null then
-    insert into generation.idempotency_keys ("userId", key, "requestHash", answer, "createdAt")
-    values (v_user_id, v_key, v_hash, v_answer, generation.clock());
+    update generation.idempotency_keys as k set answer = v_answer where k."userId" = v_user_id and k.key = v_key;
   end if;
   return v_answer || '{"created": true}';
 end
@@ -2347,7 +2349,7 @@ as $$
 declare
   v_run generation.runs;
 begin
-  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
   select r.* into v_run from generation.runs as r where r.id = p_run_id;
   if v_run."finishedAt" is not null then
     perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
@@ -2570,7 +2572,7 @@ declare
   v_next timestamptz;
 begin
   if p_run.id is null then
-    perform pg_advisory_xact_lock(hashtextextended('generation.runs', 0));
+    perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
     select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
     where r."finishedAt" is null and r."endsBy" > generation.clock();
     if v_open >= (select l."maxRuns" from generation.limits as l) then
@@ -3052,7 +3054,7 @@ declare
 begin
   perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(hashtextextended('generation.run:' || p_run_id, 0));
+  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
     perform generation.count_answers(p_summary);
   end if;
@@ -4174,7 +4176,7 @@ begin
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
   -- Orders under way of this user are waited for, later ones find the erasure.
-  perform pg_advisory_xact_lock(hashtextextended('generation.user:' || p_user_id, 0));
+  perform pg_advisory_xact_lock(hashtext('generation.user'), hashtext(p_user_id));
   if generation.is_folder(v_folder) then
     insert into generation.erasures ("userFolder", "requestedAt") values (v_folder, generation.clock()) on conflict do nothing;
   end if;

@@ -1,5 +1,6 @@
 """Enqueue: one key gives one batch, and who the batch is for comes from the caller's role."""
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from postgrest.exceptions import APIError
 from supabase import AsyncClient
 
+from local.install_sql import SQL, parts
 from tests.conftest import User
 from tests.queue_sql import Queue, blocked, order, refused
 
@@ -56,6 +58,55 @@ def test_same_key_at_once(queue: Queue, another: Callable[[], Queue], ends: str)
     assert answer["created"] is (ends == "rollback")
     assert (answer["batchId"] == first["batchId"]) is (ends == "commit")
     assert queue.written()["photo_generation_batches"] == 1
+
+
+def advisory_locks(queue: Queue) -> set[tuple[int, int, int]]:
+    """The advisory locks that the connection holds: class, object, and 2 for those of two integers."""
+    held = queue.connection.execute("""
+        select classid::bigint as class, objid::bigint as object, objsubid as form from pg_locks
+        where locktype = 'advisory' and pid = pg_backend_pid()""")
+    return {(row["class"], row["object"], row["form"]) for row in held.fetchall()}
+
+
+def test_a_key_decides_over_no_advisory_lock(queue: Queue) -> None:
+    """Hashes collide, and users choose their keys: no key names a lock that somebody else needs."""
+    held = []
+    for key in (None, "k", "l"):
+        with queue.connection.transaction():
+            queue.call("enqueue_generation_batch", p_request=order(), p_idempotency_key=key)
+            held.append(advisory_locks(queue))
+    assert held[1:] == held[:1] * 2
+
+
+def test_each_purpose_has_a_class_of_advisory_locks(queue: Queue) -> None:
+    """An id that users bring along collides with no lock of another purpose, such as the one of new runs."""
+    with queue.connection.transaction():
+        queue.enqueue()
+        ordering = advisory_locks(queue)
+    with queue.connection.transaction():
+        run = queue.run()
+        run.claim()
+        claiming = advisory_locks(queue)
+    with queue.connection.transaction():
+        run.finish()
+        finishing = advisory_locks(queue)
+    held = ordering | claiming | finishing
+    assert {form for _, _, form in held} == {2}
+    assert [len({purpose for purpose, _, _ in each}) for each in (ordering, claiming, finishing)] == [1, 2, 1]
+    assert len(held) == len({purpose for purpose, _, _ in held}) == 3
+
+
+def test_every_advisory_lock_names_its_purpose() -> None:
+    """Also in the files that are optional: the class is a constant, so no id can leave it."""
+    calls = [
+        call
+        for path in (*parts(), *(SQL / "schedule").glob("*.sql"))
+        for call in re.findall(r"pg_\w*advisory\w*(\(.*)", path.read_text())
+    ]
+    named = [re.match(r"\(hashtext\('(generation\.[a-z]+)'\), ", call) for call in calls]
+    assert all(named), calls
+    purposes = {match[1] for match in named if match}
+    assert purposes == {"generation.run", "generation.runs", "generation.user", "generation.kick"}
 
 
 async def test_users_order_for_themselves(
