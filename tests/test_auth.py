@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import json
@@ -179,15 +180,28 @@ async def test_token_without_its_signature_names_the_mend(google: responses.Requ
 async def test_certificates_unreachable_is_not_the_callers_fault(
     google: responses.RequestsMock, answer: dict[str, Any]
 ) -> None:
-    """Without certificates no token can be judged: 503 with Retry-After, and the next request asks again."""
+    """Without certificates no token can be judged: 503 with Retry-After, after which the next request asks."""
     google.get(CERTIFICATES, **answer)
-    keeper = guard()
+    clock = Clock()
+    keeper = guard(clock)
     refused = await refusal(keeper, bearer(token()))
     assert (refused.status, refused.code) == (503, "certificates_unreachable")
-    assert refused.headers["Retry-After"]
     google.reset()
     _publish(google)
+    clock.now += float(refused.headers["Retry-After"])
     await keeper.admit(bearer(token()), None, Caller.CLOCK)
+
+
+async def test_forged_tokens_do_not_queue_up_while_certificates_are_unreachable(
+    google: responses.RequestsMock,
+) -> None:
+    """Requests at the same time, and some seconds after, share one failed fetch: none waits for its own."""
+    google.get(CERTIFICATES, body=requests.Timeout("slow"))
+    keeper = guard()
+    refusals = await asyncio.gather(*(refusal(keeper, bearer(token(key=OTHER_KEY))) for _ in range(20)))
+    refusals.append(await refusal(keeper, bearer(token())))
+    assert {(refused.status, refused.code) for refused in refusals} == {(503, "certificates_unreachable")}
+    assert len(google.calls) == 1
 
 
 async def test_certificates_are_fetched_once_per_max_age(google: responses.RequestsMock) -> None:

@@ -23,6 +23,9 @@ NOT_GOOGLES = "the bearer is no ID token that Google has signed"
 ISSUERS = ("accounts.google.com", "https://accounts.google.com")
 CLOCK_SKEW_SECONDS = 10
 FETCH_SECONDS = 5.0
+FAILURE_SECONDS = 10.0
+"""So long a failed fetch answers for the next ones, which would keep a thread for FETCH_SECONDS each."""
+
 MAX_CACHE_SECONDS = 24 * 3600.0
 """Google announces keys longer than this before it signs with them; its max-age is about 6 hours."""
 
@@ -59,23 +62,40 @@ class CachedFetch:
         self._fetch = fetch
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._kept: dict[str, tuple[float, Certificates]] = {}
+        self._kept: dict[str, tuple[float, Certificates | CertificatesUnreachable]] = {}
 
     def __call__(self, url: str, method: str = "GET", **_options: Any) -> Certificates:
-        """The certificates at `url`; callers at the same time share one fetch.
+        """The certificates at `url`; callers at the same time share one fetch, and its failure.
 
-        Raises CertificatesUnreachable for an answer that holds none, such as a proxy's page.
+        Raises CertificatesUnreachable, also for an answer that holds none, such as a proxy's page.
         """
         with self._lock:
             until, kept = self._kept.get(url, (0.0, None))
-            if kept is not None and self._monotonic() < until:
-                return kept
-            asked_at = self._monotonic()
+            if kept is None or self._monotonic() >= until:
+                kept = self._fetched(url, method)
+        if isinstance(kept, CertificatesUnreachable):
+            raise CertificatesUnreachable(str(kept))
+        return kept
+
+    def _fetched(self, url: str, method: str) -> Certificates | CertificatesUnreachable:
+        """Fetch, and keep what came of it."""
+        from google.auth.exceptions import TransportError
+
+        asked_at = self._monotonic()
+        answer: Certificates | CertificatesUnreachable
+        try:
             answer = self._fetch(url, method=method, timeout=FETCH_SECONDS)
+        except TransportError as exc:
+            answer = CertificatesUnreachable(type(exc).__name__)
+        else:
             if not _holds_certificates(answer):
-                raise CertificatesUnreachable(f"status {answer.status} without certificates")
-            self._kept[url] = (asked_at + _fresh_seconds(answer.headers), answer)
-            return answer
+                answer = CertificatesUnreachable(f"status {answer.status} without certificates")
+        if isinstance(answer, CertificatesUnreachable):
+            until = self._monotonic() + FAILURE_SECONDS
+        else:
+            until = asked_at + _fresh_seconds(answer.headers)
+        self._kept[url] = (until, answer)
+        return answer
 
 
 def _holds_certificates(answer: Certificates) -> bool:
@@ -142,7 +162,7 @@ class GoogleTokens:
         return claims
 
     def _checked_by_us(self, token: str) -> Mapping[str, Any]:
-        from google.auth.exceptions import InvalidValue, TransportError
+        from google.auth.exceptions import InvalidValue
         from google.oauth2 import id_token
 
         verify: Callable[..., Mapping[str, Any]] = id_token.verify_oauth2_token
@@ -150,8 +170,6 @@ class GoogleTokens:
             return verify(token, self.fetch, audience=self.audience, clock_skew_in_seconds=CLOCK_SKEW_SECONDS)
         except CertificatesUnreachable:
             raise
-        except TransportError as exc:
-            raise CertificatesUnreachable(type(exc).__name__) from exc
         except InvalidValue as exc:
             raise InvalidToken(self._why(token)) from exc
         except Exception as exc:  # a stranger chose the token, so it may make a parser raise anything
