@@ -328,15 +328,19 @@ end
 $$;
 
 -- Stops every start until resume_generation: claims give nothing, starts given out are void at the next
--- slots. Returns the gate. Locks: every gate. Safe to repeat: the first pause and its reason stand.
+-- slots. Returns the gate. Errors: PT400 for a reason of more than 1000 characters or with control characters, which a terminal
+-- would obey. Locks: every gate. Safe to repeat: the first pause and its reason stand.
 create or replace function public.pause_generation(p_reason text default null) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
+declare
+  v_reason text;
 begin
   perform generation.require_service();
+  v_reason := generation.checked_text(to_jsonb(nullif(btrim(p_reason, E' \t\n\r'), '')), 'reason', 1000);
   perform 1 from generation.gates as g order by g.model for no key update;
   update generation.gates as g set epoch = g.epoch + 1 where exists (select from generation.limits as l where l."pausedAt" is null);
-  update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = p_reason where l."pausedAt" is null;
+  update generation.limits as l set "pausedAt" = generation.clock(), "pauseReason" = v_reason where l."pausedAt" is null;
   return public.generation_gate();
 end
 $$;

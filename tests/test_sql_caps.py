@@ -177,6 +177,20 @@ def test_pause_and_resume(queue: Queue, moment: Moment) -> None:
     assert len(queue.run().claim()) == 1
 
 
+@pytest.mark.parametrize(
+    ("reason", "code"), [("red \x1b[31m alert", "control_characters"), ("x" * 1001, "too_long")]
+)
+def test_a_reason_that_no_terminal_should_print_is_refused(queue: Queue, reason: str, code: str) -> None:
+    """Others read the reason in their terminals, so it is checked as a prompt is; nothing is paused then."""
+    with refused("400", code, "reason"):
+        queue.call("pause_generation", p_reason=reason)
+    assert queue.call("generation_gate")["pausedAt"] is None
+
+
+def test_a_blank_reason_is_none(queue: Queue) -> None:
+    assert queue.call("pause_generation", p_reason=" \n")["pauseReason"] is None
+
+
 def test_resume_ends_a_daily_block(queue: Queue, moment: Moment) -> None:
     """Resume also ends a block until midnight and makes jobs that wait for it due; retries still wait."""
     waiting, retried = queue.claimed(), queue.claimed()
