@@ -180,7 +180,7 @@ async def test_token_without_its_signature_names_the_mend(google: responses.Requ
 async def test_certificates_unreachable_is_not_the_callers_fault(
     google: responses.RequestsMock, answer: dict[str, Any]
 ) -> None:
-    """Without certificates no token can be judged: 503 with Retry-After, after which the next request asks."""
+    """Without certificates no token can be judged: 503 with Retry-After; the next request after it asks."""
     google.get(CERTIFICATES, **answer)
     clock = Clock()
     keeper = guard(clock)

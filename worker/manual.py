@@ -169,8 +169,8 @@ you will see a line for each model, or with --json one line of JSON:
 HOSTS = """\
 Shows the hosts that https:// photos may come from. An order with a photo of another host is refused, and no
 redirect to another host is followed. `*.example.com` stands for every host below example.com, not for that
-one itself; `*` for any public host. The project's own host is added by the first run. `add` and `remove` hold
-for orders and runs from the next one on.
+one itself; `*` for any public host. The project's own host is added by every run that does not find it, so
+`remove` refuses it. `add` and `remove` hold for orders and runs from the next one on.
 
 example:
   python -m worker hosts list
