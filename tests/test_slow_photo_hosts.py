@@ -312,6 +312,17 @@ async def test_a_lookup_counts_until_its_thread_ends(silence: Silence) -> None:
     await lookups.close()
 
 
+async def test_a_lookup_without_a_thread_is_a_failed_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may start no more threads the photo is tried again later, and the run goes on."""
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(Transient, match="could not be looked up"):
+        await Lookups(resolve).addresses("photos.example.com", "user")
+
+
 async def test_a_name_is_looked_up_once_for_all_who_ask(silence: Silence) -> None:
     """Many photos of one host are one lookup, and for a minute no further one."""
     lookups = Lookups(resolve)

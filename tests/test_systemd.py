@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import Site, process_environment
+from worker.lookup import MAX_LOOKUPS
 
 pytest_plugins = ("tests.runs",)
 
@@ -24,6 +25,9 @@ UNITS = (*SERVICES, "generation-worker-tick.timer")
 PYTHON = "/opt/generation-worker/.venv/bin/python"
 EXPOSURE = 15
 """Tenths: 1.5 of 10."""
+
+EXECUTOR_THREADS = 32
+"""The most that an event loop starts of its own (concurrent.futures.ThreadPoolExecutor)."""
 
 PR_SET_MDWE, MDWE_REFUSE_EXEC_GAIN = 65, 1
 """What MemoryDenyWriteExecute=yes asks of the kernel (linux/prctl.h, since 6.3)."""
@@ -68,7 +72,7 @@ def test_systemd_takes_it(program: Program, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.system
 @pytest.mark.parametrize(
-    ("old", "new"), [("Restart=", "Restarts="), ("TasksMax=64", "TasksMax=many"), ("Type=exec", "Type=often")]
+    ("old", "new"), [("Restart=", "Restarts="), ("TasksMax=256", "TasksMax=many"), ("Type=exec", "Type=often")]
 )
 def test_systemd_would_refuse_a_mistake(program: Program, tmp_path: Path, old: str, new: str) -> None:
     """A key that does not exist, a value that is none: what the test before would find."""
@@ -95,6 +99,13 @@ def test_both_services_are_closed_alike() -> None:
     assert {key: first[key] for key in first.keys() - own} == {
         key: second[key] for key in second.keys() - own
     }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_lookups_of_photo_hosts_leave_threads_for_everything_else(name: str) -> None:
+    """DNS servers that stay silent may hold a thread for each lookup; the loop's own find room beside them."""
+    (most,) = unit(name)["Service"]["TasksMax"]
+    assert int(most) >= 2 * (MAX_LOOKUPS + EXECUTOR_THREADS)
 
 
 def test_the_timer_fits_the_runs() -> None:
