@@ -72,7 +72,8 @@ def test_systemd_takes_it(program: Program, tmp_path: Path, name: str) -> None:
 
 @pytest.mark.system
 @pytest.mark.parametrize(
-    ("old", "new"), [("Restart=", "Restarts="), ("TasksMax=256", "TasksMax=many"), ("Type=exec", "Type=often")]
+    ("old", "new"),
+    [("Restart=", "Restarts="), ("TasksMax=256", "TasksMax=many"), ("Type=exec", "Type=often")],
 )
 def test_systemd_would_refuse_a_mistake(program: Program, tmp_path: Path, old: str, new: str) -> None:
     """A key that does not exist, a value that is none: what the test before would find."""
@@ -103,7 +104,7 @@ def test_both_services_are_closed_alike() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_lookups_of_photo_hosts_leave_threads_for_everything_else(name: str) -> None:
-    """DNS servers that stay silent may hold a thread for each lookup; the loop's own find room beside them."""
+    """DNS servers that stay silent may hold a thread for each lookup; the loop has room beside them."""
     (most,) = unit(name)["Service"]["TasksMax"]
     assert int(most) >= 2 * (MAX_LOOKUPS + EXECUTOR_THREADS)
 

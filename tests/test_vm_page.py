@@ -73,11 +73,30 @@ def test_what_is_for_root_names_what_is_there() -> None:
     units = {path.name for path in (ROOT / "deploy").iterdir() if path.suffix in (".service", ".timer")}
     named = set(re.findall(r"\b(generation-worker[a-z-]*\.(?:service|timer))\b", text))
     assert named == units
-    for command in re.findall(r"-m worker --env-file /etc/generation-worker.env (\w+)", text):
+    commands = re.findall(r"deploy/as-worker\.sh (\w+)", text)
+    assert set(commands) == {"check", "status", "sweep", "prune"}
+    for command in commands:
         done = subprocess.run(
             [sys.executable, "-m", "worker", command, "--help"], cwd=ROOT, capture_output=True, check=False
         )
         assert done.returncode == 0, command
+
+
+def test_root_runs_no_code_of_the_worker(tmp_path: Path) -> None:
+    """Every command of the worker runs as its service does: the same settings, a user that owns nothing."""
+    assert "-m worker" not in "".join(blocks("sh root"))
+    stand_in = tmp_path / "systemd-run"
+    stand_in.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    stand_in.chmod(0o755)
+    script = ROOT / "deploy" / "as-worker.sh"
+    done = subprocess.run([script, "prune"], env={"PATH": f"{tmp_path}:/bin"}, capture_output=True, text=True)
+    unit = (ROOT / "deploy" / "generation-worker.service").read_text()
+    given = done.stdout.splitlines()
+    properties = [each.removeprefix("--property=") for each in given if each.startswith("--property=")]
+    assert {"DynamicUser=yes", "EnvironmentFile=/etc/generation-worker.env"} < set(properties)
+    assert set(properties) <= set(unit.splitlines())
+    program = " ".join(given[-5:-1])
+    assert f"ExecStart={program} run\n" in unit and given[-1] == "prune"
 
 
 def test_what_is_for_root_is_sound_shell(tmp_path: Path) -> None:
