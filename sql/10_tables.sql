@@ -316,11 +316,15 @@ alter table generation.flows add column if not exists "retryTag" bigint not null
 alter table generation.flows
 add column if not exists "orderedOn" date,
 add column if not exists "imagesOrdered" integer not null default 0;
--- The answers of a day in California, the last one that had any, in which Gemini made no image: see put_off_users.
+-- The requests to Gemini of one day in California, the last one that had any, and whether the user has ordered with a token of
+-- their own, which limits them: see put_off_users.
 alter table generation.flows
-add column if not exists "emptyOn" date,
-add column if not exists "emptyAnswers" integer not null default 0;
-create index if not exists flows_empty on generation.flows ("emptyOn") where "emptyOn" is not null;
+add column if not exists "requestsOn" date,
+add column if not exists "requestsSent" integer not null default 0,
+add column if not exists "signedIn" boolean not null default false,
+drop column if exists "emptyOn",
+drop column if exists "emptyAnswers";
+create index if not exists flows_requests on generation.flows ("requestsOn", "requestsSent") where "signedIn" and priority = 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);

@@ -239,18 +239,30 @@ begin
 end
 $$;
 
+-- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
+create or replace function generation.quota_day(p_now timestamptz) returns date
+language sql stable set search_path = ''
+as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
+
+-- When the next such day begins, daylight saving time or not.
+create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
+language sql stable set search_path = ''
+as $$ select (generation.quota_day(p_now) + 1)::timestamp at time zone 'America/Los_Angeles' $$;
+
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction.
+-- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction. A
+-- transaction that began before midnight may come after one of the new day, and then counts for the new one.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
 as $$
-  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered")
-  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images,
-    (generation.clock() at time zone 'America/Los_Angeles')::date, p_images)
+  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered", "signedIn")
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images, generation.quota_day(generation.clock()), p_images, generation.caller_is_user())
   on conflict ("userId", priority) do update
-    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images, "orderedOn" = excluded."orderedOn",
-      "imagesOrdered" = case when f."orderedOn" = excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images
+    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images,
+      "orderedOn" = greatest(f."orderedOn", excluded."orderedOn"),
+      "imagesOrdered" = case when f."orderedOn" >= excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images,
+      "signedIn" = f."signedIn" or excluded."signedIn"
   returning "lastTag" - p_images
 $$;
 

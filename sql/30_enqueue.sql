@@ -159,29 +159,25 @@ begin
 end
 $$;
 
--- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or order within a day in
--- California. An order counts for its day whatever becomes of it: cancelled ones too, or ordering and cancelling would be free. So
--- does what is unfinished of the days before, as it is made today. reserve_tags has counted this order and locked the user's tag
--- row, so no other order of this user is under way.
+-- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or use of a day in California. What
+-- counts for the day is what was ordered on it, also if it was cancelled, or ordering and cancelling would be free; or, if that is
+-- more, the requests that were sent on it for the user and the images that are still to be made, whenever they were ordered.
+-- reserve_tags has counted this order and locked the user's tag row, so no other order of this user is under way.
 create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_reset constant timestamptz := generation.next_daily_reset(generation.clock());
-  v_midnight constant timestamptz := ((v_reset at time zone 'America/Los_Angeles') - interval '1 day') at time zone 'America/Los_Angeles';
+  v_today constant date := generation.quota_day(generation.clock());
   v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
   v_day_limit constant numeric := generation.user_images_per_day();
   v_queued bigint;
-  v_ordered bigint;
+  v_used bigint;
 begin
   if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
     return;
   end if;
-  select coalesce(sum(w.images), 0), coalesce(sum(w.images) filter (where w.ordered < v_midnight), 0) into v_queued, v_ordered
-  from (
-    select b."imagesTotal" - b."imagesDone" - b."imagesFailed" as images, b."createdAt" as ordered
-    from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating'
-  ) as w;
+  select coalesce(sum(b."imagesTotal" - b."imagesDone" - b."imagesFailed"), 0) into v_queued
+  from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating';
   if v_queued + p_images > v_queue_limit then
     perform generation.refuse('429', 'user_queue_full',
       format('%s of your images are not made yet and this order has %s more: one user may have %s waiting', v_queued, p_images, v_queue_limit),
@@ -189,17 +185,17 @@ begin
         when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
         else 'Order again when enough of them are made, or cancel some.' end);
   end if;
-  v_ordered := v_ordered - p_images + (
-    select sum(f."imagesOrdered") from generation.flows as f
-    where f."userId" = p_user_id and f."orderedOn" = (v_midnight at time zone 'America/Los_Angeles')::date);
-  if v_ordered + p_images > v_day_limit then
+  select greatest(sum(f."imagesOrdered") filter (where f."orderedOn" >= v_today) - p_images,
+    coalesce(sum(f."requestsSent") filter (where f."requestsOn" >= v_today), 0) + v_queued) into v_used
+  from generation.flows as f where f."userId" = p_user_id;
+  if v_used + p_images > v_day_limit then
     perform generation.refuse('429', 'user_daily_limit',
-      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_ordered, p_images, v_day_limit),
+      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_used, p_images, v_day_limit),
       case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
         when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
         else format('%s after %s.',
-          case when v_ordered < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_ordered) else 'Order again' end,
-          to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
+          case when v_used < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_used) else 'Order again' end,
+          to_char(generation.next_daily_reset(generation.clock()) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
   end if;
 end
 $$;

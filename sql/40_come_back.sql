@@ -154,26 +154,25 @@ begin
 end
 $$;
 
--- Puts ready jobs off until the next day in California if Gemini answered without an image to as many of their user's requests today as
--- are a quarter of what the daily caps let start, 10 at least. Each such request is one of the caps' starts, and what a user writes can
--- make Gemini answer so again and again: else the retries of one user's orders would use up the day of everybody. Together with what
--- one user may order that leaves the others a quarter. Skips rows that are locked right now.
+-- Puts ready jobs off until the next day in California if as many requests were sent today for their user as are three quarters of
+-- what the daily caps let start. One user may order half of that; the rest are requests that were sent in vain or for orders of the
+-- day before, and what a user orders can bring that about again and again: answers without an image, timeouts, errors. The
+-- others are left the last quarter. Users for whom a server orders with the service key are not limited, as in their orders.
+-- Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_today constant date := (v_now at time zone 'America/Los_Angeles')::date;
+  v_most constant numeric := generation.images_of_caps() * 3 / 4;
   v_users text[];
 begin
-  if not exists (select from generation.flows as f where f."emptyOn" = v_today) then
-    return;
-  end if;
-  select array_agg(e."userId") into v_users from (
-    select f."userId", sum(f."emptyAnswers") as answers from generation.flows as f where f."emptyOn" = v_today group by f."userId"
-  ) as e where e.answers >= 10 and e.answers >= generation.images_of_caps() / 4;
-  if v_users is null then
+  -- Signed-in users have one priority, and so one row.
+  v_users := array(
+    select f."userId" from generation.flows as f
+    where f."requestsOn" = generation.quota_day(v_now) and f."requestsSent" >= v_most and f."signedIn" and f.priority = 0);
+  if v_users = '{}' then
     return;
   end if;
   with ready as materialized (
@@ -183,7 +182,7 @@ begin
   )
   update public.photo_generation_queue as q
   set "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now, "errorCode" = 'user_daily_limit',
-    "errorMessage" = 'Too many requests of today ended without a picture; these photos are tried again after midnight in California.'
+    "errorMessage" = 'One user''s limit for today is reached; these photos are made after midnight in California.'
   from ready as r where q.id = r.id;
 end
 $$;

@@ -56,7 +56,7 @@ returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_today date := (p_now at time zone 'America/Los_Angeles')::date;
+  v_today date := generation.quota_day(p_now);
   v_since timestamptz;
   v_windows integer;
 begin
@@ -140,15 +140,18 @@ $$;
 -- take the price that is billed: their starts of today move to the gates of those models, and what the model that was
 -- asked starts from now on costs as much as an image of the one that made most. What names no model or no number is left
 -- out. The model that was asked gives up no more starts than it has counted today, which after midnight may be less.
--- Locks: the gates by name; none for a run whose images are all of the model that was asked, as nearly always.
+-- Images beyond the one that a request asks for (`extraImages`) are paid for too, and count as starts of the model that was asked.
+-- Locks: the gates by name; none for a run with one image an answer, all of the model that was asked, as nearly always.
 create or replace function generation.count_answers(p_summary jsonb) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_today constant date := (generation.moment() at time zone 'America/Los_Angeles')::date;
+  v_today constant date := generation.quota_day(generation.moment());
   v_asked constant text := p_summary ->> 'model';
   v_made constant numeric := case when jsonb_typeof(p_summary #> '{images,made}') = 'number'
     then (p_summary #>> '{images,made}')::numeric else 0 end;
+  v_extra constant integer := case when jsonb_typeof(p_summary -> 'extraImages') = 'number'
+    then least(greatest((p_summary ->> 'extraImages')::numeric, 0), 1000000)::integer else 0 end;
   v_answered jsonb;
   v_left integer;
   v_answer record;
@@ -156,10 +159,13 @@ begin
   select coalesce(jsonb_object_agg(a ->> 'model', greatest((a ->> 'images')::numeric, 0)), '{}') into v_answered
   from jsonb_path_query(p_summary, 'lax $.answeredBy[*] ? (@.images.type() == "number")') as a
   where a ->> 'model' ~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' and a ->> 'model' <> v_asked;
-  if v_answered <> '{}' then
+  if v_answered <> '{}' or v_extra > 0 then
     insert into generation.gates (model) select m from jsonb_object_keys(v_answered) as m order by m on conflict (model) do nothing;
     perform 1 from generation.gates as g
     where g.model = v_asked or g.model = any (array(select jsonb_object_keys(v_answered))) order by g.model for no key update;
+    update generation.gates as g
+    set "startedToday" = case when g.today = v_today then g."startedToday" else 0 end + v_extra, today = v_today
+    where g.model = v_asked and v_extra > 0;
     select g."startedToday" into v_left from generation.gates as g where g.model = v_asked and g.today = v_today;
   end if;
   for v_answer in select a.key as model, a.value::numeric as images from jsonb_each(v_answered) as a order by a.key loop

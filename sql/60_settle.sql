@@ -27,14 +27,6 @@ begin
 end
 $$;
 
--- When Google's daily quotas start anew: the next midnight in California, daylight saving time or not
--- (Gemini API, "Rate limits").
-create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
-language sql stable set search_path = ''
-as $$
-  select (((p_now at time zone 'America/Los_Angeles')::date + 1)::timestamp) at time zone 'America/Los_Angeles'
-$$;
-
 -- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited at the maximum age       → failed
@@ -106,25 +98,26 @@ begin
 end
 $$;
 
--- Counts the answers without an image of the jobs p_ids, which are locked, for their users and this day (see put_off_users).
-create or replace function generation.count_empty_answers(p_results jsonb, p_ids bigint[]) returns void
+-- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
+create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_today constant date := (generation.clock() at time zone 'America/Los_Angeles')::date;
+  v_today constant date := generation.quota_day(generation.clock());
 begin
   perform 1 from generation.flows as f
   where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
   order by f."userId", f.priority for no key update;
   update generation.flows as f
-  set "emptyAnswers" = case when f."emptyOn" = v_today then f."emptyAnswers" else 0 end + e.answers, "emptyOn" = v_today
+  set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
+    "requestsOn" = greatest(f."requestsOn", v_today)
   from (
-    select q."userId", q.priority, sum((r ->> 'emptyAnswers')::integer)::integer as answers
+    select q."userId", q.priority, sum((r ->> 'requests')::integer)::integer as requests
     from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
     where q.id = any (p_ids) group by q."userId", q.priority
-  ) as e
-  where f."userId" = e."userId" and f.priority = e.priority;
+  ) as s
+  where f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
@@ -137,7 +130,7 @@ declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
-  v_empty bigint[];
+  v_sent bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -161,13 +154,13 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those of a job that was cancelled meanwhile as well, or cancelling in time would hide them.
-  select array_agg((r ->> 'jobId')::bigint) into v_empty from jsonb_array_elements(p_results) as r
-  where (r ->> 'emptyAnswers')::integer > 0
+  -- Those for a job that was cancelled meanwhile as well, or cancelling in time would hide them.
+  select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
+  where (r ->> 'requests')::integer > 0
     and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence')) or exists (
       select from public.photo_generation_queue as q where q.id = (r ->> 'jobId')::bigint and q.status = 'cancelled'));
-  if v_empty is not null then
-    perform generation.count_empty_answers(p_results, v_empty);
+  if v_sent is not null then
+    perform generation.count_requests(p_results, v_sent);
   end if;
   if v_changes is not null then
     perform generation.roll_up(v_changes);
@@ -177,12 +170,12 @@ end
 $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
--- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, emptyAnswers
--- (default 0) how many requests were answered without an image. Returns {results: [{jobId, result, status, code}]} with the job's
+-- retryInSeconds, untilDailyReset, attemptSpent, requests}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
+-- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, requests
+-- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
 -- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
--- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if there are empty answers, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes but the empty answers of cancelled jobs, which count again.
+-- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes but the requests of cancelled jobs, which count again.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -207,7 +200,7 @@ $$;
 
 -- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
 -- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs for which a request was sent; the others get their attempt back. Images that another model made than the
+-- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
 -- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
@@ -228,8 +221,10 @@ begin
   end if;
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',
-      'attemptSpent', coalesce(p_spent_jobs, '[]') @> to_jsonb(q.id))), '[]') into v_results
-  from public.photo_generation_queue as q
+      'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
+  from public.photo_generation_queue as q cross join lateral (
+    select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
+  ) as s
   where q.status = 'processing'
     and q."lockedBy" collate "C" >= v_run || '/' and q."lockedBy" collate "C" < v_run || '0';
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)

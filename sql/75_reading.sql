@@ -91,7 +91,7 @@ $$;
 
 -- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
 -- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up. Names also the jobs that a
--- claim would put off for their user's empty answers of the day (put_off_users).
+-- claim would put off for their user's requests of the day (put_off_users).
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
 language plpgsql stable security definer set search_path = ''

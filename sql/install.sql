@@ -387,11 +387,15 @@ alter table generation.flows add column if not exists "retryTag" bigint not null
 alter table generation.flows
 add column if not exists "orderedOn" date,
 add column if not exists "imagesOrdered" integer not null default 0;
--- The answers of a day in California, the last one that had any, in which Gemini made no image: see put_off_users.
+-- The requests to Gemini of one day in California, the last one that had any, and whether the user has ordered with a token of
+-- their own, which limits them: see put_off_users.
 alter table generation.flows
-add column if not exists "emptyOn" date,
-add column if not exists "emptyAnswers" integer not null default 0;
-create index if not exists flows_empty on generation.flows ("emptyOn") where "emptyOn" is not null;
+add column if not exists "requestsOn" date,
+add column if not exists "requestsSent" integer not null default 0,
+add column if not exists "signedIn" boolean not null default false,
+drop column if exists "emptyOn",
+drop column if exists "emptyAnswers";
+create index if not exists flows_requests on generation.flows ("requestsOn", "requestsSent") where "signedIn" and priority = 0;
 
 -- The highest tag of a priority: where a new user joins while nothing is ready.
 create index if not exists flows_last on generation.flows (priority, "lastTag" desc);
@@ -867,18 +871,30 @@ begin
 end
 $$;
 
+-- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
+create or replace function generation.quota_day(p_now timestamptz) returns date
+language sql stable set search_path = ''
+as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
+
+-- When the next such day begins, daylight saving time or not.
+create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
+language sql stable set search_path = ''
+as $$ select (generation.quota_day(p_now) + 1)::timestamp at time zone 'America/Los_Angeles' $$;
+
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction.
+-- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction. A
+-- transaction that began before midnight may come after one of the new day, and then counts for the new one.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
 as $$
-  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered")
-  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images,
-    (generation.clock() at time zone 'America/Los_Angeles')::date, p_images)
+  insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered", "signedIn")
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images, generation.quota_day(generation.clock()), p_images, generation.caller_is_user())
   on conflict ("userId", priority) do update
-    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images, "orderedOn" = excluded."orderedOn",
-      "imagesOrdered" = case when f."orderedOn" = excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images
+    set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images,
+      "orderedOn" = greatest(f."orderedOn", excluded."orderedOn"),
+      "imagesOrdered" = case when f."orderedOn" >= excluded."orderedOn" then f."imagesOrdered" else 0 end + p_images,
+      "signedIn" = f."signedIn" or excluded."signedIn"
   returning "lastTag" - p_images
 $$;
 
@@ -1135,29 +1151,25 @@ begin
 end
 $$;
 
--- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or order within a day in
--- California. An order counts for its day whatever becomes of it: cancelled ones too, or ordering and cancelling would be free. So
--- does what is unfinished of the days before, as it is made today. reserve_tags has counted this order and locked the user's tag
--- row, so no other order of this user is under way.
+-- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or use of a day in California. What
+-- counts for the day is what was ordered on it, also if it was cancelled, or ordering and cancelling would be free; or, if that is
+-- more, the requests that were sent on it for the user and the images that are still to be made, whenever they were ordered.
+-- reserve_tags has counted this order and locked the user's tag row, so no other order of this user is under way.
 create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_reset constant timestamptz := generation.next_daily_reset(generation.clock());
-  v_midnight constant timestamptz := ((v_reset at time zone 'America/Los_Angeles') - interval '1 day') at time zone 'America/Los_Angeles';
+  v_today constant date := generation.quota_day(generation.clock());
   v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
   v_day_limit constant numeric := generation.user_images_per_day();
   v_queued bigint;
-  v_ordered bigint;
+  v_used bigint;
 begin
   if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
     return;
   end if;
-  select coalesce(sum(w.images), 0), coalesce(sum(w.images) filter (where w.ordered < v_midnight), 0) into v_queued, v_ordered
-  from (
-    select b."imagesTotal" - b."imagesDone" - b."imagesFailed" as images, b."createdAt" as ordered
-    from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating'
-  ) as w;
+  select coalesce(sum(b."imagesTotal" - b."imagesDone" - b."imagesFailed"), 0) into v_queued
+  from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating';
   if v_queued + p_images > v_queue_limit then
     perform generation.refuse('429', 'user_queue_full',
       format('%s of your images are not made yet and this order has %s more: one user may have %s waiting', v_queued, p_images, v_queue_limit),
@@ -1165,17 +1177,17 @@ begin
         when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
         else 'Order again when enough of them are made, or cancel some.' end);
   end if;
-  v_ordered := v_ordered - p_images + (
-    select sum(f."imagesOrdered") from generation.flows as f
-    where f."userId" = p_user_id and f."orderedOn" = (v_midnight at time zone 'America/Los_Angeles')::date);
-  if v_ordered + p_images > v_day_limit then
+  select greatest(sum(f."imagesOrdered") filter (where f."orderedOn" >= v_today) - p_images,
+    coalesce(sum(f."requestsSent") filter (where f."requestsOn" >= v_today), 0) + v_queued) into v_used
+  from generation.flows as f where f."userId" = p_user_id;
+  if v_used + p_images > v_day_limit then
     perform generation.refuse('429', 'user_daily_limit',
-      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_ordered, p_images, v_day_limit),
+      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_used, p_images, v_day_limit),
       case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
         when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
         else format('%s after %s.',
-          case when v_ordered < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_ordered) else 'Order again' end,
-          to_char(v_reset at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
+          case when v_used < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_used) else 'Order again' end,
+          to_char(generation.next_daily_reset(generation.clock()) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
   end if;
 end
 $$;
@@ -1432,26 +1444,25 @@ begin
 end
 $$;
 
--- Puts ready jobs off until the next day in California if Gemini answered without an image to as many of their user's requests today as
--- are a quarter of what the daily caps let start, 10 at least. Each such request is one of the caps' starts, and what a user writes can
--- make Gemini answer so again and again: else the retries of one user's orders would use up the day of everybody. Together with what
--- one user may order that leaves the others a quarter. Skips rows that are locked right now.
+-- Puts ready jobs off until the next day in California if as many requests were sent today for their user as are three quarters of
+-- what the daily caps let start. One user may order half of that; the rest are requests that were sent in vain or for orders of the
+-- day before, and what a user orders can bring that about again and again: answers without an image, timeouts, errors. The
+-- others are left the last quarter. Users for whom a server orders with the service key are not limited, as in their orders.
+-- Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_today constant date := (v_now at time zone 'America/Los_Angeles')::date;
+  v_most constant numeric := generation.images_of_caps() * 3 / 4;
   v_users text[];
 begin
-  if not exists (select from generation.flows as f where f."emptyOn" = v_today) then
-    return;
-  end if;
-  select array_agg(e."userId") into v_users from (
-    select f."userId", sum(f."emptyAnswers") as answers from generation.flows as f where f."emptyOn" = v_today group by f."userId"
-  ) as e where e.answers >= 10 and e.answers >= generation.images_of_caps() / 4;
-  if v_users is null then
+  -- Signed-in users have one priority, and so one row.
+  v_users := array(
+    select f."userId" from generation.flows as f
+    where f."requestsOn" = generation.quota_day(v_now) and f."requestsSent" >= v_most and f."signedIn" and f.priority = 0);
+  if v_users = '{}' then
     return;
   end if;
   with ready as materialized (
@@ -1461,7 +1472,7 @@ begin
   )
   update public.photo_generation_queue as q
   set "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now, "errorCode" = 'user_daily_limit',
-    "errorMessage" = 'Too many requests of today ended without a picture; these photos are tried again after midnight in California.'
+    "errorMessage" = 'One user''s limit for today is reached; these photos are made after midnight in California.'
   from ready as r where q.id = r.id;
 end
 $$;
@@ -1722,7 +1733,7 @@ returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_today date := (p_now at time zone 'America/Los_Angeles')::date;
+  v_today date := generation.quota_day(p_now);
   v_since timestamptz;
   v_windows integer;
 begin
@@ -1806,15 +1817,18 @@ $$;
 -- take the price that is billed: their starts of today move to the gates of those models, and what the model that was
 -- asked starts from now on costs as much as an image of the one that made most. What names no model or no number is left
 -- out. The model that was asked gives up no more starts than it has counted today, which after midnight may be less.
--- Locks: the gates by name; none for a run whose images are all of the model that was asked, as nearly always.
+-- Images beyond the one that a request asks for (`extraImages`) are paid for too, and count as starts of the model that was asked.
+-- Locks: the gates by name; none for a run with one image an answer, all of the model that was asked, as nearly always.
 create or replace function generation.count_answers(p_summary jsonb) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_today constant date := (generation.moment() at time zone 'America/Los_Angeles')::date;
+  v_today constant date := generation.quota_day(generation.moment());
   v_asked constant text := p_summary ->> 'model';
   v_made constant numeric := case when jsonb_typeof(p_summary #> '{images,made}') = 'number'
     then (p_summary #>> '{images,made}')::numeric else 0 end;
+  v_extra constant integer := case when jsonb_typeof(p_summary -> 'extraImages') = 'number'
+    then least(greatest((p_summary ->> 'extraImages')::numeric, 0), 1000000)::integer else 0 end;
   v_answered jsonb;
   v_left integer;
   v_answer record;
@@ -1822,10 +1836,13 @@ begin
   select coalesce(jsonb_object_agg(a ->> 'model', greatest((a ->> 'images')::numeric, 0)), '{}') into v_answered
   from jsonb_path_query(p_summary, 'lax $.answeredBy[*] ? (@.images.type() == "number")') as a
   where a ->> 'model' ~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' and a ->> 'model' <> v_asked;
-  if v_answered <> '{}' then
+  if v_answered <> '{}' or v_extra > 0 then
     insert into generation.gates (model) select m from jsonb_object_keys(v_answered) as m order by m on conflict (model) do nothing;
     perform 1 from generation.gates as g
     where g.model = v_asked or g.model = any (array(select jsonb_object_keys(v_answered))) order by g.model for no key update;
+    update generation.gates as g
+    set "startedToday" = case when g.today = v_today then g."startedToday" else 0 end + v_extra, today = v_today
+    where g.model = v_asked and v_extra > 0;
     select g."startedToday" into v_left from generation.gates as g where g.model = v_asked and g.today = v_today;
   end if;
   for v_answer in select a.key as model, a.value::numeric as images from jsonb_each(v_answered) as a order by a.key loop
@@ -2846,14 +2863,6 @@ begin
 end
 $$;
 
--- When Google's daily quotas start anew: the next midnight in California, daylight saving time or not
--- (Gemini API, "Rate limits").
-create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
-language sql stable set search_path = ''
-as $$
-  select (((p_now at time zone 'America/Los_Angeles')::date + 1)::timestamp) at time zone 'America/Los_Angeles'
-$$;
-
 -- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited at the maximum age       → failed
@@ -2925,25 +2934,26 @@ begin
 end
 $$;
 
--- Counts the answers without an image of the jobs p_ids, which are locked, for their users and this day (see put_off_users).
-create or replace function generation.count_empty_answers(p_results jsonb, p_ids bigint[]) returns void
+-- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
+create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_today constant date := (generation.clock() at time zone 'America/Los_Angeles')::date;
+  v_today constant date := generation.quota_day(generation.clock());
 begin
   perform 1 from generation.flows as f
   where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
   order by f."userId", f.priority for no key update;
   update generation.flows as f
-  set "emptyAnswers" = case when f."emptyOn" = v_today then f."emptyAnswers" else 0 end + e.answers, "emptyOn" = v_today
+  set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
+    "requestsOn" = greatest(f."requestsOn", v_today)
   from (
-    select q."userId", q.priority, sum((r ->> 'emptyAnswers')::integer)::integer as answers
+    select q."userId", q.priority, sum((r ->> 'requests')::integer)::integer as requests
     from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
     where q.id = any (p_ids) group by q."userId", q.priority
-  ) as e
-  where f."userId" = e."userId" and f.priority = e.priority;
+  ) as s
+  where f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
@@ -2956,7 +2966,7 @@ declare
   v_ids constant bigint[] := array(select (r ->> 'jobId')::bigint from jsonb_array_elements(p_results) as r);
   v_settled jsonb;
   v_changes jsonb;
-  v_empty bigint[];
+  v_sent bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -2980,13 +2990,13 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those of a job that was cancelled meanwhile as well, or cancelling in time would hide them.
-  select array_agg((r ->> 'jobId')::bigint) into v_empty from jsonb_array_elements(p_results) as r
-  where (r ->> 'emptyAnswers')::integer > 0
+  -- Those for a job that was cancelled meanwhile as well, or cancelling in time would hide them.
+  select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
+  where (r ->> 'requests')::integer > 0
     and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence')) or exists (
       select from public.photo_generation_queue as q where q.id = (r ->> 'jobId')::bigint and q.status = 'cancelled'));
-  if v_empty is not null then
-    perform generation.count_empty_answers(p_results, v_empty);
+  if v_sent is not null then
+    perform generation.count_requests(p_results, v_sent);
   end if;
   if v_changes is not null then
     perform generation.roll_up(v_changes);
@@ -2996,12 +3006,12 @@ end
 $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
--- retryInSeconds, untilDailyReset, attemptSpent, emptyAnswers}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, emptyAnswers
--- (default 0) how many requests were answered without an image. Returns {results: [{jobId, result, status, code}]} with the job's
+-- retryInSeconds, untilDailyReset, attemptSpent, requests}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
+-- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, requests
+-- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
 -- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
--- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if there are empty answers, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes but the empty answers of cancelled jobs, which count again.
+-- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes but the requests of cancelled jobs, which count again.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -3026,7 +3036,7 @@ $$;
 
 -- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
 -- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs for which a request was sent; the others get their attempt back. Images that another model made than the
+-- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
 -- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
@@ -3047,8 +3057,10 @@ begin
   end if;
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',
-      'attemptSpent', coalesce(p_spent_jobs, '[]') @> to_jsonb(q.id))), '[]') into v_results
-  from public.photo_generation_queue as q
+      'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
+  from public.photo_generation_queue as q cross join lateral (
+    select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
+  ) as s
   where q.status = 'processing'
     and q."lockedBy" collate "C" >= v_run || '/' and q."lockedBy" collate "C" < v_run || '0';
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
@@ -3818,7 +3830,7 @@ $$;
 
 -- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
 -- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up. Names also the jobs that a
--- claim would put off for their user's empty answers of the day (put_off_users).
+-- claim would put off for their user's requests of the day (put_off_users).
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
 language plpgsql stable security definer set search_path = ''

@@ -168,11 +168,11 @@ class Queue:
         answer = self.call("settle_generation_jobs", p_results=results)
         return list(answer["results"])
 
-    def complete(self, job: Mapping[str, Any]) -> None:
+    def complete(self, job: Mapping[str, Any], **fields: object) -> None:
         """Makes every missing image of a job and settles it as completed."""
         for index in job["missing"]:
             self.record(job, index)
-        assert self.settle(job, "completed")["status"] == "completed"
+        assert self.settle(job, "completed", **fields)["status"] == "completed"
 
     def job(self, job_id: int) -> DictRow:
         """A job's row."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from google.genai import types
 
-from worker.errors import EmptyAnswer, Misconfigured, Refused
+from worker.errors import Misconfigured, Refused, Transient
 from worker.finish import BLOCK_REASONS, FINISH_REASONS, Verdict, blocked, without_image
 
 KIND: dict[Verdict, type[Exception]] = {
     "refused": Refused,
-    "retry": EmptyAnswer,
+    "retry": Transient,
     "misconfigured": Misconfigured,
 }
 
@@ -52,8 +52,8 @@ def test_a_blocked_prompt_is_refused() -> None:
 def test_an_unknown_reason_is_worth_another_try(reason: str | None) -> None:
     """A reason of tomorrow is retried, within bounds, and shown only if it looks like a constant."""
     error = without_image(reason)
-    assert isinstance(error, EmptyAnswer)
+    assert isinstance(error, Transient)
     assert error.code == "no_image"
     assert "what the prompt said" not in error.message
-    assert isinstance(blocked(reason or "NEW"), EmptyAnswer)
+    assert isinstance(blocked(reason or "NEW"), Transient)
     assert blocked(reason or "NEW").code == "blocked_unknown"

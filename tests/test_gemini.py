@@ -18,7 +18,6 @@ from local.simulator.gemini import Simulator
 from local.simulator.pictures import SIZES
 from worker.errors import (
     BadInput,
-    EmptyAnswer,
     GenerationError,
     Misconfigured,
     ModelRetired,
@@ -36,7 +35,7 @@ KEY = "key-of-this-test"
 SCALE = 0.1
 KIND: dict[Verdict, type[GenerationError]] = {
     "refused": Refused,
-    "retry": EmptyAnswer,
+    "retry": Transient,
     "misconfigured": Misconfigured,
 }
 
@@ -101,7 +100,7 @@ async def test_the_last_of_several_images_counts(google: Simulator, gemini: Gemi
     google.add_rule(Answer(images=2))
     made = await gemini.generate(order(), 20)
     (call,) = google.ledger.calls
-    assert len(call.image_shas) == 2
+    assert (len(call.image_shas), made.extra_images) == (2, 1)
     assert hashlib.sha256(made.data).hexdigest().startswith(call.image_shas[-1])
 
 
@@ -153,8 +152,8 @@ async def test_a_project_without_billing(google: Simulator, gemini: Gemini) -> N
 @pytest.mark.parametrize(
     ("answer", "kind", "code"),
     [
-        (Answer("empty"), EmptyAnswer, "no_image"),
-        (Answer("text"), EmptyAnswer, "no_image"),
+        (Answer("empty"), Transient, "no_image"),
+        (Answer("text"), Transient, "no_image"),
         (Answer("malformed"), Transient, "malformed_answer"),
         (Answer("truncated"), Transient, "malformed_answer"),
         (Answer("html", code=502), Transient, "http_502"),

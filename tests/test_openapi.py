@@ -78,7 +78,7 @@ def test_stop_reasons() -> None:
 def test_summary() -> None:
     """The described summary has the fields of the code's; those that are always there are required."""
     usual = Summary("run", "worker", "model").as_json(1.0)
-    full = Summary("run", "worker", "model", problem="p", answered_by=Counter(m=1))
+    full = Summary("run", "worker", "model", problem="p", answered_by=Counter(m=1), extra_images=1)
     full.changed_over_from, full.change_over_note = "m", "n"
     assert SCHEMAS["Summary"]["required"] == list(usual)
     assert set(SCHEMAS["Summary"]["properties"]) == set(full.as_json(1.0))

@@ -83,6 +83,19 @@ async def test_images_count_for_the_model_that_made_them(
     site.audit(summary)
 
 
+async def test_images_that_nobody_asked_for_are_counted(site: Site) -> None:
+    """An answer with ten images costs ten: of the daily caps, and of what its user may use in a day."""
+    site.gemini.add_rule({"kind": "image", "images": 10}, times=None)
+    await site.order("a", images=3)
+
+    summary: Summary = await site.run()
+
+    assert (summary["images"]["made"], summary["extraImages"]) == (3, 27)
+    assert dollars(site) == {MODEL: (30, 1.17)}
+    (counted,) = site.rows('select "requestsSent" as requests from generation.flows')
+    assert counted["requests"] == 30
+
+
 @pytest.mark.parametrize("version", ["", f"models/{MODEL}", f"{MODEL}-001", f"{MODEL}-preview"])
 async def test_a_release_of_the_model_is_the_model(
     site: Site, caplog: pytest.LogCaptureFixture, version: str

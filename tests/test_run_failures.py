@@ -46,8 +46,8 @@ async def test_passing_failures(site: Site) -> None:
         assert -AGO < row["due"] <= JITTER
         assert len(site.calls(f"{name} twice")) == len(site.calls(f"{name} once")) == 2, name
     assert {site.job(job)["status"] for job in once} == {"completed"}
-    counted = site.db.execute('select sum("emptyAnswers") as answers from generation.flows').fetchone()
-    assert counted == {"answers": 3 * 6}  # those in which Gemini answered, and made no image
+    (counted,) = site.rows('select sum("requestsSent") as requests from generation.flows')
+    assert counted["requests"] == len(site.calls())  # whatever came of them
     assert (first["retried"], first["completed"], first["images"]["erred"]) == (14, 14, 14)
     assert (site.batch(twice[0]), site.batch(once[0])) == ("generating", "completed")
     site.make_due()
@@ -115,8 +115,8 @@ async def test_misconfigured(site: Site, settings: dict[str, object], code: str)
     site.audit(first, second)
 
 
-async def test_answers_without_an_image_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that the same run takes up again reports the new answers only."""
+async def test_requests_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job that the same run takes up again only the new requests are reported."""
     monkeypatch.setattr("worker.retry.backoff.full_jitter", lambda _seconds: 0.0)
     site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
     site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)
@@ -125,5 +125,5 @@ async def test_answers_without_an_image_count_once(site: Site, monkeypatch: pyte
     await site.run()
 
     assert site.job(job)["claims"] > 1
-    (row,) = site.rows('select sum("emptyAnswers") as answers from generation.flows')
-    assert row["answers"] == len(site.calls("a"))
+    (counted,) = site.rows('select sum("requestsSent") as requests from generation.flows')
+    assert counted["requests"] == len(site.calls())

@@ -110,21 +110,32 @@ def test_one_user_does_not_use_up_a_cap(queue: Queue, user: Queue) -> None:
             ask(user, name, examples=1)
 
 
-@pytest.mark.parametrize("paused", [False, True])
-def test_what_yesterday_left_counts_today(queue: Queue, user: Queue, clock: Clock, paused: bool) -> None:
-    """Orders of two days that nobody worked off are not made on one day, at everybody's cost."""
+@pytest.mark.parametrize("made", [True, False], ids=["made", "waiting"])
+def test_what_yesterday_left_counts_today(queue: Queue, user: Queue, clock: Clock, made: bool) -> None:
+    """Orders of two days are not made on one, at everybody's cost: neither before nor after they are made."""
     limit(queue, imagesPerDay=20)
-    if paused:
-        queue.call("pause_generation")
     ask(user, "stranger", examples=10)
     clock.set(MIDNIGHT + timedelta(hours=1))
+    if made:
+        for job in queue.run().claim():
+            queue.complete(job, requests=1)
     with refused("429", "user_daily_limit", "10 of your images count for today"):
         ask(user, "stranger", examples=1)
-    queue.call("resume_generation")
-    for job in queue.run().claim(4):
-        queue.complete(job)
-    assert ask(user, "stranger", examples=4)["imagesEnqueued"] == 4
-    with refused("429", "user_daily_limit"):
+
+
+def test_an_order_that_midnight_overtook_keeps_the_days_count(
+    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock
+) -> None:
+    """A transaction that began before midnight and orders after one of the new day does not reset it."""
+    limit(queue, userImagesPerDay=10)
+    late = signed_in(another(), "stranger")
+    clock.set(MIDNIGHT)
+    ask(user, "stranger", examples=10)
+    clock.set(MIDNIGHT - timedelta(seconds=1))
+    with refused("429", "user_daily_limit", "10 of your images count for today"):
+        ask(late, "stranger", examples=1)
+    clock.set(MIDNIGHT)
+    with refused("429", "user_daily_limit", "10 of your images count for today"):
         ask(user, "stranger", examples=1)
 
 
@@ -153,53 +164,69 @@ def test_ordering_and_cancelling_is_not_free(queue: Queue, user: Queue) -> None:
         ask(user, "stranger", examples=1)
 
 
-def test_answers_without_an_image_do_not_use_up_a_cap(
-    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock
+@pytest.mark.parametrize("outcome", ["retry", "rate_limited", "released"])
+def test_requests_in_vain_do_not_use_up_a_cap(
+    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock, outcome: str
 ) -> None:
-    """A user who has Gemini answer without an image, again and again, waits for the next day, alone."""
-    limit(queue, imagesPerDay=100)
+    """A user for whom Gemini is asked again and again, whatever comes of it, waits for the next day."""
+    limit(queue, imagesPerDay=40)
     ask(user, "stranger", examples=10)
-    started = 0
+    sent = 0
     for _ in range(40):
-        clock.advance(60)
+        clock.advance(120)
         for job in queue.run().claim(4):
-            queue.settle(job, "retry", code="no_image", message="None.", emptyAnswers=2)
-            started += 2
-    assert started == 32  # a quarter, and what the last claim had taken
+            queue.settle(job, outcome, code="timeout", message="None.", requests=2, attemptSpent=False)
+            sent += 2
+    assert sent == 32  # three quarters, and what the last claim had taken
     waiting = queue.connection.execute("select * from photo_generation_queue").fetchall()
-    assert {(row["status"], row["retryAt"]) for row in waiting} == {("pending", MIDNIGHT)}
+    assert {row["retryAt"] for row in waiting} == {MIDNIGHT}
     assert "user_daily_limit" in {row["errorCode"] for row in waiting}
-    ask(user, "stranger", examples=1)
     ask(signed_in(another(), "neighbour"), "neighbour", examples=1)
     (job,) = queue.run().claim()
     assert job["userId"] == "neighbour"
     queue.complete(job)
     clock.set(MIDNIGHT)
-    assert len(queue.run().claim()) == 11
+    assert len(queue.run().claim()) == 10
 
 
-def test_cancelling_hides_no_answer_without_an_image(queue: Queue, user: Queue) -> None:
+def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:
     """What was asked for in vain counts also if its order was cancelled before it could be settled."""
     limit(queue, imagesPerDay=40)
     batch = ask(user, "stranger", examples=1)["batchId"]
     (job,) = queue.run().claim()
     user.call("cancel_generation_batch", p_batch_id=batch)
-    assert queue.settle(job, "retry", emptyAnswers=10)["result"] == "lease_lost"
-    ask(user, "stranger", examples=1)
+    assert queue.settle(job, "retry", requests=30)["result"] == "lease_lost"
+    with refused("429", "user_daily_limit", "30 of your images count for today"):
+        ask(user, "stranger", examples=1)
+
+
+def test_what_the_end_of_a_run_releases_counts(queue: Queue, user: Queue) -> None:
+    """Requests that were under way when a run ended count, each one."""
+    limit(queue, imagesPerDay=40)
+    ask(user, "stranger", examples=2)
+    run = queue.run()
+    first, second = (job["id"] for job in run.claim())
+    assert run.finish(*[first] * 20, *[second] * 10) == 2
     assert queue.run().claim() == []
 
 
-@pytest.mark.parametrize("limits", [{}, {"imagesPerDay": 30}])
-def test_a_few_answers_without_an_image_put_nobody_off(
-    queue: Queue, user: Queue, clock: Clock, limits: dict[str, object]
-) -> None:
-    """Without a cap there is nothing to keep for others, and Gemini fails by itself now and then."""
-    limit(queue, **limits)
+def test_users_whose_server_orders_are_not_put_off(queue: Queue, clock: Clock) -> None:
+    """A server with the service key knows what it orders, maybe all of it for one user."""
+    limit(queue, imagesPerDay=10)
+    queue.enqueue("customer", examples=1)
+    (job,) = queue.run().claim()
+    queue.settle(job, "retry", requests=9)
+    clock.advance(60)
+    assert len(queue.run().claim()) == 1
+
+
+def test_without_a_cap_nobody_is_put_off(queue: Queue, user: Queue, clock: Clock) -> None:
+    """There is nothing to keep for others."""
+    limit(queue)
     ask(user, "stranger", examples=1)
-    for _ in range(4):
-        (job,) = queue.run().claim()
-        queue.settle(job, "retry", code="no_image", message="None.", emptyAnswers=2 if limits else 10)
-        clock.advance(60)
+    (job,) = queue.run().claim()
+    queue.settle(job, "retry", requests=10_000)
+    clock.advance(60)
     assert len(queue.run().claim()) == 1
 
 

@@ -102,4 +102,4 @@ async def _work(pipeline: Pipeline, job: Job) -> JobEnd:
             log.event("job_crashed", level="error", exc_info=True)
             outcome = Retry("internal", "An unexpected error; the worker's log has its traceback.")
             return JobEnd(job, (), outcome)
-        return JobEnd(job, images, decide(images), pipeline.state.empty_answers.pop(job.id, 0))
+        return JobEnd(job, images, decide(images))

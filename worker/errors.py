@@ -4,8 +4,7 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 ├── Refused                 this image will never be made: record it as failed, go on with the others
 ├── BadInput                this job can never work as it was ordered: fail it at once
 ├── Transient               worth another try: once within the call, then later with backoff
-│   └── EmptyAnswer         Gemini answered without an image, which may be the order's doing: counted by user
-│       └── PhotoUnprocessed  Gemini could not process a photo: once more, then it is bad input
+│   └── PhotoUnprocessed    Gemini could not process a photo: once more, then it is bad input
 ├── RateLimited             the quota is used up: put the job aside, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
 │   ├── ModelRetired        the model is gone: change over to its successor, or stop the run
@@ -74,11 +73,7 @@ class Transient(GenerationError):
         self.retry_after_seconds = retry_after_seconds
 
 
-class EmptyAnswer(Transient):
-    """Gemini answered without an image; what the user wrote can make it do so again and again."""
-
-
-class PhotoUnprocessed(EmptyAnswer):
+class PhotoUnprocessed(Transient):
     """Gemini could not process a photo and asks for another try; the second time the photo is at fault."""
 
     def as_bad_input(self) -> BadInput:

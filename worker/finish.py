@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from worker.errors import EmptyAnswer, Misconfigured, Refused
+from worker.errors import Misconfigured, Refused, Transient
 from worker.rpc_status import constant
 
 Verdict = Literal["refused", "retry", "misconfigured"]
@@ -56,7 +56,7 @@ BLOCK_REASONS: Mapping[str, tuple[Verdict, str]] = {
 _NO_REASON = ("STOP", "FINISH_REASON_UNSPECIFIED")
 
 
-def without_image(finish_reason: str | None) -> Refused | EmptyAnswer | Misconfigured:
+def without_image(finish_reason: str | None) -> Refused | Transient | Misconfigured:
     """Return the error for an answer without an image; its code is the reason in lower case or `no_image`."""
     reason = finish_reason or "FINISH_REASON_UNSPECIFIED"
     verdict, why = FINISH_REASONS.get(reason, ("retry", "for a reason this version does not know"))
@@ -70,7 +70,7 @@ def without_image(finish_reason: str | None) -> Refused | EmptyAnswer | Misconfi
     return _error(verdict, code, f"{told[verdict]}: {why}{_shown(reason)}.")
 
 
-def blocked(block_reason: str) -> Refused | EmptyAnswer | Misconfigured:
+def blocked(block_reason: str) -> Refused | Transient | Misconfigured:
     """Return the error for a prompt that was not let in; its code is `blocked_` and the lower-case reason."""
     verdict, why = BLOCK_REASONS.get(block_reason, ("retry", "for a reason this version does not know"))
     known = block_reason in BLOCK_REASONS
@@ -78,10 +78,10 @@ def blocked(block_reason: str) -> Refused | EmptyAnswer | Misconfigured:
     return _error(verdict, f"blocked_{code}", f"Gemini blocked the prompt: {why}{_shown(block_reason)}.")
 
 
-def _error(verdict: Verdict, code: str, message: str) -> Refused | EmptyAnswer | Misconfigured:
+def _error(verdict: Verdict, code: str, message: str) -> Refused | Transient | Misconfigured:
     if verdict == "refused":
         return Refused(code, message)
-    return Misconfigured(code, message) if verdict == "misconfigured" else EmptyAnswer(code, message)
+    return Misconfigured(code, message) if verdict == "misconfigured" else Transient(code, message)
 
 
 def _shown(reason: str) -> str:

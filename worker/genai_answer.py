@@ -24,7 +24,7 @@ _RELEASE = re.compile(r"-(\d{3}|(preview|exp|latest)(-\d{2}-\d{2,4})?|\d{2}-\d{2
 
 def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: int) -> GeneratedImage:
     """Return the image of an answer of the model `asked`. Raises Refused, Transient or Misconfigured."""
-    data = _result(answer)
+    data, extra_images = _result(answer)
     try:
         info = inspect(data)
     except ValueError:
@@ -38,22 +38,23 @@ def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: i
         output_tokens=_output_tokens(tokens) if tokens else None,
         generation_ms=elapsed_ms,
     )
-    return GeneratedImage(data, info.mime_type, info.width, info.height, usage)
+    return GeneratedImage(data, info.mime_type, info.width, info.height, usage, extra_images)
 
 
-def _result(answer: types.GenerateContentResponse) -> bytes:
-    """Return the image that is meant: the last one not flagged as a thought, whatever the finish reason.
+def _result(answer: types.GenerateContentResponse) -> tuple[bytes, int]:
+    """Return the image that is meant, the last one not flagged as a thought, and how many more there are.
 
     Thinking models send drafts first, flagged (Gemini API, "Thinking") or not (Anionex/banana-slides#105).
     If every image is flagged (Lixpi/lixpi#135), the last one is the result, unless Gemini refuses the image.
+    The finish reason does not matter otherwise.
     """
     images = list(_images(answer))
     finished = [data for data, is_thought in images if not is_thought]
     if finished:
-        return finished[-1]
+        return finished[-1], len(finished) - 1
     failure = _no_image(answer)
     if images and isinstance(failure, Transient):
-        return images[-1][0]
+        return images[-1][0], 0
     raise failure
 
 

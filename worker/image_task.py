@@ -15,7 +15,6 @@ from typing import Protocol
 from worker import log
 from worker.budget import Budget
 from worker.errors import (
-    EmptyAnswer,
     GenerationError,
     Misconfigured,
     PhotoUnprocessed,
@@ -39,6 +38,7 @@ from worker.outcome import (
 from worker.retry import retried
 from worker.room import Room
 from worker.slots import Slots
+from worker.summary import Summary
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """How long nothing is started after a 429 that names no delay."""
@@ -62,8 +62,8 @@ class RunState:
     """What the jobs of one run share: its time, its pace, the model in use.
 
     `in_calls` is memory for photos being sent, shared by all runs of the worker. `sent` counts the requests
-    that went out, by the job's id, `empty_answers` those that were answered without an image; `answered_by`
-    the images that another model made, by that model; `prices` are the dollars of an image by model;
+    that went out for jobs that are not settled, by the job's id, and the images beyond one that an answer
+    had; `prices` are the dollars of an image by model;
     `awaiting_photos` says since when a job waits, by the job's id.
     """
 
@@ -75,27 +75,29 @@ class RunState:
     in_calls: Room
     model: str
     call_timeout_seconds: float
-    answered_by: Counter[str]
+    summary: Summary
     monotonic: Callable[[], float]
     prices: Mapping[str, float] = field(default_factory=dict)
     sent: Counter[int] = field(default_factory=Counter)
-    empty_answers: Counter[int] = field(default_factory=Counter)
     awaiting_photos: dict[int, float] = field(default_factory=dict)
 
     def not_tried(self, error: GenerationError) -> bool:
         """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
         return self.slots.closed and isinstance(error, (Transient, QueueUnavailable))
 
-    def count_model(self, asked: str, answering: str) -> None:
-        """Count an image at the model that made it; tell once a run that it is not the one that was asked."""
+    def count_answer(self, job: Job, asked: str, image: GeneratedImage) -> None:
+        """Count an image at the model that made it, and those beside it; tell of another model once a run."""
+        self.sent[job.id] += image.extra_images
+        self.summary.extra_images += image.extra_images
+        answering = image.usage.model
         if answering == asked:
             return
-        if not self.answered_by:
+        if not self.summary.answered_by:
             note = price_note(asked, answering, self.prices)
             log.event(
                 "model_answered_by_another", level="warning", model=asked, answered_by=answering, note=note
             )
-        self.answered_by[answering] += 1
+        self.summary.answered_by[answering] += 1
 
 
 class ImageTask:
@@ -152,7 +154,7 @@ class ImageTask:
         except Refused as refused:
             return await self._state.keeper.give_up(self._job, self._index, refused)
         self._paid = True
-        self._state.count_model(self._request.model, image.usage.model)
+        self._state.count_answer(self._job, self._request.model, image)
         return await self._state.keeper.keep(self._job, self._index, image)
 
     def _generate_with_retry(self) -> Callable[[], Awaitable[GeneratedImage]]:
@@ -175,9 +177,8 @@ class ImageTask:
         except RateLimited as error:
             await self._tell_gate(error, epoch)
             raise
-        except EmptyAnswer as error:
-            state.empty_answers[self._job.id] += 1
-            if isinstance(error, PhotoUnprocessed) and isinstance(self._first_error, PhotoUnprocessed):
+        except PhotoUnprocessed as error:
+            if isinstance(self._first_error, PhotoUnprocessed):
                 raise error.as_bad_input() from error
             raise
         except TimeoutError as exc:

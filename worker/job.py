@@ -104,10 +104,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImage:
-    """One image out of Gemini; width and height in pixels, read from the bytes."""
+    """One image out of Gemini; width and height in pixels, read from the bytes.
+
+    `extra_images` came in the same answer beside it: paid for, and thrown away.
+    """
 
     data: bytes = field(repr=False)
     mime_type: str
     width: int
     height: int
     usage: Usage
+    extra_images: int = 0

@@ -56,7 +56,7 @@ LEASE_LOST = Settled(None, None)
 class Settlement:
     """A job's result on its way into the database; times in seconds from now.
 
-    `empty_answers` of Gemini had no image.
+    `requests` were sent to Gemini for the job.
     """
 
     job_id: int
@@ -67,7 +67,7 @@ class Settlement:
     retry_seconds: float = 0.0
     until_daily_reset: bool = False
     attempt_spent: bool = True
-    empty_answers: int = 0
+    requests: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The shape `settle_generation_jobs` takes."""
@@ -80,7 +80,7 @@ class Settlement:
             "retryInSeconds": round(self.retry_seconds, 3),
             "untilDailyReset": self.until_daily_reset,
             "attemptSpent": self.attempt_spent,
-            "emptyAnswers": self.empty_answers,
+            "requests": self.requests,
         }
 
 
@@ -165,7 +165,7 @@ class Queue:
     async def finish(
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
     ) -> None:
-        """End the run; of the jobs it still holds, `spent` are those for which a request was sent."""
+        """End the run; `spent` names each job that it still holds once for each request that was sent."""
         params = {
             "p_run_id": str(run_id),
             "p_worker_id": self._worker_id,

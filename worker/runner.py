@@ -68,10 +68,12 @@ class Run:
             in_calls=tools.in_calls,
             model=settings.gemini_model_name,
             call_timeout_seconds=settings.call_timeout_seconds,
-            answered_by=self._summary.answered_by,
+            summary=self._summary,
             monotonic=tools.monotonic,
         )
-        self._settler = Settler(tools.queue, settings, tools.uniform, self._budget, self._summary)
+        self._settler = Settler(
+            tools.queue, settings, tools.uniform, self._budget, self._summary, self._state.sent
+        )
         self._active = ActiveJobs(self._state, self._settler, settings.jobs_at_a_time)
         self._database_time = DatabaseTime(tools.monotonic)
         self._photos: PhotoLender | None = None
@@ -339,7 +341,7 @@ class Run:
         summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
         try:
             await self._tools.queue.finish(
-                self._id, summary, list(self._state.sent), self._budget.until("finish")
+                self._id, summary, list(self._state.sent.elements()), self._budget.until("finish")
             )
         except (GenerationError, asyncio.CancelledError) as error:
             log.event("finish_failed", level="error", reason=str(error))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import assert_never
 
 from worker import log
@@ -33,34 +35,40 @@ UNKNOWN_QUOTA_DELAY_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How work on a job ended, before it is settled; `empty_answers` of Gemini had no image."""
+    """How work on a job ended, before it is settled."""
 
     job: Job
     images: Sequence[ImageOutcome]
     outcome: JobOutcome
-    empty_answers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settler:
-    """Settles the jobs of one run, by its answer deadline, and adds them to its summary."""
+    """Settles the jobs of one run, by its answer deadline, and adds them to its summary.
+
+    `sent` counts the requests for jobs that are not settled, by the job's id.
+    """
 
     queue: Queue
     settings: Settings
     uniform: Uniform
     budget: Budget
     summary: Summary
+    sent: Counter[int]
 
     async def settle(self, ends: Sequence[JobEnd]) -> None:
-        """Settle jobs that have ended; if that fails, their leases run out or finishing releases them."""
-        settled = [end for end in ends if not isinstance(end.outcome, Abandoned)]
-        results = {
-            end.job.id: replace(
-                settlement(end.job, end.outcome, self.settings, self.uniform), empty_answers=end.empty_answers
-            )
-            for end in settled
-        }
-        answers = await self._send(list(results.values()))
+        """Settle jobs that have ended; if that fails, their leases run out or finishing releases them.
+
+        An abandoned job is told of only for the requests that were sent for it.
+        """
+        results = [
+            settlement(end, self.settings, self.uniform, self.sent[end.job.id])
+            for end in ends
+            if self.sent[end.job.id] or not isinstance(end.outcome, Abandoned)
+        ]
+        answers = await self._send(results)
+        for job_id in answers:
+            del self.sent[job_id]
         for end in ends:
             settled_as = answers.get(end.job.id, LEASE_LOST)
             self.summary.add_images(end.images)
@@ -100,38 +108,33 @@ class Settler:
             )
 
 
-def settlement(job: Job, outcome: JobOutcome, settings: Settings, uniform: Uniform) -> Settlement:
-    """The settlement of a job; `Abandoned` has none (ValueError)."""
-    match outcome:
+def settlement(end: JobEnd, settings: Settings, uniform: Uniform, requests: int = 0) -> Settlement:
+    """The settlement of a job for which so many requests were sent."""
+    job = end.job
+    told = partial(Settlement, job.id, job.fence, requests=requests)
+    base, cap = settings.retry_base_seconds, settings.retry_cap_seconds
+    match end.outcome:
         case Completed():
-            return Settlement(job.id, job.fence, "completed")
+            return told("completed")
         case Failed(code, message):
-            return Settlement(job.id, job.fence, "failed", code, message)
+            return told("failed", code, message)
         case Retry(code, message, server_delay, attempt_spent):
-            delay = retry_delay_seconds(
-                job.attempt, settings.retry_base_seconds, settings.retry_cap_seconds, uniform, server_delay
-            )
-            return Settlement(
-                job.id, job.fence, "retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent
-            )
-        case PutAside(message, delay, until_daily_reset):
-            at_least = 0.0 if until_daily_reset else delay or UNKNOWN_QUOTA_DELAY_SECONDS
-            return Settlement(
-                job.id,
-                job.fence,
+            delay = retry_delay_seconds(job.attempt, base, cap, uniform, server_delay)
+            return told("retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent)
+        case PutAside(message, stated_delay, until_daily_reset):
+            at_least = 0.0 if until_daily_reset else stated_delay or UNKNOWN_QUOTA_DELAY_SECONDS
+            return told(
                 "rate_limited",
                 "rate_limited",
                 message,
                 # The first window, however often: attempts are not spent, so nothing counts these.
-                retry_seconds=retry_delay_seconds(
-                    1, settings.retry_base_seconds, settings.retry_cap_seconds, uniform, at_least
-                ),
+                retry_seconds=retry_delay_seconds(1, base, cap, uniform, at_least),
                 until_daily_reset=until_daily_reset,
                 attempt_spent=False,
             )
         case Released(code, message, attempt_spent):
-            return Settlement(job.id, job.fence, "released", code, message, attempt_spent=attempt_spent)
+            return told("released", code, message, attempt_spent=attempt_spent)
         case Abandoned():
-            raise ValueError("an abandoned job is not settled")
+            return told("released", attempt_spent=requests > 0)  # the database finds it final, or another's
         case _:
-            assert_never(outcome)
+            assert_never(end.outcome)

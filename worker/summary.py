@@ -45,7 +45,8 @@ CLAIM_REASONS: dict[str | None, StopReason] = {
 class Summary:
     """What one run did. Jobs are counted by the status the database gave them, images by their outcome.
 
-    `answered_by` counts the images that another model made than the one that was asked, by that model.
+    `answered_by` counts the images that another model made than the one that was asked, by that model,
+    `extra_images` those that came in answers beside the one that was asked for: paid for, and thrown away.
     `photo_problem` is told where there is no other: a customer can bring it about, and must not hide one.
     """
 
@@ -60,6 +61,7 @@ class Summary:
     changed_over_from: str | None = None
     change_over_note: str | None = None
     answered_by: Counter[str] = field(default_factory=Counter)
+    extra_images: int = 0
     claimed: int = 0
     jobs: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -104,6 +106,8 @@ class Summary:
         if self.answered_by:
             made = sorted(self.answered_by.items())
             answer["answeredBy"] = [{"model": model, "images": images} for model, images in made]
+        if self.extra_images:
+            answer["extraImages"] = self.extra_images
         return answer
 
 
