@@ -6,13 +6,8 @@ and one that says hello.
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import signal
 import statistics
-import subprocess
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -22,14 +17,11 @@ from pathlib import Path
 from bench.bounds import whole
 from bench.figures import spread
 from bench.scale import Scale
+from bench.served import SECRET, served
 from bench.site import Site
 from local.demo.simulation import ROOT
-from local.stack.errors import StackError
-from local.stack.folder import free_port
-from tests.clone import descendants
 
 PURPOSE = "start to first idle answer, and memory, against the smallest function; about two minutes"
-SECRET = "a-secret-of-the-bench-0123456789"
 SMALLEST = """
 import os
 
@@ -68,34 +60,11 @@ class Contestant:
 
     def start(self, environment: Mapping[str, str]) -> None:
         """Serve it, ask it once, and end it."""
-        port = free_port()
-        program = Path(sys.executable).with_name("functions-framework")
-        command = [
-            str(program),
-            "--target",
-            self.target,
-            "--source",
-            str(self.source),
-            "--port",
-            str(port),
-            "--host",
-            "127.0.0.1",
-        ]
         began = time.monotonic()
-        served = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            ask(port)
+        with served(self.target, self.source, environment) as function:
+            function.ask()
             self.seconds.append(time.monotonic() - began)
-            self.megabytes.append(sum(map(_megabytes, (served.pid, *descendants(served.pid)))))
-        finally:
-            os.killpg(served.pid, signal.SIGKILL)
-            served.wait()
+            self.megabytes.append(sum(map(_megabytes, function.pids)))
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -125,26 +94,6 @@ def measure(options: Namespace) -> None:
         "time_ratio": round(_middle(ours.seconds) / _middle(others[0].seconds), 3),
         "memory_ratio": round(_middle(ours.megabytes) / _middle(others[0].megabytes), 3),
     }), flush=True)  # fmt: skip
-
-
-def ask(port: int) -> bytes:
-    """The answer to a call for a run, asked until there is one; `StackError` if it is not a summary."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
-        try:
-            connection.request("POST", "/", headers={"X-Worker-Secret": SECRET, "Content-Length": "0"})
-            answer = connection.getresponse()
-            said = answer.read()
-        except OSError:
-            time.sleep(0.005)
-            continue
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise StackError(f"It answered {answer.status}.", "Its answer says why.", repr(said[:200]))
-        return said
-    raise StackError("It did not answer within a minute.", "Serve it by hand to see why.")
 
 
 def _megabytes(pid: int) -> float:

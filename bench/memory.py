@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -23,14 +22,12 @@ from pathlib import Path
 from PIL import Image
 
 from bench.bounds import whole
-from bench.cold import SECRET, ask
 from bench.figures import REPEATS, spread
 from bench.scale import Scale
+from bench.served import SECRET, served
 from bench.site import IMAGES_PER_JOB, Site
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
-from local.stack.folder import free_port
-from tests.clone import descendants
 from worker.model import DEFAULT_MODEL
 
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
@@ -155,27 +152,12 @@ def _three_at_once(site: Site, photo: bytes) -> float:
     _begin(site)
     for user, of_user in orders.items():
         _order_worst(site, user, of_user)
-    port = free_port()
-    program = Path(sys.executable).with_name("functions-framework")
-    command = [
-        str(program),
-        "--target",
-        "process_generation_queue",
-        "--source",
-        str(ROOT / "main.py"),
-        "--port",
-        str(port),
-    ]
     settings = SETTINGS | {"WORKER_SECRET": SECRET, "MAX_JOBS": str(ORDERS // 2)}
     environment = site.environment() | settings
-    served = subprocess.Popen(command, env=environment, start_new_session=True)
-    try:
+    with served("process_generation_queue", ROOT / "main.py", environment) as function:
         with ThreadPoolExecutor(len(USERS)) as callers:
-            summaries = list(callers.map(lambda _: json.loads(ask(port)), USERS))
-        peak = sum(map(_most_megabytes, (served.pid, *descendants(served.pid))))
-    finally:
-        os.killpg(served.pid, signal.SIGKILL)
-        served.wait()
+            summaries = list(callers.map(lambda _: json.loads(function.ask()), USERS))
+        peak = sum(map(_most_megabytes, function.pids))
     if [summary["images"]["made"] for summary in summaries] != [ORDERS // 2] * len(USERS):
         raise StackError(
             f"Not each of the runs made its images: {summaries}", "See the function's log above."
