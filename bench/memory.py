@@ -38,8 +38,8 @@ MOST = 400
 SIDES = {"small": 512, "large": 3300}
 """Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG; 7 MB is the most that is sent to Gemini."""
 
-ORDERS, PHOTOS = 10, 14
-"""Of the worst run: orders of one image, and the most photos of an order, each its own."""
+ORDERS, PHOTOS = 10, 11
+"""Of the worst run: orders of one image, and the most large photos that fit into a request, each its own."""
 
 USERS = tuple(f"customer-{number}" for number in range(3))
 """Who orders for the runs at once, half as much each: one user alone gets half of the memory."""

@@ -104,6 +104,22 @@ async def test_impossible_orders(site: Site) -> None:
     site.audit(summary)
 
 
+async def test_an_order_whose_photos_are_too_large_together(site: Site) -> None:
+    """What exceeds Gemini's largest request fails before anything is sent; a photo named twice counts twice."""
+    photo = await site.upload("large.png", picture() + bytes(6_700_000))
+    one_too_many = [photo] * 11
+    (job,) = await site.order("a", images=2, photo=photo, trainingImageUrls=one_too_many)
+    (most,) = await site.order("b", photo=photo, trainingImageUrls=one_too_many[1:])
+
+    summary = await site.run()
+
+    row = site.job(job)
+    assert (row["status"], row["errorCode"]) == ("failed", "photos_too_large")
+    assert "80.4 MB together; at most 74 MB are possible" in row["errorMessage"]
+    assert (site.job(most)["status"], len(site.calls())) == ("completed", 1)
+    site.audit(summary)
+
+
 async def test_invalid_argument(site: Site) -> None:
     """An order that Gemini does not accept fails at once; what was made of it stays."""
     site.gemini.add_rule({"kind": "image"}, prompt="[a]", times=1)

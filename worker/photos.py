@@ -22,6 +22,9 @@ from worker.photo_hosts import AllowedHosts, RunHosts
 MAX_PHOTO_BYTES = 7_000_000
 """Gemini's limit for one inline photo (Vertex AI, "Image understanding")."""
 
+MAX_PHOTOS_BYTES = 74_000_000
+"""Of all photos of one request, 98.7 MB as base64. Gemini takes requests of 100 MB, base64 included, since
+2026-01-08 (Gemini API, "File input methods"); 14 photos may be 98 MB."""
 
 _WEB_PAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta|!--)",
@@ -29,6 +32,16 @@ _WEB_PAGE = re.compile(
 )
 _PAGE_BYTES = 2048
 """How far is looked for a page's beginning: 7 MB of spaces would keep the event loop for 200 ms."""
+
+
+def sendable(photos: tuple[Photo, ...]) -> tuple[Photo, ...]:
+    """The photos of one request, one that occurs twice counted twice. Raises BadInput if they are too large."""
+    size = sum(len(photo.data) for photo in photos)
+    if size > MAX_PHOTOS_BYTES:
+        most = f"{MAX_PHOTOS_BYTES / 1e6:g} MB"
+        said = f"the photos of this order have {size / 1e6:.1f} MB together; at most {most} are possible"
+        raise BadInput("photos_too_large", f"{said}: order with fewer or smaller photos")
+    return photos
 
 
 class PhotoBucket(Protocol):

@@ -13,6 +13,7 @@ from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
 from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome
+from worker.photos import sendable
 from worker.prompt import build_prompt
 
 
@@ -92,7 +93,7 @@ class Pipeline:
         fetches = [asyncio.create_task(_photo(job, place, reserved)) for place in places]
         try:
             async with self.state.budget.until("generate"):
-                return tuple(await asyncio.gather(*fetches))
+                return sendable(tuple(await asyncio.gather(*fetches)))
         except TimeoutError as exc:
             raise Transient("photo_timeout", "The photos did not arrive within the run's time.") from exc
         finally:
