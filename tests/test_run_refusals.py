@@ -105,7 +105,7 @@ async def test_impossible_orders(site: Site) -> None:
 
 
 async def test_an_order_whose_photos_are_too_large_together(site: Site) -> None:
-    """What exceeds Gemini's largest request fails before anything is sent; a photo named twice counts twice."""
+    """What no request holds fails before anything is sent; a photo that is named twice counts twice."""
     photo = await site.upload("large.png", picture() + bytes(6_700_000))
     one_too_many = [photo] * 11
     (job,) = await site.order("a", images=2, photo=photo, trainingImageUrls=one_too_many)

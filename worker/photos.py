@@ -35,7 +35,7 @@ _PAGE_BYTES = 2048
 
 
 def sendable(photos: tuple[Photo, ...]) -> tuple[Photo, ...]:
-    """The photos of one request, one that occurs twice counted twice. Raises BadInput if they are too large."""
+    """Photos for one request, each counted as often as it occurs; raises BadInput if they are too large."""
     size = sum(len(photo.data) for photo in photos)
     if size > MAX_PHOTOS_BYTES:
         most = f"{MAX_PHOTOS_BYTES / 1e6:g} MB"
