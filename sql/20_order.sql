@@ -1,5 +1,5 @@
 -- What an order must look like, and its place in the queue. Internal helpers of enqueue.
--- All refusals are PT400; `detail` is the reason, the message names the field, `hint` is the mend.
+-- Refusals are PT400, or PT413 for an order that is too large; `detail` is the reason, the message names the field, `hint` is the mend.
 
 -- The database's clock. Everything that compares times asks it, so that tests can move it by replacing
 -- this function; nothing in production can.
@@ -22,7 +22,7 @@ begin
 end
 $$;
 
--- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
+-- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored. Names five at most.
 create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
 returns void
 language plpgsql set search_path = ''
@@ -30,9 +30,10 @@ as $$
 declare
   v_unknown text;
 begin
-  select string_agg(k, ', ' order by k) into v_unknown
-  from jsonb_object_keys(p_object) as k
-  where k <> all (p_allowed);
+  select string_agg(left(u.k, 60), ', ' order by u.i) filter (where u.i <= 5)
+    || case when count(*) > 5 then format(' and %s more', count(*) - 5) else '' end
+  into v_unknown
+  from (select k, row_number() over (order by k) as i from jsonb_object_keys(p_object) as k where k <> all (p_allowed)) as u;
   if v_unknown is not null then
     perform generation.refuse('400', 'unknown_field', format('%s: unknown field %s', p_where, v_unknown),
       'Allowed: ' || array_to_string(p_allowed, ', '));
@@ -79,7 +80,7 @@ begin
       format('Send a number from %s to %s.', p_min, p_max));
   elsif (p_value #>> '{}')::numeric not between p_min and p_max then
     perform generation.refuse('400', 'out_of_range',
-      format('%s is %s; allowed is %s to %s', p_field, p_value #>> '{}', p_min, p_max),
+      format('%s is %s; allowed is %s to %s', p_field, left(p_value #>> '{}', 20), p_min, p_max),
       format('Send a number from %s to %s.', p_min, p_max));
   end if;
   return (p_value #>> '{}')::numeric::integer;

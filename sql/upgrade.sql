@@ -644,7 +644,7 @@ $part_15_callers$);
 
 insert into pg_temp.upgrade_part values ('20_order.sql', $part_20_order$
 -- What an order must look like, and its place in the queue. Internal helpers of enqueue.
--- All refusals are PT400; `detail` is the reason, the message names the field, `hint` is the mend.
+-- Refusals are PT400, or PT413 for an order that is too large; `detail` is the reason, the message names the field, `hint` is the mend.
 
 -- The database's clock. Everything that compares times asks it, so that tests can move it by replacing
 -- this function; nothing in production can.
@@ -667,7 +667,7 @@ begin
 end
 $$;
 
--- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored.
+-- Refuses fields of p_object that are not in p_allowed: a misspelt option must not be silently ignored. Names five at most.
 create or replace function generation.refuse_unknown_fields(p_object jsonb, p_allowed text[], p_where text)
 returns void
 language plpgsql set search_path = ''
@@ -675,9 +675,10 @@ as $$
 declare
   v_unknown text;
 begin
-  select string_agg(k, ', ' order by k) into v_unknown
-  from jsonb_object_keys(p_object) as k
-  where k <> all (p_allowed);
+  select string_agg(left(u.k, 60), ', ' order by u.i) filter (where u.i <= 5)
+    || case when count(*) > 5 then format(' and %s more', count(*) - 5) else '' end
+  into v_unknown
+  from (select k, row_number() over (order by k) as i from jsonb_object_keys(p_object) as k where k <> all (p_allowed)) as u;
   if v_unknown is not null then
     perform generation.refuse('400', 'unknown_field', format('%s: unknown field %s', p_where, v_unknown),
       'Allowed: ' || array_to_string(p_allowed, ', '));
@@ -724,7 +725,7 @@ begin
       format('Send a number from %s to %s.', p_min, p_max));
   elsif (p_value #>> '{}')::numeric not between p_min and p_max then
     perform generation.refuse('400', 'out_of_range',
-      format('%s is %s; allowed is %s to %s', p_field, p_value #>> '{}', p_min, p_max),
+      format('%s is %s; allowed is %s to %s', p_field, left(p_value #>> '{}', 20), p_min, p_max),
       format('Send a number from %s to %s.', p_min, p_max));
   end if;
   return (p_value #>> '{}')::numeric::integer;
@@ -1004,7 +1005,24 @@ $part_20_order$);
 
 insert into pg_temp.upgrade_part values ('30_enqueue.sql', $part_30_enqueue$
 -- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
--- reused with another request), PT429 (a limit per user). Who the caller is comes from the role and the token, never from the request.
+-- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user). Who the caller is comes from the role and
+-- the token, never from the request.
+
+-- Refuses a request that is larger than generate_images takes, before anything else looks into it, or is no order at all.
+create or replace function generation.check_request(p_request jsonb) returns void
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_bytes constant integer := octet_length(p_request::text);
+begin
+  if v_bytes > 1048576 then
+    perform generation.refuse('413', 'order_too_large', format('the request has %s bytes of text, more than 1048576', v_bytes),
+      'Order fewer example images at once, or shorten their prompts and addresses.');
+  elsif p_request is null or jsonb_typeof(p_request) <> 'object' then
+    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
+  end if;
+end
+$$;
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
 -- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
@@ -1124,6 +1142,23 @@ begin
 end
 $$;
 
+-- Refuses an order whose jobs would hold more than 4 MiB of text that they share: all but the example images stands in each job's
+-- row. An order in ASCII has less, however long its fields are.
+create or replace function generation.check_shared_text(p_order jsonb) returns void
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_jobs constant integer := jsonb_array_length(p_order -> 'examples');
+  v_bytes constant integer := octet_length((p_order - 'examples')::text);
+begin
+  if v_jobs * v_bytes > 4194304 then
+    perform generation.refuse('413', 'order_too_large',
+      format('the %s jobs of this order share %s bytes of text each, more than 4194304 bytes together', v_jobs, v_bytes),
+      format('Order at most %s example images at once, or shorten the prompt, the lists or the addresses.', 4194304 / v_bytes));
+  end if;
+end
+$$;
+
 -- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
 -- answer there; before the first start of the worker's default model.
 create or replace function generation.next_image_price() returns numeric
@@ -1217,6 +1252,7 @@ declare
   v_first_tag bigint;
   v_job_ids bigint[];
 begin
+  perform generation.check_shared_text(p_order);
   v_first_tag := generation.reserve_tags(p_user_id, v_priority, v_jobs * v_images);
   perform generation.check_user_limits(p_user_id, v_jobs * v_images);
   insert into public.photo_generation_batches ("userId", "jobsTotal", "imagesTotal", "createdAt")
@@ -1257,7 +1293,8 @@ $$;
 -- Accepts an order: one batch and one job per example image, in one transaction.
 -- Returns {batchId, jobIds, jobsEnqueued, imagesEnqueued, created}; with a key that was seen before the
 -- first answer again, `created` false. Errors: PT400 (the message names the field), PT403 (`anonymous_user`), PT409
--- (`idempotency_key_reused`, `user_being_erased`), PT429 (`user_queue_full`, `user_daily_limit`; only of signed-in users).
+-- (`idempotency_key_reused`, `user_being_erased`), PT413 (`order_too_large`), PT429 (`user_queue_full`, `user_daily_limit`; only
+-- of signed-in users).
 -- Locks: the key's row, so that a repeated key waits for its first use; the user; the user's tag row.
 -- Safe to repeat with a key: the first answer is kept and given again. Without one every call is a new batch.
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
@@ -1267,15 +1304,15 @@ set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bit
 as $$
 declare
   v_user_id text;
-  v_key text := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
-  v_hash bytea := sha256(convert_to(p_request::text, 'UTF8'));
+  v_key text;
+  v_hash bytea;
   v_first generation.idempotency_keys;
   v_answer jsonb;
 begin
   perform generation.require_user();
-  if p_request is null or jsonb_typeof(p_request) <> 'object' then
-    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
-  end if;
+  perform generation.check_request(p_request);
+  v_key := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
+  v_hash := sha256(convert_to(p_request::text, 'UTF8'));
   v_user_id := generation.ordering_user(p_request);
   if v_key is not null then
     -- Not an advisory lock: those are hashes, and users choose their keys. The update changes nothing and returns the first use.

@@ -140,7 +140,7 @@ def test_refusals_of_an_order() -> None:
         status: re.findall(r"`([a-z_]+)`", part)
         for status, part in re.findall(r"PT(\d+) ((?:`[a-z_]+`,? ?)+)", row)
     }
-    assert set(reasons) == {"400", "403", "409", "429"}
+    assert set(reasons) == {"400", "403", "409", "413", "429"}
     for status, names in reasons.items():
         described = ORDERS["paths"]["/"]["post"]["responses"][status]["description"]
         assert set(names) <= set(re.findall(r"`([a-z_]+)`", described))
