@@ -2691,14 +2691,16 @@ begin
 end
 $$;
 
--- Claims had no p_photo_host and no p_skip_users before.
+-- Claims had no p_photo_host, no p_skip_users and no p_max_images before.
 drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
+drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text, text, jsonb);
 drop function if exists generation.lock_ready_jobs(text, integer, double precision);
 drop function if exists generation.lock_first_jobs(integer, double precision, boolean);
 
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- p_photo_host is the host of the project's address, which photos may come from; of the users in p_skip_users, an array of ids,
--- nothing is handed out, because the run has enough jobs of theirs that only wait.
+-- nothing is handed out, because the run has enough jobs of theirs that only wait. p_max_images ends the jobs handed out with the
+-- one that brings their images to it; null, the default, is no bound.
 -- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, answeredAt};
 -- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
 -- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
@@ -2710,7 +2712,7 @@ drop function if exists generation.lock_first_jobs(integer, double precision, bo
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
-  p_photo_host text default null, p_skip_users jsonb default '[]'
+  p_photo_host text default null, p_skip_users jsonb default '[]', p_max_images integer default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -2726,6 +2728,9 @@ begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
+  if p_max_images < 1 then
+    perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
+  end if;
   if jsonb_typeof(p_skip_users) <> 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
@@ -2744,8 +2749,8 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs,
-      generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)), coalesce(p_skip_users, '[]'));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, least(p_max_images,
+      generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6))), coalesce(p_skip_users, '[]'));
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));

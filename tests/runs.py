@@ -100,10 +100,11 @@ class Site:
         for worker in self._workers:
             await worker.close()
 
-    async def upload(self, name: str, data: bytes, kind: str = "image/png") -> str:
-        """Store a source photo of the customer; the reference to it."""
-        await self.service.storage.from_(SOURCES).upload(f"{self.user}/{name}", data, {"content-type": kind})
-        return f"{SOURCES}/{self.user}/{name}"
+    async def upload(self, name: str, data: bytes, kind: str = "image/png", user: str = "") -> str:
+        """Store a source photo of the customer, or of another user; the reference to it."""
+        path = f"{user or self.user}/{name}"
+        await self.service.storage.from_(SOURCES).upload(path, data, {"content-type": kind})
+        return f"{SOURCES}/{path}"
 
     async def order(self, *examples: str, images: int = 1, photo: str = "", **fields: object) -> list[int]:
         """Enqueue a batch of one job for each name; the jobs' ids."""

@@ -13,7 +13,7 @@ import yaml
 
 from worker import __version__, answer, enqueue, http
 from worker.auth import OPERATOR_HEADER, SECRET_HEADER, Caller
-from worker.request import MAX_JOBS
+from worker.request import MAX_JOBS, MIN_BUDGET_SECONDS
 from worker.settings import Settings
 from worker.summary import IMAGE_COUNTS, StopReason, Summary
 from worker.sweep import Swept
@@ -96,8 +96,8 @@ def test_limits() -> None:
         assert SCHEMAS[name]["properties"]["maxJobs"]["maximum"] == MAX_JOBS
     required = dict.fromkeys(("SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY"), "key-of-a-test-1234567890")
     usual = Settings.from_env({"SUPABASE_URL": "https://a.supabase.co", **required}, "worker")
-    seconds = SCHEMAS["RunRequest"]["properties"]["budgetSeconds"]["maximum"]
-    assert seconds == usual.invocation_timeout_seconds
+    seconds = SCHEMAS["RunRequest"]["properties"]["budgetSeconds"]
+    assert (seconds["minimum"], seconds["maximum"]) == (MIN_BUDGET_SECONDS, usual.invocation_timeout_seconds)
     (key,) = ORDERS["paths"]["/"]["post"]["parameters"]
     assert key["schema"]["maxLength"] == enqueue.MAX_KEY_LENGTH
     assert f"more than {http.MAX_BODY_BYTES // 1024} KiB" in str(QUEUE)

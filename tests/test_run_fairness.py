@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from tests.photo_host import ADDRESS, Loopback, PhotoHost
-from tests.runs import Site
+from tests.runs import Site, picture
 from worker.app import Worker
 from worker.download import PhotoDownload
 from worker.photos import MAX_PHOTO_BYTES
@@ -104,6 +104,41 @@ async def test_new_orders_are_made_while_others_wait_for_photos(
     assert ended(site, mine[0]) < ended(site, attacking)
 
 
+async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_claimed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user's photos are so large that two images fit; another user's order is made meanwhile."""
+    monkeypatch.setattr("worker.active.PHOTO_PATIENCE_SECONDS", 0.1)
+    large = picture() + bytes(100_000)
+    monkeypatch.setattr("worker.app.CALL_BYTES", 5 * len(large))  # an image has the photo twice
+    photo = await site.upload("large.png", large, user="attacker")
+    attacking = await site.order(*"abc", images=10, photo=photo, userId="attacker")
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
+    running = asyncio.create_task(site.worker(JOBS_AT_A_TIME="2").run(RunRequest()))
+    await site.open_calls(2)
+
+    (mine,) = await site.order("late")
+    await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", mine)
+
+    assert not any(site.photos(job) for job in attacking)
+    site.gemini.release()
+    assert (await running)["completed"] == 4
+
+
+async def test_a_claim_takes_few_images(site: Site) -> None:
+    """Twice as many as are made at a time, since what is claimed stands before others' orders."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=4)
+    jobs = await site.order(*"abcdef", images=4)
+    running = asyncio.create_task(site.worker(IMAGES_AT_A_TIME="4").run(RunRequest()))
+    await site.open_calls(4)
+
+    assert [site.job(job)["status"] for job in jobs].count("processing") == 2
+    site.gemini.release()
+    summary = await running
+    assert summary["completed"] == 6
+    site.audit(summary)
+
+
 async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(
     site: Site, silent_web: PhotoDownload
 ) -> None:
@@ -113,5 +148,6 @@ async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(
     summary = await worker.run(RunRequest())
 
     assert (summary["stopReason"], summary["retried"]) == ("queue_empty", 2)
-    assert {site.job(job)["errorCode"] for job in attacking} == {"photo_host_unavailable"}
+    rows = [site.job(job) for job in attacking]
+    assert {(row["errorCode"], row["attempts"]) for row in rows} == {("photo_host_unavailable", 1)}
     site.audit(summary)

@@ -48,6 +48,7 @@ def test_lease(queue: Queue, clock: Clock, run_seconds: float, lease: float) -> 
         ({"p_run_seconds": 0.5}, "p_run_seconds"),
         ({"p_run_seconds": 271}, "p_run_seconds"),
         ({"p_skip_users": {"user": 1}}, "p_skip_users"),
+        ({"p_max_images": 0}, "p_max_images"),
     ],
 )
 def test_wrong_parameters(queue: Queue, changes: dict[str, object], field: str) -> None:
@@ -258,3 +259,10 @@ def test_nothing_of_users_who_are_skipped(queue: Queue) -> None:
     assert run.answer(p_skip_users=skipped)["reason"] == "isolated"
     (job,) = run.answer()["jobs"]
     assert job["userId"] == "crowding"
+
+
+def test_a_claim_ends_with_the_job_that_brings_its_images_to_the_bound(queue: Queue) -> None:
+    queue.enqueue(examples=5, images=4)
+    run = queue.run()
+    assert [len(run.answer(p_max_images=most)["jobs"]) for most in (1, 5)] == [1, 2]
+    assert len(run.answer(p_max_images=None)["jobs"]) == 2

@@ -19,18 +19,18 @@ LOOK_SECONDS = 0.1
 are noticed."""
 
 PHOTO_PATIENCE_SECONDS = 1.0
-"""How long a job may wait for its photos before its place goes to others."""
+"""How long a job may wait for its photos, or for memory to send them, before its place goes to others."""
 
 MOST_AWAITING = 3
-"""How many times the places of a run may be held by jobs that wait for their photos and take none."""
+"""How many times the places of a run may be held by jobs that wait so and take none."""
 
 
 class ActiveJobs:
     """The jobs of one run that have not been settled; its length is their number.
 
-    `places` is how many a run works on at a time. A job that only waits for its photos takes no place, so
-    that it keeps nobody's jobs from being claimed; a user who has half as many such jobs as there are
-    places gets no more until one has ended.
+    `places` is how many a run works on at a time. A job that waits for what each user has a share of – its
+    photos, memory for them, memory to send them – takes no place, so that it keeps nobody's jobs from being
+    claimed; a user who has half as many such jobs as there are places gets no more until one has ended.
     """
 
     def __init__(self, state: RunState, settler: Settler, places: int) -> None:
@@ -42,22 +42,22 @@ class ActiveJobs:
     def __len__(self) -> int:
         return len(self._jobs)
 
-    def awaiting_photos(self) -> Sequence[Job]:
-        """The jobs that have waited for their photos for so long that they take no place any more."""
+    def awaiting(self) -> Sequence[Job]:
+        """The jobs that have waited for so long that they take no place any more."""
         return [job for job in self._jobs.values() if self._awaits(job)]
 
     def free_places(self) -> int:
         """How many jobs more the run could work on."""
-        awaiting = min(len(self.awaiting_photos()), MOST_AWAITING * self._places)
+        awaiting = min(len(self.awaiting()), MOST_AWAITING * self._places)
         return self._places - len(self._jobs) + awaiting
 
     def crowding_users(self) -> Sequence[str]:
-        """The users of whom nothing more should be claimed now: enough of their jobs wait for photos."""
-        awaiting = Counter(job.user_id for job in self.awaiting_photos())
+        """The users of whom nothing more should be claimed now: enough of their jobs wait."""
+        awaiting = Counter(job.user_id for job in self.awaiting())
         return [user for user, jobs in awaiting.items() if 2 * jobs >= self._places]
 
     def unsent_images(self) -> int:
-        """How many images no request has been sent for, but for those of jobs that wait for their photos."""
+        """How many images no request has been sent for, but for those of jobs that take no place."""
         sent = self._state.sent
         jobs = [job for job in self._jobs.values() if not self._awaits(job)]
         return sum(max(len(job.missing) - sent[job.id], 0) for job in jobs)
@@ -83,7 +83,7 @@ class ActiveJobs:
         return ends
 
     def _awaits(self, job: Job) -> bool:
-        began = self._state.awaiting_photos.get(job.id, math.inf)
+        began = min(self._state.waits.get(job.id, ()), default=math.inf)
         return began <= self._state.monotonic() - PHOTO_PATIENCE_SECONDS
 
     def abandon(self) -> None:

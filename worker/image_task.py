@@ -6,9 +6,9 @@ Everything here runs many times at once within a run and shares its `RunState`.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,7 +64,7 @@ class RunState:
     `in_calls` is memory for photos being sent, shared by all runs of the worker. `sent` counts the requests
     that went out for jobs that are not settled, by the job's id, and the images beyond one that an answer
     had; `prices` are the dollars of an image by model;
-    `awaiting_photos` says since when a job waits, by the job's id.
+    `waits` says since when a job waits for its photos, or its images for memory, by the job's id.
     """
 
     gemini: Model
@@ -79,7 +79,19 @@ class RunState:
     monotonic: Callable[[], float]
     prices: Mapping[str, float] = field(default_factory=dict)
     sent: Counter[int] = field(default_factory=Counter)
-    awaiting_photos: dict[int, float] = field(default_factory=dict)
+    waits: defaultdict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @contextmanager
+    def waiting(self, job: Job) -> Iterator[None]:
+        """Note that the job, or an image of it, waits for what its user may have a share of."""
+        since = self.monotonic()
+        self.waits[job.id].append(since)
+        try:
+            yield
+        finally:
+            self.waits[job.id].remove(since)
+            if not self.waits[job.id]:
+                del self.waits[job.id]
 
     def not_tried(self, error: GenerationError) -> bool:
         """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
@@ -125,8 +137,9 @@ class ImageTask:
         async with AsyncExitStack() as held:
             # Memory first: who waits for their own share of it keeps no place from others.
             try:
-                async with state.budget.until("generate"):  # a longer run may hold it
-                    await held.enter_async_context(memory)
+                with state.waiting(self._job):
+                    async with state.budget.until("generate"):  # a longer run may hold it
+                        await held.enter_async_context(memory)
             except TimeoutError:
                 return ImageNotStarted(self._index, self._why_not())
             await held.enter_async_context(state.images)

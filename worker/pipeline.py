@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini import GenerationRequest
 from worker.image_task import ImageTask, RunState
 from worker.job import Job, Photo
-from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome
+from worker.outcome import ImageDiscarded, ImageErred, ImageNotStarted, ImageOutcome, NotStartedReason
 from worker.photos import sendable
 from worker.prompt import build_prompt
 
@@ -55,18 +55,18 @@ class Pipeline:
     async def _make(self, job: Job, missing: Sequence[int]) -> Sequence[ImageOutcome]:
         """Fetch the photos, once there is memory for them, and make the images."""
         async with AsyncExitStack() as held:
-            with self._awaiting_photos(job):
-                try:
+            try:
+                with self.state.waiting(job):
                     async with self.state.budget.until("generate"):
                         reserved = await held.enter_async_context(
                             self.photos.hold(job.photo_references, job.user_folder)
                         )
-                except TimeoutError:
-                    return [ImageNotStarted(index, "budget") for index in missing]
-                try:
-                    photos = await self._photos(job, reserved)
-                except GenerationError as error:
-                    return [self._not_begun(index, error) for index in missing]
+                        photos = await _photos(job, reserved)
+            except TimeoutError:  # of the run: a photo that is late by itself is Transient
+                reason: NotStartedReason = "stopped" if self.state.slots.closed else "budget"
+                return [ImageNotStarted(index, reason) for index in missing]
+            except GenerationError as error:
+                return [self._not_begun(index, error) for index in missing]
             request = GenerationRequest(self.state.model, build_prompt(job), photos, job.aspect_ratio)
             ended = asyncio.Event()
             tasks = [ImageTask(self.state, job, index, request, ended).run() for index in missing]
@@ -74,31 +74,21 @@ class Pipeline:
             results = await asyncio.gather(*tasks, return_exceptions=True)
         return [_outcome(result) for result in results]
 
-    @contextmanager
-    def _awaiting_photos(self, job: Job) -> Iterator[None]:
-        self.state.awaiting_photos[job.id] = self.state.monotonic()
-        try:
-            yield
-        finally:
-            del self.state.awaiting_photos[job.id]
-
     def _not_begun(self, index: int, error: GenerationError) -> ImageOutcome:
         if self.state.not_tried(error):
             return ImageNotStarted(index, "stopped")
         return ImageErred(index, error)
 
-    async def _photos(self, job: Job, reserved: HeldPhotos) -> tuple[Photo, ...]:
-        """Every photo of the job; the first that fails ends the wait for the others."""
-        places = range(len(job.photo_references))
-        fetches = [asyncio.create_task(_photo(job, place, reserved)) for place in places]
-        try:
-            async with self.state.budget.until("generate"):
-                return sendable(tuple(await asyncio.gather(*fetches)))
-        except TimeoutError as exc:
-            raise Transient("photo_timeout", "The photos did not arrive within the run's time.") from exc
-        finally:
-            for fetch in fetches:
-                fetch.cancel()
+
+async def _photos(job: Job, reserved: HeldPhotos) -> tuple[Photo, ...]:
+    """Every photo of the job; the first that fails ends the wait for the others."""
+    places = range(len(job.photo_references))
+    fetches = [asyncio.create_task(_photo(job, place, reserved)) for place in places]
+    try:
+        return sendable(tuple(await asyncio.gather(*fetches)))
+    finally:
+        for fetch in fetches:
+            fetch.cancel()
 
 
 async def _photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:

@@ -108,10 +108,11 @@ class Queue:
         model: str,
         within: Within,
         skip_users: Sequence[str] = (),
+        max_images: int | None = None,
     ) -> Claim:
         """Claim jobs for a run that lasts `run_seconds` more, none of the users to be skipped.
 
-        The same claim id gives the same jobs.
+        The job that brings the images to `max_images` is the last. The same claim id gives the same jobs.
         """
         params = {
             "p_run_id": str(run_id),
@@ -122,6 +123,7 @@ class Queue:
             "p_model": model,
             "p_photo_host": self._project.photo_host,
             "p_skip_users": list(skip_users),
+            "p_max_images": max_images,
         }
         answer = await self._call("claim_generation_jobs", params, within)
         return Claim(

@@ -15,6 +15,10 @@ from typing import Any, NoReturn
 MAX_JOBS = 1000
 """Most jobs one run may be asked for; far above what 240 s can do, it only stops typing errors."""
 
+MIN_BUDGET_SECONDS = 30.0
+"""Least time that a run may be given over HTTP. A third of it is margin, and a slow photo takes 20 s: in less
+nothing is made, and a caller who asks for it again and again keeps the queue from being worked off."""
+
 JSON_TYPES = ("", "application/json", "application/octet-stream")
 """Content types read as JSON: none, JSON, and what Cloud Scheduler sends when nobody sets a header."""
 
@@ -141,9 +145,10 @@ def _budget_seconds(fields: Mapping[str, Any], most: float) -> float | None:
     if "budgetSeconds" not in fields:
         return None
     value = fields["budgetSeconds"]
-    if type(value) not in (int, float) or not 1 <= value <= most:
+    least = min(MIN_BUDGET_SECONDS, most)
+    if type(value) not in (int, float) or not least <= value <= most:
         raise _invalid(
-            f"budgetSeconds must be a number from 1 to {most:g}",
+            f"budgetSeconds must be a number from {least:g} to {most:g}",
             "the upper bound is the invocation timeout; leave the field out for the default",
         )
     return float(value)

@@ -39,6 +39,9 @@ CLAIM_SECONDS = 20.0
 CLAIM_PAUSE_SECONDS = 2.0
 """Between claims of a run that has nothing left but jobs that others need not wait for."""
 
+CLAIM_ROUNDS = 2
+"""How many times the images made at a time a run claims ahead: what is claimed stands before others' jobs."""
+
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
@@ -121,7 +124,7 @@ class Run:
         """Whether a claim that gave nothing is worth repeating in this run."""
         if claim.reason == "isolated":
             return bool(self._active)
-        return claim.reason in ("queue_empty", "busy") and bool(self._active.awaiting_photos())
+        return claim.reason in ("queue_empty", "busy") and bool(self._active.awaiting())
 
     def _should_stop(self) -> bool:
         """Whether to claim no more; notes the reason the first time."""
@@ -157,6 +160,7 @@ class Run:
 
     async def _claim(self) -> Claim:
         room = min(self._active.free_places(), self._max_jobs - self._summary.claimed)
+        images = max(CLAIM_ROUNDS * self._settings.images_at_a_time - self._active.unsent_images(), 1)
         claim = await self._tools.queue.claim(
             self._id,
             uuid4(),
@@ -165,10 +169,11 @@ class Run:
             self._state.model,
             self._budget.until("generate", CLAIM_SECONDS),
             self._active.crowding_users(),
+            images,
         )
         if claim.answered_at:
             self._database_time.set(claim.answered_at)
-        self._queue_ran_dry = len(claim.jobs) < room
+        self._queue_ran_dry = len(claim.jobs) < room and sum(job.num_images for job in claim.jobs) < images
         return claim
 
     async def _claim_failed(self, error: GenerationError) -> None:

@@ -30,6 +30,7 @@ class Queue(Recorder, Database, Protocol):
         model: str,
         within: Within,
         skip_users: Sequence[str] = (),
+        max_images: int | None = None,
     ) -> Claim: ...
 
     async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]: ...
