@@ -164,6 +164,15 @@ begin
 end
 $$;
 
+-- The hosts that https:// photos may come from, as a JSON array.
+create or replace function generation.allowed_photo_hosts() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h);
+end
+$$;
+
 -- Refuses the host of an https:// address that is not among generation.photo_hosts.
 create or replace function generation.check_photo_host(p_host text, p_field text) returns void
 language plpgsql stable set search_path = ''
@@ -177,7 +186,8 @@ begin
       select '*.' || array_to_string(v_labels[i:], '.') from generate_series(2, cardinality(v_labels) - 1) as i))
   ) then
     perform generation.refuse('400', 'photo_host_not_allowed', format('%s: photos may not come from host %s', p_field, p_host),
-      format('The operator can allow it: python -m worker hosts add %s', p_host));
+      format('The operator can allow it: python -m worker hosts add %s', p_host)
+        || case when exists (select from generation.runs) then '' else '. The project''s own host is added by the first run.' end);
   end if;
 end
 $$;

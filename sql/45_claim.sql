@@ -189,7 +189,7 @@ begin
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
-    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
+    'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end

@@ -290,7 +290,7 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   perform generation.require_service();
-  return jsonb_build_object('hosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h));
+  return jsonb_build_object('hosts', generation.allowed_photo_hosts());
 end
 $$;
 

@@ -13,7 +13,7 @@ begin
   return jsonb_build_object('version', 2,
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
-    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
+    'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l));
 end
 $$;

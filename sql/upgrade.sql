@@ -809,6 +809,15 @@ begin
 end
 $$;
 
+-- The hosts that https:// photos may come from, as a JSON array.
+create or replace function generation.allowed_photo_hosts() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h);
+end
+$$;
+
 -- Refuses the host of an https:// address that is not among generation.photo_hosts.
 create or replace function generation.check_photo_host(p_host text, p_field text) returns void
 language plpgsql stable set search_path = ''
@@ -822,7 +831,8 @@ begin
       select '*.' || array_to_string(v_labels[i:], '.') from generate_series(2, cardinality(v_labels) - 1) as i))
   ) then
     perform generation.refuse('400', 'photo_host_not_allowed', format('%s: photos may not come from host %s', p_field, p_host),
-      format('The operator can allow it: python -m worker hosts add %s', p_host));
+      format('The operator can allow it: python -m worker hosts add %s', p_host)
+        || case when exists (select from generation.runs) then '' else '. The project''s own host is added by the first run.' end);
   end if;
 end
 $$;
@@ -2556,7 +2566,7 @@ begin
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
-    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
+    'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l),
     'answeredAt', generation.moment());
 end
@@ -3469,7 +3479,7 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   perform generation.require_service();
-  return jsonb_build_object('hosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h));
+  return jsonb_build_object('hosts', generation.allowed_photo_hosts());
 end
 $$;
 
@@ -3807,7 +3817,7 @@ begin
   return jsonb_build_object('version', 2,
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
-    'photoHosts', (select coalesce(jsonb_agg(h.host order by h.host), '[]') from generation.photo_hosts as h),
+    'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l));
 end
 $$;

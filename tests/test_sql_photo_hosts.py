@@ -27,6 +27,14 @@ def allow(queue: Queue, *hosts: str) -> None:
         queue.call("add_generation_photo_host", p_host=host)
 
 
+def photo_refusal(queue: Queue, url: str) -> str:
+    """The hint with which a photo's host is refused."""
+    with pytest.raises(psycopg.Error) as caught:
+        queue.enqueue(trainingImageUrls=[url])
+    assert caught.value.diag.message_detail == "photo_host_not_allowed"
+    return str(caught.value.diag.message_hint)
+
+
 @pytest.mark.parametrize(
     ("allowed", "host", "taken"),
     [
@@ -62,6 +70,23 @@ def test_a_refusal_names_the_command_that_allows_the_host(queue: Queue) -> None:
     assert "exampleImages[0].url" in str(caught.value.diag.message_primary)
     assert "python -m worker hosts add photos.example.com" in str(caught.value.diag.message_hint)
     assert set(queue.written().values()) == {0}
+
+
+def test_before_the_first_run_the_projects_own_host_can_be_allowed_as_the_refusal_says(queue: Queue) -> None:
+    """Who orders before there is a worker learns both ways: the command, which is enough, or a run."""
+    allow(queue)
+    queue.connection.execute("delete from generation.runs")
+    public = "https://abc.supabase.co/storage/v1/object/public/photos/me.jpg"
+    hint = photo_refusal(queue, public)
+    assert hint.endswith(
+        "python -m worker hosts add abc.supabase.co. The project's own host is added by the first run."
+    )
+    queue.call("add_generation_photo_host", p_host=hint.split("hosts add ")[1].split(". ")[0])
+    assert queue.enqueue(trainingImageUrls=[public])["jobsEnqueued"] == 1
+    queue.run().claim()
+    assert photo_refusal(queue, "https://other.example.com/a").endswith(
+        "python -m worker hosts add other.example.com"
+    )
 
 
 @pytest.mark.parametrize(
