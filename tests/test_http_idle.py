@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 
 import pytest
 import uvicorn
@@ -64,11 +65,12 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 @asynccontextmanager
 async def serving(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to uvicorn, with the bounds shortened to SHORT."""
-    monkeypatch.setattr(connection, "HEAD_SECONDS", SHORT)
-    monkeypatch.setattr(connection, "READ_SECONDS", SHORT)
+    """A connection to uvicorn, with its bounds: some seconds, and two connections."""
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    for bound in ("HEAD_SECONDS", "READ_SECONDS", "TURNED_AWAY_SECONDS"):
+        monkeypatch.setattr(connection, bound, seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(application, http=BoundedConnection, lifespan="off", log_config=None)
         server = uvicorn.Server(config)
@@ -98,6 +100,26 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
                     await asyncio.sleep(0)
                 raise ConnectionResetError  # closed in order, though before the end
             assert reader.at_eof() or reader.exception()
+
+
+async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told 503 and closed, far beyond it without a word; those that are there are served."""
+    async with serving(monkeypatch, seconds=60) as (reader, writer), AsyncExitStack() as opened:
+
+        async def connect() -> asyncio.StreamReader:
+            more, its_writer = await asyncio.open_connection(*writer.get_extra_info("peername"))
+            opened.callback(its_writer.close)
+            its_writer.write(get("/10/0"))
+            return more
+
+        assert b" 200 " in await (await connect()).readuntil(b"\r\n\r\n")
+        beyond = [await (await connect()).read() for _ in range(2)]
+        assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in beyond)
+        assert json.loads(beyond[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+        with suppress(ConnectionResetError):
+            assert await (await connect()).read() == b""
+        writer.write(get("/10/0"))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
 
 
 async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
