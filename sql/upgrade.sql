@@ -3263,7 +3263,8 @@ $$;
 -- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
 -- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
 -- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see further_turns). Returns {retried}.
+-- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see further_turns), those that wait
+-- for a sweep when that is over. Returns {retried}.
 -- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
@@ -3272,6 +3273,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_ids bigint[];
+  v_turns bigint[];
   v_changes jsonb;
 begin
   perform generation.require_service();
@@ -3305,13 +3307,16 @@ begin
   perform 1 from generation.flows as f
   where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (v_ids))
   order by f."userId", f.priority for no key update;
+  v_turns := array(
+    select q.id from public.photo_generation_queue as q
+    where q.id = any (v_ids) and (q."sweepUntil" > generation.clock()) is not true);
   update public.photo_generation_queue as q
   set status = 'pending', attempts = 0, crashes = 0, suspect = false, "completedAt" = null, "sweptAt" = null, "sweepUntil" = null,
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
     "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
     "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_ids) as t on t.id = d.id
+  from unnest(v_ids) as d (id) left join generation.further_turns(v_turns) as t on t.id = d.id
   where q.id = any (v_ids) and q.id = d.id;
   perform generation.roll_up(v_changes);
   return jsonb_build_object('retried', cardinality(v_ids));

@@ -141,6 +141,20 @@ def test_a_retry_waits_for_the_sweep(queue: Queue, clock: Clock) -> None:
     assert queue.job(job["id"])["sweptAt"] is None
 
 
+@pytest.mark.parametrize("swept", [False, True])
+def test_a_retry_costs_one_turn_also_during_a_sweep(queue: Queue, clock: Clock, swept: bool) -> None:
+    """Waiting for the sweep is no turn: the user's later orders stand as far back as without it."""
+    failed(queue, images=3)
+    clock.advance(TEN_MINUTES)
+    assert len(to_sweep(queue)) == 1
+    if not swept:
+        clock.advance(THREE_MINUTES)
+    assert queue.call("retry_failed_generation_jobs") == {"retried": 1}
+    clock.advance(THREE_MINUTES)
+    assert len(queue.run().claim()) == 1
+    assert queue.one('select "lastTag" as tag from generation.flows')["tag"] == 3 + 3
+
+
 def test_a_late_sweep_settles_nothing(queue: Queue, clock: Clock) -> None:
     """A sweep that took longer than it may has not swept; the job is given to another."""
     job = failed(queue)
