@@ -244,3 +244,29 @@ async def test_claim_lost_for_good(site: Site) -> None:
 
     row = site.job(job)
     assert (row["status"], row["attempts"], row["startedAt"] is None) == ("pending", 0, False)
+
+
+async def test_a_cancelled_run_ends(site: Site) -> None:
+    """Whoever cancels a run while it finishes is not left waiting for a loop that has not heard of it."""
+    await site.order("a")
+    async with Proxy(site.stack.url) as proxy:
+        gate = proxy.gate("/rpc/finish_generation_run")
+        run = asyncio.create_task(site.run(SUPABASE_URL=proxy.url))
+        await gate.reached()
+        run.cancel()
+        await asyncio.wait([run])
+
+    assert run.cancelled()
+
+
+async def test_a_cancelled_run_works_on_nothing_more(site: Site) -> None:
+    """Its calls are cut and its jobs are given back, as if its time were up."""
+    site.gemini.add_rule({"kind": "hang"}, times=1)
+    (job,) = await site.order("a")
+    run = asyncio.create_task(site.run())
+    await site.open_calls(1)
+    run.cancel()
+    await asyncio.wait([run])
+
+    assert (run.cancelled(), site.job(job)["status"]) == (True, "pending")
+    await site.until(lambda ledger: ledger.outcomes().get("cut") == 1)

@@ -95,6 +95,7 @@ class Run:
                 await self._claim_and_work()
                 await self._drain()
             finally:
+                self._active.abandon()  # also of a run that failed or was cancelled: its jobs are given back
                 await self._close()
             summary = self._summary.as_json(self._tools.monotonic() - self._budget.began)
             log.event("run_finished", **{k: v for k, v in summary.items() if k not in ("runId", "images")})
@@ -254,10 +255,9 @@ class Run:
                 return
 
     async def _drain(self) -> None:
-        """Settle what ends before the settle deadline; abandon the rest, which finishing releases."""
+        """Settle what ends before the settle deadline."""
         while self._active and not self._budget.passed(self._budget.settle):
             await self._settle_next()
-        self._active.abandon()
 
     async def _settle_next(self) -> int:
         """Wait a moment; settle the jobs that have ended by then, and return how many."""
@@ -348,5 +348,5 @@ class Run:
             await self._tools.queue.finish(
                 self._id, summary, list(self._state.sent.elements()), self._budget.until("finish")
             )
-        except (GenerationError, asyncio.CancelledError) as error:
+        except GenerationError as error:
             log.event("finish_failed", level="error", reason=str(error))
