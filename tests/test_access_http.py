@@ -196,9 +196,9 @@ def test_the_page_tells_of_every_secret() -> None:
 
 
 @contextmanager
-def readme_commands(environment: Mapping[str, str]) -> Iterator[str]:
-    """The README's commands that serve both functions on one's own machine; the address of the worker's."""
-    text = (ROOT / "README.md").read_text()
+def commands_of_the_page(environment: Mapping[str, str]) -> Iterator[str]:
+    """The commands of docs/http.md that serve both functions on one machine; the address of the worker's."""
+    text = (ROOT / "docs" / "http.md").read_text()
     (block,) = re.findall(r"```\n(export WORKER_DEVELOPMENT.*?)```", text, re.DOTALL)
     ports = {"8080": str(free_port()), "8081": str(free_port())}
     for usual, free in ports.items():
@@ -227,9 +227,9 @@ def answers(url: str) -> bool:
 
 @pytest.mark.usefixtures("db")
 def test_on_ones_own_machine(stack: Stack, simulator: Simulator) -> None:
-    """As the README serves it, this machine needs no credential; proxies, foreign pages and names do."""
+    """As docs/http.md serves it, this machine needs no credential; proxies, foreign pages and names do."""
     with (
-        readme_commands(process_environment(stack, simulator)) as url,
+        commands_of_the_page(process_environment(stack, simulator)) as url,
         httpx.Client(trust_env=False) as client,
     ):
         assert client.post(url, timeout=60).status_code == 200

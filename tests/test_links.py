@@ -1,4 +1,4 @@
-"""Every page's links within the repository lead somewhere."""
+"""Every page's links within the repository, and every page that the code names, lead somewhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+NAMING = ("worker/**/*.py", "sql/**/*.sql", "deploy/**/*", "local/demo/*.py", "*.yaml", ".env.example")
 PAGES = sorted(path for folder in (".", "docs", "sql") for path in (ROOT / folder).glob("*.md"))
 
 
@@ -28,3 +29,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         file = (page.parent / path).resolve() if path else page
         assert file.exists(), target
         assert not anchor or anchor in slugs(file), target
+
+
+def test_pages_that_the_code_names_exist() -> None:
+    """An error's hint, a comment or an alert that sends its reader to a page names one that is there."""
+    files = [path for pattern in NAMING for path in ROOT.glob(pattern) if path.is_file()]
+    named = {name for file in files for name in re.findall(r"\b(?:docs|sql)/\w[\w-]*\.md", file.read_text())}
+    assert {"docs/settings.md", "docs/troubleshooting.md"} <= named
+    assert {name for name in named if not (ROOT / name).exists()} == set()

@@ -1,4 +1,4 @@
-"""What somebody looks for first in a repository: license, changelog, how to contribute, one version."""
+"""What somebody looks for first in a repository: a short README, license, changelog, how to contribute."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ def test_the_readme_leads_to_the_license_the_changes_and_the_ways_in_and_out() -
     """A visitor finds license, changelog, contributing, updating and uninstalling from the README."""
     for page in ("LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "docs/update.md", "docs/update.md#uninstall"):
         assert f"]({page})" in README, page
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    """A visitor reads the README in a few minutes, and finds every other page from it."""
+    assert len(README.splitlines()) <= 200
+    pages = sorted(ROOT.glob("docs/*.md"))
+    assert [page.name for page in pages if f"](docs/{page.name})" not in README] == []
 
 
 def test_the_license_is_the_one_that_the_package_names() -> None:

@@ -1,6 +1,6 @@
-"""The README is true: its settings are the code's, and its curl examples answer what it shows.
+"""The README and its pages are true: settings are the code's, curl examples answer what is shown.
 
-`python -m tests.test_readme` runs the examples and writes their output into the README.
+`python -m tests.test_readme` runs the examples of docs/http.md and writes their output into it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import httpx
 import pytest
@@ -25,13 +27,18 @@ from PIL import Image
 from local.simulator.gemini import Simulator
 from local.stack.stack import Stack
 from tests.clone import cloned, descendants
+from tests.test_promised_names import commands
 from tests.test_stack import wait_until_gone
 from tests.test_up import read_guide
+from worker.arguments import parser
 from worker.job import Job, Style
 from worker.prompt import build_prompt
+from worker.summary import IMAGE_COUNTS, StopReason
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+HTTP = ROOT / "docs" / "http.md"
+SETTINGS = ROOT / "docs" / "settings.md"
 SECRET = "a-secret-for-the-readme"
 
 CONSOLE = re.compile(r"```console\n(\$ .*?)\n```", re.DOTALL)
@@ -91,7 +98,7 @@ def serving(target: str, env: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def example_environment(stack: Stack, simulator: Simulator) -> Iterator[dict[str, str]]:
-    """What the README's commands need: both functions, a user with a token and two photos."""
+    """What the page's commands need: both functions, a user with a token and two photos."""
     user_id, token = stack.sign_up()
     _upload_photos(stack, user_id)
     base = {"PATH": os.environ["PATH"], "HOME": tempfile.gettempdir()}
@@ -142,8 +149,8 @@ def run(command: str, env: Mapping[str, str], folder: Path) -> str:
 
 
 def run_all(env: Mapping[str, str], folder: Path) -> None:
-    """Every curl example of the README, in its order, answers what it shows, and a photo comes out."""
-    examples = [split(block) for block in CONSOLE.findall(README.read_text())]
+    """Every curl example of docs/http.md, in its order, answers what it shows, and a photo comes out."""
+    examples = [split(block) for block in CONSOLE.findall(HTTP.read_text())]
     assert len(examples) >= 9
     for command, shown in examples:
         assert masked(run(command, env, folder)) == masked(shown), command
@@ -155,7 +162,7 @@ def run_all(env: Mapping[str, str], folder: Path) -> None:
 @pytest.mark.system
 @pytest.mark.usefixtures("db")
 def test_curl_examples(stack: Stack, program: Callable[[str, str], str], tmp_path: Path) -> None:
-    """Every curl example of the README works; the last photo can be fetched (ids and times are masked)."""
+    """Every curl example of docs/http.md works; the last photo can be fetched (ids and times are masked)."""
     program("curl", "curl")
     with Simulator(scale=0.25) as simulator, example_environment(stack, simulator) as env:
         run_all(env, tmp_path)
@@ -163,7 +170,7 @@ def test_curl_examples(stack: Stack, program: Callable[[str, str], str], tmp_pat
 
 @pytest.mark.system
 def test_curl_examples_on_make_up(program: Callable[[str, str], str], tmp_path: Path) -> None:
-    """Whoever pastes what `make up` prints into a shell can run every curl example of the README there."""
+    """Whoever pastes what `make up` prints into a shell can run every curl example of docs/http.md there."""
     program("curl", "curl")
     with cloned(tmp_path) as clone, clone.running("up") as process:
         variables, _ = read_guide(process)
@@ -205,6 +212,23 @@ def test_packages_go_into_an_environment_of_their_own(block: str) -> None:
     assert ". .venv/bin/activate" in before or ".venv/bin/" in before.splitlines()[-1]
 
 
+COMMAND = re.compile(r"^(?:python -m worker |\|.*\| `(?=gate |hosts |models ))([^`\n]+)", re.MULTILINE)
+"""What follows `python -m worker` on a line of its own, and in the table of settings in the database."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_worker_accepts_every_command_of_a_page(page: Path) -> None:
+    """Whoever copies a command from a page meets no command or option that the worker does not have."""
+    for command in COMMAND.findall(page.read_text()):
+        parser().parse_args(shlex.split(command, comments=True))
+
+
+def test_operations_lists_every_command() -> None:
+    """The list of commands leaves none out."""
+    listed = {command.split()[0] for command in COMMAND.findall((ROOT / "docs/operations.md").read_text())}
+    assert listed == {name for name in commands(parser()) if re.fullmatch(r"[a-z]\S*", name)}
+
+
 def test_psql_stops_at_the_first_error() -> None:
     """Every psql that is told to run one of our files is told to stop, and to fail, at its first error."""
     sources = [*PAGES, *ROOT.glob("sql/**/*.sql"), *ROOT.glob("worker/*.py"), ROOT / "local/install_sql.py"]
@@ -214,14 +238,14 @@ def test_psql_stops_at_the_first_error() -> None:
 
 
 def test_settings_table() -> None:
-    """The README's table names each variable that the settings read, and no other."""
+    """The page's table names each variable that the settings read, and no other."""
     source = (ROOT / "worker" / "settings.py").read_text() + (ROOT / "worker" / "log.py").read_text()
     read = set(re.findall(r'"([A-Z][A-Z0-9]+(?:_[A-Z0-9]+)+)"', source)) - {
         "K_SERVICE",
         "CLOUD_RUN_JOB",
         "KUBERNETES_SERVICE_HOST",
     }
-    told = set(re.findall(r"^\| `([A-Z_]+)` \|", README.read_text(), re.MULTILINE))
+    told = set(re.findall(r"^\| `([A-Z_]+)` \|", SETTINGS.read_text(), re.MULTILINE))
     assert told == read
 
 
@@ -229,14 +253,23 @@ def test_settings_defaults() -> None:
     """The defaults in the table are the code's."""
     source = (ROOT / "worker" / "settings.py").read_text()
     in_code = dict(re.findall(r'read\.(?:number|whole)\(\s*"([A-Z_]+)", ([\d.]+)', source))
-    in_table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([\d.]+)` \|", README.read_text(), re.MULTILINE))
+    in_table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([\d.]+)` \|", SETTINGS.read_text(), re.MULTILINE))
     assert in_code.keys() <= in_table.keys()
     for name, default in in_code.items():
         assert float(in_table[name]) == float(default), name
 
 
+def test_the_summary_is_explained() -> None:
+    """Whoever reads a run's summary finds every reason to stop, and every count of images, on the page."""
+    _, _, page = HTTP.read_text().partition("## A run's summary")
+    section, _, _ = page.partition("\n## ")
+    reasons, images = section.split("| field |")
+    assert set(re.findall(r"^\| `([a-z_]+)` \|", reasons, re.MULTILINE)) == set(get_args(StopReason))
+    assert tuple(re.findall(r"^\| `(\w+)` \|", images, re.MULTILINE)) == IMAGE_COUNTS
+
+
 def write() -> None:
-    """Run the examples and write what they print into the README."""
+    """Run the examples and write what they print into docs/http.md."""
     with (
         tempfile.TemporaryDirectory() as folder,
         tempfile.TemporaryDirectory() as downloads,
@@ -249,7 +282,7 @@ def write() -> None:
             command, _ = split(match[1])
             return f"```console\n$ {command}\n{run(command, env, Path(downloads))}\n```"
 
-        README.write_text(CONSOLE.sub(rendered, README.read_text()))
+        HTTP.write_text(CONSOLE.sub(rendered, HTTP.read_text()))
 
 
 if __name__ == "__main__":

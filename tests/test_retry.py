@@ -21,7 +21,7 @@ def test_the_window_is_capped_for_every_attempt(attempt: int, base: float, cap: 
 
 
 def test_the_window_doubles_until_the_cap() -> None:
-    """The formula of the README: base × 2^(attempt − 1), at most the cap."""
+    """The formula of docs/settings.md: base × 2^(attempt − 1), at most the cap."""
     assert [window_seconds(n, 10, 600) for n in range(1, 9)] == [10, 20, 40, 80, 160, 320, 600, 600]
 
 

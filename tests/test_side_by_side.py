@@ -1,4 +1,4 @@
-"""Whoever pastes the README's commands into one shell has both functions, each on its port."""
+"""Whoever pastes the commands of docs/http.md into one shell has both functions, each on its port."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes]) -> httpx.Response:
 
 def test_both_functions_run_side_by_side(tmp_path: Path) -> None:
     """One paste starts both, and each answers as itself while the other runs."""
-    (block,) = BLOCK.findall((ROOT / "README.md").read_text())
+    (block,) = BLOCK.findall((ROOT / "docs" / "http.md").read_text())
     folder = Folder(tmp_path)
     ports = {name: str(folder.port(name)) for name in re.findall(r"--port (\d+)", block)}
     assert len(ports) == 2

@@ -48,7 +48,7 @@ UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not 
 
 def settings_findings(invalid: InvalidSettings) -> list[Finding]:
     """One finding for each problem of the settings."""
-    mend = "set it in the environment or in .env; the README's table explains each"
+    mend = "set it in the environment or in .env; docs/settings.md explains each"
     return [Finding("settings", "failed", problem, mend) for problem in invalid.problems]
 
 

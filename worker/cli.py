@@ -110,6 +110,6 @@ def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:
     lines = [f"  {problem}" for problem in invalid.problems]
     text = "\n".join(["error: these settings cannot be used:", *lines])
     sys.stderr.write(
-        f"{text}\nhint: set them in the environment or in .env; the README's table explains each\n"
+        f"{text}\nhint: set them in the environment or in .env; docs/settings.md explains each\n"
     )
     return UNUSABLE

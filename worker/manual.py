@@ -10,8 +10,8 @@ exit codes:
 MAIN = """\
 Works the queue of generated photos off, and looks after it. Results go to stdout, the log to stderr.
 
-Settings are environment variables (the README has a table). A .env in the working directory is read too;
-what is exported goes before it. GEMINI_API_KEY is needed by tick, run, drain and check only.
+Settings are environment variables; docs/settings.md explains each. A .env in the working directory is read
+too; what is exported takes precedence. GEMINI_API_KEY is needed by tick, run, drain and check only.
 
 example:
   python -m worker check && python -m worker tick

@@ -35,7 +35,7 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker needs to know; times in seconds. The README's table explains each.
+    """Everything a worker needs to know; times in seconds. docs/settings.md explains each.
 
     `gemini_model_follows`: once Google has shut the model down its successors are used, first
     `gemini_model_fallback` if there is one.

@@ -30,7 +30,7 @@ SETTINGS = FOLDER / "worker.env"
 PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)
 EMAIL = "demo@example.com"
 SOURCES = {"me.jpg": PORTRAIT, "example.jpg": PALACE}
-"""The demo user's source photos, under the names that the README's order uses."""
+"""The demo user's source photos, under the names that the order in docs/http.md uses."""
 ORDER = Order(
     "9:16",
     2,
