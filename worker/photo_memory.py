@@ -54,16 +54,6 @@ class PhotoMemory:
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._runs: set[RunPhotos] = set()
 
-    @property
-    def photo_bytes(self) -> int:
-        """Of all photos here, whether held or kept for the next job."""
-        return sum(len(entry.photo.data) for entry in self._entries.values() if entry.photo)
-
-    @property
-    def held_bytes(self) -> int:
-        """Reserved for jobs; the largest photo for each whose size is not known."""
-        return self._room.held
-
     def open(self, source: PhotoSource) -> RunPhotos:
         """The photos of a run that begins now, fetched from `source`."""
         run = RunPhotos(self, source, self._monotonic())

@@ -47,11 +47,6 @@ class Room:
         self._next_turn: dict[str, float] = {}
 
     @property
-    def held(self) -> int:
-        """Bytes that are held by all together."""
-        return self._total
-
-    @property
     def free(self) -> int:
         """Bytes that nobody holds; below zero while one holds more than there is."""
         return self._limit - self._total
