@@ -68,7 +68,7 @@ LAYERS = [
     {"held"},
     {"clock_finding", "deployed", "health", "watch"},
     {"tries", "budget", "database_time", "gate", "slots", "summary", "rejection", "project", "download"},
-    {"genai_answer", "genai_client", "retirement"},
+    {"genai_answer", "genai_client", "photo_body", "retirement"},
     {"bucket", "queue", "storage", "storage_proof", "photos", "gemini", "answer", "metrics"},
     {"misspelled", "model_findings", "photo_memory"},
     {"dashboard", "gallery", "keeper", "auth", "enqueue", "folders", "sweep"},

@@ -173,11 +173,11 @@ def _cause(exc: BaseException | None) -> str:
 async def _request(
     models: AsyncModels, request: GenerationRequest, timeout_seconds: float
 ) -> types.GenerateContentResponse:
-    """Send one `generateContent`. The SDK encodes the photos anew each time: 17 ms of CPU a megabyte here."""
+    """Send one `generateContent`. Its photos are encoded while it is sent, each time anew."""
     from google.genai import types
 
-    blobs = [types.Blob(data=photo.data, mime_type=photo.mime_type) for photo in request.photos]
-    parts = [types.Part(text=request.prompt), *(types.Part(inline_data=blob) for blob in blobs)]
+    from worker.photo_body import placeholders
+
     config = types.GenerateContentConfig(
         response_modalities=["IMAGE"],
         image_config=types.ImageConfig(aspect_ratio=request.aspect_ratio),
@@ -185,8 +185,14 @@ async def _request(
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         http_options=types.HttpOptions(timeout=_milliseconds(timeout_seconds)),
     )
-    contents = [types.Content(role="user", parts=parts)]
-    return await models.generate_content(model=request.model, contents=contents, config=config)
+    with placeholders([photo.data for photo in request.photos]) as stand_ins:
+        blobs = (
+            types.Blob(data=data, mime_type=photo.mime_type)
+            for data, photo in zip(stand_ins, request.photos, strict=True)
+        )
+        parts = [types.Part(text=request.prompt), *(types.Part(inline_data=blob) for blob in blobs)]
+        contents = [types.Content(role="user", parts=parts)]
+        return await models.generate_content(model=request.model, contents=contents, config=config)
 
 
 async def _look_up(models: AsyncModels, model: str, timeout_seconds: float) -> types.Model:

@@ -54,8 +54,13 @@ def connect(api_key: str) -> Connection:
     from google import genai
     from google.genai import types
 
+    from worker.photo_body import fill_in
+
     trusted = certificates()
-    http, unused = http_client(trusted), httpx.Client(verify=trusted, trust_env=False)
+    http, unused = (
+        http_client(trusted, event_hooks={"request": [fill_in]}),
+        httpx.Client(verify=trusted, trust_env=False),
+    )
     options = types.HttpOptions(
         httpx_client=unused, httpx_async_client=http, retry_options=types.HttpRetryOptions(attempts=1)
     )
