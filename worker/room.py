@@ -13,7 +13,7 @@ PHOTO_BYTES = 192 * 1024 * 1024
 """Of source photos: those that jobs hold, and those kept for the next job."""
 
 CALL_BYTES = 104 * 1024 * 1024
-"""Of photos in calls to Gemini: a byte becomes 3.3 there (`python -m bench memory`)."""
+"""Of photos in calls to Gemini, which the calls encode as they send them."""
 
 
 @dataclass(slots=True, eq=False)
