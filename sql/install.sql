@@ -2540,8 +2540,8 @@ $$;
 
 -- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
 -- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
--- (see report_storage), and the time.
-create or replace function generation.claimed(p_fence text, p_model text) returns jsonb
+-- (see report_storage), the images that p_most_images bounded it to, and the time.
+create or replace function generation.claimed(p_fence text, p_model text, p_most_images double precision) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
@@ -2554,7 +2554,7 @@ begin
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
     'photoHosts', generation.allowed_photo_hosts(),
-    'storageRefused', (select l."storageRefused" from generation.limits as l),
+    'storageRefused', (select l."storageRefused" from generation.limits as l), 'mostImages', p_most_images,
     'answeredAt', generation.moment());
 end
 $$;
@@ -2691,6 +2691,7 @@ $$;
 -- Claims had no p_photo_host, no p_skip_users and no p_max_images before.
 drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
 drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text, text, jsonb);
+drop function if exists generation.claimed(text, text);
 drop function if exists generation.lock_ready_jobs(text, integer, double precision);
 drop function if exists generation.lock_first_jobs(integer, double precision, boolean);
 
@@ -2698,7 +2699,7 @@ drop function if exists generation.lock_first_jobs(integer, double precision, bo
 -- p_photo_host is the host of the project's address, which photos may come from; of the users in p_skip_users, an array of ids,
 -- nothing is handed out, because the run has enough jobs of theirs that only wait. p_max_images ends the jobs handed out with the
 -- one that brings their images to it; null, the default, is no bound.
--- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, answeredAt};
+-- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, mostImages, answeredAt};
 -- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
 -- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
@@ -2721,6 +2722,7 @@ declare
   v_gate generation.gates;
   v_run generation.runs;
   v_closed jsonb;
+  v_most_images double precision;
 begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
@@ -2735,6 +2737,8 @@ begin
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
+  v_most_images := least(p_max_images,
+    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
@@ -2746,8 +2750,7 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, least(p_max_images,
-      generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6))), coalesce(p_skip_users, '[]'));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, coalesce(p_skip_users, '[]'));
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
@@ -2758,7 +2761,7 @@ begin
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
   end if;
-  return generation.claimed(v_fence, p_model);
+  return generation.claimed(v_fence, p_model, v_most_images);
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));

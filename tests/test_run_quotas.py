@@ -1,11 +1,12 @@
 """What a 429 means for the job, its attempts and the run, in every shape that Google sends."""
 
+import asyncio
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.runs import Site
+from tests.runs import MODEL, Site
 from worker.errors import QUOTA_USED_UP
 from worker.request import RunRequest
 
@@ -106,7 +107,7 @@ async def test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing(site: S
     first = await site.run()
     before = learned(site)
     site.gemini.add_rule({"kind": "quota", "shape": shape}, times=None)
-    jobs = await site.order("a", "b", images=2)
+    jobs = await site.order("a", "b")
 
     summary = await site.run(IMAGES_AT_A_TIME="1")
 
@@ -139,3 +140,16 @@ async def test_googles_overload_is_retried_like_a_503_and_teaches_nothing(site: 
     assert learned(site) == before
     site.make_due()
     site.audit(first, second, await site.run())
+
+
+async def test_a_run_claims_again_what_its_gate_can_start_next(site: Site) -> None:
+    """A claim gives what the gate can start soon: the next does not wait until all of it has ended."""
+    site.rows("select set_generation_rate(%s, 60, 1, 6, 0.1)", MODEL)  # a start each 0.1 s, claimed 1 s ahead
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=None)
+    await site.order(*"abcdefghijklmno")
+
+    running = asyncio.create_task(site.run(JOBS_AT_A_TIME="20", IMAGES_AT_A_TIME="20"))
+
+    await site.open_calls(15)
+    site.gemini.release()
+    assert (await running)["completed"] == 15

@@ -266,3 +266,11 @@ def test_a_claim_ends_with_the_job_that_brings_its_images_to_the_bound(queue: Qu
     run = queue.run()
     assert [len(run.answer(p_max_images=most)["jobs"]) for most in (1, 5)] == [1, 2]
     assert len(run.answer(p_max_images=None)["jobs"]) == 2
+
+
+def test_a_claim_tells_how_many_images_bounded_it(queue: Queue) -> None:
+    """The caller's bound, or what the gate can start soon: who got as many may ask for more at once."""
+    queue.enqueue(examples=3)
+    queue.call("set_generation_rate", p_model="m", p_rate=60, p_burst=1)
+    answers = [queue.run().answer(p_model="m", p_max_images=most) for most in (1, None)]
+    assert [answer["mostImages"] for answer in answers] == [1, 10]

@@ -5,6 +5,7 @@ Each call is safe to repeat and is repeated when Supabase does not answer, as lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ class Claim:
 
     `successors` are the models that were changed over to after the one asked for, in order; `prices` are the
     dollars of an image by model; `photo_buckets` and `photo_hosts` are where source photos may come from;
-    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept.
+    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept;
+    `most_images` is how many images end what is handed out: the caller's bound, or what the gate can start.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -37,6 +39,7 @@ class Claim:
     photo_buckets: tuple[str, ...] = ()
     photo_hosts: tuple[str, ...] = ()
     storage_refused: Mapping[str, Any] | None = None
+    most_images: float = math.inf
     reason: str | None = None
     next_attempt_seconds: float | None = None
     answered_at: str | None = None
@@ -134,6 +137,7 @@ class Queue:
             photo_buckets=tuple(answer.get("photoBuckets", ())),
             photo_hosts=tuple(answer.get("photoHosts", ())),
             storage_refused=answer.get("storageRefused"),
+            most_images=answer.get("mostImages", math.inf),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),
             answered_at=answer.get("answeredAt"),

@@ -174,7 +174,8 @@ class Run:
         )
         if claim.answered_at:
             self._database_time.set(claim.answered_at)
-        self._queue_ran_dry = len(claim.jobs) < room and sum(job.num_images for job in claim.jobs) < images
+        claimed = sum(job.num_images for job in claim.jobs)
+        self._queue_ran_dry = len(claim.jobs) < room and claimed < claim.most_images
         return claim
 
     async def _claim_failed(self, error: GenerationError) -> None:
