@@ -1,7 +1,7 @@
 """A hundred workers at one gate: what it costs to ask it, how well it is used, and who gets the starts.
 
 The gate is the real one, in PostgreSQL behind a pool of as many connections as an API has; each worker is
-the product's own keeper of slots with ten images in hand. Only the calls are not made; their time is spent.
+the product's own rate limiter with ten images in hand. Only the calls are not made; their time is spent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import tempfile
 import time
 from argparse import ArgumentParser, Namespace
 from bisect import bisect_left
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from bench.figures import hardware
 from bench.ledger import Starts
 from local.stack.postgres import Postgres
 from tests.databases import Database, database
-from worker.errors import QuotaFacts
-from worker.slots import LimitAnswer, SlotAnswer, Slots
+from worker.deadline import Deadline, Within
+from worker.run.deadlines import Deadlines
+from worker.run.rate_limiter import NoSlot, RateLimiter
+from worker.run.stop import Stop
 
 PURPOSE = "the gate asked by 10, 100 and more workers at once; about two minutes"
 CROWDS = (10, 100, 300)
@@ -57,34 +60,27 @@ class Counter:
 
 
 class PooledGate:
-    """The gate as a run asks it, over whichever connection of the pool comes free."""
+    """The database as a run's rate limiter asks it, over whichever connection of the pool comes free."""
 
-    def __init__(self, run_id: UUID, pool: Pool, counter: Counter) -> None:
-        self.run_id, self._pool, self._counter = run_id, pool, counter
+    def __init__(self, pool: Pool, counter: Counter) -> None:
+        self._pool, self._counter = pool, counter
 
-    async def take(self, slots: int, within_seconds: float) -> SlotAnswer:
-        """Up to `slots` starts."""
+    async def operate(
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
+    ) -> dict[str, Any]:
+        """Up to so many starts; nothing is refused here, so nothing else is asked."""
         began = time.monotonic()
         connection = await self._pool.get()
         try:
-            parameters = [self.run_id, MODEL, slots, within_seconds]
-            found = await connection.execute("select take_start_slots(%s, %s, %s, %s) as a", parameters)
-            answer = (await found.fetchone() or {})["a"]
+            found = await connection.execute(
+                "select take_start_slots(%(p_run_id)s, %(p_model)s, %(p_slots)s, %(p_within_seconds)s) as a",
+                params,
+            )
+            answer: dict[str, Any] = (await found.fetchone() or {})["a"]
         finally:
             self._pool.put_nowait(connection)
         self._counter.questions.append(time.monotonic() - began)
-        return SlotAnswer(
-            slots=tuple(answer["slots"]),
-            grace_seconds=answer["graceSeconds"],
-            horizon_seconds=answer["horizonSeconds"],
-            epoch=answer["epoch"],
-            reason=answer["reason"],
-            next_seconds=answer["nextInSeconds"],
-        )
-
-    async def report(self, facts: QuotaFacts, epoch: int | None) -> LimitAnswer:
-        """Nothing is refused here."""
-        raise NotImplementedError
+        return answer
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -137,22 +133,25 @@ async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
     for _ in range(POOL):
         pool.put_nowait(await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row))
     counter.began = time.monotonic()
-    until = counter.began + seconds
-    await asyncio.gather(*(_worker(PooledGate(run, pool, counter), counter, until) for run in runs))
+    until = Deadline(counter.began + seconds, time.monotonic)
+    gate = PooledGate(pool, counter)
+    await asyncio.gather(*(_worker(gate, run, counter, until) for run in runs))
     while not pool.empty():
         await pool.get_nowait().close()
     return counter
 
 
-async def _worker(gate: PooledGate, counter: Counter, until: float) -> None:
+async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline) -> None:
     """Ten images in turn: a start from the gate, then the time of a call."""
-    slots = Slots(gate, time.monotonic)
+    limiter = RateLimiter(gate, run, MODEL, Deadlines(240, 20, time.monotonic), Stop(), time.monotonic)
 
     async def image() -> None:
-        while await slots.take(lambda: until) is not None:
-            counter.starts.append(time.monotonic())
-            counter.by_run[gate.run_id] += 1
-            await asyncio.sleep(random.lognormvariate(math.log(CALL_SECONDS), 0.3))
+        with suppress(NoSlot):
+            while True:
+                await limiter.acquire(until)
+                counter.starts.append(time.monotonic())
+                counter.by_run[run] += 1
+                await asyncio.sleep(random.lognormvariate(math.log(CALL_SECONDS), 0.3))
 
     await asyncio.gather(*(image() for _ in range(HANDS)))
 

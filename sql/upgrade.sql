@@ -1507,8 +1507,8 @@ $$;
 -- Puts ready jobs off until the next day in California if as many requests were sent today for their user as are three quarters of
 -- what the daily caps let start. One user may order half of that; the rest are requests that were sent in vain or for orders of the
 -- day before, and what a user orders can bring that about again and again: answers without an image, timeouts, errors. The
--- others are left the last quarter. Users for whom a server orders with the service key are not limited, as in their orders.
--- Skips rows that are locked right now.
+-- others are left the last quarter. The jobs are charged no further turn. Users for whom a server orders with the service key are
+-- not limited, as in their orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -1531,7 +1531,8 @@ begin
     for update skip locked
   )
   update public.photo_generation_queue as q
-  set "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now, "errorCode" = 'user_daily_limit',
+  set status = 'rate_limited', "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now,
+    "errorCode" = 'user_daily_limit',
     "errorMessage" = 'One user''s limit for today is reached; these photos are made after midnight in California.'
   from ready as r where q.id = r.id;
 end

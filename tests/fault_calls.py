@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from tests.runs import MODEL, Site, picture
 from worker.job import GeneratedImage, Job, Usage
+from worker.run.storage_proof import FOLDER
 from worker.storage import BUCKET, object_path, photo_row
-from worker.storage_proof import FOLDER
 
 
 @dataclass(frozen=True, slots=True)

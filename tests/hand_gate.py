@@ -1,44 +1,66 @@
-"""A gate by hand, a clock that can be moved, and images that wait: what the tests of the slots share."""
+"""A gate by hand, a clock that can be moved, and images that wait: what tests of the rate limiter share."""
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
 
+from worker.deadline import Deadline, Within
 from worker.errors import QuotaFacts
-from worker.slots import LimitAnswer, SlotAnswer, Slots
+from worker.run.deadlines import Deadlines
+from worker.run.rate_limiter import NoSlot, RateLimiter
+from worker.run.stop import Stop
 
+RUN = UUID("00000000-0000-0000-0000-000000000001")
 FACTS = QuotaFacts("minute", 30.0, 10)
-NEVER = 1e9
 
 
 class HandGate:
-    """A gate that answers what it is told to, and remembers what it was asked."""
+    """A database whose gate answers what it is told to, and remembers what it was asked."""
 
-    def __init__(self, *answers: SlotAnswer | Exception) -> None:
+    def __init__(self, *answers: dict[str, Any] | Exception) -> None:
         self.answers = deque(answers)
         self.asked: list[int] = []
+        self.models: list[str] = []
         self.within: list[float] = []
-        self.reported: list[QuotaFacts] = []
-        self.epochs: list[int | None] = []
-        self.limit = LimitAnswer(1, 0)
+        self.reported: list[Mapping[str, Any]] = []
+        self.limit: dict[str, Any] | Exception | None = limit(1, 0)
+        """What a 429 is answered, None for no answer."""
         self.open = asyncio.Event()
         self.open.set()
         self.entered = asyncio.Event()
 
-    async def take(self, slots: int, within_seconds: float) -> SlotAnswer:
-        self.asked.append(slots)
-        self.within.append(within_seconds)
+    async def operate(
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
+    ) -> dict[str, Any]:
+        assert tries == 1, "an answer that is lost must not be asked for again"
+        assert isinstance(within, Deadline), "a question without a deadline may outlive its run"
+        async with within.enforced():
+            return await (self._take(params) if function == "take_start_slots" else self._report(params))
+
+    async def _take(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        assert params["p_run_id"] == str(RUN)
+        self.asked.append(params["p_slots"])
+        self.models.append(params["p_model"])
+        self.within.append(params["p_within_seconds"])
         self.entered.set()
         await self.open.wait()
-        answer = self.answers.popleft()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return given(self.answers.popleft())
 
-    async def report(self, facts: QuotaFacts, epoch: int | None) -> LimitAnswer:
-        self.reported.append(facts)
-        self.epochs.append(epoch)
-        return self.limit
+    async def _report(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        self.reported.append(params)
+        self.entered.set()
+        if self.limit is None:
+            await asyncio.Event().wait()
+        return given(self.limit or {})
+
+
+def given(answer: dict[str, Any] | Exception) -> dict[str, Any]:
+    """The answer, or the failure that it is."""
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 class Ticker:
@@ -50,20 +72,45 @@ class Ticker:
     def __call__(self) -> float:
         return asyncio.get_running_loop().time() + self.ahead
 
+    def after(self, seconds: float) -> Deadline:
+        """A deadline so many seconds from now."""
+        return Deadline(self() + seconds, self)
 
-def starts(*offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 10) -> SlotAnswer:
+    @property
+    def never(self) -> Deadline:
+        """A deadline far away."""
+        return self.after(1e9)
+
+
+class Limiter(RateLimiter):
+    """A run's rate limiter and what it is made of; the run has far more time than a test."""
+
+    def __init__(self, gate: HandGate, ticker: Ticker) -> None:
+        self.stop = Stop()
+        self.deadlines = Deadlines(260, 6, ticker)
+        super().__init__(gate, RUN, "model", self.deadlines, self.stop, ticker)
+
+
+def starts(*offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 10) -> dict[str, Any]:
     """An answer with starts."""
-    return SlotAnswer(offsets, grace, horizon, epoch, None, 1)
+    return {
+        "slots": list(offsets),
+        "graceSeconds": grace,
+        "horizonSeconds": horizon,
+        "epoch": epoch,
+        "reason": None,
+        "nextInSeconds": 1,
+    }
 
 
-def none(reason: str, next_seconds: float | None, horizon: float = 10) -> SlotAnswer:
+def none(reason: str, next_seconds: float | None, horizon: float = 10) -> dict[str, Any]:
     """An answer without starts."""
-    return SlotAnswer((), 1, horizon, 1, reason, next_seconds)
+    return starts(horizon=horizon) | {"reason": reason, "nextInSeconds": next_seconds}
 
 
-def never() -> float:
-    """No latest start."""
-    return NEVER
+def limit(epoch: int, blocked_seconds: float) -> dict[str, Any]:
+    """What the gate makes of a 429."""
+    return {"epoch": epoch, "rate": 10, "blockedForSeconds": blocked_seconds}
 
 
 async def settled() -> None:
@@ -72,9 +119,17 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def waiting(slots: Slots, count: int) -> list[asyncio.Task[int | None]]:
+async def epoch_or_none(limiter: RateLimiter, latest: Deadline) -> int | None:
+    """The epoch of a slot, None where there is none."""
+    try:
+        return await limiter.acquire(latest)
+    except NoSlot:
+        return None
+
+
+def waiting(limiter: Limiter, count: int, ticker: Ticker) -> list[asyncio.Task[int | None]]:
     """So many images that wait for a start."""
-    return [asyncio.create_task(slots.take(never)) for _ in range(count)]
+    return [asyncio.create_task(epoch_or_none(limiter, ticker.never)) for _ in range(count)]
 
 
 def done(tasks: Iterable[asyncio.Task[int | None]]) -> list[int | str | None]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.loop import failure_pause_seconds, pause_seconds
-from worker.summary import IMAGE_COUNTS
+from worker.run.summary import IMAGE_COUNTS
 
 fractions = st.floats(0, 1)
 waits = st.floats(1, 3600)

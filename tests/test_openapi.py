@@ -14,8 +14,9 @@ import yaml
 from worker import __version__, answer, enqueue, http
 from worker.auth import OPERATOR_HEADER, SECRET_HEADER, Caller
 from worker.request import MAX_JOBS, MIN_BUDGET_SECONDS
+from worker.run.stop import StopReason
+from worker.run.summary import IMAGE_COUNTS, Summary
 from worker.settings import Settings
-from worker.summary import IMAGE_COUNTS, StopReason, Summary
 from worker.sweep import Swept
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +79,7 @@ def test_stop_reasons() -> None:
 def test_summary() -> None:
     """The described summary has the fields of the code's; those that are always there are required."""
     usual = Summary("run", "worker", "model").as_json(1.0)
-    full = Summary("run", "worker", "model", problem="p", answered_by=Counter(m=1), extra_images=1)
+    full = Summary("run", "worker", "model", order_problem="p", answered_by=Counter(m=1), extra_images=1)
     full.changed_over_from, full.change_over_note = "m", "n"
     assert SCHEMAS["Summary"]["required"] == list(usual)
     assert set(SCHEMAS["Summary"]["properties"]) == set(full.as_json(1.0))

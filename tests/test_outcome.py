@@ -19,7 +19,7 @@ from worker.errors import (
     Refused,
     Transient,
 )
-from worker.outcome import (
+from worker.run.outcome import (
     Abandoned,
     Completed,
     Failed,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.builders import a_job
 from worker.job import Style
-from worker.prompt import MAX_CHARS, build_prompt
+from worker.run.prompt import MAX_CHARS, build_prompt
 
 texts = st.text(max_size=4000)
 

@@ -32,8 +32,9 @@ from tests.test_stack import wait_until_gone
 from tests.test_up import read_guide
 from worker.arguments import parser
 from worker.job import Job, Style
-from worker.prompt import build_prompt
-from worker.summary import IMAGE_COUNTS, StopReason
+from worker.run.prompt import build_prompt
+from worker.run.stop import StopReason
+from worker.run.summary import IMAGE_COUNTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

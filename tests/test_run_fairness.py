@@ -30,8 +30,8 @@ async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     """A web whose hosts never answer; a job waits for them as long as for others in production."""
     site.db.execute("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
     monkeypatch.setattr("worker.download._CONNECT_SECONDS", SILENT_SECONDS)
-    monkeypatch.setattr("worker.active.PHOTO_PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("worker.runner.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
+    monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
     network = Loopback(PhotoHost(), silent=[ADDRESS])
     web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, resolver=_address, network=network)
     yield web
@@ -108,7 +108,7 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One user's photos are so large that two images fit; another user's order is made meanwhile."""
-    monkeypatch.setattr("worker.active.PHOTO_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
     large = picture() + bytes(100_000)
     monkeypatch.setattr("worker.app.CALL_BYTES", 5 * len(large))  # an image has the photo twice
     photo = await site.upload("large.png", large, user="attacker")

@@ -19,8 +19,8 @@ from tests.runs import Site
 from worker import storage
 from worker.bucket import Bucket
 from worker.request import RunRequest
+from worker.run.storage_proof import FOLDER, PIXELS, probe_image
 from worker.storage import BUCKET
-from worker.storage_proof import FOLDER, PIXELS, probe_image
 
 pytest_plugins = ("tests.runs",)
 

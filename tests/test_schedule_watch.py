@@ -10,7 +10,7 @@ from tests.databases import Database
 from tests.pg_net import timeout_message
 from tests.queue_sql import Queue
 from tests.schedule_sql import paste, prepare
-from worker.summary import Summary
+from worker.run.summary import Summary
 
 pytest_plugins = ("tests.database_fixtures",)
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.builders import a_job
-from worker.outcome import Abandoned, Completed, Failed, JobOutcome, PutAside, Released, Retry
+from worker.run.outcome import Abandoned, Completed, Failed, JobEnd, JobOutcome, PutAside, Released, Retry
+from worker.run.settle import UNKNOWN_QUOTA_DELAY_SECONDS, settlement
 from worker.settings import Settings
-from worker.settle import UNKNOWN_QUOTA_DELAY_SECONDS, JobEnd, settlement
 
 ENV = {
     "SUPABASE_URL": "https://abc.supabase.co",

@@ -179,14 +179,16 @@ def test_requests_in_vain_do_not_use_up_a_cap(
             sent += 2
     assert sent == 32  # three quarters, and what the last claim had taken
     waiting = queue.connection.execute("select * from photo_generation_queue").fetchall()
-    assert {row["retryAt"] for row in waiting} == {MIDNIGHT}
+    assert {(row["status"], row["retryAt"]) for row in waiting} == {("rate_limited", MIDNIGHT)}
     assert "user_daily_limit" in {row["errorCode"] for row in waiting}
     ask(signed_in(another(), "neighbour"), "neighbour", examples=1)
     (job,) = queue.run().claim()
     assert job["userId"] == "neighbour"
     queue.complete(job)
+    turns = queue.connection.execute('select "retryTag" from generation.flows order by 1').fetchall()
     clock.set(MIDNIGHT)
     assert len(queue.run().claim()) == 10
+    assert queue.connection.execute('select "retryTag" from generation.flows order by 1').fetchall() == turns
 
 
 def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tests.test_outcome import outcomes
 from worker.errors import Transient
-from worker.outcome import CUT, ImageErred, ImageOutcome
-from worker.summary import IMAGE_COUNTS, Summary
+from worker.run.outcome import CUT, ImageErred, ImageOutcome
+from worker.run.summary import IMAGE_COUNTS, Summary
 
 
 @given(st.lists(st.lists(outcomes, max_size=8), max_size=8))

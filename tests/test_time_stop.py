@@ -46,8 +46,8 @@ async def test_everything_a_job_waits_for(site: Site) -> None:
     """Whatever each job waits for, all are settled as what they are, and the next run completes them."""
     (listed,) = await site.order("listed")
     queue, earlier = site.worker().queue, uuid4()
-    await queue.claim(earlier, uuid4(), 1, 60.0, MODEL, asyncio.timeout(10))
-    await queue.finish(earlier, {}, [], asyncio.timeout(10))
+    await queue.claim(earlier, uuid4(), 1, 60.0, MODEL, 10.0)
+    await queue.finish(earlier, {}, [], 10.0)
     (photo,) = await site.order("photo", photo=await site.upload("slow.png", picture()))
     generate, put, record, refused, limited = await site.order("gen", "put", "record", "refused", "limited")
     site.gemini.add_rule({"kind": "hang"}, prompt="[gen]")

@@ -26,12 +26,12 @@ from worker.queue import Queue
 from worker.request import Action, RunRequest
 from worker.retry import Uniform
 from worker.room import CALL_BYTES, PHOTO_BYTES, Room
-from worker.runner import SHUTDOWN_SECONDS, Run
+from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
+from worker.run.run import run
+from worker.run.storage_proof import StorageProof
 from worker.settings import Settings
 from worker.storage import PhotoStore
-from worker.storage_proof import StorageProof
 from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
-from worker.tools import Tools
 from worker.watch import watched
 
 PEEK_JOBS = 10
@@ -56,29 +56,29 @@ class Worker:
         self.stopping = asyncio.Event()
         self._web = web or PhotoDownload(max_bytes=MAX_PHOTO_BYTES, contact=settings.photo_contact)
         self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)
-        self._tools = Tools(
+        self._services = Services(
             queue=self.queue,
             gemini=self.gemini,
             store=self.store,
             proof=StorageProof(self.store, self.queue),
-            photos=self._photos,
-            in_calls=Room(CALL_BYTES, alone=CALL_BYTES),
+            open_photos=self._photos,
+            request_memory=Room(CALL_BYTES, alone=CALL_BYTES),
             monotonic=time.monotonic,
             uniform=self.uniform,
         )
         self._gallery = Gallery(self.store, time.monotonic)
-        self._runs: set[Run] = set()
+        self._runs: set[RunContext] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
-        run = Run(self.settings, self._tools, request)
-        self._runs.add(run)
+        context = RunContext(self.settings, self._services, request)
+        self._runs.add(context)
         if self.stopping.is_set():
-            run.stop()
+            context.request_shutdown()
         try:
-            return await run.execute()
+            return await run(context)
         finally:
-            self._runs.discard(run)
+            self._runs.discard(context)
 
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
         """What a run would claim now: the answer of `peek_generation_jobs`."""
@@ -138,8 +138,8 @@ class Worker:
     def stop(self) -> None:
         """End every run soon, and start no other: the process has been told to end."""
         self.stopping.set()
-        for run in self._runs:
-            run.stop()
+        for context in self._runs:
+            context.request_shutdown()
 
     async def close(self) -> None:
         """Close all connections."""

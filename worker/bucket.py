@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from worker.deadline import Within
 from worker.errors import Misconfigured, QueueUnavailable
 from worker.project import Project
 from worker.storage_answers import ObjectMissing, meaning, read
-from worker.tries import Within, in_tries
+from worker.tries import in_tries
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 """What Gemini makes; the installed bucket allows just these (sql/90_storage.sql)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from worker.loop import LEAST_PAUSE_SECONDS, failure_pause_seconds, goes_on
 from worker.retry import Uniform
-from worker.summary import most_common
+from worker.run.summary import most_common
 
 PATIENCE_SECONDS = 120.0
 """Longer than a quota of a minute blocks the gate; a daily one is not waited for."""

@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
+from worker.deadline import Within
 from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
 from worker.job import Job
 from worker.project import Project
 from worker.supabase_errors import call_error
-from worker.tries import Within, in_tries
+from worker.tries import in_tries
 
 TRIES = 4
 """Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
@@ -93,6 +94,14 @@ class Recorded:
 
     result: str
     storage_path: str | None = field(default=None)
+
+
+class Database(Protocol):
+    """What calls a database function by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
+
+    async def operate(
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
+    ) -> dict[str, Any]: ...
 
 
 class Queue:

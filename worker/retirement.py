@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from worker.deadline import Within
 from worker.errors import GenerationError
-from worker.gate import Database
 from worker.model import KnownModels
-from worker.tries import Within
+from worker.queue import Database
 
 LIST_SECONDS = 10.0
 

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from worker.bucket import MAX_IMAGE_BYTES, read_bucket
+from worker.deadline import Within
 from worker.download import refuse_compressed, too_large
 from worker.errors import (
     BadInput,
@@ -29,7 +30,7 @@ from worker.image import inspect
 from worker.job import GeneratedImage, Job, Usage
 from worker.project import Project
 from worker.storage_answers import OF_ALL_PHOTOS, Answer, ObjectExists, ObjectMissing, meaning, read
-from worker.tries import Within, in_tries
+from worker.tries import in_tries
 
 BUCKET = "generated-photos"
 TRIES = 3

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 from typing import TypeVar
 
+from worker.deadline import Within, enforced
 from worker.errors import QueueUnavailable
 from worker.retry import retried
 
 T = TypeVar("T")
-
-Within = float | AbstractAsyncContextManager[asyncio.Timeout]
-"""What bounds a call: seconds from now, or a context it is made in, whose end may come nearer meanwhile."""
 
 
 async def in_tries(
@@ -30,7 +28,6 @@ async def in_tries(
     Raises QueueUnavailable once the time or the tries are used up.
     """
     tries = 0
-    bound = asyncio.timeout(within) if isinstance(within, (int, float)) else within
 
     async def one(whole: asyncio.Timeout) -> T:
         nonlocal tries
@@ -42,7 +39,7 @@ async def in_tries(
                 return await attempt()
 
     with _told(what):
-        async with bound as whole:
+        async with enforced(within) as whole:
             return await retried(one, repeated, most, 0.5, 2.0)(whole)
 
 

@@ -18,7 +18,7 @@ from worker.errors import GenerationError, RateLimited, Refused
 from worker.gemini import Gemini, GenerationRequest
 from worker.job import Job, Photo
 from worker.model import DEFAULT_MODEL
-from worker.prompt import build_prompt
+from worker.run.prompt import build_prompt
 
 AT_A_TIME = 10
 CALL_SECONDS = 60.0

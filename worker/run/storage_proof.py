@@ -15,11 +15,12 @@ from uuid import uuid4
 
 from worker import log
 from worker.bucket import MAX_IMAGE_BYTES
-from worker.budget import Budget
 from worker.database_time import is_before
+from worker.deadline import Within
 from worker.errors import GenerationError, Misconfigured
 from worker.job import GeneratedImage, Usage
-from worker.tries import Within
+from worker.queue import Database
+from worker.run.deadlines import Deadlines
 
 CALL_SECONDS = 15.0
 """What looking at the bucket, an upload of the probe, or a report may take."""
@@ -51,12 +52,6 @@ class Bucket(Protocol):
     async def remove(self, path: str, within: Within) -> None: ...
 
 
-class Database(Protocol):
-    """Where all workers remember it; calls a function by name."""
-
-    async def operate(self, function: str, params: Mapping[str, Any], within: Within) -> dict[str, Any]: ...
-
-
 class StorageProof:
     """What a process knows of Storage; shared by its runs."""
 
@@ -65,7 +60,7 @@ class StorageProof:
         self._checked = False
         self._untold: Mapping[str, Any] | None = None
 
-    async def require(self, refused: Mapping[str, Any] | None, now: str | None, budget: Budget) -> None:
+    async def require(self, refused: Mapping[str, Any] | None, now: str | None, deadlines: Deadlines) -> None:
         """Return once an image can be kept; `refused` is the last refusal that the claim told of, at `now`.
 
         Raises Misconfigured and QueueUnavailable: then nothing may be paid for.
@@ -73,12 +68,12 @@ class StorageProof:
         _refuse_before_its_time(refused, now)
         refused = refused or self._untold
         if refused or not self._checked:
-            await self._bucket.check(budget.until("generate", CALL_SECONDS))
+            await self._bucket.check(deadlines.generate.within(CALL_SECONDS))
             self._checked = True
         if refused:
-            await self._prove(refused, budget)
+            await self._prove(refused, deadlines)
 
-    async def refuse(self, image: GeneratedImage, error: GenerationError, budget: Budget) -> None:
+    async def refuse(self, image: GeneratedImage, error: GenerationError, deadlines: Deadlines) -> None:
         """Remember for all workers that an image which had been paid for was not kept.
 
         At once, so that they know of it even if this process dies; `tell` tries again at the run's end.
@@ -88,12 +83,12 @@ class StorageProof:
             "bytes": len(image.data),
             "mimeType": image.mime_type,
             "problem": error.message,
-            "inTime": not budget.passed(budget.save),
+            "inTime": not deadlines.save.passed,
         }
         log.event(
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
-        seconds = budget.remaining(budget.settle) / 2  # the rest is for the job's own end
+        seconds = deadlines.settle.remaining / 2  # the rest is for the job's own end
         await self.tell(min(seconds, CALL_SECONDS))
 
     async def tell(self, within: Within) -> None:
@@ -101,17 +96,17 @@ class StorageProof:
         if self._untold and await self._report(False, self._untold, within):
             self._untold = None
 
-    async def _prove(self, refused: Mapping[str, Any], budget: Budget) -> None:
+    async def _prove(self, refused: Mapping[str, Any], deadlines: Deadlines) -> None:
         """Have Storage take an image as large as the one it refused, and of its type."""
         probe, path = probe_image(refused), f"{FOLDER}/{uuid4()}"
-        await self._bucket.put(path, probe, budget.until("generate", CALL_SECONDS))
+        await self._bucket.put(path, probe, deadlines.generate.within(CALL_SECONDS))
         self._untold = None
         log.event("storage_proved", bytes=len(probe.data))
         try:
-            await self._bucket.remove(path, budget.until("generate", CALL_SECONDS))
+            await self._bucket.remove(path, deadlines.generate.within(CALL_SECONDS))
         except GenerationError as error:
             log.event("object_left", level="warning", code=error.code, reason=error.message)
-        await self._report(True, refused, budget.until("generate", CALL_SECONDS))
+        await self._report(True, refused, deadlines.generate.within(CALL_SECONDS))
 
     async def _report(self, is_kept: bool, facts: Mapping[str, Any], within: Within) -> bool:
         """Whether the database has taken it; if not, this process remembers a refusal by itself."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, assert_never
+from typing import Any, assert_never
 
 from worker.errors import Refused
-from worker.outcome import (
+from worker.run.outcome import (
     CUT,
     ImageDiscarded,
     ImageErred,
@@ -16,29 +16,7 @@ from worker.outcome import (
     ImageNotStarted,
     ImageOutcome,
 )
-
-StopReason = Literal[
-    "queue_empty",
-    "budget",
-    "max_jobs",
-    "rate_limited",
-    "daily_cap",
-    "paused",
-    "too_many_runs",
-    "busy",
-    "misconfigured",
-    "shutdown",
-    "queue_lost",
-]
-
-CLAIM_REASONS: dict[str | None, StopReason] = {
-    "busy": "busy",
-    "rate_limited": "rate_limited",
-    "daily_cap": "daily_cap",
-    "paused": "paused",
-    "too_many_runs": "too_many_runs",
-}
-"""What a claim says when it gives nothing and the queue is not empty."""
+from worker.run.stop import Stop
 
 
 @dataclass(slots=True)
@@ -47,17 +25,16 @@ class Summary:
 
     `answered_by` counts the images that another model made than the one that was asked, by that model,
     `extra_images` those that came in answers beside the one that was asked for: paid for, and thrown away.
-    `photo_problem` is told where there is no other: a customer can bring it about, and must not hide one.
+    `order_problem` concerns some orders only, and is told where `stop` has none: customers can cause it.
     """
 
     run_id: str
     worker_id: str
     model: str
-    stop_reason: StopReason | None = None
+    stop: Stop = field(default_factory=Stop)
     next_attempt_seconds: float | None = None
     next_attempt_at: str | None = None
-    problem: str | None = None
-    photo_problem: str | None = None
+    order_problem: str | None = None
     changed_over_from: str | None = None
     change_over_note: str | None = None
     answered_by: Counter[str] = field(default_factory=Counter)
@@ -84,7 +61,7 @@ class Summary:
             "runId": self.run_id,
             "workerId": self.worker_id,
             "model": self.model,
-            "stopReason": self.stop_reason,
+            "stopReason": self.stop.reason,
             "claimed": self.claimed,
             "completed": self.jobs["completed"],
             "failed": self.jobs["failed"],
@@ -97,7 +74,7 @@ class Summary:
             "nextAttemptInSeconds": self.next_attempt_seconds,
             "nextAttemptAt": self.next_attempt_at,
         }
-        if problem := self.problem or self.photo_problem:
+        if problem := self.stop.problem or self.order_problem:
             answer["problem"] = problem
         if self.changed_over_from:
             answer["changedOverFrom"] = self.changed_over_from

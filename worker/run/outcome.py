@@ -14,6 +14,7 @@ from worker.errors import (
     RateLimited,
     Refused,
 )
+from worker.job import Job
 
 CUT = "cut"
 """Code of the error of a call that was under way when the run's time was up."""
@@ -105,6 +106,15 @@ class Abandoned:
 
 
 JobOutcome = Completed | Failed | Retry | PutAside | Released | Abandoned
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How work on a job ended, before it is settled."""
+
+    job: Job
+    images: Sequence[ImageOutcome]
+    outcome: JobOutcome
 
 
 def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:

@@ -1,0 +1,72 @@
+"""A moment at which calls under way are cut, and which may still move nearer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+
+class Deadline:
+    """A moment on the monotonic clock, in seconds; never later than its `parent`, which may move."""
+
+    def __init__(self, at: float, monotonic: Callable[[], float], parent: Deadline | None = None) -> None:
+        self._at = at
+        self._monotonic = monotonic
+        self._parent = parent
+        self._calls: set[asyncio.Timeout] = set()
+
+    @property
+    def at(self) -> float:
+        """When it is."""
+        return self._at if self._parent is None else min(self._at, self._parent.at)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until then, never negative."""
+        return max(self.at - self._monotonic(), 0.0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self._monotonic() >= self.at
+
+    def within(self, seconds: float) -> Deadline:
+        """This deadline, or so many seconds from now if that is earlier."""
+        return Deadline(self._monotonic() + seconds, self._monotonic, self)
+
+    def move(self, at: float) -> None:
+        """Move it; calls under way that would end later are cut then."""
+        self._at = at
+        if not self._calls:
+            return
+        when = asyncio.get_running_loop().time() + self.remaining
+        for call in self._calls:
+            if when < (call.when() or math.inf):  # never so for one that is being cut already
+                call.reschedule(when)
+
+    @asynccontextmanager
+    async def enforced(self) -> AsyncIterator[asyncio.Timeout]:
+        """Cut what runs in this context at the deadline: TimeoutError."""
+        async with asyncio.timeout(self.remaining) as call:
+            observed = [self, *self._ancestors()]
+            for deadline in observed:
+                deadline._calls.add(call)
+            try:
+                yield call
+            finally:
+                for deadline in observed:
+                    deadline._calls.discard(call)
+
+    def _ancestors(self) -> list[Deadline]:
+        return [] if self._parent is None else [self._parent, *self._parent._ancestors()]
+
+
+Within = float | Deadline
+"""What bounds a call: seconds from now, or a deadline."""
+
+
+def enforced(within: Within) -> AbstractAsyncContextManager[asyncio.Timeout]:
+    """Cut what runs in this context when the time is up: TimeoutError."""
+    return within.enforced() if isinstance(within, Deadline) else asyncio.timeout(within)

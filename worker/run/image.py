@@ -1,0 +1,182 @@
+"""One image: memory → place → slot → generate → store → record; how it ended is a value."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from worker import log
+from worker.errors import (
+    GenerationError,
+    Misconfigured,
+    PhotoUnprocessed,
+    RateLimited,
+    Refused,
+    Transient,
+)
+from worker.gemini import GenerationRequest
+from worker.job import GeneratedImage, Job
+from worker.retry import retried
+from worker.run.context import RunContext
+from worker.run.outcome import CUT, ImageDiscarded, ImageErred, ImageMade, ImageNotStarted, ImageOutcome
+from worker.run.rate_limiter import NoSlot
+from worker.settings import STORE_SECONDS
+from worker.storage import object_path, photo_row
+
+LONGEST_RETRY_SECONDS = 2.0
+"""Between the two tries of one call; who is asked to wait longer comes back in a later run."""
+
+
+@dataclass(slots=True)
+class Image:
+    """An image to make, and how far it came, so that its end can be told truly.
+
+    `job_ended` is shared by the images of a job and set once one of them learns that the job is final.
+    """
+
+    job: Job
+    index: int
+    request: GenerationRequest
+    job_ended: asyncio.Event
+    sent: bool = False
+    paid: bool = False
+
+
+async def make_image(context: RunContext, image: Image) -> ImageOutcome:
+    """Make the image; expected failures become its outcome."""
+    memory = context.services.request_memory.hold(image.job.user_folder, image.request.photo_bytes)
+    async with AsyncExitStack() as held:
+        # Memory first: who waits for their own share of it keeps no place from others.
+        try:
+            with context.jobs.waiting(image.job):
+                async with context.deadlines.generate.enforced():  # a longer run may hold it
+                    await held.enter_async_context(memory)
+        except TimeoutError:
+            reason = context.limiter.why_not(context.deadlines.start, image.job_ended)
+            return ImageNotStarted(image.index, reason)
+        await held.enter_async_context(context.image_places)
+        outcome = await _outcome(context, image)
+    if isinstance(outcome, ImageDiscarded) and outcome.job_final:
+        image.job_ended.set()
+    return outcome
+
+
+async def _outcome(context: RunContext, image: Image) -> ImageOutcome:
+    try:
+        return await _generate_and_save(context, image)
+    except NoSlot as exc:
+        return ImageNotStarted(image.index, exc.reason)
+    except GenerationError as error:
+        if not image.sent and context.not_tried(error):
+            return ImageNotStarted(image.index, "stopped")
+        return _erred(context, image, error)
+
+
+async def _generate_and_save(context: RunContext, image: Image) -> ImageOutcome:
+    try:
+        generated = await _generate(context, image)
+    except Refused as refused:
+        return await _record_refusal(context, image, refused)
+    image.paid = True
+    context.count_answer(image.job, image.request.model, generated)
+    return await _save(context, image, generated)
+
+
+async def _generate(context: RunContext, image: Image) -> GeneratedImage:
+    """Ask for the image, and once more after what may pass, unless there is no time for it."""
+    first: Transient | None = None
+
+    async def ask() -> GeneratedImage:
+        try:
+            return await _request(context, image)
+        except NoSlot:
+            if first is None:
+                raise
+            raise first from None  # a retry that could not start leaves the first error standing
+        except PhotoUnprocessed as error:
+            if isinstance(first, PhotoUnprocessed):
+                raise error.as_bad_input() from error
+            raise
+
+    def is_last(error: Transient) -> bool:
+        asked = error.retry_after_seconds or 0.0
+        return asked > LONGEST_RETRY_SECONDS or context.stop.nothing_starts or context.deadlines.start.passed
+
+    def tell(error: Transient, wait_seconds: float) -> None:
+        nonlocal first
+        first = error
+        log.event("image_retried", image=image.index, code=error.code, wait_seconds=round(wait_seconds, 2))
+
+    return await retried(ask, Transient, 2, LONGEST_RETRY_SECONDS, give_up=is_last, tell=tell)()
+
+
+async def _request(context: RunContext, image: Image) -> GeneratedImage:
+    """Wait for a slot and send one request."""
+    gemini = context.services.gemini
+    gemini.prepare()  # before there is a slot, which would be void by the time the SDK is imported
+    epoch = await context.limiter.acquire(context.deadlines.start, image.job_ended)
+    image.sent = True
+    context.jobs.count_requests(image.job.id)
+    try:
+        async with context.deadlines.generate.enforced():
+            return await gemini.generate(image.request, context.settings.call_timeout_seconds)
+    except RateLimited as error:
+        await context.limiter.report(error.facts, epoch)
+        raise
+    except TimeoutError as exc:
+        raise Transient(CUT, "The run's time was up while the photo was being made.") from exc
+
+
+async def _save(context: RunContext, image: Image, generated: GeneratedImage) -> ImageOutcome:
+    """Store an image and record it.
+
+    What is stored when recording fails is recovered by a later claim; of what could not be stored all
+    workers learn.
+    """
+    path = object_path(image.job, image.index, generated.data)
+    try:
+        await context.services.store.put(path, generated, context.deadlines.save.within(STORE_SECONDS))
+    except GenerationError as error:
+        await context.services.proof.refuse(generated, error, context.deadlines)
+        raise
+    return await record(context, image.job, image.index, path, photo_row(path, generated))
+
+
+async def record(
+    context: RunContext, job: Job, index: int, path: str, photo: Mapping[str, Any], adopted: bool = False
+) -> ImageOutcome:
+    """Record a stored image; if it is not wanted, remove the object, which is ours alone."""
+    services, deadline = context.services, context.deadlines.save
+    answer = await services.queue.record_photo(job, index, photo, deadline)
+    if answer.result == "recorded" or answer.storage_path == path:
+        log.event("image_made", image=index, adopted=adopted)
+        return ImageMade(index, adopted)
+    try:
+        await services.store.remove(path, deadline)
+    except GenerationError as error:  # the image is not wanted all the same; its object is left behind
+        log.event("object_left", level="warning", image=index, code=error.code, reason=error.message)
+    log.event("image_discarded", image=index, reason=answer.result)
+    return ImageDiscarded(index, job_final=answer.result == "job_final")
+
+
+async def _record_refusal(context: RunContext, image: Image, refused: Refused) -> ImageOutcome:
+    """Record that an image will never be made."""
+    answer = await context.services.queue.record_failed_image(
+        image.job, image.index, refused.code, refused.message, context.deadlines.save
+    )
+    log.event("image_refused", image=image.index, code=refused.code)
+    if answer.result == "job_final":
+        return ImageDiscarded(image.index, job_final=True)
+    return ImageErred(image.index, refused, sent=True)
+
+
+def _erred(context: RunContext, image: Image, error: GenerationError) -> ImageOutcome:
+    level = "error" if isinstance(error, Misconfigured) else "warning"
+    if image.paid or isinstance(error, Misconfigured):
+        # What cannot work is not tried, and what cannot be kept is not paid for.
+        context.stop.hold()
+    log.event("image_erred", level=level, image=image.index, code=error.code, paid=image.paid)
+    return ImageErred(image.index, error, sent=image.sent, paid=image.paid)

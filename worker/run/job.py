@@ -1,0 +1,123 @@
+"""One job: recover what an earlier claim stored, fetch the photos, make the missing images, decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from worker import log
+from worker.errors import BadInput, GenerationError, Transient
+from worker.gemini import GenerationRequest
+from worker.job import Job, Photo
+from worker.photos import sendable
+from worker.run.context import HeldPhotos, Photos, RunContext
+from worker.run.image import Image, make_image, record
+from worker.run.outcome import (
+    ImageDiscarded,
+    ImageErred,
+    ImageNotStarted,
+    ImageOutcome,
+    JobEnd,
+    NotStartedReason,
+    Retry,
+    decide,
+)
+from worker.run.prompt import build_prompt
+
+
+async def process_job(context: RunContext, job: Job, photos: Photos) -> JobEnd:
+    """Work on a job. Whatever is unexpected becomes a retry, bounded by the job's attempts."""
+    with log.bound(job=job.id, batch=job.batch_id):
+        try:
+            images = await _make_missing(context, job, photos)
+        except Exception:  # noqa: BLE001 - the one boundary where an unknown error ends
+            log.event("job_crashed", level="error", exc_info=True)
+            outcome = Retry("internal", "An unexpected error; the worker's log has its traceback.")
+            return JobEnd(job, (), outcome)
+        return JobEnd(job, images, decide(images))
+
+
+async def _make_missing(context: RunContext, job: Job, photos: Photos) -> Sequence[ImageOutcome]:
+    """One outcome for each missing image."""
+    recovered: Sequence[ImageOutcome] = ()
+    missing = sorted(job.missing)
+    async with AsyncExitStack() as held:
+        try:
+            if job.claimed_before:
+                recovered = await _recover_stored(context, job)
+                missing = sorted(set(missing) - {image.index for image in recovered})
+            if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in recovered):
+                return recovered
+            fetched = await _fetch_photos(context, job, photos, held)
+        except TimeoutError:  # of the run: a photo that is late by itself is Transient
+            reason: NotStartedReason = "stopped" if context.stop.nothing_starts else "budget"
+            return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
+        except GenerationError as error:
+            return [*recovered, *(_not_begun(context, index, error) for index in missing)]
+        return [*recovered, *await _make_images(context, job, missing, fetched)]
+
+
+async def _recover_stored(context: RunContext, job: Job) -> Sequence[ImageOutcome]:
+    """Record what an earlier claim stored and could not record; nothing is paid for twice."""
+    stored = await context.services.store.stored(job, context.deadlines.generate)
+    return [
+        await record(context, job, index, stored[index].path, stored[index].photo, adopted=True)
+        for index in job.missing
+        if index in stored
+    ]
+
+
+async def _fetch_photos(
+    context: RunContext, job: Job, photos: Photos, held: AsyncExitStack
+) -> tuple[Photo, ...]:
+    """Every photo of the job, once there is memory for them, which `held` keeps.
+
+    Raises TimeoutError when the run's time is up, and what fetching a photo raises: the first that fails
+    ends the wait for the others.
+    """
+    with context.jobs.waiting(job):
+        async with context.deadlines.generate.enforced():
+            memory = photos.hold(job.photo_references, job.user_folder)
+            reserved = await held.enter_async_context(memory)
+            places = range(len(job.photo_references))
+            fetches = [asyncio.create_task(_fetch_photo(job, place, reserved)) for place in places]
+            try:
+                return sendable(tuple(await asyncio.gather(*fetches)))
+            finally:
+                for fetch in fetches:
+                    fetch.cancel()
+
+
+async def _fetch_photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
+    """One photo; its errors say which of the order's photos it is, for the person who ordered."""
+    which = f"Training photo {place}" if place else "Example photo"
+    try:
+        return await reserved.fetch(job.photo_references[place])
+    except BadInput as error:
+        raise BadInput(error.code, f"{which}: {error.message}") from error
+    except Transient as error:
+        raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
+
+
+async def _make_images(
+    context: RunContext, job: Job, missing: Sequence[int], photos: tuple[Photo, ...]
+) -> Sequence[ImageOutcome]:
+    request = GenerationRequest(context.model, build_prompt(job), photos, job.aspect_ratio)
+    job_ended = asyncio.Event()
+    images = [make_image(context, Image(job, index, request, job_ended)) for index in missing]
+    # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
+    outcomes = await asyncio.gather(*images, return_exceptions=True)
+    return [_outcome(outcome) for outcome in outcomes]
+
+
+def _outcome(outcome: ImageOutcome | BaseException) -> ImageOutcome:
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _not_begun(context: RunContext, index: int, error: GenerationError) -> ImageOutcome:
+    if context.not_tried(error):
+        return ImageNotStarted(index, "stopped")
+    return ImageErred(index, error)

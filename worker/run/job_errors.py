@@ -1,0 +1,90 @@
+"""What is done about errors that concern more than one job: change the model over, or stop the run."""
+
+from __future__ import annotations
+
+from worker import log
+from worker.errors import (
+    GenerationError,
+    Misconfigured,
+    ModelRetired,
+    PhotoBucketMissing,
+    PhotoUnreadable,
+)
+from worker.retirement import LIST_SECONDS, hint, retire
+from worker.run.context import RunContext
+from worker.run.outcome import ImageErred, JobEnd
+
+RETIRE_SECONDS = 20.0
+
+
+async def handle_errors(context: RunContext, end: JobEnd) -> None:
+    """Act on the errors of a job that has been settled."""
+    for erred in [image for image in end.images if isinstance(image, ImageErred)]:
+        error = erred.error
+        if isinstance(error, ModelRetired) and error.model != context.model:
+            continue  # asked before the change-over
+        if isinstance(error, ModelRetired) and context.settings.gemini_model_follows:
+            await _change_over(context, error)
+        elif isinstance(error, Misconfigured):
+            await _misconfigured(context, error)
+        elif erred.paid and not context.deadlines.save.passed:
+            await storage_lost(context, error)
+        elif isinstance(error, PhotoBucketMissing):
+            _tell_missing_bucket(context, error)
+        elif isinstance(error, PhotoUnreadable) and context.summary.order_problem is None:
+            context.summary.order_problem = error.message
+
+
+async def storage_lost(context: RunContext, error: GenerationError) -> None:
+    """Stop where what is paid for could not be stored or recorded, and say why."""
+    if isinstance(error, Misconfigured):
+        await _misconfigured(context, error)
+    else:
+        context.stop.no_more_starts("queue_lost", f"{error.message}; the run started nothing more")
+
+
+async def _misconfigured(context: RunContext, error: Misconfigured) -> None:
+    if context.stop.reason == "misconfigured":
+        return
+    context.stop.no_more_starts("misconfigured", error.message)
+    if isinstance(error, ModelRetired):
+        context.stop.problem = f"{error.message} {await _hint(context, error)}"
+    log.event("misconfigured", level="error", code=error.code, reason=context.stop.problem)
+
+
+async def _hint(context: RunContext, error: ModelRetired) -> str:
+    deadline = context.deadlines.save.within(LIST_SECONDS)
+    services = context.services
+    return await hint(services.queue, services.gemini, error.model, deadline, deadline.remaining)
+
+
+async def _change_over(context: RunContext, error: ModelRetired) -> None:
+    """Ask the successor from now on, and remember it for all workers.
+
+    The images of the old model have been held when it was found gone; once their jobs have come back, the
+    run goes on.
+    """
+    settings, retired = context.settings, error.model
+    instead = settings.gemini_model_fallback if retired == settings.gemini_model_name else None
+    try:
+        deadline = context.deadlines.save.within(RETIRE_SECONDS)
+        found = await retire(context.services.queue, retired, instead, deadline)
+    except GenerationError as failed:
+        log.event("successor_not_remembered", level="error", code=failed.code, reason=failed.message)
+        context.stop.no_more_starts("queue_lost")
+        return
+    if found.successor is None:
+        await _misconfigured(context, error)
+        return
+    context.use_model(found.successor)
+    context.summary.changed_over_from = context.summary.changed_over_from or retired
+    context.summary.change_over_note = found.note
+    log.event(
+        "model_changed_over", level="warning", model=retired, successor=found.successor, note=found.note
+    )
+
+
+def _tell_missing_bucket(context: RunContext, error: PhotoBucketMissing) -> None:
+    if context.summary.order_problem != error.message:
+        log.event("misconfigured", level="error", code=error.code, reason=error.message)
+    context.summary.order_problem = error.message

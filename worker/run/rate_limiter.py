@@ -1,0 +1,183 @@
+"""The pace of one run: every request to Gemini, retries included, takes a slot of the rate gate first.
+
+The gate in the database decides for all workers. Slots are taken late and near, for as many images as have
+their photos in hand; whichever image waits longest takes the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from worker import log
+from worker.deadline import Deadline
+from worker.errors import GenerationError, QuotaFacts
+from worker.queue import Database
+from worker.run.deadlines import Deadlines
+from worker.run.outcome import NotStartedReason
+from worker.run.stop import Stop
+
+MOST_SLOTS = 1000
+"""That one question may ask for."""
+
+LEAST_WAIT_SECONDS = 0.05
+"""Between two questions to a gate that had no slot: another run may have given up its place."""
+
+UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
+"""How long nothing is started after a 429 that names no delay and of which the gate could not be told."""
+
+
+class NoSlot(Exception):
+    """There is no slot in time: no request was sent."""
+
+    def __init__(self, reason: NotStartedReason) -> None:
+        super().__init__(reason)
+        self.reason: NotStartedReason = reason
+
+
+class RateLimiter:
+    """The slots of one run. `refusal` says why the gate had none the last time it was asked.
+
+    A slot is void a grace after its time, and once the gate's epoch has moved, as a 429 moves it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        run_id: UUID,
+        model: str,
+        deadlines: Deadlines,
+        stop: Stop,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._run_id = run_id
+        self._model = model
+        self._deadlines = deadlines
+        self._stop = stop
+        self._monotonic = monotonic
+        self._slots: deque[float] = deque()
+        self._grace = self._horizon = 0.0
+        self._epoch: int | None = None
+        self._waiting = 0
+        self._turn = asyncio.Lock()
+        self.refusal: str | None = None
+        self.blocked_until = -math.inf
+
+    def use(self, model: str) -> None:
+        """Go to another model's gate; slots of the old one are void."""
+        self._model = model
+        self._slots.clear()
+        self._epoch = None
+        self.refusal = None
+        self.blocked_until = -math.inf
+
+    async def acquire(self, latest: Deadline, ended: asyncio.Event | None = None) -> int:
+        """Wait for a slot, first come first served, and return its epoch, under which a 429 is reported.
+
+        Raises NoSlot at once when there is none before `latest`, when the run starts nothing more, or when
+        `ended` is set; QueueUnavailable when the gate cannot be asked.
+        """
+        self._waiting += 1
+        try:
+            async with self._turn:
+                epoch = await self._next(latest, ended)
+        finally:
+            self._waiting -= 1
+        if epoch is None:
+            raise NoSlot(self.why_not(latest, ended))
+        return epoch
+
+    def why_not(self, latest: Deadline, ended: asyncio.Event | None = None) -> NotStartedReason:
+        """Why something that has not started will not start before `latest`."""
+        if self._is_over(ended):
+            return "stopped"
+        return "rate_limited" if self.blocked_until > latest.at or self.refusal else "budget"
+
+    async def report(self, facts: QuotaFacts, epoch: int) -> None:
+        """Tell the gate of a 429 under a slot of `epoch`; slots of an epoch that has passed are void.
+
+        Of several calls under way at once the gate learns from the first alone: the others' epoch has passed.
+        If the gate cannot be told, at least this run keeps quiet for a while.
+        """
+        model = self._model
+        told = {
+            "period": facts.period,
+            "retryAfterSeconds": facts.retry_after_seconds,
+            "limit": facts.limit,
+        }
+        params = {"p_model": model, "p_facts": told, "p_epoch": epoch}
+        try:
+            answer = await self._database.operate("report_rate_limit", params, self._deadlines.save, tries=1)
+        except GenerationError as lost:
+            self.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
+            log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
+            return
+        if model != self._model:
+            return
+        self.block(answer["blockedForSeconds"])
+        if answer["epoch"] > (self._epoch or 0):
+            self._slots.clear()
+            self._epoch = answer["epoch"]
+
+    def block(self, seconds: float) -> None:
+        """Start nothing for `seconds`, as far as this run goes; slots before then are void."""
+        if seconds <= 0:
+            return
+        self.blocked_until = max(self.blocked_until, self._monotonic() + seconds)
+        while self._slots and self._slots[0] < self.blocked_until:
+            self._slots.popleft()
+
+    def _is_over(self, ended: asyncio.Event | None) -> bool:
+        return self._stop.nothing_starts or (ended is not None and ended.is_set())
+
+    async def _next(self, latest: Deadline, ended: asyncio.Event | None) -> int | None:
+        """Wait for the next slot and return its epoch; None where there is none."""
+        while not self._is_over(ended):
+            now = self._monotonic()
+            while self._slots and self._slots[0] + self._grace < now:
+                self._slots.popleft()
+            due = self._slots[0] if self._slots else max(self.blocked_until - self._horizon, now)
+            if due > latest.at:
+                return None
+            if due > now:
+                await self._stop.sleep(due - now)
+            elif self._slots:
+                self._slots.popleft()
+                return self._epoch
+            elif not await self._refill(latest):
+                return None
+        return None
+
+    async def _refill(self, latest: Deadline) -> bool:
+        """Ask for as many slots as images wait. False if there is none before `latest`."""
+        model, answer = self._model, await self._ask(latest)
+        if model != self._model or answer["epoch"] < (self._epoch or 0):
+            return True  # overtaken by a change of model or a 429: void before it came
+        received = self._monotonic()
+        self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
+        self._epoch, self.refusal = answer["epoch"], answer["reason"]
+        self._slots.extend(received + offset for offset in answer["slots"])
+        if self._slots:
+            return True
+        if answer["nextInSeconds"] is None:
+            return False
+        self.block(answer["nextInSeconds"])
+        if self.blocked_until > latest.at:
+            return False
+        await self._stop.sleep(LEAST_WAIT_SECONDS)
+        return True
+
+    async def _ask(self, latest: Deadline) -> dict[str, Any]:
+        """Ask the gate once: an answer that is lost costs its slots and nothing else."""
+        params = {
+            "p_run_id": str(self._run_id),
+            "p_model": self._model,
+            "p_slots": min(max(self._waiting, 1), MOST_SLOTS),
+            "p_within_seconds": latest.at - self._monotonic(),
+        }
+        return await self._database.operate("take_start_slots", params, self._deadlines.generate, tries=1)

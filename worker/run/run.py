@@ -1,0 +1,220 @@
+"""One run: claim jobs, work on many at once, settle them as they end, finish, and sum up.
+
+It ends by itself: when the queue is empty, when its jobs or its time are used up, or when nothing can work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import uuid4
+
+from worker import log
+from worker.deadline import Deadline
+from worker.errors import GenerationError, Misconfigured
+from worker.queue import Claim
+from worker.run.context import RunContext
+from worker.run.job import process_job
+from worker.run.job_errors import handle_errors, storage_lost
+from worker.run.outcome import ImageNotStarted, JobEnd, Released
+from worker.run.settle import settle_jobs
+from worker.run.stop import claim_reason
+
+CLAIM_SECONDS = 20.0
+
+CLAIM_PAUSE_SECONDS = 2.0
+"""Between claims of a run that has nothing left but jobs that others need not wait for."""
+
+CLAIM_ROUNDS = 2
+"""How many times the images made at a time a run claims ahead: what is claimed stands before others' jobs."""
+
+
+async def run(context: RunContext) -> dict[str, Any]:
+    """One invocation; returns its summary. Raises QueueUnavailable if the first claim fails."""
+    with log.bound(run=str(context.id)):
+        try:
+            while claim := await next_claim(context):
+                await start_jobs(context, claim)
+                await settle_until(context, lambda: may_claim(context), context.deadlines.save)
+            await settle_until(context, lambda: not context.jobs, context.deadlines.settle)
+        finally:
+            context.jobs.abandon()  # also of a run that failed or was cancelled: its jobs are given back
+            await finish(context)
+        summary = sum_up(context)
+        log.event("run_finished", **{k: v for k, v in summary.items() if k not in ("runId", "images")})
+        return summary
+
+
+async def next_claim(context: RunContext) -> Claim | None:
+    """The next jobs to start; None once the run is to claim no more, and `stop` says why."""
+    while not is_over(context):
+        if context.stop.nothing_starts:
+            # An error that concerns all jobs: how they end says whether the run goes on.
+            await settle_until(context, lambda: not context.jobs, context.deadlines.save)
+            context.stop.go_on()
+            continue
+        try:
+            claim = await _claim(context)
+        except GenerationError as error:
+            _claim_failed(context, error)
+            return None
+        if claim.jobs:
+            return claim
+        if not _may_get_more(context, claim):
+            _come_back_in(context, claim.next_attempt_seconds)
+            context.stop.no_more_claims(claim_reason(claim.reason, "queue_empty"))
+            return None
+        await _settle_one(context, CLAIM_PAUSE_SECONDS)
+        await settle_until(context, lambda: may_claim(context), context.deadlines.save)
+    return None
+
+
+async def start_jobs(context: RunContext, claim: Claim) -> None:
+    """Begin to work on what was claimed, unless what would be made could not be kept."""
+    services = context.services
+    context.must_finish = True
+    context.summary.claimed += len(claim.jobs)
+    try:
+        await services.proof.require(claim.storage_refused, claim.answered_at, context.deadlines)
+    except GenerationError as error:
+        await _give_back(context, claim, error)
+        return
+    context.deadlines.expect_latency(claim.latency_seconds)
+    context.prices = claim.prices
+    _follow(context, claim.successors)
+    if context.photos is None:
+        context.photos = services.open_photos(claim.photo_buckets, claim.photo_hosts)
+    for job in claim.jobs:
+        context.jobs.start(job, process_job(context, job, context.photos))
+
+
+async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadline: Deadline) -> None:
+    """Settle jobs as they end, all that have ended in one call, until `satisfied` or the deadline."""
+    while True:
+        if ends := context.jobs.take_ended():
+            await settle_jobs(context, ends)
+            for end in ends:
+                await handle_errors(context, end)
+        if satisfied() or deadline.passed:
+            return
+        await context.jobs.changed(deadline)
+
+
+async def finish(context: RunContext) -> None:
+    """End the run in the database, which releases what it still holds, also if a claim's answer was lost."""
+    if context.photos is not None:
+        context.photos.close()
+    if not context.must_finish:
+        return
+    services = context.services
+    await services.proof.tell(context.deadlines.answer)
+    spent = list(context.jobs.requests.elements())
+    try:
+        await services.queue.finish(context.id, sum_up(context), spent, context.deadlines.finish)
+    except GenerationError as error:
+        log.event("finish_failed", level="error", reason=str(error))
+
+
+def sum_up(context: RunContext) -> dict[str, Any]:
+    """The run's summary so far."""
+    return context.summary.as_json(context.services.monotonic() - context.deadlines.began)
+
+
+def is_over(context: RunContext) -> bool:
+    """Whether to claim no more; `stop` is told the reason."""
+    stop, limiter = context.stop, context.limiter
+    if stop.reason is None:
+        if context.summary.claimed >= context.max_jobs:
+            stop.no_more_claims("max_jobs")
+        elif limiter.blocked_until > context.deadlines.start.at:
+            seconds = max(limiter.blocked_until - context.services.monotonic(), 0.0)
+            _come_back_in(context, round(seconds, 3))
+            stop.no_more_claims(claim_reason(limiter.refusal, "rate_limited"))
+        elif context.deadlines.start.passed:
+            stop.no_more_claims("budget")
+    return stop.reason is not None
+
+
+def may_claim(context: RunContext) -> bool:
+    """Whether another claim is worth its round trip: few images left that have not started, so that what is
+    claimed does not stand before others' jobs for long, and a quarter of the places free, or, when the last
+    claim emptied the queue, all of them."""
+    places = context.settings.jobs_at_a_time
+    least = places if context.queue_ran_dry else places - places * 3 // 4
+    most_images = context.settings.images_at_a_time // 2
+    return context.jobs.free_places() >= least and context.jobs.unsent_images() <= most_images
+
+
+async def _claim(context: RunContext) -> Claim:
+    jobs = min(context.jobs.free_places(), context.max_jobs - context.summary.claimed)
+    images = max(CLAIM_ROUNDS * context.settings.images_at_a_time - context.jobs.unsent_images(), 1)
+    claim = await context.services.queue.claim(
+        context.id,
+        uuid4(),
+        jobs,
+        max(context.deadlines.end.remaining, 1.0),
+        context.model,
+        context.deadlines.generate.within(CLAIM_SECONDS),
+        context.jobs.crowding_users(),
+        images,
+    )
+    if claim.answered_at:
+        context.database_time.set(claim.answered_at)
+    claimed = sum(job.num_images for job in claim.jobs)
+    context.queue_ran_dry = len(claim.jobs) < jobs and claimed < claim.most_images
+    return claim
+
+
+def _claim_failed(context: RunContext, error: GenerationError) -> None:
+    """The answer may have been lost after the database gave jobs out: only finishing frees them."""
+    context.must_finish = True
+    log.event("claim_failed", level="error", code=error.code, reason=error.message)
+    if isinstance(error, Misconfigured):
+        context.stop.no_more_claims("misconfigured", error.message)
+    elif context.summary.claimed == 0:
+        raise error
+    else:
+        context.stop.no_more_claims("queue_lost")
+
+
+def _may_get_more(context: RunContext, claim: Claim) -> bool:
+    """Whether a claim that gave nothing is worth repeating in this run."""
+    if claim.reason == "isolated":
+        return bool(context.jobs)
+    return claim.reason in ("queue_empty", "busy") and bool(context.jobs.waiting_jobs())
+
+
+async def _settle_one(context: RunContext, seconds: float) -> None:
+    """Settle the jobs that end next; wait for them at most so long."""
+    before = len(context.jobs)
+    has_ended = lambda: len(context.jobs) < before or context.stop.nothing_starts  # noqa: E731
+    await settle_until(context, has_ended, context.deadlines.save.within(seconds))
+
+
+def _come_back_in(context: RunContext, seconds: float | None) -> None:
+    context.summary.next_attempt_seconds = seconds
+    context.summary.next_attempt_at = context.database_time.after(seconds)
+
+
+async def _give_back(context: RunContext, claim: Claim, error: GenerationError) -> None:
+    """Release jobs for which nothing was paid, with their attempts unspent, and stop."""
+    outcome = Released(error.code, error.for_customers, attempt_spent=False)
+    await settle_jobs(
+        context,
+        [
+            JobEnd(job, [ImageNotStarted(index, "stopped") for index in job.missing], outcome)
+            for job in claim.jobs
+        ],
+    )
+    await storage_lost(context, error)
+
+
+def _follow(context: RunContext, successors: Sequence[str]) -> None:
+    """Use what the model in use was changed over to; for the default model, the named fallback."""
+    own, fallback = context.settings.gemini_model_name, context.settings.gemini_model_fallback
+    if not successors or not context.settings.gemini_model_follows:
+        return
+    if fallback and context.model == own and fallback not in successors:
+        context.use_model(fallback)
+    else:
+        context.use_model(successors[-1])
