@@ -15,14 +15,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from worker import log, signals
-from worker.auth import Guard
-from worker.connection import BoundedConnection
-from worker.enqueue import OrderFunction, take_order
-from worker.http import QueueFunction, process_queue
-from worker.oidc import GoogleTokens
-from worker.request import RequestRefused
-from worker.scale_out import ScaleOut
+from worker import log
+from worker.http.auth import Guard
+from worker.http.connection import BoundedConnection
+from worker.http.oidc import GoogleTokens
+from worker.http.orders import OrderFunction, take_order
+from worker.http.process import QueueFunction, process_queue
+from worker.http.validation import RequestRefused
+from worker.ops.scale_out import ScaleOut
+from worker.run import signals
 
 if TYPE_CHECKING:
     from worker.app import Application
@@ -85,7 +86,7 @@ def _application() -> Application:
 
 
 def _orders() -> OrderFunction:
-    from worker.orders import order_function
+    from worker.orders_app import order_function
 
     with _settings_read():
         return order_function()

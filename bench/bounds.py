@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 
-from worker import arguments
+from worker.cli import arguments
 
 
 def whole(least: int, most: int = 1_000_000, step: int = 1) -> Callable[[str], int]:

@@ -8,8 +8,8 @@ from typing import Any
 from uuid import uuid4
 
 from local.stack.errors import StackError
-from tests.databases import Database
-from tests.queue_sql import Connection
+from tests.support.databases import Database
+from tests.support.queue_sql import Connection
 
 MODEL = "gemini-2.5-flash-image"
 RUN_SECONDS = 240

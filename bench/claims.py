@@ -21,8 +21,8 @@ from bench.figures import hardware
 from bench.floor import measure_floor
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
-from tests.databases import Database, database
-from tests.queue_sql import Connection
+from tests.support.databases import Database, database
+from tests.support.queue_sql import Connection
 
 PURPOSE = "claims and settles with a million jobs due, ended, or not due yet; about six minutes"
 JOBS = 10

@@ -18,7 +18,7 @@ from bench.fleet import Fleet
 from bench.scale import Scale
 from bench.site import Site
 from bench.storm import Plan, Storm
-from worker.model import DEFAULT_MODEL
+from worker.gemini.models import DEFAULT_MODEL
 
 PURPOSE = "kill -9 at every phase of the work, and an audit; about 25 minutes"
 MOMENTS = ("random", "before", "during", "after", "late", "poison")

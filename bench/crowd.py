@@ -29,7 +29,7 @@ from bench.bounds import above, whole
 from bench.figures import hardware
 from bench.ledger import Starts
 from local.stack.postgres import Postgres
-from tests.databases import Database, database
+from tests.support.databases import Database, database
 from worker.deadline import Deadline, Within
 from worker.run.deadlines import Deadlines
 from worker.run.rate_limiter import NoSlot, RateLimiter

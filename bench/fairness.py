@@ -22,10 +22,10 @@ from bench.site import Site, photo
 from local.stack.errors import StackError
 from worker import log
 from worker.app import Worker
-from worker.download import PhotoDownload
-from worker.photos import MAX_PHOTO_BYTES
-from worker.request import RunRequest
-from worker.room import CALL_BYTES, PHOTO_BYTES
+from worker.photos.download import PhotoDownload
+from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.run.memory import CALL_BYTES, PHOTO_BYTES
+from worker.run.request import RunRequest
 from worker.settings import Settings
 
 PURPOSE = "a user's wall time beside another's orders; about five minutes"

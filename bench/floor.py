@@ -19,7 +19,7 @@ from bench.claiming import Run, fill, install
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from tests.conftest import connect
-from tests.databases import database
+from tests.support.databases import database
 
 CONNECTIONS, JOBS = 8, 10
 Work = Callable[[str, float], int]

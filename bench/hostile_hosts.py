@@ -29,10 +29,10 @@ from unittest.mock import patch
 
 import httpcore
 
-from tests.photo_host import Authority, photo, web_fetcher
-from worker.download import PhotoDownload, public_tls
+from tests.support.photo_host import Authority, photo, web_fetcher
 from worker.errors import GenerationError
-from worker.photos import MAX_PHOTO_BYTES, PhotoFetcher
+from worker.photos.download import PhotoDownload, public_tls
+from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
 
 PURPOSE = "the event loop's worst lag under hostile photo hosts; about two minutes"
 DOMAIN = "hostile.example"

@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from worker.log import logger
-from worker.log_line import fields_of
+from worker.log.terminal_lines import fields_of
 
 USEFUL = frozenset({"image_made", "image_refused", "image_discarded", "job_completed", "job_failed"})
 """Events after which something stays that no later run has to do again."""

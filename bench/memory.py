@@ -28,7 +28,7 @@ from bench.served import SECRET, served
 from bench.site import IMAGES_PER_JOB, Site
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
-from worker.model import DEFAULT_MODEL
+from worker.gemini.models import DEFAULT_MODEL
 
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
 USER = "customer"

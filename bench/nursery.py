@@ -15,7 +15,14 @@ import signal
 import sys
 from typing import Any
 
-LOADED = ("worker.cli", "worker.app", "worker.genai_client", "worker.image", "google.genai", "supabase")
+LOADED = (
+    "worker.cli.main",
+    "worker.app",
+    "worker.gemini.sdk",
+    "worker.image_format",
+    "google.genai",
+    "supabase",
+)
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -52,7 +59,7 @@ def _fork(order: dict[str, Any]) -> int:
 
 def _work(log: str, environment: dict[str, str]) -> int:
     """Does what `python -m worker run` does, in a session of its own and with its own environment."""
-    from worker.cli import main as worker
+    from worker.cli.main import main as worker
 
     os.setsid()
     if sys.platform == "linux":

@@ -18,9 +18,9 @@ from bench.rates import USER
 from bench.site import COUNTING, WORKERS, Site, photo
 from local.demo.environment import simulated_gemini
 from worker.errors import RateLimited
-from worker.gemini import Gemini, GenerationRequest
-from worker.job import Photo
-from worker.model import DEFAULT_MODEL
+from worker.gemini.client import Gemini, GenerationRequest
+from worker.gemini.models import DEFAULT_MODEL
+from worker.jobs import Photo
 
 AT_ONCE = 10
 """Images at a time of one worker, and of the peer that has as many as one."""

@@ -18,7 +18,7 @@ from psycopg import RawCursor
 from psycopg.rows import dict_row
 
 from tests.conftest import connect
-from tests.queue_sql import Connection
+from tests.support.queue_sql import Connection
 
 JOBS = 10
 PAYLOAD = "A portrait. " * 20

@@ -14,8 +14,8 @@ import httpx
 from bench.scale import Scale
 from bench.site import IMAGES_PER_JOB, Site
 from worker.app import Worker
-from worker.model import DEFAULT_MODEL
-from worker.request import RunRequest
+from worker.gemini.models import DEFAULT_MODEL
+from worker.run.request import RunRequest
 from worker.settings import Settings
 
 PURPOSE = "requests to Supabase, of an idle run and of one that makes photos; about ten seconds"

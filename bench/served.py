@@ -15,7 +15,7 @@ from pathlib import Path
 
 from local.stack.errors import StackError
 from local.stack.folder import free_port
-from tests.clone import descendants
+from tests.support.clone import descendants
 
 SECRET = "a-secret-of-the-bench-0123456789"
 

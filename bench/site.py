@@ -28,7 +28,7 @@ from local.stack.errors import StackError
 from local.stack.processes import Process
 from local.stack.stack import Stack
 from local.stack.supabase import DIRECT
-from worker.model import DEFAULT_MODEL
+from worker.gemini.models import DEFAULT_MODEL
 
 BUCKET = "training-photos"
 WORKERS = 3

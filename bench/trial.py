@@ -18,7 +18,7 @@ from bench.site import BUCKET, Site
 from local.demo.environment import SIMULATED_KEY, simulated_gemini
 from worker.app import Worker
 from worker.errors import GenerationError
-from worker.request import RunRequest
+from worker.run.request import RunRequest
 from worker.settings import Settings
 
 USER = "somebody"

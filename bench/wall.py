@@ -22,7 +22,7 @@ from bench.scale import Scale
 from bench.site import IMAGES_PER_JOB, Site
 from local.simulator.ledger import Call
 from local.stack.errors import StackError
-from worker.model import DEFAULT_MODEL
+from worker.gemini.models import DEFAULT_MODEL
 
 PURPOSE = "a run's time against the ideal schedule, 10 and 64 images at a time; about six minutes"
 USER = "customer"

@@ -790,7 +790,7 @@ end
 $$;
 
 -- Whether a photo's host, as it stands in a URL, can be a public one: a name of at least two labels, no address
--- in any notation, no port but 443, none of the names that lead inside (worker/address.py has their sources).
+-- in any notation, no port but 443, none of the names that lead inside (worker/photos/address.py has their sources).
 create or replace function generation.is_public_host(p_host text) returns boolean
 language sql immutable set search_path = ''
 as $$

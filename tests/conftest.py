@@ -20,7 +20,7 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from local.stack.errors import StackError
 from local.stack.stack import DATA, Stack
-from tests.queue_sql import NO_LIMITS
+from tests.support.queue_sql import NO_LIMITS
 
 FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")

@@ -19,7 +19,7 @@ def start():  # type: ignore[no-untyped-def]
         )
         return UNUSABLE
     try:
-        from worker.cli import main
+        from worker.cli.main import main
 
         return main()
     except ModuleNotFoundError as missing:

@@ -13,26 +13,26 @@ from typing import Any
 from uuid import uuid4
 
 from worker import log
-from worker.download import PhotoDownload
+from worker.backoff import Uniform
 from worker.errors import QueueUnavailable
-from worker.folders import Folders
-from worker.gallery import Gallery
-from worker.gemini import Gemini
-from worker.health import health
-from worker.photo_memory import PhotoMemory, RunPhotos
-from worker.photos import MAX_PHOTO_BYTES, PhotoFetcher
-from worker.project import Project
-from worker.queue import Queue
-from worker.request import Action, RunRequest
-from worker.retry import Uniform
-from worker.room import CALL_BYTES, PHOTO_BYTES, Room
+from worker.gemini.client import Gemini
+from worker.ops.alerts import watched
+from worker.ops.health import health
+from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
+from worker.photos.download import PhotoDownload
+from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
+from worker.run.memory import CALL_BYTES, PHOTO_BYTES, Room
+from worker.run.photo_memory import PhotoMemory, RunPhotos
+from worker.run.request import Action, RunRequest
 from worker.run.run import run
 from worker.run.storage_proof import StorageProof
 from worker.settings import Settings
-from worker.storage import PhotoStore
-from worker.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
-from worker.watch import watched
+from worker.supabase.client import Project
+from worker.supabase.folders import Folders
+from worker.supabase.queue import Queue
+from worker.supabase.signed_urls import Gallery
+from worker.supabase.storage import PhotoStore
 
 PEEK_JOBS = 10
 OVERVIEW_ROWS = 24

@@ -16,8 +16,9 @@ GenerationError             carries a machine-readable `code` and a `message` a 
 ├── PhotoUnreadable         a gateway does not hand out one photo: the job waits, others go on
 └── QueueRefused            a function of the database refused our call: a bug or a version mismatch
 
-Vendor errors become these at one place each (`gemini.py`, `download.py`, `lookup.py`, `queue.py`,
-`storage.py`); nothing outside those files looks at a vendor's exception.
+Vendor errors become these at one place each (`gemini/client.py`, `photos/download.py`,
+`photos/dns.py`, `supabase/queue.py`, `supabase/storage.py`); nothing outside those files looks at a vendor's
+exception.
 """
 
 from __future__ import annotations

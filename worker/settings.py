@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
-from worker.model import DEFAULT_MODEL
+from worker.gemini.models import DEFAULT_MODEL
 from worker.secret import Secret
 
 MAX_RUN_SECONDS = 270.0

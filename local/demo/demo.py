@@ -31,7 +31,7 @@ from local.demo.simulation import Simulation
 from local.simulator.ledger import Call
 from local.stack.folder import Folder
 from local.stack.stack import DATA, Stack
-from worker.model import KnownModels
+from worker.gemini.models import KnownModels
 
 FOLDER = DATA / "demo"
 OUTPUT = ROOT / "demo-output"

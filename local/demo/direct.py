@@ -15,9 +15,9 @@ from typing import Any, Literal
 from local.demo.environment import simulated_gemini
 from local.demo.orders import Order, images
 from worker.errors import GenerationError, RateLimited, Refused
-from worker.gemini import Gemini, GenerationRequest
-from worker.job import Job, Photo
-from worker.model import DEFAULT_MODEL
+from worker.gemini.client import Gemini, GenerationRequest
+from worker.gemini.models import DEFAULT_MODEL
+from worker.jobs import Job, Photo
 from worker.run.prompt import build_prompt
 
 AT_A_TIME = 10

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from local.demo.pace import Pace
-from worker.job import Job
+from worker.jobs import Job
 
 BUCKET = "training-photos"
 PORTRAIT, PALACE, FLOWER, GONE = "portrait.jpg", "palace.jpg", "flower.jpg", "deleted.jpg"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from local.demo.orders import Order, images
 from local.stack.errors import StackError
-from worker.model import DEFAULT_MODEL, KnownModels
+from worker.gemini.models import DEFAULT_MODEL, KnownModels
 
 AGREED = "yes-i-pay"
 NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")

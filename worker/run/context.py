@@ -11,24 +11,24 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from worker import log
-from worker.database_time import DatabaseTime
+from worker.backoff import Uniform
 from worker.deadline import Within
 from worker.errors import GenerationError, QueueUnavailable, Transient
-from worker.gemini import GenerationRequest
-from worker.job import GeneratedImage, Job, Photo
-from worker.model import price_note
-from worker.queue import Claim, Database, Recorded, Settled, Settlement
-from worker.request import RunRequest
-from worker.retry import Uniform
-from worker.room import Room
+from worker.gemini.client import GenerationRequest
+from worker.gemini.models import price_note
+from worker.jobs import GeneratedImage, Job, Photo
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
+from worker.run.memory import Room
 from worker.run.rate_limiter import RateLimiter
+from worker.run.request import RunRequest
 from worker.run.stop import Stop
 from worker.run.storage_proof import StorageProof
 from worker.run.summary import Summary
 from worker.settings import Settings
-from worker.storage import StoredImage
+from worker.supabase.database_time import DatabaseTime
+from worker.supabase.queue import Claim, Database, Recorded, Settled, Settlement
+from worker.supabase.storage import StoredImage
 
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
@@ -75,7 +75,8 @@ class Store(Protocol):
 
 
 class Model(Protocol):
-    """What makes an image; raises the errors of `worker.gemini`. Prepared, a call goes out without delay.
+    """What makes an image; raises the errors of `worker.gemini.client`. Prepared, a call goes out without
+    delay.
 
     `models` names the models that there are.
     """

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker import log
+from worker.backoff import retried
 from worker.errors import (
     GenerationError,
     Misconfigured,
@@ -17,14 +18,13 @@ from worker.errors import (
     Refused,
     Transient,
 )
-from worker.gemini import GenerationRequest
-from worker.job import GeneratedImage, Job
-from worker.retry import retried
+from worker.gemini.client import GenerationRequest
+from worker.jobs import GeneratedImage, Job
 from worker.run.context import RunContext
 from worker.run.outcome import CUT, ImageDiscarded, ImageErred, ImageMade, ImageNotStarted, ImageOutcome
 from worker.run.rate_limiter import NoSlot
 from worker.settings import STORE_SECONDS
-from worker.storage import object_path, photo_row
+from worker.supabase.storage import object_path, photo_row
 
 LONGEST_RETRY_SECONDS = 2.0
 """Between the two tries of one call; who is asked to wait longer comes back in a later run."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from worker import log
 from worker.deadline import Deadline
-from worker.job import Job
+from worker.jobs import Job
 from worker.run.outcome import JobEnd
 
 PATIENCE_SECONDS = 1.0

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 
 from worker import log
 from worker.errors import BadInput, GenerationError, Transient
-from worker.gemini import GenerationRequest
-from worker.job import Job, Photo
-from worker.photos import sendable
+from worker.gemini.client import GenerationRequest
+from worker.jobs import Job, Photo
+from worker.photos.fetch import sendable
 from worker.run.context import HeldPhotos, Photos, RunContext
 from worker.run.image import Image, make_image, record
 from worker.run.outcome import (

@@ -10,8 +10,8 @@ from worker.errors import (
     PhotoBucketMissing,
     PhotoUnreadable,
 )
-from worker.retirement import LIST_SECONDS, hint, retire
 from worker.run.context import RunContext
+from worker.run.model_retirement import LIST_SECONDS, hint, retire
 from worker.run.outcome import ImageErred, JobEnd
 
 RETIRE_SECONDS = 20.0

@@ -14,7 +14,7 @@ from worker.errors import (
     RateLimited,
     Refused,
 )
-from worker.job import Job
+from worker.jobs import Job
 
 CUT = "cut"
 """Code of the error of a call that was under way when the run's time was up."""

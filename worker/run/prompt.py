@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.job import Job, Style
+from worker.jobs import Job, Style
 
 MAX_CHARS = 12_000
 """Both prompts (4 000 each) and every option at its longest fit; about 3 000 of the model's 32 768 tokens."""

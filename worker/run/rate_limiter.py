@@ -16,10 +16,10 @@ from uuid import UUID
 from worker import log
 from worker.deadline import Deadline
 from worker.errors import GenerationError, QuotaFacts
-from worker.queue import Database
 from worker.run.deadlines import Deadlines
 from worker.run.outcome import NotStartedReason
 from worker.run.stop import Stop
+from worker.supabase.queue import Database
 
 MOST_SLOTS = 1000
 """That one question may ask for."""

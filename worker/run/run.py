@@ -12,13 +12,13 @@ from uuid import uuid4
 from worker import log
 from worker.deadline import Deadline
 from worker.errors import GenerationError, Misconfigured
-from worker.queue import Claim
 from worker.run.context import RunContext
 from worker.run.job import process_job
 from worker.run.job_errors import handle_errors, storage_lost
 from worker.run.outcome import ImageNotStarted, JobEnd, Released
 from worker.run.settle import settle_jobs
 from worker.run.stop import claim_reason
+from worker.supabase.queue import Claim
 
 CLAIM_SECONDS = 20.0
 

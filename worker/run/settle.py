@@ -7,12 +7,12 @@ from functools import partial
 from typing import assert_never
 
 from worker import log
+from worker.backoff import Uniform, retry_delay_seconds
 from worker.errors import GenerationError
-from worker.queue import LEASE_LOST, Settled, Settlement
-from worker.retry import Uniform, retry_delay_seconds
 from worker.run.context import RunContext
 from worker.run.outcome import Abandoned, Completed, Failed, ImageErred, JobEnd, PutAside, Released, Retry
 from worker.settings import Settings
+from worker.supabase.queue import LEASE_LOST, Settled, Settlement
 
 UNKNOWN_QUOTA_DELAY_SECONDS = 60.0
 """How long a job waits after a 429 that names no delay: the per-minute quota's window."""

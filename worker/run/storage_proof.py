@@ -14,13 +14,13 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from worker import log
-from worker.bucket import MAX_IMAGE_BYTES
-from worker.database_time import is_before
 from worker.deadline import Within
 from worker.errors import GenerationError, Misconfigured
-from worker.job import GeneratedImage, Usage
-from worker.queue import Database
+from worker.jobs import GeneratedImage, Usage
 from worker.run.deadlines import Deadlines
+from worker.supabase.bucket import MAX_IMAGE_BYTES
+from worker.supabase.database_time import is_before
+from worker.supabase.queue import Database
 
 CALL_SECONDS = 15.0
 """What looking at the bucket, an upload of the probe, or a report may take."""

@@ -1,0 +1,85 @@
+"""`python -m worker gate`: rate, caps and pause, shown and changed by whoever is on call."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from tests.support.command_line import CommandLine
+from tests.support.runs import SUCCESSOR, Site
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs", "tests.support.command_line")
+MODEL = "gemini-2.5-flash-image"
+
+
+async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
+    """What is set shows at once, and holds for the next start; what is not named stays."""
+    shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
+    assert f"{MODEL}: 30 starts per minute, 0 today, burst 2\n" in shown and "$0.00 of $20.00" in shown
+    await cli.call("gate", "set", "--images-per-day", "1", "--dollars-per-day", "none")
+    gate = (await cli.call("gate", "show", "--json")).json
+    assert (gate["imagesPerDay"], gate["dollarsPerDay"]) == (1, None)
+    (gemini,) = [each for each in gate["gates"] if each["model"] == MODEL]
+    assert (gemini["rate"], gemini["burst"]) == (30, 2)
+    await site.order("a", images=2)
+    summary = await site.run(RunRequest(budget_seconds=6))
+    assert (summary["images"]["made"], summary["stopReason"]) == (1, "daily_cap")
+    assert summary["nextAttemptInSeconds"] > 0
+    shown = (await cli.call("gate", "show")).out
+    assert f"{MODEL}: 30 starts per minute, 1 today, burst 2; closed by a daily cap\n" in shown
+    (reset,) = site.rows("select generation.next_daily_reset(now()) as at")
+    assert abs(datetime.fromisoformat(summary["nextAttemptAt"]) - reset["at"]) < timedelta(seconds=5)
+
+
+async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
+    """What the gate has learned stands in `status` and in its JSON."""
+    facts = {"period": "minute", "limit": 7, "retryAfterSeconds": 30}
+    await site.worker().queue.operate(
+        "report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None}
+    )
+    shown = (await cli.call("status")).out
+    assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
+    assert "; closed by the quota; blocked for " in shown
+    gates = (await cli.call("status", "--json")).json["gate"]["gates"]
+    (gate,) = [each for each in gates if each["model"] == MODEL]
+    assert (gate["rate"], gate["learnedFrom"]) == (7, "stated")
+
+
+async def test_pause(cli: CommandLine, site: Site) -> None:
+    """A pause keeps every run from starting anything, says so, and ends with resume."""
+    await site.order("a")
+    assert "PAUSED since" in (await cli.call("gate", "pause", "the bill looks odd")).out
+    assert "the bill looks odd" in (await cli.call("gate", "show")).out
+    await cli.call("gate", "set", "--rate", "30")
+    assert "; closed by a pause\n" in (await cli.call("gate", "show")).out
+    paused = await site.run()
+    assert (paused["stopReason"], paused["claimed"]) == ("paused", 0)
+    assert "PAUSED" not in (await cli.call("gate", "resume")).out
+    assert (await site.run())["completed"] == 1
+
+
+async def test_nothing_named(cli: CommandLine) -> None:
+    """`gate set` without anything to set teaches what could be set."""
+    assert "--rate" in (await cli.call("gate", "set")).complained(2)
+    assert "must be a number" in (await cli.call("gate", "set", "--images-per-day", "-1")).complained(2)
+    said = (await cli.call("gate", "set", "--dollars-per-day", "abc")).complained(2)
+    assert "--dollars-per-day: must be a number from 0, or none, not abc" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "warnings"),
+    [
+        (MODEL, []),
+        (SUCCESSOR, []),
+        ("gemini-3-pro-image", [f"uses {MODEL} or {SUCCESSOR}", "not gemini-3-pro-image"]),
+        ("gemini-9", ["not gemini-9;", "no price is known"]),
+    ],
+)
+async def test_a_gate_nobody_asks(cli: CommandLine, db: object, model: str, warnings: list[str]) -> None:
+    """The rate of another model than the worker's, and its successor, is set, with a warning."""
+    done = await cli.call("gate", "set", "--model", model, "--rate", "5", "--new-model")
+    assert done.code == 0 and f"{model}: 5 starts per minute" in done.out
+    assert all(part in done.log for part in warnings)
+    assert ("warning:" in done.log) == bool(warnings)

@@ -1,0 +1,77 @@
+"""The command line's sweep, prune and erase, as an operator types them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.command_line import CommandLine
+from tests.support.runs import Site
+from tests.support.strays import failed, named, put
+from worker.cli.main import main
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs", "tests.support.command_line")
+
+UNUSABLE = ["erase", "prune --older-than-days 0", "prune --limit x", "sweep --limit 0"]
+OLD = """
+    update photo_generation_batches set "completedAt" = "completedAt" - interval '40 days';
+    update photo_generation_queue set "completedAt" = "completedAt" - interval '40 days'"""
+
+
+@pytest.mark.parametrize("arguments", UNUSABLE)
+def test_unusable_arguments(arguments: str) -> None:
+    """What cannot be meant is refused before anything is removed."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+
+
+async def test_sweep(cli: CommandLine, site: Site) -> None:
+    """Strays go, within the limit; the answer says how many, and a failure shows in the exit code."""
+    for _ in range(2):
+        job = await failed(site)
+        await put(site, f"{job.folder}/{named(0, b'a')}")
+    done = await cli.call("sweep", "--limit", "1")
+    assert (done.code, done.json["objectsRemoved"], done.json["more"]) == (0, 1, True)
+    done = await cli.call("sweep")
+    assert (done.code, done.json["objectsRemoved"], done.json["more"]) == (0, 1, False)
+    assert site.objects() == {}
+
+
+async def test_prune(cli: CommandLine, site: Site) -> None:
+    """What is older than asked for goes; photos stay, in the table and in Storage."""
+    await site.order("a")
+    await site.worker().run(RunRequest())
+    site.db.execute(OLD)
+    kept = site.photos()
+    assert (await cli.call("prune", "--older-than-days", "41")).json["jobsRemoved"] == 0
+    assert (await cli.call("prune", "--limit", "10")).json["jobsRemoved"] == 1
+    assert (site.photos(), {row["storagePath"] for row in kept}) == (kept, set(site.objects()))
+
+
+async def test_erase_asks(cli: CommandLine, site: Site) -> None:
+    """Without --yes the user id has to be typed; anything else, or nobody there to type, erases nothing."""
+    await site.order("a")
+    await site.worker().run(RunRequest())
+    for typed in (b"", b"\n", b"yes\n", site.user[:-1].encode() + b"\n"):
+        said = (await cli.call("erase", site.user, stdin=typed)).complained(2)
+        assert site.user in said and "nothing was erased" in said
+    assert len(site.photos()) == len(site.objects()) == 1
+    done = await cli.call("erase", site.user, stdin=site.user.encode() + b"\n")
+    assert (done.code, done.json["jobsRemoved"], done.json["objectsRemoved"]) == (0, 1, 1)
+    assert (site.photos(), site.objects()) == ([], {})
+
+
+async def test_erase_with_yes(cli: CommandLine, site: Site) -> None:
+    """A script is not asked; who has but a stray object is erased too."""
+    await put(site, f"{site.user}/b/1/0-a")
+    done = await cli.call("erase", site.user, "--yes", stdin=b"")
+    assert (done.code, done.json["jobsRemoved"], done.json["objectsRemoved"]) == (0, 0, 1)
+    assert (await cli.call("erase", "", "--yes")).code == 1
+
+
+@pytest.mark.parametrize("arguments", ["sweep", "prune", "erase nobody --yes"])
+async def test_the_key_of_gemini_is_not_needed(cli: CommandLine, arguments: str) -> None:
+    """Whoever only tidies up need not have the key that photos are billed to."""
+    done = await cli.call(*arguments.split(), env={"GEMINI_API_KEY": None})
+    assert done.code == 0, done

@@ -1,0 +1,150 @@
+"""docs/backup.md is true: a dump goes into another project, opens nothing there, and the queue goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.stack.postgres import Postgres
+from tests.sql.test_callers import acting, error_of, ours
+from tests.support import catalog
+from tests.support.access_table import FUNCTIONS
+from tests.support.databases import Database, database
+from tests.support.queue_sql import Connection, Queue
+
+pytest_plugins = ("tests.support.database_fixtures",)
+
+ROOT = Path(__file__).resolve().parents[2]
+FENCE = re.compile(r"^ *```(.+)\n((?:.*\n)*?) *```$", re.MULTILINE)
+BLOCKS = dict(FENCE.findall((ROOT / "docs" / "backup.md").read_text()))
+TABLES = (
+    "public.photo_generation_queue",
+    "public.photo_generation_batches",
+    "public.photo_generation_photos",
+)
+SEALED = "alter table storage.objects enable row level security"
+
+
+def run(postgres: Postgres, folder: Path, block: str, **urls: str) -> None:
+    """One block of the page, in a folder that has the repository's files."""
+    script = BLOCKS[f"sh {block}"].replace("sql/install.sql", str(ROOT / "sql" / "install.sql"))
+    environment = {"PATH": f"{postgres.bin}:{os.environ['PATH']}", **urls}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def source(postgres: Postgres) -> Iterator[Database]:
+    """A project with the queue, in which two users have ordered and one of them has a photo."""
+    with database(postgres) as made:
+        made.install()
+        queue = Queue(made.connection).open_gate()
+        queue.record(queue.claimed(user_id="user-1", images=2), 0)
+        queue.enqueue("user-2")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def restored(
+    postgres: Postgres, source: Database, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Database, Path]]:
+    """Another project with Supabase's default grants and the restored dump, not installed again yet."""
+    folder = tmp_path_factory.mktemp("backup")
+    with database(postgres) as new:
+        new.connection.execute(SEALED)
+        run(postgres, folder, "backup", DATABASE_URL=source.url)
+        run(postgres, folder, "restore", NEW_DATABASE_URL=new.url)
+        yield new, folder
+
+
+def rows(connection: Connection) -> list[Any]:
+    """Every row that matters to a customer."""
+    return [catalog.rows(connection, table) for table in TABLES]
+
+
+def findings(made: Database) -> list[dict[str, Any]]:
+    """What the database says of its rights."""
+    answer = Queue(made.connection).call("generation_access_findings")
+    return list(answer["findings"])
+
+
+def test_the_restored_grants_are_open(restored: tuple[Database, Path]) -> None:
+    """What the page warns of is so: after a restore everybody is granted every function."""
+    granted = "select has_function_privilege('anon', 'erase_generation_user(text)', 'execute') as may"
+    assert Queue(restored[0].connection).one(granted)["may"]
+    assert len(findings(restored[0])) > len(FUNCTIONS)
+
+
+@pytest.mark.parametrize("role", ["anon", "authenticated"])
+def test_an_attacker_with_the_publishable_key_changes_nothing(
+    source: Database, restored: tuple[Database, Path], role: str
+) -> None:
+    """Before the installation no function obeys anonymous callers or strangers, no foreign row shows."""
+    new = restored[0]
+    before = rows(new.connection)
+    assert before == rows(source.connection)
+    for row in ours(new):
+        if row["schema"] == "public" and role not in FUNCTIONS[row["name"]].callers:
+            with acting(new.connection, role, "stranger") as connection:
+                call = f"select public.{row['name']}({', '.join(row['arguments'])})"
+                error = error_of(connection, call)
+            assert error is not None and error.sqlstate == "42501", row["signature"]
+    for table in TABLES:
+        with acting(new.connection, role, "stranger") as connection:
+            assert connection.execute(f"select from {table}".encode()).fetchall() == []
+            assert connection.execute(f"delete from {table}".encode()).rowcount == 0
+    assert rows(new.connection) == before
+
+
+def test_install_closes_it_and_work_goes_on(
+    postgres: Postgres, source: Database, restored: tuple[Database, Path]
+) -> None:
+    """The installation leaves no difference to a fresh one and nothing to find, and open jobs go on."""
+    new, folder = restored
+    run(postgres, folder, "install", NEW_DATABASE_URL=new.url)
+    assert catalog.schema(new.connection) == catalog.schema(source.connection)
+    assert findings(new) == []
+    queue = Queue(new.connection).open_gate()
+    queue.call("release_stale_generation_jobs", p_older_than_seconds=0)
+    missing = {job["userId"]: job["missing"] for job in queue.run().claim()}
+    assert missing == {"user-1": [1], "user-2": [0]}
+    assert queue.enqueue("user-3")["created"]
+
+
+# As on Supabase: people's role is no superuser, and somebody above it has default privileges in `public`.
+PROJECT = """
+    create role project_admin;
+    create role project_owner login bypassrls password 'secret'"""
+ADMINS = "alter default privileges for role project_admin in schema public grant all on tables to anon"
+GRANTED = "grant create on schema public to project_owner"
+
+
+def test_the_restore_needs_no_superuser(postgres: Postgres, source: Database, tmp_path: Path) -> None:
+    """A Supabase project's role restores all rows, though the dump tells of rights that are not its own."""
+    before = rows(source.connection)
+    source.connection.execute(PROJECT)
+    try:
+        source.connection.execute(ADMINS)
+        with database(postgres) as new:
+            new.connection.execute(f"{ADMINS}; {GRANTED}".encode())
+            name = new.connection.info.dbname
+            new.connection.execute(f"grant create on database {name} to project_owner".encode())
+            url = f"postgresql://project_owner:secret@127.0.0.1:{postgres.port}/{name}"
+            run(postgres, tmp_path, "backup", DATABASE_URL=source.url)
+            run(postgres, tmp_path, "restore", NEW_DATABASE_URL=url)
+            assert rows(new.connection) == before
+    finally:
+        source.connection.execute("drop owned by project_admin; drop role project_admin, project_owner")
+
+
+def test_the_page_names_check() -> None:
+    """The page ends with the command that tells whether all is closed."""
+    assert BLOCKS["sh check"].strip() == "python -m worker check"

@@ -1,0 +1,145 @@
+"""What the adapter's errors hide, and that every exception of its vendors has a meaning."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import httpx2
+import pytest
+from google.genai import errors
+
+from tests.support.wire import Script, Wire, listening, reply
+from worker.errors import GenerationError, Misconfigured, ModelRetired, Transient
+from worker.gemini.client import Gemini, GenerationRequest, translate, vendor_errors
+from worker.jobs import Photo
+
+KEY = "AIza-canary-key"
+PROMPT = "canary prompt"
+REQUEST = GenerationRequest("gemini-2.5-flash-image", PROMPT, (Photo(b"canary photo", "image/png"),), "9:16")
+
+
+@pytest.fixture
+async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    """A server that cuts every connection, where the SDK looks for Gemini."""
+    async with listening() as server:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+async def gemini(wire: Wire) -> AsyncIterator[Gemini]:
+    adapter = Gemini(KEY, time.monotonic)
+    yield adapter
+    await adapter.close()
+
+
+async def failure(gemini: Gemini) -> GenerationError:
+    with pytest.raises(GenerationError) as caught:
+        await gemini.generate(REQUEST, 5)
+    return caught.value
+
+
+ECHO = {
+    "message": f"{KEY} {PROMPT}",
+    "status": f"{KEY} {PROMPT}",
+    "details": [{"reason": KEY, "field": PROMPT}],
+}
+ECHOES: list[Script] = [
+    *(
+        reply(f"{status} {PROMPT}", {"error": ECHO})
+        for status in (302, 400, 401, 403, 404, 409, 429, 500, 503)
+    ),
+    *(reply(f"{status} {KEY}", f"{KEY} {PROMPT}".encode()) for status in (200, 400, 404, 429, 502)),
+    reply("200 OK", {"candidates": [{"content": {"parts": [{"inlineData": f"{KEY} {PROMPT}"}]}}]}),
+    reply("200 OK", {"candidates": [{"finishReason": f"{KEY} {PROMPT}"}]}),
+    lambda _, writer: writer.write(f"{KEY} {PROMPT}\r\n\r\n".encode()),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not a valid FinishReason")
+async def test_no_error_tells_key_or_prompt(wire: Wire, gemini: Gemini) -> None:
+    """Even a server that sends everything back gets nothing into an error, its traceback or its causes."""
+    for script in ECHOES:
+        wire.answer = script
+        error = await failure(gemini)
+        assert error.__cause__ is None
+        assert error.__context__ is None
+        told = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
+        assert "canary" not in told
+    assert "canary" not in repr(gemini) + repr(REQUEST)
+
+
+@pytest.mark.parametrize("key", ["", "  ", "canary key", "canary\nkey", "canary\u00e9", "auth_tokens/canary"])
+async def test_a_key_that_cannot_travel_is_refused_unseen(wire: Wire, key: str) -> None:
+    """A key that no header can carry is misconfigured before h11 can quote it."""
+    with pytest.raises(Misconfigured) as caught:
+        await Gemini(key, time.monotonic).check("m")
+    assert caught.value.code in ("api_key_missing", "api_key_malformed")
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    assert wire.asked == []
+
+
+@pytest.mark.parametrize("model", ["", "../other", "a?b=c", "a&b", "a b", "models/", "models/a/b"])
+async def test_a_model_name_cannot_change_the_path(wire: Wire, gemini: Gemini, model: str) -> None:
+    """Whatever is not a model's name is misconfigured, not a model to replace."""
+    with pytest.raises(Misconfigured) as caught:
+        await gemini.check(model)
+    assert not isinstance(caught.value, ModelRetired)
+    assert wire.asked == []
+
+
+async def test_nobody_listens(gemini: Gemini, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused connection is transient and says so; an address that is none is misconfigured."""
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
+    refused = await failure(gemini)
+    assert isinstance(refused, Transient)
+    assert "ECONNREFUSED" in refused.message
+    await gemini.close()
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "localhost:8080")
+    assert (await failure(gemini)).code == "base_url"
+
+
+TIMEOUTS = {"TimeoutException", "ConnectTimeout", "PoolTimeout", "ReadTimeout", "WriteTimeout"}
+ADDRESSES = {"InvalidURL", "UnsupportedProtocol"}
+
+
+@pytest.mark.parametrize("module", [httpx, httpx2])
+def test_every_exception_of_the_http_clients_is_translated(module: Any) -> None:
+    """Each exception that httpx or httpx2 exports, one of tomorrow included, has a meaning."""
+    classes = [
+        kind for kind in vars(module).values() if isinstance(kind, type) and issubclass(kind, Exception)
+    ]
+    assert len(classes) > 20
+    for kind in classes:
+        assert issubclass(kind, vendor_errors()), kind
+        code = translate(kind.__new__(kind), "m").code
+        expected = "timeout" if kind.__name__ in TIMEOUTS else "connection"
+        expected = "base_url" if kind.__name__ in ADDRESSES else expected
+        assert code == ("malformed_answer" if kind.__name__ == "DecodingError" else expected), kind
+
+
+def test_every_exception_of_the_sdk_is_translated() -> None:
+    """An exception that a new SDK brings must be given its meaning here."""
+    known = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    beside = {errors.ContinuationInterruptedError, errors.ExperimentalWarning}  # of Interactions; a warning
+    assert beside < known
+    for kind in known - beside:
+        assert issubclass(kind, vendor_errors()), kind
+        exc = kind(503, {}) if issubclass(kind, errors.APIError) else kind.__new__(kind)
+        assert isinstance(translate(exc, "m"), Transient)
+
+
+def test_importing_the_adapter_imports_no_sdk() -> None:
+    """An idle run pays neither the SDK's 0.4 s nor its 40 MB."""
+    code = (
+        "import sys, worker.gemini.client;"
+        "print([m for m in ('google.genai', 'httpx', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,269 @@
+"""What the SDK sends, and how the adapter reads answers that the simulator does not give."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import google.genai._api_client
+import pytest
+from PIL import Image
+
+from tests.support.wire import Script, Wire, listening, reply, reset
+from worker.errors import GenerationError, Misconfigured, RateLimited, Refused, Transient
+from worker.gemini.client import Gemini, GenerationRequest
+from worker.jobs import Photo
+
+KEY = "AIza-canary-key"
+PROMPT = "canary prompt"
+PHOTO = Photo(b"canary photo \xfb\xef\xbe", "image/png")
+REQUEST = GenerationRequest("gemini-2.5-flash-image", PROMPT, (PHOTO,), "9:16")
+
+
+def picture(size: int = 8) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (size, size)).save(out, "PNG")
+    return out.getvalue()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def part(size: int = 8, **more: Any) -> dict[str, Any]:
+    return {"inlineData": {"mimeType": "image/png", "data": encoded(picture(size))}, **more}
+
+
+def answer(*parts: Any, **candidate: Any) -> dict[str, Any]:
+    return {"candidates": [{"content": {"role": "model", "parts": parts}, **candidate}]}
+
+
+@pytest.fixture
+async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+    """A server that answers with an image, where the SDK looks for Gemini."""
+    async with listening() as server:
+        server.answer = reply("200 OK", answer(part()))
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+        yield server
+
+
+@pytest.fixture
+async def gemini(wire: Wire) -> AsyncIterator[Gemini]:
+    adapter = Gemini(KEY, time.monotonic)
+    yield adapter
+    await adapter.close()
+
+
+async def failure(gemini: Gemini) -> GenerationError:
+    with pytest.raises(GenerationError) as caught:
+        await gemini.generate(REQUEST, 5)
+    return caught.value
+
+
+async def test_the_request_as_it_goes_out(wire: Wire, gemini: Gemini) -> None:
+    """One JSON with prompt, photos inline and image settings; the key in its header and nowhere else."""
+    await gemini.generate(REQUEST, 2.5)
+    (asked,) = wire.asked
+    assert asked.line == "POST /v1/models/gemini-2.5-flash-image:generateContent HTTP/1.1"
+    assert asked.headers["x-goog-api-key"] == KEY
+    assert KEY.encode() not in asked.body
+    sent = json.loads(asked.body)
+    (content,) = sent["contents"]
+    data = base64.urlsafe_b64encode(PHOTO.data).decode()
+    assert content["parts"] == [{"text": PROMPT}, {"inlineData": {"data": data, "mime_type": "image/png"}}]
+    assert sent["generationConfig"] == {
+        "responseModalities": ["IMAGE"],
+        "imageConfig": {"aspectRatio": "9:16"},
+    }
+
+
+async def test_the_sdk_counts_its_timeout_in_milliseconds(wire: Wire, gemini: Gemini) -> None:
+    """The SDK tells the server its timeout in seconds, rounded up: 2.5 s must not become 2 500 s."""
+    await gemini.generate(REQUEST, 2.5)
+    assert wire.asked[0].headers["x-server-timeout"] == "3"
+
+
+async def test_no_variable_changes_key_or_backend(
+    wire: Wire, gemini: Gemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys, projects and Vertex switches in the environment belong to other programs."""
+    for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"):
+        monkeypatch.setenv(name, "another")
+    for name in ("GOOGLE_GENAI_USE_VERTEXAI", "GOOGLE_GENAI_USE_ENTERPRISE"):
+        monkeypatch.setenv(name, "true")
+    monkeypatch.setenv("GOOGLE_VERTEX_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("GOOGLE_GENAI_HTTP_CLIENT", "httpx2")
+    await gemini.generate(REQUEST, 5)
+    assert wire.asked[0].headers["x-goog-api-key"] == KEY
+    assert wire.asked[0].line.startswith("POST /v1/models/")
+
+
+@pytest.mark.parametrize("has_aiohttp", [False, True])
+@pytest.mark.parametrize("script", [reply("503 Service Unavailable", {}), reset], ids=["503", "reset"])
+async def test_the_sdk_never_repeats_a_call(
+    wire: Wire, gemini: Gemini, script: Script, has_aiohttp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call is one request, also where aiohttp is installed, which the SDK would prefer and repeat."""
+    monkeypatch.setattr(google.genai._api_client, "has_aiohttp", has_aiohttp)
+    wire.answer = script
+    assert isinstance(await failure(gemini), Transient)
+    assert len(wire.asked) == 1
+
+
+async def test_the_sdk_follows_no_continuation(wire: Wire, gemini: Gemini) -> None:
+    """An answer that could be continued is one answer: the next hop would be billed and have no slot."""
+    wire.answer = reply(
+        "200 OK", answer({"text": "…"}, finishReason="CONTINUATION", continuationToken="AAAA")
+    )
+    assert (await failure(gemini)).code == "continuation"
+    assert len(wire.asked) == 1
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "MAX_TOKENS", "NO_IMAGE", "OTHER"])
+async def test_an_image_counts_whatever_the_finish_reason(wire: Wire, gemini: Gemini, reason: str) -> None:
+    """An image that is there has been paid for."""
+    wire.answer = reply("200 OK", answer({"text": "here it is"}, part(9), finishReason=reason))
+    assert (await gemini.generate(REQUEST, 5)).width == 9
+
+
+@pytest.mark.parametrize(
+    ("parts", "width"),
+    [
+        ([part(4, thought=True), part(5)], 5),
+        ([part(5), part(4, thought=True)], 5),
+        ([part(4), part(5), part(6)], 6),
+        ([part(4), {"text": "better:"}, part(6), {"text": "done"}], 6),
+        ([part(4, thought=True), part(7, thought=True)], 7),
+    ],
+)
+@pytest.mark.parametrize("reason", [None, "STOP", "MAX_TOKENS", "OTHER"])
+async def test_the_last_image_is_the_result(
+    wire: Wire, gemini: Gemini, parts: list[dict[str, Any]], width: int, reason: str | None
+) -> None:
+    """What thinking models send before is a draft; where they flag every image, the last one is meant."""
+    wire.answer = reply("200 OK", answer(*parts, **({"finishReason": reason} if reason else {})))
+    assert (await gemini.generate(REQUEST, 5)).width == width
+
+
+@pytest.mark.parametrize("reason", ["SAFETY", "IMAGE_PROHIBITED_CONTENT", "RECITATION"])
+async def test_a_draft_of_a_refused_image_is_not_delivered(wire: Wire, gemini: Gemini, reason: str) -> None:
+    """A draft that Gemini then declined to finish is refused, not delivered."""
+    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason=reason))
+    assert isinstance(await failure(gemini), Refused)
+
+
+async def test_a_draft_of_a_blocked_prompt_is_not_delivered(wire: Wire, gemini: Gemini) -> None:
+    """A prompt that was blocked makes no image, whatever lies in the answer."""
+    wire.answer = reply(
+        "200 OK", answer(part(4, thought=True)) | {"promptFeedback": {"blockReason": "SAFETY"}}
+    )
+    assert (await failure(gemini)).code == "blocked_safety"
+
+
+async def test_a_limited_account_delivers_no_draft(wire: Wire, gemini: Gemini) -> None:
+    """An account that Gemini does not serve stops the run, whatever lies in the answer."""
+    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason="PUP_LIMITED_DISABLED"))
+    assert isinstance(await failure(gemini), Misconfigured)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tokens"),
+    [
+        ({"candidatesTokenCount": 1120, "thoughtsTokenCount": 300}, 1420),
+        ({"thoughtsTokenCount": 300}, 300),
+        ({"candidatesTokenCount": 1120}, 1120),
+        ({}, None),
+    ],
+)
+async def test_thinking_counts_as_output(
+    wire: Wire, gemini: Gemini, counts: dict[str, int], tokens: int | None
+) -> None:
+    """Tokens spent on thinking are billed as output, so they are recorded as output."""
+    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": counts})
+    assert (await gemini.generate(REQUEST, 5)).usage.output_tokens == tokens
+
+
+@pytest.mark.parametrize("count", [-5, 10**12])
+async def test_counts_that_cannot_be_are_unknown(wire: Wire, gemini: Gemini, count: int) -> None:
+    """An image that is paid for is not lost to a count of tokens that the database cannot hold."""
+    wrong = {"promptTokenCount": count, "candidatesTokenCount": count, "thoughtsTokenCount": 7}
+    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": wrong})
+    usage = (await gemini.generate(REQUEST, 5)).usage
+    assert (usage.prompt_tokens, usage.output_tokens) == (None, 7)
+
+
+@pytest.mark.parametrize(
+    ("version", "model"),
+    [
+        ("gemini-2.5-flash-image", "gemini-2.5-flash-image"),
+        ("models/gemini-2.5-flash-image", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-001", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-preview", "gemini-2.5-flash-image"),
+        ("models/gemini-2.5-flash-image-preview-09-2025", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash-image-latest", "gemini-2.5-flash-image"),
+        ("", "gemini-2.5-flash-image"),
+        (None, "gemini-2.5-flash-image"),
+        ("no name, but a text", "gemini-2.5-flash-image"),
+        ("gemini-2.5-flash", "gemini-2.5-flash"),
+        ("gemini-2.5-flash-image-lite", "gemini-2.5-flash-image-lite"),
+        ("models/gemini-nano-banana-2.1", "gemini-nano-banana-2.1"),
+        ("gemini-3-pro-image-001", "gemini-3-pro-image-001"),
+    ],
+)
+async def test_the_model_that_answers_is_recorded(
+    wire: Wire, gemini: Gemini, version: str | None, model: str
+) -> None:
+    """An image is its maker's; a release of the model that was asked, or no name at all, is that model."""
+    wire.answer = reply("200 OK", answer(part()) | {"modelVersion": version})
+    assert (await gemini.generate(REQUEST, 5)).usage.model == model
+
+
+UNREADABLE = [
+    b"<html>",
+    b'{"candidates"',
+    b"\xff\xfe\x00",
+    b"[" * 100_000,
+    1,
+    {"candidates": [1]},
+    {"candidates": [{"content": {"parts": 1}}]},
+    {"candidates": [{"finishReason": 5}]},
+    {"usageMetadata": {"promptTokenCount": "x"}},
+    *(
+        answer({"inlineData": {"mimeType": "image/png", "data": data}})
+        for data in ("!", encoded(b"no image"))
+    ),
+    answer({"inlineData": {"mimeType": "image/png", "data": encoded(picture()[:-12])}}),
+]
+
+
+async def test_an_answer_that_cannot_be_read_is_worth_another_try(wire: Wire, gemini: Gemini) -> None:
+    """A 200 that is not what the API promises is transient, whatever the SDK trips over."""
+    for body in UNREADABLE:
+        wire.answer = reply("200 OK", body)
+        error = await failure(gemini)
+        assert isinstance(error, Transient), body
+        assert error.code == "malformed_answer"
+
+
+async def test_an_answer_with_nothing_in_it_has_no_image(wire: Wire, gemini: Gemini) -> None:
+    """What the SDK takes for an empty answer is one without an image."""
+    nothing: list[object] = [b"", [], "text", None, {}]
+    for body in nothing:
+        wire.answer = reply("200 OK", body)
+        assert (await failure(gemini)).code == "no_image", body
+
+
+async def test_the_retry_after_header_is_heard(wire: Wire, gemini: Gemini) -> None:
+    """The header comes through where the body has no `RetryInfo`."""
+    wire.answer = reply("503 Service Unavailable", b"<html>", Retry_After="17")
+    error = await failure(gemini)
+    assert isinstance(error, Transient)
+    assert error.retry_after_seconds == 17.0
+    wire.answer = reply("429 Too Many Requests", {}, Retry_After="18")
+    limited = await failure(gemini)
+    assert isinstance(limited, RateLimited)
+    assert limited.facts.retry_after_seconds == 18.0

@@ -1,0 +1,132 @@
+"""The Gemini simulator's images, keys and models, asked by the real google-genai client over the wire."""
+
+from __future__ import annotations
+
+import io
+
+import httpx
+import pytest
+from google.genai import errors, types
+from PIL import Image, ImageStat
+
+from local.simulator.gemini import Simulator
+from local.simulator.pictures import SIZES
+from tests.support.simulated import MODEL, Generate, images, photo, sdk
+
+pytest_plugins = ["tests.support.simulated"]
+
+
+@pytest.mark.parametrize("ratio", SIZES)
+async def test_every_ratio_gives_a_real_image_of_that_ratio(generate: Generate, ratio: str) -> None:
+    """An answer holds one image of the ordered ratio, STOP beside its content, and 1290 output tokens."""
+    answer = await generate(ratio=ratio)
+    width, height = Image.open(io.BytesIO(images(answer)[0])).size
+    ordered_width, ordered_height = SIZES[ratio]
+    assert width / height == pytest.approx(ordered_width / ordered_height, rel=0.02)
+    assert answer.candidates is not None
+    assert answer.candidates[0].finish_reason is types.FinishReason.STOP
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata.candidates_token_count == 1290
+    assert (answer.usage_metadata.prompt_token_count or 0) > 258
+    assert answer.model_version == MODEL
+    assert answer.response_id
+
+
+@pytest.mark.parametrize(("mime_type", "kind"), [("image/png", "PNG"), ("image/jpeg", "JPEG")])
+async def test_full_scale_is_geminis_own_size(
+    gemini: Simulator, generate: Generate, mime_type: str, kind: str
+) -> None:
+    """At scale 1 an image has exactly the pixels of Google's table, in the format that was set."""
+    gemini.configure(scale=1.0, mime_type=mime_type)
+    image = Image.open(io.BytesIO(images(await generate(ratio="3:4"))[0]))
+    assert (image.size, image.format) == ((864, 1184), kind)
+
+
+async def test_the_picture_is_made_from_the_first_photo(generate: Generate) -> None:
+    """The picture shows the first photo, cropped from its middle and restyled."""
+    for _ in range(4):
+        answer = await generate(photos=(photo(), photo("white", "black")))
+        picture = Image.open(io.BytesIO(images(answer)[0])).convert("L")
+        width, height = picture.size
+        left = ImageStat.Stat(picture.crop((0, 0, width // 3, height // 2))).mean[0]
+        right = ImageStat.Stat(picture.crop((width * 2 // 3, 0, width, height // 2))).mean[0]
+        assert left + 50 < right
+
+
+async def test_pictures_vary_and_repeat(gemini: Simulator, generate: Generate) -> None:
+    """Images of one prompt all differ, and the same order draws the same bytes again after a reset."""
+    first = [images(await generate())[0] for _ in range(4)]
+    assert len(set(first)) == 4
+    gemini.reset()
+    assert [images(await generate())[0] for _ in range(4)] == first
+
+
+async def test_an_order_without_a_photo_gets_a_picture_too(generate: Generate) -> None:
+    """No photo is no error: the model draws from the words."""
+    assert len(images(await generate(photos=()))) == 1
+
+
+async def test_both_api_versions_are_served(
+    gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
+) -> None:
+    """v1 and v1beta answer alike."""
+    for version in ("v1", "v1beta"):
+        assert images(await generate(client=sdk(wire, gemini.url, api_version=version)))
+
+
+async def test_a_broken_photo_or_ratio_is_an_invalid_argument(generate: Generate) -> None:
+    """What the real API refuses with 400 is refused: a photo that is no image, a ratio that isn't."""
+    for order in ({"photos": (b"not an image",)}, {"ratio": "7:5"}):
+        with pytest.raises(errors.ClientError) as caught:
+            await generate(**order)
+        assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
+
+
+async def test_an_invalid_key_is_named_by_its_reason(gemini: Simulator, generate: Generate) -> None:
+    """A key that is not valid gets 400 with ErrorInfo API_KEY_INVALID, for models.get as well."""
+    gemini.configure(invalid_keys=["key-of-a-test"])
+    with pytest.raises(errors.ClientError) as caught:
+        await generate()
+    assert caught.value.code == 400
+    assert caught.value.details["error"]["details"][0]["reason"] == "API_KEY_INVALID"
+    assert gemini.ledger.outcomes() == {"4xx": 1}
+
+
+async def test_a_missing_key_is_forbidden(gemini: Simulator, wire: httpx.AsyncClient) -> None:
+    """Without x-goog-api-key everything is 403 PERMISSION_DENIED."""
+    answer = await wire.get(f"{gemini.url}/v1beta/models")
+    assert (answer.status_code, answer.json()["error"]["status"]) == (403, "PERMISSION_DENIED")
+
+
+async def test_a_closed_model_is_listed_and_answers_404(
+    gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
+) -> None:
+    """A model that serves only its earlier users is there for models.get, and not found for a call."""
+    gemini.configure(closed=[MODEL])
+    with pytest.raises(errors.ClientError) as caught:
+        await generate(model=MODEL)
+    assert caught.value.code == 404 and "no longer available to new users" in str(caught.value.message)
+    assert (await sdk(wire, gemini.url).aio.models.get(model=MODEL)).name == f"models/{MODEL}"
+
+
+async def test_a_retired_or_unknown_model_is_not_found(
+    gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
+) -> None:
+    """A retired model answers 404 NOT_FOUND to generateContent and models.get; its successor still works."""
+    gemini.configure(retired=[MODEL])
+    for model in (MODEL, "gemini-0-never"):
+        with pytest.raises(errors.ClientError) as caught:
+            await generate(model=model)
+        assert (caught.value.code, caught.value.status) == (404, "NOT_FOUND")
+    client = sdk(wire, gemini.url)
+    with pytest.raises(errors.ClientError):
+        await client.aio.models.get(model=MODEL)
+    found = await client.aio.models.get(model="gemini-3.1-flash-image")
+    assert found.name == "models/gemini-3.1-flash-image"
+    assert [model.name async for model in await client.aio.models.list()] == [
+        "models/gemini-3-pro-image",
+        "models/gemini-3.1-flash-image",
+        "models/gemini-3.1-flash-lite-image",
+        "models/gemini-nano-banana-2.1",
+    ]
+    assert gemini.ledger.outcomes() == {"404": 2}

@@ -1,0 +1,107 @@
+"""Tokens that Cloud Run's IAM has checked before us: believed only where somebody has said that it does."""
+
+import time
+from typing import Any
+
+import pytest
+from starlette.datastructures import Headers
+
+from tests.http.test_auth import ACCOUNT, AUDIENCE, bearer, refusal, token
+from worker.http.auth import REMOVED_SIGNATURE, Caller, Guard
+from worker.http.oidc import GoogleTokens
+from worker.settings import InvalidSettings, Settings
+
+HOUR = 3600
+
+
+def behind_iam() -> Guard:
+    """A guard of a service that only the account may invoke."""
+    return Guard(verifier=GoogleTokens(AUDIENCE, ACCOUNT, behind_iam=True))
+
+
+def without_signature(whole: str) -> str:
+    """What IAM leaves of a token."""
+    return whole.rpartition(".")[0] + REMOVED_SIGNATURE
+
+
+async def test_token_that_iam_has_checked() -> None:
+    """Audience, account and time suffice where IAM has looked at the signature; no certificate is fetched."""
+    await behind_iam().admit(bearer(without_signature(token())), "203.0.113.7", Caller.CLOCK)
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({"aud": "https://elsewhere.example"}, "audience"),
+        ({"aud": None}, "audience"),
+        ({"iss": "https://accounts.example.com"}, "audience"),
+        ({"email": "stranger@example.com"}, "account"),
+        ({"email_verified": False}, "account"),
+        ({"email": None}, "account"),
+        ({"exp": int(time.time()) - HOUR}, "expired"),
+        ({"exp": None}, "no ID token"),
+        ({"exp": "soon"}, "no ID token"),
+    ],
+)
+async def test_claims_still_count(claims: dict[str, Any], reason: str) -> None:
+    """A token that IAM let through for another audience or account is refused, and so is an old one."""
+    refused = await refusal(behind_iam(), bearer(without_signature(token(**claims))))
+    assert (refused.status, refused.code) == (401, "invalid_token")
+    assert reason in refused.message
+
+
+@pytest.mark.parametrize("head", ["", "a", "a.b", "..", "a.W10", "a.bnVsbA", "a.e30", "a.eyJleHAiOiJuYW4ifQ"])
+async def test_rubbish_without_a_signature(head: str) -> None:
+    """What is no token is refused as such, however it ends."""
+    refused = await refusal(behind_iam(), bearer(head + REMOVED_SIGNATURE))
+    assert (refused.status, refused.code) == (401, "invalid_token")
+
+
+async def test_signatures_are_still_checked() -> None:
+    """A token that has a signature is checked by it: whoever forges one gains nothing from the setting."""
+    refused = await refusal(behind_iam(), bearer(token().rpartition(".")[0] + ".c2lnbmF0dXJl"))
+    assert refused.status in (401, 503)
+
+
+BASE = {"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": "k", "GEMINI_API_KEY": "k"}
+
+
+@pytest.mark.parametrize(
+    ("value", "behind"), [("", False), ("worker", False), ("cloud-run", True), ("Cloud-Run", True)]
+)
+def test_setting(value: str, behind: bool) -> None:
+    """The worker checks tokens itself until somebody says that Cloud Run does, on Cloud Run."""
+    env = BASE | {"OIDC_CHECKED_BY": value, "K_SERVICE": "generation-worker"}
+    assert Settings.from_env(env, "w").oidc_behind_iam is behind
+
+
+@pytest.mark.parametrize("elsewhere", [{}, {"CLOUD_RUN_JOB": "j"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
+def test_setting_elsewhere(elsewhere: dict[str, str]) -> None:
+    """Where no service of Cloud Run is, IAM has checked nothing, and anybody could write such a token."""
+    with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY=cloud-run is for a service of Cloud Run"):
+        Settings.from_env(BASE | elsewhere | {"OIDC_CHECKED_BY": "cloud-run"}, "w")
+
+
+def test_setting_misspelt() -> None:
+    """Another checker than these two is no setting."""
+    with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY must be one of"):
+        Settings.from_env(BASE | {"OIDC_CHECKED_BY": "iam"}, "w")
+
+
+async def test_a_stranger_whom_iam_let_in_cannot_add_the_clocks_token() -> None:
+    """IAM has checked X-Serverless-Authorization; the forged token in Authorization it has only passed on."""
+    forged = without_signature(token())
+    own = without_signature(token(email="stranger@example.com"))
+    headers = Headers({"X-Serverless-Authorization": f"Bearer {own}", "Authorization": f"Bearer {forged}"})
+    refused = await refusal(behind_iam(), headers)
+    assert (refused.status, refused.code) == (401, "invalid_token")
+
+
+@pytest.mark.parametrize(
+    "joined", ["{stranger},Bearer {clock}", "{stranger} {clock}", "!{clock}", "{clock}="]
+)
+async def test_no_other_text_can_be_read_as_the_token(joined: str) -> None:
+    """What a base64 decoder would skip makes a token invalid: two headers joined by a proxy are no token."""
+    parts = {"clock": without_signature(token()), "stranger": "e30.e30.e30"}
+    refused = await refusal(behind_iam(), bearer(joined.format(**parts)))
+    assert (refused.status, refused.code) == (401, "invalid_token")

@@ -1,0 +1,135 @@
+"""Connections that ask for nothing are closed: idle, dripping, going on after the answer, reading nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+
+import pytest
+import uvicorn
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tests.support.raw_http import Line
+from tests.support.served import Target, check_refusal
+from worker.http import connection
+from worker.http.connection import HEAD_SECONDS, BoundedConnection
+
+pytest_plugins = ("tests.support.served",)
+
+REFUSED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+BEGINNINGS = {"idle": b"", "dripping": b"POST / HTTP/1.1\r\nX: ", "answered": HEALTH, "refused": REFUSED}
+SILENT = ("idle",)
+PATIENCE_SECONDS = HEAD_SECONDS + 5
+SHORT = 0.3
+
+
+def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
+    """Each is closed 10 s after it opened, or after its answer, whatever drips in; others are served."""
+    with ExitStack() as stack:
+        opened = time.monotonic()
+        waiting: list[tuple[str, Line]] = []
+        for number in range(200):
+            kind = list(BEGINNINGS)[number % len(BEGINNINGS)]
+            line = stack.enter_context(Line(queue_target.url))
+            line.send(BEGINNINGS[kind])
+            waiting.append((kind, line))
+        ended: list[tuple[str, float]] = []
+        slowest = 0.0
+        while waiting and time.monotonic() - opened < PATIENCE_SECONDS:
+            time.sleep(0.5)
+            gone = [(kind, line) for kind, line in waiting if line.is_closed()]
+            ended += [(kind, time.monotonic() - opened) for kind, _ in gone]
+            waiting = [each for each in waiting if each not in gone]
+            for kind, line in waiting:
+                line.send(b"" if kind in SILENT else b"x")
+            asked = time.monotonic()
+            check_refusal(queue_target.post(b"["), 400)
+            slowest = max(slowest, time.monotonic() - asked)
+        assert not waiting
+        assert min(seconds for _, seconds in ended) >= HEAD_SECONDS - 0.5, ended
+        assert slowest < 5
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers `/{bytes}/{seconds}` with so many bytes after so many seconds."""
+    size, seconds = scope["path"].strip("/").split("/")
+    await asyncio.sleep(float(seconds))
+    await Response(b"x" * int(size))(scope, receive, send)
+
+
+@asynccontextmanager
+async def serving(
+    monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to uvicorn, with its bounds: some seconds, and two connections."""
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
+    for bound in ("HEAD_SECONDS", "READ_SECONDS", "TURNED_AWAY_SECONDS"):
+        monkeypatch.setattr(connection, bound, seconds)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(application, http=BoundedConnection, lifespan="off", log_config=None)
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve([listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            server.should_exit = True
+            await task
+
+
+def get(path: str) -> bytes:
+    """A request."""
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+
+async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that nobody takes does not hold the connection: a large one, or many small."""
+    for asked in (get("/20000000/0"), get("/50000/0") * 400):
+        async with serving(monkeypatch) as (reader, writer):
+            writer.write(asked)
+            await asyncio.sleep(4 * SHORT)
+            with pytest.raises(ConnectionResetError):
+                while await reader.read(2**20):
+                    await asyncio.sleep(0)
+                raise ConnectionResetError  # closed in order, though before the end
+            assert reader.at_eof() or reader.exception()
+
+
+async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told 503 and closed, far beyond it without a word; those that are there are served."""
+    async with serving(monkeypatch, seconds=60) as (reader, writer), AsyncExitStack() as opened:
+
+        async def connect() -> asyncio.StreamReader:
+            more, its_writer = await asyncio.open_connection(*writer.get_extra_info("peername"))
+            opened.callback(its_writer.close)
+            its_writer.write(get("/10/0"))
+            return more
+
+        assert b" 200 " in await (await connect()).readuntil(b"\r\n\r\n")
+        beyond = [await (await connect()).read() for _ in range(2)]
+        assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in beyond)
+        assert json.loads(beyond[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+        with suppress(ConnectionResetError):
+            assert await (await connect()).read() == b""
+        writer.write(get("/10/0"))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+
+
+async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may take as long as it takes, and each answer starts the time anew."""
+    async with serving(monkeypatch) as (reader, writer):
+        for path in (f"/10/{3 * SHORT}", *["/10/0"] * 6, f"/10/{2 * SHORT}"):
+            writer.write(get(path))
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in head
+            assert await reader.readexactly(10) == b"x" * 10
+            await asyncio.sleep(SHORT / 2)
+        await asyncio.sleep(SHORT)
+        assert await reader.read() == b""

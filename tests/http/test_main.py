@@ -1,0 +1,73 @@
+"""The module that functions-framework loads, in a fresh interpreter as the server does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Loads a function as the framework does, posts to it once and prints the answer.
+POST_ONCE = """
+import asyncio, json, sys, httpx
+from functions_framework.aio import create_asgi_app
+
+async def post():
+    app = create_asgi_app(sys.argv[1], "main.py")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+        answer = await http.post("/", headers={"Origin": "https://app.example"})
+    print(json.dumps([answer.status_code, answer.json(), dict(answer.headers)]))
+
+asyncio.run(post())
+"""
+
+IMPORT = """
+import json, sys, threading
+import main
+heavy = ["supabase", "google.genai", "google.auth", "google.cloud.run_v2", "PIL", "worker.app"]
+print(json.dumps([[name for name in heavy if name in sys.modules], threading.active_count()]))
+"""
+
+
+def _python(script: str, *arguments: str, **environment: str) -> tuple[Any, str]:
+    """Run a script in the repository with only this environment; its JSON output, and its log."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
+
+
+def test_import_opens_nothing() -> None:
+    """The server imports the module before it forks: no client, no thread, none of the large packages."""
+    [heavy, threads], _ = _python(IMPORT)
+    assert heavy == []
+    assert threads == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "needed"),
+    [("process_generation_queue", "SUPABASE_SERVICE_ROLE_KEY"), ("generate_images", "SUPABASE_ANON_KEY")],
+)
+def test_missing_settings_are_told_by_name_in_the_log_only(function: str, needed: str) -> None:
+    """Without settings every request is 500 `misconfigured`; the log names them all and shows no value."""
+    [status, body, headers], log = _python(
+        POST_ONCE, function, WORKER_SECRET="short-secret", SUPABASE_URL="ftp://no"
+    )
+    assert (status, body["error"]["code"]) == (500, "misconfigured")
+    assert f"{needed} is not set" in log
+    assert needed not in json.dumps(body)
+    assert "short-secret" not in log
+    assert "ftp://no" not in log
+    assert ("access-control-allow-origin" in headers) == (function == "generate_images")

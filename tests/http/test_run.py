@@ -1,0 +1,193 @@
+"""The functions as functions-framework serves them: a real process, driven by HTTP, from order to photo."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from local.demo.function import Function
+from local.simulator.gemini import Simulator
+from local.stack.folder import Folder, free_port
+from local.stack.stack import Stack
+from tests.conftest import User
+from tests.support.runs import KEY, SOURCES, Site, fresh_order, picture, process_environment
+
+pytest_plugins = ("tests.support.runs",)
+
+SECRET = "a-secret-of-the-tests-0123456789"
+
+
+@pytest.fixture(scope="module")
+def environment(stack: Stack, simulator: Simulator) -> dict[str, str]:
+    """What the processes of this module get."""
+    return process_environment(stack, simulator) | {"WORKER_SECRET": SECRET}
+
+
+@pytest.fixture(scope="module")
+def queue(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    """`process_generation_queue`, in a process of its own."""
+    folder = Folder(tmp_path_factory.mktemp("queue"))
+    with Function("process_generation_queue", folder, environment) as function:
+        yield function
+
+
+@pytest.fixture(scope="module")
+def orders(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
+    """`generate_images`, in a process of its own."""
+    with Function("generate_images", Folder(tmp_path_factory.mktemp("orders")), environment) as function:
+        yield function
+
+
+async def post(function: Function, body: object = None, **headers: str) -> httpx.Response:
+    """One request, with the worker's secret unless headers are given."""
+    sent = headers or {"X-Worker-Secret": SECRET}
+    async with httpx.AsyncClient(timeout=30) as client:
+        return await client.post(function.url, json=body, headers=sent)
+
+
+def bearer(user: User) -> str:
+    """The header with someone's access token."""
+    return str(user.client.options.headers["Authorization"])
+
+
+async def test_run(site: Site, queue: Function) -> None:
+    """A call with the secret works the queue off and answers with the summary of the run."""
+    (job,) = await site.order("a", images=2)
+
+    answer = await post(queue)
+
+    summary = answer.json()
+    assert (answer.status_code, summary["completed"], summary["stopReason"]) == (200, 1, "queue_empty")
+    assert site.job(job)["status"] == "completed"
+    site.audit(summary)
+
+
+@pytest.mark.parametrize("headers", [{"X-Worker-Secret": "wrong" * 8}, {"Authorization": f"Bearer {SECRET}"}])
+async def test_wrong_secret(site: Site, queue: Function, headers: dict[str, str]) -> None:
+    """Without the right secret in its own header nothing is claimed."""
+    (job,) = await site.order("a")
+
+    answer = await post(queue, **headers)
+
+    assert answer.status_code in (401, 403)
+    assert (site.job(job)["attempts"], site.calls()) == (0, [])
+
+
+async def test_dry_run(site: Site, queue: Function) -> None:
+    """A dry run tells what a run would claim, and claims nothing."""
+    a, b = await site.order("a", "b", images=3)
+    before = [site.job(a), site.job(b)]
+
+    answer = await post(queue, {"dryRun": True})
+
+    found = [(job["id"], job["images"]) for job in answer.json()["jobs"]]
+    assert (answer.status_code, found) == (200, [(a, 3), (b, 3)])
+    assert [site.job(a), site.job(b)] == before
+    assert (site.calls(), site.rows("select from generation.runs")) == ([], [])
+
+
+async def test_max_jobs(site: Site, queue: Function) -> None:
+    """`maxJobs` in the body bounds the run."""
+    await site.order("a", "b", "c")
+
+    first = (await post(queue, {"maxJobs": 2})).json()
+    second = (await post(queue)).json()
+
+    assert [(s["claimed"], s["stopReason"]) for s in (first, second)] == [(2, "max_jobs"), (1, "queue_empty")]
+    site.audit(first, second)
+
+
+async def test_bad_request(site: Site, queue: Function) -> None:
+    """A body that is not understood is refused before anything is claimed."""
+    (job,) = await site.order("a")
+
+    bodies: list[object] = [{"maxJob": 1}, {"maxJobs": 0}, {"budgetSeconds": 1}, {"dryRun": "yes"}, []]
+    answers = [await post(queue, body) for body in bodies]
+
+    assert {answer.status_code for answer in answers} == {400}
+    assert site.job(job)["attempts"] == 0
+
+
+async def test_failures_are_no_errors(site: Site, queue: Function) -> None:
+    """A run whose jobs fail did its duty: 200, so that no scheduler repeats it."""
+    site.gemini.add_rule({"kind": "error", "code": 400})
+    await site.order("a")
+
+    answer = await post(queue)
+
+    assert (answer.status_code, answer.json()["failed"]) == (200, 1)
+    site.audit(answer.json())
+
+
+async def test_key_invalid(site: Site, queue: Function) -> None:
+    """A key that Gemini does not accept is answered 500 with the problem, and spends nothing."""
+    site.gemini.configure(invalid_keys=[KEY])
+    (job,) = await site.order("a")
+
+    answer = await post(queue)
+
+    assert (answer.status_code, answer.json()["stopReason"]) == (500, "misconfigured")
+    assert "API key" in answer.json()["problem"]
+    assert KEY not in answer.text
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+
+
+async def test_supabase_unreachable(environment: dict[str, str], tmp_path: Path) -> None:
+    """With Supabase out of reach a run is answered 503."""
+    nowhere = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
+    with Function("process_generation_queue", Folder(tmp_path), environment | nowhere) as function:
+        answer = await post(function)
+
+    assert answer.status_code == 503
+    assert (
+        environment["SUPABASE_SERVICE_ROLE_KEY"]
+        not in answer.text + (tmp_path / f"{function.target}.log").read_text()
+    )
+
+
+async def test_from_order_to_photo(
+    site: Site, queue: Function, orders: Function, user: Callable[[], Awaitable[User]]
+) -> None:
+    """Someone signed in orders, a run works it off, and the photos are theirs to see and nobody else's."""
+    customer, stranger = await user(), await user()
+    await site.service.storage.from_(SOURCES).upload(
+        f"{customer.id}/me.png", picture(), {"content-type": "image/png"}
+    )
+    site.user = customer.id
+    order = fresh_order(("a", "b"), 2, f"{SOURCES}/{customer.id}/me.png", aspectRatio="3:4")
+    headers = {"Authorization": bearer(customer), "Idempotency-Key": str(uuid4())}
+
+    ordered = await post(orders, order, **headers)
+    again = await post(orders, order, **headers)
+    run = await post(queue)
+
+    assert (ordered.status_code, again.status_code) == (202, 202)
+    batch: dict[str, Any] = ordered.json()
+    assert (batch["success"], batch["jobsEnqueued"]) == (True, 2)
+    assert again.json()["batchId"] == batch["batchId"]
+    assert (run.status_code, run.json()["completed"], run.json()["images"]["made"]) == (200, 2, 4)
+    seen = (await customer.client.table("photo_generation_photos").select("*").execute()).data
+    assert {row["batchId"] for row in seen if isinstance(row, dict)} == {batch["batchId"]}
+    assert len(seen) == 4
+    told = await customer.client.rpc("get_generation_batch", {"p_batch_id": batch["batchId"]}).execute()
+    read: Any = told.data
+    assert read["batch"]["status"] == "completed"
+    assert (await stranger.client.table("photo_generation_photos").select("*").execute()).data == []
+    assert (await stranger.client.table("photo_generation_batches").select("*").execute()).data == []
+    site.audit(run.json())
+
+
+async def test_order_without_token(site: Site, orders: Function) -> None:
+    """An order of nobody is refused and leaves nothing behind."""
+    order = fresh_order(("a",), 1, site.photo)
+
+    answers = [
+        await post(orders, order, **{"X-Worker-Secret": SECRET}),
+        await post(orders, order, Authorization="Bearer x"),
+    ]
+
+    assert {answer.status_code for answer in answers} == {401}
+    assert site.rows("select from photo_generation_batches") == []

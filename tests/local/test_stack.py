@@ -1,0 +1,291 @@
+"""The local stack is what tests and demo take it for: real roles, real JSON, gone when its owner is."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from PIL import Image
+from postgrest.exceptions import APIError
+from psycopg.rows import DictRow
+from supabase import AsyncClient
+
+from local.demo.photographs import photographs
+from local.stack.errors import StackError
+from local.stack.postgres import Postgres
+from local.stack.stack import Stack
+from tests.conftest import User
+
+ROOT = Path(__file__).resolve().parents[2]
+OWNER = """
+import sys, time
+from pathlib import Path
+from local.stack.stack import Stack
+with Stack(Path(sys.argv[1]), durable=False) as stack:
+    stack.psql(sys.argv[2])
+    print(*stack.pids, flush=True)
+    if sys.argv[3] == "raise":
+        raise ZeroDivisionError
+    time.sleep(600)
+"""
+GUARDED = """
+import signal, sys, time
+from pathlib import Path
+from local.stack.folder import Folder
+from local.stack.processes import Process
+command = ["/bin/sleep", "600"]
+process = Process("sleep", command, Folder(Path(sys.argv[1])), last_signal=signal.SIGKILL, kernel_tells=False)
+print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def functions(stack: Stack) -> Iterator[None]:
+    """Two functions beside the project's own, gone after the test."""
+    stack.psql("""
+        create function public.stack_kind(p_value jsonb) returns text
+        language sql as 'select jsonb_typeof(p_value)';
+        create function public.stack_secret() returns text language sql as 'select current_user::text';
+        revoke execute on function public.stack_secret() from public, anon, authenticated;""")
+    stack.supabase.restart()
+    yield
+    stack.psql("drop function public.stack_kind(jsonb); drop function public.stack_secret()")
+
+
+async def refused(client: AsyncClient, function: str) -> str | None:
+    """The SQLSTATE that the function answers the client with."""
+    with pytest.raises(APIError) as caught:
+        await client.rpc(function).execute()
+    return caught.value.code
+
+
+async def test_roles(
+    functions: None, service: AsyncClient, anyone: AsyncClient, user: Callable[[], Awaitable[User]]
+) -> None:
+    """A revoked function answers anyone and users 42501, and runs as service_role for the secret key."""
+    assert (await service.rpc("stack_secret").execute()).data == "service_role"
+    assert await refused(anyone, "stack_secret") == "42501"
+    assert await refused((await user()).client, "stack_secret") == "42501"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [({"a": [1]}, "object"), ([1, "2"], "array"), ({}, "object"), (7, "number")]
+)
+async def test_jsonb_arguments(functions: None, anyone: AsyncClient, value: object, kind: str) -> None:
+    """A jsonb argument arrives in a function as what it was, not as a string holding JSON."""
+    assert (await anyone.rpc("stack_kind", {"p_value": value}).execute()).data == kind
+
+
+async def test_row_level_security(
+    stack: Stack, db: psycopg.Connection[DictRow], user: Callable[[], Awaitable[User]]
+) -> None:
+    """A table with row-level security shows users their own rows only, by the subject of their token."""
+    one, other = await user(), await user()
+    db.execute("""
+        create table public.stack_notes (owner text, note text);
+        alter table public.stack_notes enable row level security;
+        create policy own on public.stack_notes for select using ((select auth.jwt() ->> 'sub') = owner)""")
+    try:
+        stack.supabase.restart()
+        db.execute("insert into public.stack_notes values (%s, 'mine'), (%s, 'theirs')", [one.id, other.id])
+        assert (await one.client.table("stack_notes").select("note").execute()).data == [{"note": "mine"}]
+    finally:
+        db.execute("drop table public.stack_notes")
+
+
+def own(folder: Path, sql: str, then: str) -> subprocess.Popen[str]:
+    """Another Python process that owns a stack in the folder, has run the SQL, and then sleeps or raises."""
+    command = [sys.executable, "-c", OWNER, str(folder), sql, then]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def pids_of(owner: subprocess.Popen[str]) -> list[int]:
+    """The process ids that the owner prints once its stack is up."""
+    assert owner.stdout is not None
+    return [int(word) for word in owner.stdout.readline().split()]
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is not merely waiting to be reaped by init."""
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return bool(state.strip()) and not state.startswith("Z")
+
+
+def wait_until_gone(pids: list[int], seconds: float = 20.0) -> None:
+    """Fails when one of the processes is still there after the time."""
+    deadline = time.monotonic() + seconds
+    while any(is_running(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still running: {[pid for pid in pids if is_running(pid)]}"
+        time.sleep(0.05)
+
+
+def test_killed_owner(tmp_path: Path) -> None:
+    """kill -9 of the owner ends PostgreSQL and the API server; the next start on the folder finds the data.
+
+    The folder is closed to everybody else, as pytest makes it, so this also shows that it may be.
+    """
+    assert tmp_path.parent.stat().st_mode & 0o077 == 0
+    with own(tmp_path, "create table public.kept as select 1 as one", "sleep") as owner:
+        pids = pids_of(owner)
+        owner.kill()
+    assert len(pids) == 2
+    wait_until_gone(pids)
+    with Stack(tmp_path, durable=False) as stack:
+        assert stack.psql("select one from public.kept") == "1"
+        assert str(stack.supabase.call("/rest/v1/kept", key=stack.publishable_key)) == "[{'one': 1}]"
+
+
+@pytest.mark.parametrize(
+    ("then", "sent"), [("sleep", signal.SIGTERM), ("sleep", signal.SIGINT), ("raise", 0)]
+)
+def test_ended_owner(tmp_path: Path, then: str, sent: int) -> None:
+    """SIGTERM, Ctrl-C and an exception in the owner end both servers."""
+    with own(tmp_path, "select 1", then) as owner:
+        pids = pids_of(owner)
+        owner.send_signal(sent)
+    wait_until_gone(pids)
+
+
+def test_address_and_keys_stay(tmp_path: Path) -> None:
+    """A stack comes back under the same address, with the same keys and users."""
+    with Stack(tmp_path, durable=False) as stack:
+        before = (stack.url, stack.db_url, stack.secret_key, stack.publishable_key, stack.jwt_secret)
+        user_id, _ = stack.sign_up()
+    with Stack(tmp_path, durable=False) as stack:
+        assert (stack.url, stack.db_url, stack.secret_key, stack.publishable_key, stack.jwt_secret) == before
+        assert stack.psql("select id from auth.users") == user_id
+
+
+RIGHTS = """
+    select kind, name, array(select r::text from unnest(rights) as r order by 1) as rights
+    from (
+      select 'relation' as kind, oid::regclass::text as name, relacl as rights, relnamespace as space
+      from pg_class
+      union all select 'function', oid::regprocedure::text, proacl, pronamespace from pg_proc
+      union all select 'schema', nspname, nspacl, oid from pg_namespace
+      union all select 'default', defaclrole::regrole || ' ' || defaclobjtype::text, defaclacl,
+        defaclnamespace
+      from pg_default_acl
+    ) as found
+    where space in ('public'::regnamespace, 'generation'::regnamespace, 'storage'::regnamespace)
+    order by 1, 2"""
+OPENED = """
+    grant usage on schema generation to anon;
+    grant all on all tables in schema generation to anon, authenticated;
+    grant all on all tables in schema public to anon, authenticated;
+    grant execute on all functions in schema public to anon;"""
+
+
+def rights(stack: Stack) -> str:
+    """Who may do what, after lite was asked for rows: with the first ones it grants as it sees fit."""
+    for table in ("photo_generation_queue", "photo_generation_batches"):
+        stack.supabase.call(f"/rest/v1/{table}?limit=1")
+    return stack.psql(RIGHTS)
+
+
+def test_rights_are_as_installed_after_every_start(tmp_path: Path) -> None:
+    """A stack that is started again, or whose API server is, has the rights that its SQL gave, no more."""
+    before = ""
+    for start in range(3):
+        with Stack(tmp_path, durable=False) as stack:
+            for _ in range(2):
+                now = rights(stack)
+                assert stack.psql("select public.generation_access_findings() -> 'findings'") == "[]"
+                assert now == (before or now), start
+                before = now
+                stack.supabase.restart()
+            stack.psql(OPENED)
+
+
+def test_nobody_else_reads_what_the_stack_keeps(tmp_path: Path) -> None:
+    """Keys, passwords and logs are for their owner alone, also where an older stack left them open."""
+    for name in ("lite.log", "kept.json.new", "postgres.log"):
+        (tmp_path / name).touch(mode=0o644)
+    tmp_path.chmod(0o755)
+    umask = os.umask(0o022)
+    try:
+        with Stack(tmp_path, durable=False) as stack:
+            stack.sign_up()
+            paths = [tmp_path, *tmp_path.rglob("*")]
+            assert {"config.toml", "lite.log", "postgres.log", "kept.json"} <= {path.name for path in paths}
+            assert [path for path in paths if path.stat().st_mode & 0o077] == []
+    finally:
+        os.umask(umask)
+
+
+def test_one_at_a_time(stack: Stack) -> None:
+    """A second stack on the same folder is refused by name of the process that has it, at once."""
+    with pytest.raises(StackError, match=f"process {os.getpid()}"):
+        Stack(stack.postgres.folder.path).start()
+
+
+def test_taken_port(tmp_path: Path) -> None:
+    """When the remembered port is taken, the server comes up on another."""
+    with Postgres(tmp_path / "one", durable=False) as one:
+        (tmp_path / "two").mkdir()
+        (tmp_path / "two" / "kept.json").write_text(f'{{"postgres18_port": "{one.port}"}}')
+        with Postgres(tmp_path / "two", durable=False) as two:
+            assert two.port != one.port
+            assert two.psql("select 1") == "1"
+
+
+def test_older_version(tmp_path: Path) -> None:
+    """PostgreSQL 16 starts on its own, for SQL that must run there too."""
+    with Postgres(tmp_path, version=16, durable=False) as postgres:
+        assert postgres.psql("show server_version_num").startswith("16")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes to another user")
+def test_closed_clone(tmp_path: Path) -> None:
+    """Started by root, PostgreSQL runs as `nobody` even if programs and data lie where they may not go."""
+    assert tmp_path.parent.stat().st_mode & 0o077 == 0
+    postgres = Postgres(tmp_path / "data", durable=False)
+    package = postgres.bin.parent.parent
+    shutil.copytree(postgres.bin.parent, tmp_path / package.name / postgres.bin.parent.name)
+    shutil.copytree(package.with_suffix(".libs"), tmp_path / f"{package.name}.libs")
+    postgres.bin = tmp_path / package.name / postgres.bin.parent.name / "bin"
+    with postgres:
+        assert (tmp_path / "data" / "postgres18").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+        assert postgres.psql("select 1") == "1"
+
+
+def test_photographs() -> None:
+    """The photographs that the demo orders are installed, and are photographs."""
+    sizes = {}
+    for name, path in photographs().items():
+        with Image.open(path) as image:
+            sizes[name] = image.size
+    assert sizes == {"astronaut.png": (512, 512), "china.jpg": (640, 427), "flower.jpg": (640, 427)}
+
+
+def test_unusable_folder(tmp_path: Path) -> None:
+    """A failed start says what the server said and what to do, and leaves the folder free."""
+    postgres = Postgres(tmp_path, durable=False)
+    postgres.data.mkdir()
+    (postgres.data / "PG_VERSION").write_text("9.6\n")
+    for _ in range(2):
+        with pytest.raises(StackError, match=r"(?s)postgres ended with .*make clean"):
+            postgres.start()
+
+
+def test_refused_sql(stack: Stack) -> None:
+    """Wrong SQL is an error with the database's own words."""
+    with pytest.raises(StackError, match=r'relation "public\.nothing" does not exist'):
+        stack.psql("select * from public.nothing")
+
+
+def test_guard_without_kernel(tmp_path: Path) -> None:
+    """Where the kernel cannot tell, a waiting shell ends the process when its owner is killed."""
+    command = [sys.executable, "-c", GUARDED, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
+        pids = pids_of(owner)
+        owner.kill()
+    wait_until_gone(pids)

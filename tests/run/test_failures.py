@@ -1,0 +1,129 @@
+"""Failures that may pass, and what only a person can mend: retries, attempts, batches, and the summary."""
+
+import pytest
+
+from tests.support.runs import KEY, Site
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs",)
+
+JITTER = 0.1  # RETRY_BASE_SECONDS of these tests: the width of the first retry's window
+AGO = 60.0  # how long before a look at the row the job may have been settled
+WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
+
+PASSING: dict[str, tuple[dict[str, object], str]] = {
+    # name: what Gemini answers, the code of the error
+    "internal": ({"kind": "error", "code": 500}, "internal"),
+    "overloaded": ({"kind": "error", "code": 503}, "unavailable"),
+    "deadline": ({"kind": "error", "code": 504}, "deadline_exceeded"),
+    "proxy": ({"kind": "html", "code": 502}, "http_502"),
+    "reset": ({"kind": "reset"}, "connection"),
+    "closed": ({"kind": "close"}, "connection"),
+    "malformed": ({"kind": "malformed"}, "malformed_answer"),
+    "truncated": ({"kind": "truncated"}, "malformed_answer"),
+    "empty": ({"kind": "empty"}, "no_image"),
+    "talk": ({"kind": "text"}, "no_image"),
+    "NO_IMAGE": ({"kind": "finish", "reason": "NO_IMAGE"}, "no_image"),
+    "OTHER": ({"kind": "finish", "reason": "OTHER"}, "other"),
+    "IMAGE_OTHER": ({"kind": "finish", "reason": "IMAGE_OTHER"}, "image_other"),
+    "UNHEARD_OF": ({"kind": "finish", "reason": "UNHEARD_OF"}, "no_image"),
+}
+
+
+async def test_passing_failures(site: Site) -> None:
+    """Whatever may pass is tried once more in the call, then the job waits with its attempt spent."""
+    for name, (answer, _) in PASSING.items():
+        site.gemini.add_rule(answer, prompt=f"[{name} twice]", times=2)
+        site.gemini.add_rule(answer, prompt=f"[{name} once]", times=1)
+    twice = await site.order(*(f"{name} twice" for name in PASSING))
+    once = await site.order(*(f"{name} once" for name in PASSING))
+
+    first = await site.run(RunRequest(max_jobs=28), **WIDE)  # those, and not what comes due meanwhile
+
+    for job, (name, (_, code)) in zip(twice, PASSING.items(), strict=True):
+        row = site.job(job)
+        assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, code), name
+        assert -AGO < row["due"] <= JITTER
+        assert len(site.calls(f"{name} twice")) == len(site.calls(f"{name} once")) == 2, name
+    assert {site.job(job)["status"] for job in once} == {"completed"}
+    (counted,) = site.rows('select sum("requestsSent") as requests from generation.flows')
+    assert counted["requests"] == len(site.calls())  # whatever came of them
+    assert (first["retried"], first["completed"], first["images"]["erred"]) == (14, 14, 14)
+    assert (site.batch(twice[0]), site.batch(once[0])) == ("generating", "completed")
+    site.make_due()
+    second = await site.run(**WIDE)
+    assert {(row["status"], row["attempts"]) for row in map(site.job, twice)} == {("completed", 2)}
+    site.audit(first, second)
+
+
+async def test_timeout(site: Site) -> None:
+    """A call without an answer ends after CALL_TIMEOUT_SECONDS and counts like any failure that may pass."""
+    site.gemini.add_rule({"kind": "hang"}, times=2)
+    (job,) = await site.order("a")
+
+    summary = await site.run(RunRequest(max_jobs=1), CALL_TIMEOUT_SECONDS="1")
+
+    row = site.job(job)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "timeout")
+    assert len(site.calls()) == 2
+    site.audit(summary)
+
+
+async def test_attempts_run_out(site: Site) -> None:
+    """A job that fails again and again fails for good when its attempts are used up, with the last reason."""
+    site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=None)
+    a, b = await site.order("a", "b", maxAttempts=2)
+
+    first = await site.run(RunRequest(max_jobs=2))
+    site.make_due()
+    second = await site.run()
+
+    row = site.job(a)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("failed", 2, "unavailable")
+    assert "after 2 attempts" in row["errorMessage"]
+    assert (site.job(b)["status"], site.batch(a)) == ("completed", "partial")
+    site.audit(first, second)
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"invalid_keys": [KEY]}, "api_key_invalid"),
+        ({"rules": [{"answer": {"kind": "error", "code": 403}}]}, "permission_denied"),
+        (
+            {"rules": [{"answer": {"kind": "error", "code": 400, "status": "FAILED_PRECONDITION"}}]},
+            "failed_precondition",
+        ),
+    ],
+)
+async def test_misconfigured(site: Site, settings: dict[str, object], code: str) -> None:
+    """What only a person can mend stops the run; every job is given back as it was, and works once mended."""
+    site.gemini.configure(**settings)
+    jobs = await site.order("a", "b", "c", images=2)
+
+    first = await site.run(IMAGES_AT_A_TIME="2")
+
+    assert (first["stopReason"], first["completed"], first["failed"]) == ("misconfigured", 0, 0)
+    assert first["problem"]
+    for row in map(site.job, jobs):
+        assert (row["status"], row["attempts"], row["retryAt"]) == ("pending", 0, None)
+    assert code in {site.job(job)["errorCode"] for job in jobs}
+    assert len(site.calls()) <= 2
+    site.gemini.configure(invalid_keys=[], rules=[])
+    second = await site.run()
+    assert second["completed"] == 3
+    site.audit(first, second)
+
+
+async def test_requests_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job that the same run takes up again only the new requests are reported."""
+    monkeypatch.setattr("worker.backoff.backoff.full_jitter", lambda _seconds: 0.0)
+    site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
+    site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)
+    (job, _) = await site.order("a", "slow")
+
+    await site.run()
+
+    assert site.job(job)["claims"] > 1
+    (counted,) = site.rows('select sum("requestsSent") as requests from generation.flows')
+    assert counted["requests"] == len(site.calls())

@@ -1,0 +1,153 @@
+"""A run shared by users: one whose photos never come keeps nobody else's jobs from being made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import pytest
+
+from tests.support.photo_host import ADDRESS, Loopback, PhotoHost
+from tests.support.runs import Site, picture
+from worker.app import Worker
+from worker.photos.download import PhotoDownload
+from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
+
+SILENT_SECONDS = 2.0
+CLAIM_PAUSE_SECONDS = 0.2
+
+
+async def _address(_host: str) -> Sequence[str]:
+    return [ADDRESS]
+
+
+@pytest.fixture
+async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PhotoDownload]:
+    """A web whose hosts never answer; a job waits for them as long as for others in production."""
+    site.db.execute("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
+    monkeypatch.setattr("worker.photos.download._CONNECT_SECONDS", SILENT_SECONDS)
+    monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
+    network = Loopback(PhotoHost(), silent=[ADDRESS])
+    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, resolver=_address, network=network)
+    yield web
+    await web.close()
+
+
+async def attack(site: Site, jobs: int, user: str = "attacker") -> list[int]:
+    """Orders of one image each, with photos at silent hosts of their own."""
+    ordered = []
+    for number in range(jobs):
+        photos = [f"https://h{number}-{photo}.{user}.example/me.jpg" for photo in range(2)]
+        ordered += await site.order("attack", photo=photos[0], trainingImageUrls=photos[1:], userId=user)
+    return ordered
+
+
+def ended(site: Site, job: int) -> datetime:
+    """When a job was made, or last came back to wait."""
+    row = site.job(job)
+    moment = row["completedAt"] or row["waitingSince"]
+    assert isinstance(moment, datetime), row
+    return moment
+
+
+async def test_jobs_that_wait_for_photos_take_no_place(site: Site, silent_web: PhotoDownload) -> None:
+    """With one place, and silent hosts before every job of the victim, all of them are made meanwhile."""
+    attacking = await attack(site, 4)
+    mine = await site.order(*"abc")
+
+    summary = await site.worker(silent_web, JOBS_AT_A_TIME="1").run(RunRequest())
+
+    assert summary["completed"] == 3
+    assert max(ended(site, job) for job in mine) < min(ended(site, job) for job in attacking)
+
+
+async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(
+    site: Site, silent_web: PhotoDownload
+) -> None:
+    """Half as many as there are places, and what the same claim brought; the others stay in the queue."""
+    attacking = await attack(site, 12)
+    worker = site.worker(silent_web, JOBS_AT_A_TIME="4")
+
+    def processing() -> int:
+        return [site.job(job)["status"] for job in attacking].count("processing")
+
+    running = asyncio.create_task(worker.run(RunRequest()))
+    while not processing():
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(3 * CLAIM_PAUSE_SECONDS)
+
+    assert processing() == 4
+    worker.stop()
+    await running
+
+
+async def test_new_orders_are_made_while_others_wait_for_photos(
+    site: Site, silent_web: PhotoDownload
+) -> None:
+    """A run with nothing left but such a job looks for new ones, instead of ending or standing still."""
+    (attacking,) = await attack(site, 1)
+    worker = site.worker(silent_web)
+    running = asyncio.create_task(worker.run(RunRequest()))
+    while site.job(attacking)["status"] != "processing":
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)
+    mine = await site.order("late")
+
+    summary = await running
+
+    assert summary["completed"] == 1
+    assert ended(site, mine[0]) < ended(site, attacking)
+
+
+async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_claimed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user's photos are so large that two images fit; another user's order is made meanwhile."""
+    monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
+    large = picture() + bytes(100_000)
+    monkeypatch.setattr("worker.app.CALL_BYTES", 5 * len(large))  # an image has the photo twice
+    photo = await site.upload("large.png", large, user="attacker")
+    attacking = await site.order(*"abc", images=10, photo=photo, userId="attacker")
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
+    running = asyncio.create_task(site.worker(JOBS_AT_A_TIME="2").run(RunRequest()))
+    await site.open_calls(2)
+
+    (mine,) = await site.order("late")
+    await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", mine)
+
+    assert not any(site.photos(job) for job in attacking)
+    site.gemini.release()
+    assert (await running)["completed"] == 4
+
+
+async def test_a_claim_takes_few_images(site: Site) -> None:
+    """Twice as many as are made at a time, since what is claimed stands before others' orders."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=4)
+    jobs = await site.order(*"abcdef", images=4)
+    running = asyncio.create_task(site.worker(IMAGES_AT_A_TIME="4").run(RunRequest()))
+    await site.open_calls(4)
+
+    assert [site.job(job)["status"] for job in jobs].count("processing") == 2
+    site.gemini.release()
+    summary = await running
+    assert summary["completed"] == 6
+    site.audit(summary)
+
+
+async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(
+    site: Site, silent_web: PhotoDownload
+) -> None:
+    attacking: Sequence[int] = await attack(site, 2)
+    worker: Worker = site.worker(silent_web, RETRY_BASE_SECONDS="60")
+
+    summary = await worker.run(RunRequest())
+
+    assert (summary["stopReason"], summary["retried"]) == ("queue_empty", 2)
+    rows = [site.job(job) for job in attacking]
+    assert {(row["errorCode"], row["attempts"]) for row in rows} == {("photo_host_unavailable", 1)}
+    site.audit(summary)

@@ -1,0 +1,178 @@
+"""The fault matrix: each call of a run × each thing that a network, a gateway or a server does to it.
+
+Whatever happens, the run answers in time, the next one completes what is left, and no image that had arrived
+is asked for again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import faults
+from tests.support.fault_calls import CALLS, GEMINI, Call, held, overtaken
+from tests.support.faults import Fault, FaultProxy
+from tests.support.queue_invariants import check_invariants
+from tests.support.runs import USUAL, Site
+from worker.app import Worker
+from worker.errors import QueueUnavailable
+from worker.run.request import RunRequest
+from worker.supabase import storage
+
+pytest_plugins = ("tests.support.runs",)
+
+FAULTS: dict[str, Fault] = {
+    "reset": faults.reset,
+    "stall": faults.stall,
+    "half_answer": faults.half_answer,
+    "answer_lost": faults.answer_lost,
+    "duplicate": faults.duplicate,
+    "late_duplicate": faults.late_duplicate,
+    "drip": faults.drip,
+    "unavailable": faults.unavailable,
+    "bad_gateway": faults.bad_gateway,
+}
+SHORT_BUDGET = 3.0
+"""For a run whose call is silent or never heard: only its deadlines end that."""
+
+READING = ("take_start_slots", "bucket", "download", "list", "info", "adopt")
+"""Calls that leave nothing behind that an answer would have to tell of."""
+
+DEADLINES = ("claim_generation_jobs", "take_start_slots", "download", "upload", "settle_generation_jobs")
+"""One call for each of a run's deadlines."""
+
+PAID_IN_VAIN = {"half_answer": 1, "answer_lost": 1, "duplicate": 1, "late_duplicate": 1}
+"""Images lost by a fault of a call to Gemini: it made them, and they did not arrive."""
+
+
+@pytest.fixture(autouse=True)
+def _no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading the certificates that plain HTTP never uses would take a third of the matrix's time."""
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Every fault is met where it is expected: none gets as far as the boundary around a job."""
+    yield
+    assert "job_crashed" not in [record.getMessage() for record in caplog.get_records("call")]
+
+
+async def disturbed(
+    site: Site, proxy: FaultProxy, call: Call, fault: Fault, times: int = 1, **settings: str
+) -> Worker:
+    """A worker that did a run whose first `times` calls met the fault, and that ended in time."""
+    budget = SHORT_BUDGET if fault is faults.stall or times > 1 else 15.0
+    await call.arrange(site)
+    proxy.inject(fault, call.request, times)
+    worker = site.worker(**settings)
+    worker.gemini.prepare()  # importing the SDK may take as long as a short budget
+    began = time.monotonic()
+    run = asyncio.create_task(worker.run(RunRequest(budget_seconds=budget)))
+    if call.meanwhile:
+        await call.meanwhile(site)
+    try:
+        await run
+    except QueueUnavailable:
+        assert call is CALLS["claim_generation_jobs"]
+    assert time.monotonic() - began < budget
+    assert proxy.struck, proxy.seen
+    await proxy.deliver_late()
+    check_invariants(site.db)
+    return worker
+
+
+async def complete(site: Site, worker: Worker) -> None:
+    """Have the worker do another run, undisturbed, once leases and waits are over: it completes every job."""
+    site.expire_leases()
+    site.make_due()
+    await worker.run(USUAL)
+    jobs = site.rows("select * from photo_generation_queue")
+    assert {job["status"] for job in jobs} == {"completed"}, jobs
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", CALLS)
+async def test_once(site: Site, name: str, fault: str) -> None:
+    """A fault of one call to Supabase loses no job and no image, and makes Gemini paint nothing twice."""
+    call = CALLS[name]
+    async with FaultProxy(site.stack.url) as proxy:
+        worker = await disturbed(site, proxy, call, FAULTS[fault], SUPABASE_URL=proxy.url)
+        await complete(site, worker)
+
+    site.audit(lost=call.discarded, foreign=call.foreign)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_gemini_once(site: Site, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of one call to Gemini costs at most the image of that call."""
+    async with FaultProxy(site.gemini.url) as proxy:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", proxy.url)
+        worker = await disturbed(site, proxy, GEMINI, FAULTS[fault])
+        await complete(site, worker)
+
+    site.audit(lost=PAID_IN_VAIN.get(fault, 0))
+
+
+@pytest.mark.parametrize("name", [name for name in CALLS if name not in READING])
+async def test_never_heard(site: Site, name: str) -> None:
+    """A call whose answers are lost again and again bounds a run all the same; the next completes all."""
+    await _for_good(site, CALLS[name], faults.answer_lost)
+
+
+@pytest.mark.parametrize("name", DEADLINES)
+async def test_trickle(site: Site, name: str) -> None:
+    """An answer that comes too slowly to end, but never pauses for long, is cut at the run's deadline."""
+    await _for_good(site, CALLS[name], faults.trickle)
+
+
+async def _for_good(site: Site, call: Call, fault: Fault) -> None:
+    async with FaultProxy(site.stack.url) as proxy:
+        worker = await disturbed(site, proxy, call, fault, 1000, SUPABASE_URL=proxy.url)
+        proxy.inject(faults.nothing, "")
+        await complete(site, worker)
+
+    site.audit(lost=call.discarded, foreign=call.foreign)
+
+
+@pytest.mark.parametrize("max_jobs", [2, 100])
+async def test_storage_lost(site: Site, monkeypatch: pytest.MonkeyPatch, max_jobs: int) -> None:
+    """Once an image could not be stored nothing more is paid for: what has not started goes back unspent, and
+    is not claimed again while the failed job's other image is still under way."""
+    monkeypatch.setattr(storage, "STORE_TRIES", 2)
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
+    jobs = await site.order(*"abcd", images=2)
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.unavailable, CALLS["upload"].request, 1000)
+        worker = site.worker(SUPABASE_URL=proxy.url, IMAGES_AT_A_TIME="2")
+        run = asyncio.create_task(worker.run(RunRequest(max_jobs=max_jobs)))
+        await site.until_row("select from photo_generation_queue where \"errorCode\" = 'stopped'")
+        await asyncio.sleep(1)
+        site.gemini.release()
+        summary = await run
+        proxy.inject(faults.nothing, "")
+        paid = len(site.calls())
+        assert (summary["stopReason"], summary["claimed"], summary["retried"]) == ("queue_lost", 2, 2)
+        assert paid == 2
+        assert sum(site.job(job)["attempts"] for job in jobs) == 1
+        await complete(site, worker)
+
+    site.audit(lost=paid)
+
+
+async def test_object_left_behind(site: Site) -> None:
+    """An image that is not wanted counts as discarded also when its object, the only one, has to be left."""
+    await held(site)
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(faults.reset, CALLS["remove"].request, 1000)
+        run = asyncio.create_task(site.run(SUPABASE_URL=proxy.url))
+        await overtaken(site)
+        summary = await run
+
+    images = summary["images"]
+    assert (summary["completed"], images["discarded"], images["erred"]) == (1, 1, 0)
+    assert len(set(site.objects()) - {row["storagePath"] for row in site.photos()}) == 1

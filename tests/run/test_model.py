@@ -1,0 +1,239 @@
+"""What happens when Google has shut the model down: runs change over by themselves, or say what to do."""
+
+import asyncio
+
+import pytest
+
+from local.stack.stack import project_sql
+from tests.support.runs import MODEL, NEWEST, SUCCESSOR, Site
+from worker.gemini.models import KnownModels
+
+pytest_plugins = ("tests.support.runs",)
+
+SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = %s returning model'
+
+
+async def test_default_model_retired(site: Site) -> None:
+    """The run that learns of it gives everything back unspent, goes on with the successor and tells so."""
+    site.gemini.configure(retired=[MODEL])
+    jobs = await site.order(*"abcdef", images=2)
+
+    summary = await site.run(JOBS_AT_A_TIME="4", IMAGES_AT_A_TIME="4")
+
+    assert (summary["completed"], summary["model"], summary["changedOverFrom"]) == (6, SUCCESSOR, MODEL)
+    assert summary["stopReason"] == "queue_empty"
+    assert {row["model"] for row in site.photos()} == {SUCCESSOR}
+    assert {site.job(job)["attempts"] for job in jobs} == {1}
+    asked_in_vain = [call for call in site.calls() if call.outcome == "404"]
+    assert 1 <= len(asked_in_vain) <= 4  # one set of calls, those under way together
+    site.audit(summary)
+
+
+async def test_successor_is_remembered(site: Site) -> None:
+    """Later runs of whichever worker ask the successor at once, without a call in vain."""
+    site.gemini.configure(retired=[MODEL])
+    await site.order("a")
+    first = await site.run()
+    before = len(site.calls())
+    await site.order("b", images=2)
+
+    second = await site.run()
+
+    assert [call.model for call in site.calls()[before:]] == [SUCCESSOR] * 2
+    assert second["model"] == SUCCESSOR
+    assert "changedOverFrom" not in second
+    site.audit(first, second)
+
+
+async def test_fallback_off(site: Site) -> None:
+    """With GEMINI_MODEL_FALLBACK=off the run stops as misconfigured, and nothing is spent."""
+    site.gemini.configure(retired=[MODEL])
+    (job,) = await site.order("a")
+
+    summary = await site.run(GEMINI_MODEL_FALLBACK="off")
+
+    assert (summary["stopReason"], summary["model"]) == ("misconfigured", MODEL)
+    assert SUCCESSOR in summary["problem"]
+    assert "$0.067 an image" in summary["problem"] and "$0.039 an image" in summary["problem"]
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+    assert {call.model for call in site.calls()} == {MODEL}
+    site.audit(summary)
+
+
+async def test_fallback_off_stands_after_a_change_over(site: Site) -> None:
+    """A worker with the fallback off does not follow what another worker has changed over to."""
+    site.gemini.configure(retired=[MODEL])
+    await site.order("a")
+    first = await site.run()
+    await site.order("b")
+
+    second = await site.run(GEMINI_MODEL_FALLBACK="off")
+
+    assert second["stopReason"] == "misconfigured"
+    site.audit(first, second)
+
+
+@pytest.mark.parametrize(("model", "told"), [(MODEL, SUCCESSOR), ("a-model-of-dreams", "GEMINI_MODEL_NAME")])
+async def test_named_model_retired(site: Site, model: str, told: str) -> None:
+    """A model the operator named is not replaced: the run is misconfigured and says what to name instead."""
+    site.gemini.configure(retired=[MODEL])
+    (job,) = await site.order("a", images=2)
+
+    summary = await site.run(GEMINI_MODEL_NAME=model)
+
+    assert summary["stopReason"] == "misconfigured"
+    assert model in summary["problem"]
+    assert told in summary["problem"]
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+    site.audit(summary)
+
+
+@pytest.mark.parametrize("how", ["retired", "closed"])
+async def test_successors_are_followed_as_a_chain_within_one_run(site: Site, how: str) -> None:
+    """With both known models gone, or closed to new users, a run makes its photos with the third."""
+    site.gemini.configure(**{how: [MODEL, SUCCESSOR]})
+    jobs = await site.order(*"abc", images=2)
+
+    first = await site.run(IMAGES_AT_A_TIME="1")
+    await site.order("d")
+    before = len(site.calls())
+    second = await site.run()
+
+    assert (first["completed"], first["model"], first["changedOverFrom"]) == (3, NEWEST, MODEL)
+    assert first["changeOverNote"] == "an image costs $0.0336 instead of $0.067"
+    assert {site.job(job)["attempts"] for job in jobs} == {1}
+    assert [call.model for call in site.calls() if call.outcome == "404"] == [MODEL, SUCCESSOR]
+    hops = site.rows("select model, successor from generation.models where successor is not null order by 1")
+    assert [(hop["model"], hop["successor"]) for hop in hops] == [(MODEL, SUCCESSOR), (SUCCESSOR, NEWEST)]
+    assert [call.model for call in site.calls()[before:]] == [NEWEST]
+    assert "changedOverFrom" not in second
+    site.audit(first, second)
+
+
+@pytest.mark.parametrize("hops", [{SUCCESSOR: MODEL}, {SUCCESSOR: NEWEST, NEWEST: SUCCESSOR}])
+async def test_a_circle_of_models_that_are_gone_stops_the_run(site: Site, hops: dict[str, str]) -> None:
+    """Successors that lead in a circle are each asked once, and the run says which model to name."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
+    for model, successor in {MODEL: SUCCESSOR, **hops}.items():
+        site.rows(
+            "update generation.models set successor = %s where model = %s returning model", successor, model
+        )
+    (job,) = await site.order("a")
+
+    summary = await site.run()
+
+    assert summary["stopReason"] == "misconfigured"
+    assert "GEMINI_MODEL_NAME=" in summary["problem"]
+    assert len(site.calls()) <= 3
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+    site.audit(summary)
+
+
+async def test_the_end_of_the_chain_is_misconfigured_and_names_a_model_that_google_has(site: Site) -> None:
+    """With no successor left nothing is spent, and the operator reads which model there is at which price."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
+    (job,) = await site.order("a")
+
+    summary = await site.run()
+
+    assert (summary["stopReason"], summary["changedOverFrom"]) == ("misconfigured", MODEL)
+    assert f"Gemini has no model {NEWEST}" in summary["problem"]
+    assert "GEMINI_MODEL_NAME=gemini-3.1-flash-lite-image" in summary["problem"]
+    assert "$0.034 an image" in summary["problem"]
+    assert [call.model for call in site.calls()] == [MODEL, SUCCESSOR, NEWEST]
+    assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
+    site.audit(summary)
+
+
+async def test_successors_that_lead_in_a_circle_are_misconfigured(site: Site) -> None:
+    """Rows that name each other as successors stop the run; once corrected, the next run goes on."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    site.rows(SUCCEED, MODEL, SUCCESSOR)
+    await site.order("a")
+
+    first = await site.run()
+    site.rows(SUCCEED, NEWEST, SUCCESSOR)
+    second = await site.run()
+
+    assert (first["stopReason"], second["completed"], second["model"]) == ("misconfigured", 1, NEWEST)
+    site.audit(first, second)
+
+
+async def test_what_the_operator_corrects_is_followed_and_survives_an_installation(site: Site) -> None:
+    """A successor and a price corrected in SQL hold for the next run, also after installing again."""
+    site.gemini.configure(retired=[MODEL])
+    site.rows(SUCCEED, "gemini-3-pro-image", MODEL)
+    site.rows("update generation.prices set dollars = 0.02 where model = %s returning model", MODEL)
+    site.stack.postgres.apply(project_sql())
+    await site.order("a")
+
+    summary = await site.run()
+
+    assert summary["model"] == "gemini-3-pro-image"
+    assert summary["changeOverNote"] == "an image costs $0.134 instead of $0.02"
+    site.audit(summary)
+
+
+@pytest.mark.parametrize("named", [{"GEMINI_MODEL_NAME": MODEL}, {"GEMINI_MODEL_FALLBACK": "off"}])
+async def test_the_hint_names_the_first_successor_that_google_has(site: Site, named: dict[str, str]) -> None:
+    """Whoever may not change over is told of a model that works, not of one that is gone too."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    await site.order("a")
+
+    summary = await site.run(**named)
+
+    assert summary["stopReason"] == "misconfigured"
+    assert f"GEMINI_MODEL_NAME={NEWEST}" in summary["problem"]
+    assert SUCCESSOR not in summary["problem"]
+    site.audit(summary)
+
+
+def test_imagen_is_no_way_out() -> None:
+    """Imagen's models are listed as well, and do not answer the calls that this worker makes."""
+    listed = {"imagen-4.0-generate-001", "gemini-9-flash-image", "gemini-9-flash"}
+    assert KnownModels(None).instead_of(MODEL, listed) == "gemini-9-flash-image"
+    assert KnownModels(None).instead_of(MODEL, {"imagen-4.0-generate-001"}) is None
+
+
+async def test_the_successors_of_a_named_fallback_are_followed_too(site: Site) -> None:
+    """A fallback that is gone leads to its own successor, which later runs of that worker ask at once."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    await site.order("a")
+    first = await site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR)
+    before = len(site.calls())
+    await site.order("b")
+
+    second = await site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR)
+
+    assert (first["model"], second["model"]) == (NEWEST, NEWEST)
+    assert [call.model for call in site.calls()[before:]] == [NEWEST]
+    site.audit(first, second)
+
+
+async def test_a_named_fallback_that_is_gone_is_not_returned_to(site: Site) -> None:
+    """A run that has left the fallback behind follows what another worker found of the model in use."""
+    site.gemini.configure(retired=[MODEL, SUCCESSOR])
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
+    await site.order("a", "b")
+    run = asyncio.create_task(site.run(GEMINI_MODEL_FALLBACK=SUCCESSOR, JOBS_AT_A_TIME="1"))
+    await site.until(lambda ledger: NEWEST in {call.model for call in ledger.calls})
+    site.rows("select retire_generation_model(%s, 'gemini-3-pro-image')", NEWEST)
+    site.gemini.release()
+
+    summary = await run
+
+    assert (summary["completed"], summary["model"]) == (2, "gemini-3-pro-image")
+    assert [call.model for call in site.calls()] == [MODEL, SUCCESSOR, NEWEST, "gemini-3-pro-image"]
+    site.audit(summary)
+
+
+async def test_fallback_named(site: Site) -> None:
+    """GEMINI_MODEL_FALLBACK names another successor for the default model."""
+    site.gemini.configure(retired=[MODEL])
+    await site.order("a")
+
+    summary = await site.run(GEMINI_MODEL_FALLBACK="gemini-3-pro-image")
+
+    assert (summary["completed"], summary["model"]) == (1, "gemini-3-pro-image")
+    assert [row["model"] for row in site.photos()] == ["gemini-3-pro-image"]
+    site.audit(summary)

@@ -1,0 +1,79 @@
+"""A worker's memory for photos: what does not fit waits for its turn or a later run, and costs nothing."""
+
+import asyncio
+
+import pytest
+
+from tests.support.runs import Site, picture
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs",)
+
+SLOW = {"kind": "image", "latency_seconds": 0.4}
+
+
+async def order_with_own_photo(site: Site, name: str) -> int:
+    """A job whose photo no other job holds."""
+    (job,) = await site.order(name, photo=await site.upload(f"{name}.png", picture()))
+    return job
+
+
+@pytest.mark.parametrize(("room", "most"), [("PHOTO_BYTES", 1), ("CALL_BYTES", 1), ("", 4)])
+async def test_turns(site: Site, monkeypatch: pytest.MonkeyPatch, room: str, most: int) -> None:
+    """With memory for one job's photos, or for one call's, they go one after the other; all are made."""
+    if room:
+        monkeypatch.setattr(f"worker.app.{room}", 1)
+    site.gemini.add_rule(SLOW, times=None)
+    for name in "abcd":
+        await order_with_own_photo(site, name)
+
+    summary = await site.run()
+
+    assert (summary["completed"], site.gemini.ledger.most_open()) == (4, most)
+    site.audit(summary)
+
+
+async def test_no_room_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job for whose photos there was no memory before the run's end goes back unspent."""
+    monkeypatch.setattr("worker.app.PHOTO_BYTES", 1)
+    site.gemini.add_rule({"kind": "hang"}, prompt="[a]", times=1)
+    a, b = [await order_with_own_photo(site, name) for name in "ab"]
+
+    summary = await site.run(RunRequest(max_jobs=2, budget_seconds=4))
+
+    assert (summary["retried"], summary["images"]["cut"], summary["images"]["notStarted"]) == (2, 1, 1)
+    assert [site.job(job)["errorCode"] for job in (a, b)] == ["cut", "budget"]
+    assert [site.job(job)["attempts"] for job in (a, b)] == [1, 0]
+    site.make_due()
+    site.audit(summary, await site.run())
+
+
+async def test_jobs_with_the_same_photos_need_the_memory_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.app.PHOTO_BYTES", 1)
+    site.gemini.add_rule(SLOW, times=None)
+    await site.order(*"abcd")
+
+    summary = await site.run()
+
+    assert (summary["completed"], site.gemini.ledger.most_open()) == (4, 4)
+    site.audit(summary)
+
+
+async def test_another_runs_calls_take_the_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that finds the memory for calls taken by a longer run, until its own ends, goes back unspent."""
+    monkeypatch.setattr("worker.app.CALL_BYTES", 1)
+    site.gemini.add_rule({"kind": "image", "latency_seconds": 6}, prompt="[a]", times=1)
+    worker = site.worker()
+    await order_with_own_photo(site, "a")
+    longer = asyncio.create_task(worker.run(RunRequest(max_jobs=1)))
+    while not site.gemini.ledger.most_open():
+        await asyncio.sleep(0.02)
+    b = await order_with_own_photo(site, "b")
+
+    summary = await worker.run(RunRequest(max_jobs=1, budget_seconds=3))
+
+    assert (summary["claimed"], summary["images"]["notStarted"]) == (1, 1)
+    assert (site.job(b)["errorCode"], site.job(b)["attempts"]) == ("budget", 0)
+    assert (await longer)["completed"] == 1

@@ -1,0 +1,177 @@
+"""Runs in which everything works: what is made, stored, recorded, counted, and how fast it is asked for."""
+
+import asyncio
+import hashlib
+import io
+from itertools import pairwise
+
+import pytest
+from PIL import Image
+
+from tests.support.proxy import Proxy
+from tests.support.runs import MODEL, Site, Summary
+from worker.run.request import RunRequest
+
+pytest_plugins = ("tests.support.runs",)
+
+WORKED = ("completed", "failed", "retried", "rateLimited", "leaseLost")
+
+
+def counts(summary: Summary) -> tuple[int, ...]:
+    """How a run's jobs ended, in the order of WORKED."""
+    return tuple(summary[name] for name in WORKED)
+
+
+@pytest.mark.parametrize(("ratio", "size"), [("1:1", (256, 256)), ("9:16", (192, 336)), ("21:9", (384, 168))])
+async def test_made_as_ordered(site: Site, ratio: str, size: tuple[int, int]) -> None:
+    """What Gemini made lies in Storage byte for byte, under its hash and type, and its row is true."""
+    (job,) = await site.order("a", images=2, aspectRatio=ratio)
+
+    summary = await site.run()
+
+    assert summary["stopReason"] == "queue_empty"
+    assert counts(summary) == (1, 0, 0, 0, 0)
+    assert summary["images"] == {
+        "made": 2, "adopted": 0, "refused": 0, "erred": 0, "notStarted": 0, "discarded": 0, "cut": 0
+    }  # fmt: skip
+    assert {call.aspect_ratio for call in site.calls()} == {ratio}
+    for row in site.photos(job):
+        data = await site.fetch(row["storagePath"])
+        assert site.objects()[row["storagePath"]] == "image/png"
+        sha = hashlib.sha256(data).hexdigest()[:16]
+        assert row["storagePath"] == f"{site.user}/{row['batchId']}/{job}/{row['imageIndex']}-{sha}"
+        assert (row["width"], row["height"]) == size == Image.open(io.BytesIO(data)).size
+        assert (row["mimeType"], row["bytes"], row["model"]) == ("image/png", len(data), MODEL)
+        assert row["outputTokens"] == 1290
+        assert row["generationMs"] >= 0
+    assert site.batch(job) == "completed"
+    site.audit(summary)
+
+
+async def test_jpeg_answer(site: Site) -> None:
+    """The type of an image is read from its bytes, for whatever Gemini sends."""
+    site.gemini.configure(mime_type="image/jpeg")
+    (job,) = await site.order("a")
+
+    summary = await site.run()
+
+    (row,) = site.photos(job)
+    data = await site.fetch(row["storagePath"])
+    assert row["mimeType"] == site.objects()[row["storagePath"]] == "image/jpeg"
+    assert Image.open(io.BytesIO(data)).format == "JPEG"
+    site.audit(summary)
+
+
+async def test_many_jobs(site: Site) -> None:
+    """A run claims again and again until the queue is empty, and every count agrees with rows and ledger."""
+    jobs = [job for n in range(3) for job in await site.order(*(f"{n}.{i}" for i in range(5)), images=2)]
+
+    summary = await site.run(JOBS_AT_A_TIME="4")
+
+    assert (summary["claimed"], *counts(summary)) == (15, 15, 0, 0, 0, 0)
+    assert {site.job(job)["attempts"] for job in jobs} == {1}
+    assert site.gemini.paid() == 30
+    site.audit(summary)
+
+
+async def test_max_jobs(site: Site) -> None:
+    """`maxJobs` bounds what a run claims, and what it left another run takes."""
+    await site.order(*"abcde")
+
+    first, second = await site.run(RunRequest(max_jobs=3)), await site.run()
+
+    assert (first["claimed"], first["stopReason"]) == (3, "max_jobs")
+    assert (second["claimed"], second["stopReason"]) == (2, "queue_empty")
+    site.audit(first, second)
+
+
+async def test_idle_run(site: Site) -> None:
+    """An idle run is one call to Supabase, none to Gemini, and only the first leaves a row behind."""
+    async with Proxy(site.stack.url) as proxy:
+        summary = await site.run(SUPABASE_URL=proxy.url)
+
+        assert proxy.paths == ["/rest/v1/rpc/claim_generation_jobs"]
+    assert (summary["stopReason"], summary["claimed"], summary["nextAttemptInSeconds"]) == (
+        "queue_empty",
+        0,
+        None,
+    )
+    assert site.calls() == []
+    await site.run()
+    assert len(site.rows("select from generation.runs")) == 1
+
+
+async def test_shared_photo_fetched_once(site: Site) -> None:
+    """A source photo that several jobs share is fetched once in a run, and goes along with every request."""
+    await site.order("a", "b", "c", images=2)
+    async with Proxy(site.stack.url) as proxy:
+        summary = await site.run(SUPABASE_URL=proxy.url)
+
+        assert sum(path.endswith(f"{site.user}/me.png") for path in proxy.paths) == 1
+    assert [call.photos for call in site.calls()] == [2] * 6
+    site.audit(summary)
+
+
+async def test_images_at_a_time(site: Site) -> None:
+    """No more than IMAGES_AT_A_TIME calls are ever under way, and that many are."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=3)
+    await site.order("a", "b", "c", images=3)
+
+    run = asyncio.create_task(site.run(IMAGES_AT_A_TIME="3"))
+    await site.open_calls(3)
+    site.gemini.release()
+    summary = await run
+
+    assert site.gemini.ledger.most_open() == 3
+    site.audit(summary)
+
+
+async def test_paced_by_the_gate(site: Site) -> None:
+    """Calls start as far apart as the gate says, across all jobs of a run."""
+    site.stack.psql("select set_generation_rate('gemini-2.5-flash-image', 60, 1, 59, 1)")
+    worker = site.worker()
+    await site.order("warm-up")
+    first = await worker.run(RunRequest())  # loads the SDK, which would delay the first start
+    await site.order("a", "b", images=2)
+    second = await worker.run(RunRequest())
+
+    starts = [call.started for call in site.calls()][1:]
+    late = 0.8  # how much later than another a request may arrive after its start, on a busy machine
+    assert all(later - earlier >= 1 - late for earlier, later in pairwise(starts))
+    assert starts[-1] - starts[0] >= 3 - late
+    site.audit(first, second)
+
+
+async def test_partial_success(site: Site) -> None:
+    """Of four images two fail for now: the next run asks for those two alone."""
+    no_image = {"kind": "finish", "reason": "NO_IMAGE", "latency_seconds": 0.3}  # after all four have come
+    site.gemini.configure(rules=[{"answer": no_image, "times": 2}, {"answer": {}, "times": 2}])
+    site.gemini.add_rule(no_image, times=2)
+    (job,) = await site.order("a", images=4)
+
+    first = await site.run(RunRequest(max_jobs=1))
+
+    assert (first["retried"], first["images"]["made"], first["images"]["erred"]) == (1, 2, 2)
+    assert len(site.photos(job)) == 2
+    assert site.batch(job) == "generating"
+    before = len(site.calls())
+    site.make_due()
+    second = await site.run()
+    assert (second["completed"], second["images"]["made"]) == (1, 2)
+    assert len(site.calls()) - before == 2
+    assert [row["imageIndex"] for row in site.photos(job)] == [0, 1, 2, 3]
+    assert site.job(job)["attempts"] == 2
+    site.audit(first, second)
+
+
+async def test_two_workers_at_once(site: Site) -> None:
+    """Two workers on one queue share its jobs, and each image is made exactly once."""
+    site.gemini.configure(latency=0.02)
+    jobs = await site.order(*(str(n) for n in range(16)), images=2)
+
+    summaries = await asyncio.gather(*(site.run(JOBS_AT_A_TIME="3") for _ in range(2)))
+
+    assert all(summary["claimed"] for summary in summaries)
+    assert {site.job(job)["attempts"] for job in jobs} == {1}
+    assert site.gemini.paid() == 32
+    site.audit(*summaries)

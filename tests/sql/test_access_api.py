@@ -1,0 +1,184 @@
+"""Access by request: each table and function of the API, asked by each kind of caller with a real token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.access_table import CLOSED, FUNCTIONS, OK, TABLES, UNEXPOSED, Rights, Scene
+from tests.support.callers import Caller, Callers
+from tests.support.queue_sql import Queue
+
+pytest_plugins = ("tests.support.queue_fixtures", "tests.support.callers")
+
+OPEN = sorted(name for name, table in TABLES.items() if table is not CLOSED)
+INTERNAL = sorted(name for name, table in TABLES.items() if table is CLOSED)
+SHOWN = {"Prefer": "return=representation"}
+
+
+def rights(table: str) -> dict[str, Rights]:
+    """What the table of access gives each caller: a stranger has the same rights as any user."""
+    cells = TABLES[table]
+    return {"anon": cells.anon, "owner": cells.user, "stranger": cells.user, "service": cells.service}
+
+
+def path_of(table: str) -> str:
+    """Where the API has a table."""
+    return f"/rest/v1/{table.split('.')[1]}"
+
+
+def row_for(table: str, user_id: str) -> dict[str, Any]:
+    """A row that the table takes."""
+    rows: dict[str, dict[str, Any]] = {
+        "public.photo_generation_batches": {},
+        "public.photo_generation_queue": {"exampleImageUrl": "training-photos/a/b.jpg", "basePrompt": "p"},
+        "public.photo_generation_photos": {
+            "jobId": 999, "batchId": "b", "imageIndex": 0, "storagePath": "p", "mimeType": "image/png",
+            "width": 1, "height": 1, "bytes": 1, "model": "m",
+        },
+    }  # fmt: skip
+    return {"userId": user_id, **rows[table]}
+
+
+def contents(queue: Queue) -> list[Any]:
+    """Every row of the tables that a user may read."""
+    return [queue.connection.execute(f"select * from {table}".encode()).fetchall() for table in OPEN]
+
+
+@pytest.mark.usefixtures("scene")
+@pytest.mark.parametrize("table", OPEN)
+def test_select(callers: Callers, table: str) -> None:
+    """Each caller sees the rows that the table of access gives them: none, their own, or all."""
+    ids = {"owner": callers.owner_id, "stranger": callers.stranger_id}
+    everybody = sorted(ids.values())
+    for name, caller in callers.named().items():
+        cell = rights(table)[name].rows
+        answer = caller.ask("GET", path_of(table))
+        if isinstance(cell, tuple):
+            assert answer == cell, name
+            continue
+        assert answer == OK, name
+        wanted = everybody if cell == "all" else [ids[name]]
+        assert sorted(row["userId"] for row in caller.read) == wanted, name
+
+
+@pytest.mark.usefixtures("scene")
+@pytest.mark.parametrize("table", OPEN)
+def test_asking_for_somebody_elses_rows(callers: Callers, table: str) -> None:
+    """A filter for another user's rows finds none, and neither do counting and ordering tell of them."""
+    path = f"{path_of(table)}?userId=eq.{callers.owner_id}"
+    assert callers.stranger.ask("GET", path, Prefer="count=exact") == OK
+    assert callers.stranger.read == []
+    assert callers.stranger.answers[-1].headers["content-range"].endswith("/0")
+    assert callers.stranger.ask("GET", f"{path_of(table)}?or=(userId.eq.{callers.owner_id},id.gt.0)") == OK
+    assert {row["userId"] for row in callers.stranger.read} <= {callers.stranger_id}
+    assert callers.owner.ask("GET", path) == OK
+    assert len(callers.owner.read) == 1
+
+
+@pytest.mark.usefixtures("scene")
+@pytest.mark.parametrize("table", OPEN)
+@pytest.mark.parametrize("whose", ["owner", "stranger"])
+def test_users_write_nothing(queue: Queue, callers: Callers, table: str, whose: str) -> None:
+    """Without the service role no row is inserted, changed or removed, neither one's own nor another's."""
+    user_id = getattr(callers, f"{whose}_id")
+    before = contents(queue)
+    mine = f"{path_of(table)}?userId=eq.{user_id}"
+    for name in ("anon", "owner"):
+        caller, cell = getattr(callers, name), rights(table)[name].write
+        row = row_for(table, user_id)
+        assert caller.ask("POST", path_of(table), row) == cell
+        assert caller.ask("POST", path_of(table), row, Prefer="resolution=merge-duplicates") == cell
+        assert caller.ask("PATCH", mine, {"userId": user_id}) == cell
+        assert caller.ask("DELETE", mine) == cell
+    assert contents(queue) == before
+
+
+@pytest.mark.parametrize("table", OPEN)
+def test_the_service_role_writes(callers: Callers, table: str) -> None:
+    """The service role inserts, changes and removes rows, as the old `generate-images` did."""
+    cell, service = rights(table)["service"].write, callers.service
+    assert service.ask("POST", path_of(table), row_for(table, "u"), **SHOWN) == cell
+    mine = f"{path_of(table)}?id=eq.{service.read[0]['id']}"
+    assert service.ask("PATCH", mine, {"userId": "v"}, **SHOWN) == cell
+    assert [row["userId"] for row in service.read] == ["v"]
+    assert service.ask("DELETE", mine, **SHOWN) == cell
+    assert len(service.read) == 1
+
+
+@pytest.mark.parametrize("table", INTERNAL)
+def test_internal_tables(callers: Callers, table: str) -> None:
+    """No internal table can be reached, by its schema or without, not even by the service role."""
+    for name, caller in callers.named().items():
+        for method, body in (("GET", None), ("POST", {}), ("PATCH", {}), ("DELETE", None)):
+            named = {"Accept-Profile": "generation", "Content-Profile": "generation"}
+            assert caller.ask(method, path_of(table), body, **named) == UNEXPOSED, name
+            assert caller.ask(method, path_of(table), body)[0] == 404, name
+
+
+def without_user(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as a signed-in user gives them: an order of theirs does not say whose it is."""
+    return {
+        name: {k: v for k, v in value.items() if k != "userId"} if name == "p_request" else value
+        for name, value in arguments.items()
+    }
+
+
+@pytest.mark.parametrize("function", sorted(FUNCTIONS))
+def test_function(scene: Scene, callers: Callers, function: str) -> None:
+    """Each caller gets the answer that stands in the table of access, be the arguments ever so right."""
+    cells = FUNCTIONS[function]
+    arguments = cells.arguments(scene)
+    assert callers.anon.call(function, arguments) == cells.anon
+    assert callers.stranger.call(function, arguments) == cells.stranger
+    assert callers.owner.call(function, without_user(arguments)) == cells.owner
+    assert callers.service.call(function, arguments) == cells.service
+    assert isinstance(callers.service.read, dict)
+
+
+def test_internal_functions(queue: Queue, callers: Callers) -> None:
+    """No internal function can be called, by its schema or without, not even by the service role."""
+    names = queue.connection.execute(
+        "select distinct proname as name from pg_proc where pronamespace = 'generation'::regnamespace"
+    ).fetchall()
+    assert len(names) > 30
+    for row in names:
+        for caller in (callers.anon, callers.owner, callers.service):
+            named = {"Content-Profile": "generation"}
+            assert caller.call(row["name"], {}, **named) == UNEXPOSED, row
+            assert caller.call(row["name"], {}) in ((404, "PGRST202"), (404, "42883")), row
+
+
+def test_a_function_called_by_get(scene: Scene, callers: Callers) -> None:
+    """A link that somebody is made to open does nothing: what writes cannot be called by GET."""
+    for caller in (callers.anon, callers.owner):
+        path = f"/rest/v1/rpc/cancel_generation_batch?p_batch_id={scene.batch_id}"
+        assert caller.ask("GET", path)[0] in (401, 405)
+    assert callers.owner.call("get_generation_batch", {"p_batch_id": scene.batch_id}) == OK
+    assert callers.owner.read["batch"]["status"] == "generating"
+
+
+@pytest.mark.parametrize("field", ["userId", "priority", "maxAttempts"])
+def test_fields_of_the_service_role(scene: Scene, callers: Callers, field: str) -> None:
+    """A user who sets whose the order is, its priority or its attempts is refused, be it to their own id."""
+    order = FUNCTIONS["enqueue_generation_batch"].arguments(scene)["p_request"]
+    value = {"userId": callers.owner_id, "priority": 0, "maxAttempts": 5}[field]
+    request = {**{k: v for k, v in order.items() if k != "userId"}, field: value}
+    assert callers.owner.call("enqueue_generation_batch", {"p_request": request}) == (400, "PT400")
+    told = callers.owner.read
+    assert (told["details"], field in told["message"]) == ("not_yours_to_set", True)
+
+
+@pytest.mark.parametrize("function", ["get_generation_batch", "cancel_generation_batch"])
+def test_a_foreign_batch_is_as_one_that_is_not_there(scene: Scene, callers: Callers, function: str) -> None:
+    """Somebody else's batch and one that never was are answered alike, to the letter."""
+
+    def told(caller: Caller, batch_id: str) -> tuple[int, Any]:
+        caller.call(function, {"p_batch_id": batch_id})
+        return caller.answers[-1].status_code, caller.read
+
+    foreign = told(callers.stranger, scene.batch_id)
+    assert foreign == told(callers.stranger, "00000000-0000-4000-8000-000000000000")
+    assert foreign[0] == 404
+    assert scene.batch_id not in str(foreign)

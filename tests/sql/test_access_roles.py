@@ -1,0 +1,39 @@
+"""Access of roles that no API key stands for: an app's own, and operators in a SQL session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.queue_sql import Queue, refused
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+pytestmark = pytest.mark.usefixtures("as_installed")
+
+
+@pytest.fixture
+def moderator(queue: Queue) -> Iterator[None]:
+    """A role of the app's own, which may do what users may."""
+    queue.connection.execute("create role moderator in role authenticated")
+    yield
+    queue.connection.execute("reset role; drop role moderator")
+
+
+def test_roles_of_an_apps_own(queue: Queue, moderator: None) -> None:
+    """A role of the app's own acts for itself only, as users do."""
+    batch_id = queue.enqueue("user-1")["batchId"]
+    queue.connection.execute("set role moderator")
+    queue.connection.execute("""select set_config('request.jwt.claims', '{"sub": "user-2"}', false)""")
+    with refused("400", "not_yours_to_set", "userId"):
+        queue.enqueue("user-1")
+    with refused("404", "no_such_batch"):
+        queue.call("cancel_generation_batch", p_batch_id=batch_id)
+
+
+@pytest.mark.parametrize("role", ["service_role", "postgres", "none"])
+def test_roles_of_operators(queue: Queue, role: str) -> None:
+    """The service role, and an operator in a SQL session, act for everybody."""
+    queue.connection.execute(f"set role {role}".encode())
+    batch_id = queue.enqueue("user-1")["batchId"]
+    assert queue.call("cancel_generation_batch", p_batch_id=batch_id)["status"] == "cancelled"

@@ -1,0 +1,201 @@
+"""The gate's pace: whatever is asked of it, never more starts in a window than the rate, and hardly fewer."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.gate_sql import MODEL, GateRun, Moment, allow, gate, most_in_a_window, still_time, take
+from tests.support.queue_sql import Queue, blocked, refused
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+BOUNDED = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+MICRO = 1_000_000
+ASKS = st.lists(st.tuples(st.integers(0, 40 * MICRO), st.integers(1, 50)), min_size=1, max_size=25)
+
+
+@pytest.fixture
+def moment(queue: Queue) -> Iterator[Moment]:
+    """A time that stands still at noon until a test moves it."""
+    with still_time(queue.connection) as moment:
+        yield moment
+
+
+@BOUNDED
+@given(
+    rate=st.integers(1, 300),
+    burst=st.integers(1, 30),
+    window=st.sampled_from([1.0, 6.0, 60.0]),
+    share=st.sampled_from([0.001, 1 / 60, 0.2]),
+    asks=ASKS,
+)
+@example(rate=7, burst=1, window=60.0, share=1 / 60, asks=[(10_000_007, 9)] * 25)
+@example(rate=3, burst=30, window=6.0, share=1 / 60, asks=[(500_333, 50)] * 25)
+def test_never_more_than_the_rate(
+    queue: Queue,
+    moment: Moment,
+    rate: int,
+    burst: int,
+    window: float,
+    share: float,
+    asks: list[tuple[int, int]],
+) -> None:
+    """No window, however it lies and however late within the grace each start is, sees more than the rate."""
+    model, began = f"m{uuid4().hex}", moment.now
+    allow(queue, rate, burst, model, p_window_seconds=window, p_grace_seconds=window * share)
+    starts: list[int] = []
+    for microseconds, wanted in asks:
+        moment.advance(microseconds / MICRO * window / 60)
+        now = round((moment.now - began) / timedelta(microseconds=1))
+        given_out = GateRun(queue, model=model).starts(wanted)
+        assert given_out == sorted(given_out)
+        assert all(0 <= start <= window / 6 for start in given_out)
+        starts += [now + round(start * MICRO) for start in given_out]
+    assert starts == sorted(starts)
+    seen = most_in_a_window(starts, round(window * MICRO), int(window * share * MICRO))
+    assert seen <= rate
+
+
+@BOUNDED
+@given(rate=st.integers(1, 500), patience=st.floats(0.2, 1), takers=st.integers(1, 4))
+@example(rate=60, patience=1, takers=3)
+def test_hardly_fewer_than_the_rate(
+    queue: Queue, moment: Moment, rate: int, patience: float, takers: int
+) -> None:
+    """Asked as soon as the last starts are used up, the gate gives at least 97 % of the rate."""
+    model, began = f"m{uuid4().hex}", moment.now
+    allow(queue, rate, model=model)
+    windows, given_out, turn = max(5, 200 // rate), 0, 0
+    while moment.now < began + timedelta(seconds=60 * windows):
+        answer = GateRun(queue, model=model).take(max(rate // 6 // (turn % takers + 1), 1))
+        given_out, turn = given_out + len(answer["slots"]), turn + 1
+        # The next question comes when the next start is at most a horizon ahead.
+        wait = max(answer["nextInSeconds"] - 10 * (1 - patience), 0) if answer["slots"] else 0
+        moment.advance(wait or answer["nextInSeconds"] or 0.001)
+    assert given_out >= 0.97 * rate * windows
+
+
+def test_even_pace(queue: Queue, moment: Moment) -> None:
+    """With burst 1 starts are (window + grace) / rate apart, and none is beyond the horizon."""
+    allow(queue, 60)
+    answer = GateRun(queue).take(1000)
+    assert answer["slots"] == pytest.approx([i * 61 / 60 for i in range(10)], abs=1e-5)
+    assert (answer["graceSeconds"], answer["horizonSeconds"], answer["reason"]) == (1, 10, None)
+    assert answer["nextInSeconds"] == pytest.approx(10 * 61 / 60, abs=0.001)
+    assert GateRun(queue).take(1)["slots"] == []
+
+
+def test_burst(queue: Queue, moment: Moment) -> None:
+    """After quiet time a burst comes at once, then the pace that keeps the rate in any window."""
+    allow(queue, 60, 5)
+    starts = GateRun(queue).starts(8)
+    assert starts == pytest.approx([0] * 5 + [61 / 56 * i for i in (1, 2, 3)], abs=1e-5)
+
+
+def test_starts_end_with_the_run(queue: Queue, moment: Moment) -> None:
+    """No start lies beyond the end of the run that takes it; the others' starts are not used up by that."""
+    allow(queue, 60)
+    assert GateRun(queue, seconds=3).starts() == pytest.approx([0, 61 / 60, 122 / 60], abs=1e-5)
+    assert GateRun(queue).starts(1) == pytest.approx([3 * 61 / 60], abs=1e-5)
+
+
+@pytest.mark.parametrize(("within", "wanted"), [(-1, 0), (0, 1), (3, 3), (3600, 10)])
+def test_starts_within_what_is_asked(queue: Queue, moment: Moment, within: float, wanted: int) -> None:
+    """No start lies later than the run can use it, nor beyond the horizon; what is not given is not lost."""
+    allow(queue, 60)
+    run = GateRun(queue)
+    parameters = {"p_run_id": run.id, "p_model": MODEL, "p_slots": 100}
+    answer = queue.call("take_start_slots", **parameters, p_within_seconds=within)
+    assert len(answer["slots"]) == wanted
+    assert answer["nextInSeconds"] == pytest.approx(wanted * 61 / 60, abs=0.001)
+    assert answer["reason"] == (None if wanted else "rate_limited")
+
+
+def test_one_start_at_least_a_window(queue: Queue, moment: Moment) -> None:
+    """The slowest rate gives a start a window, and says when the next is due."""
+    allow(queue, 1)
+    assert GateRun(queue).starts() == [0]
+    answer = GateRun(queue).take()
+    assert (answer["slots"], answer["reason"], answer["nextInSeconds"]) == ([], "rate_limited", 61)
+    moment.advance(answer["nextInSeconds"])
+    assert GateRun(queue).starts() == [0]
+
+
+def test_two_takers_at_once(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
+    """Two runs that take at the same time get different starts: the second waits for the first."""
+    allow(queue, 60)
+    first, second = GateRun(queue), GateRun(queue)
+    watcher = another()
+    queue.connection.execute("begin")
+    queue.connection.execute("select from generation.enter_gate(%s)", [MODEL])
+    with blocked(another(), lambda other: take(other, second.id, 4)["slots"], watcher) as theirs:
+        waits = watcher.one("select count(*) as n from pg_stat_activity where wait_event_type = 'Lock'")
+        assert waits["n"] == 1
+        ours = first.starts(4)
+        queue.connection.execute("commit")
+        together = ours + [float(start) for start in theirs.result()]
+    assert together == pytest.approx([i * 61 / 60 for i in range(8)], abs=1e-5)
+
+
+def test_two_takers_of_a_new_gate(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
+    """Two runs that make a model's gate at the same time make one gate."""
+    first, second = (GateRun(queue, model="newer") for _ in range(2))
+    watcher = another()
+    queue.connection.execute("begin")
+    assert first.starts(1) == [0]
+    with blocked(another(), lambda other: take(other, second.id, 1, "newer")["slots"], watcher) as theirs:
+        queue.connection.execute("commit")
+        assert theirs.result() == pytest.approx([61 / 60], abs=1e-5)
+
+
+@BOUNDED
+@given(rate=st.integers(1, 2000), burst=st.integers(1, 50))
+def test_a_crash_costs_a_horizon(queue: Queue, moment: Moment, rate: int, burst: int) -> None:
+    """However many starts a lost answer had, the next is no later than a horizon and an interval."""
+    model = f"m{uuid4().hex}"
+    allow(queue, rate, burst, model)
+    lost = GateRun(queue, model=model).take(1000)
+    interval = 61 / (rate - min(burst, rate) + 1)
+    assert lost["nextInSeconds"] <= 10 + interval + 0.001
+    moment.advance(lost["nextInSeconds"] + 0.001)
+    assert GateRun(queue, model=model).starts(1) == [0]
+
+
+def test_quiet_time_is_not_saved_up(queue: Queue, moment: Moment) -> None:
+    """An hour without a start gives no more than the burst afterwards."""
+    allow(queue, 60, 3)
+    moment.advance(3600)
+    assert GateRun(queue).starts().count(0) == 3
+
+
+@pytest.mark.parametrize("slots", [None, 0, 1001])
+def test_wrong_number_of_slots(queue: Queue, slots: int | None) -> None:
+    """The number of starts asked for is checked."""
+    run = GateRun(queue)
+    with refused("400", "out_of_range", "p_slots"):
+        queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=slots)
+
+
+@pytest.mark.parametrize("model", [None, "", "a b", "-x", "x" * 201])
+def test_wrong_model(queue: Queue, model: str | None) -> None:
+    """What names no model makes no gate."""
+    with refused("400", "bad_model", "p_model"):
+        queue.call("take_start_slots", p_run_id=GateRun(queue).id, p_model=model, p_slots=1)
+    with refused("400", "bad_model", "p_model"):
+        queue.call("report_rate_limit", p_model=model, p_facts={"period": "day"}, p_epoch=None)
+
+
+def test_finished_or_unknown_run(queue: Queue) -> None:
+    """A run that has been finished, or never claimed anything, gets no start and uses none up."""
+    run = GateRun(queue)
+    queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary={})
+    for run_id in (run.id, uuid4()):
+        with refused("409", "run_finished"):
+            take(queue, run_id, 1)
+    assert gate(queue)["startedToday"] == 0

@@ -1,0 +1,135 @@
+"""What the gate and the caps mean for a claim: when it gives nothing and why, and how many jobs it gives."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_time
+from tests.support.queue_invariants import check_invariants
+from tests.support.queue_sql import Queue, blocked
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+
+@pytest.fixture
+def moment(queue: Queue) -> Iterator[Moment]:
+    """A time that stands still at noon until a test moves it; three runs at once, as installed."""
+    with still_time(queue.connection) as moment:
+        caps(queue, maxRuns=3)
+        allow(queue, 60)
+        yield moment
+
+
+def test_rate_limited_claim(queue: Queue, moment: Moment) -> None:
+    """A claim with a longer wait than 30 s ahead gives nothing and says when; with a shorter one it gives."""
+    queue.enqueue()
+    limited(queue, "minute", limit=30, retryAfterSeconds=31)
+    assert refusal(queue.run().answer()) == ("rate_limited", 31)
+    moment.advance(1)
+    assert refusal(queue.run().answer(p_run_seconds=20)) == ("rate_limited", 30)
+    assert len(queue.run().claim()) == 1
+
+
+def test_too_many_runs(queue: Queue, moment: Moment) -> None:
+    """Beyond so many runs at once a new one gets nothing until the first ends or its deadline passes."""
+    queue.enqueue(examples=20)
+    runs = [queue.run() for _ in range(3)]
+    for run in runs:
+        assert len(run.claim(1)) == 1
+        moment.advance(10)
+    assert refusal(queue.run().answer(1)) == ("too_many_runs", 210)
+    assert len(runs[0].claim(1)) == 1
+    runs[1].finish()
+    assert len(queue.run().claim(1)) == 1
+    assert queue.run().answer(1)["reason"] == "too_many_runs"
+    moment.advance(209)
+    assert refusal(queue.run().answer(1)) == ("too_many_runs", 1)
+    moment.advance(1)
+    assert queue.call("generation_gate")["runs"] == 2
+    assert len(queue.run().claim(1)) == 1
+
+
+def test_race_for_the_last_place(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
+    """Two runs that begin at once for the last place: one gets it, the other is told so."""
+    queue.enqueue(examples=2)
+    caps(queue, maxRuns=1)
+    watcher = another()
+    queue.connection.execute("begin")
+    assert len(queue.run().claim(1)) == 1
+    with blocked(another(), lambda other: other.run().answer(1), watcher) as theirs:
+        queue.connection.execute("commit")
+        assert refusal(theirs.result()) == ("too_many_runs", 240)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "seconds", "images", "jobs"),
+    [
+        (60, 1, 240, 1, 10),  # at 0, 1.02, … 9.2 s: a horizon
+        (60, 1, 5, 1, 5),
+        (60, 1, 240, 4, 3),  # the third has two that can start
+        (60, 1, 1, 1, 1),
+        (1, 1, 240, 1, 1),
+        (2, 10, 1, 1, 2),  # a burst that the rate cannot bear counts as the rate
+        (60, 10, 1, 1, 10),
+        (1, 1, 20, 10, 1),  # one at least
+    ],
+)
+def test_claim_fits_the_gate(
+    queue: Queue, moment: Moment, rate: int, burst: int, seconds: int, images: int, jobs: int
+) -> None:
+    """A claim gives no more jobs than the gate can start within the run and a horizon, but one at least."""
+    allow(queue, rate, burst)
+    queue.enqueue(examples=50, images=images)
+    assert len(queue.run().answer(p_run_seconds=seconds)["jobs"]) == jobs
+
+
+def test_claim_fits_the_block_and_the_cap(queue: Queue, moment: Moment) -> None:
+    """The time until the gate opens counts, and so does what the day's cap leaves."""
+    queue.enqueue(examples=90)
+    limited(queue, "minute", limit=61, retryAfterSeconds=0)
+    queue.connection.execute(
+        """update generation.gates set "blockedUntil" = generation.moment() + interval '5 s'"""
+    )
+    assert len(queue.run().answer(p_run_seconds=40)["jobs"]) == 5
+    caps(queue, imagesPerDay=3)
+    assert len(queue.run().answer(p_run_seconds=40)["jobs"]) == 3
+
+
+def test_too_old(queue: Queue, moment: Moment) -> None:
+    """A job that meets a used-up quota at its maximum age fails with a readable reason; its batch ends."""
+    caps(queue, maxAgeHours=2)
+    job = queue.claimed(images=2)
+    queue.record(job, 0)
+    moment.advance(7199)
+    assert queue.settle(job, "rate_limited", retryInSeconds=30)["status"] == "rate_limited"
+    moment.advance(30)
+    (again,) = queue.run().claim()
+    queue.connection.execute(
+        """update photo_generation_queue set "createdAt" = "createdAt" - interval '1 h'"""
+    )
+    assert queue.settle(again, "rate_limited", message="quota used up")["status"] == "failed"
+    row = queue.job(job["id"])
+    assert (row["errorCode"], row["completedAt"], row["retryAt"]) == ("too_old", moment.now, None)
+    assert row["errorMessage"] == "Waited more than 2 hours for a quota to come free: quota used up"
+    assert (queue.batch(job["batchId"])["status"], queue.counters(job["batchId"])) == (
+        "partial",
+        (0, 1, 1, 1),
+    )
+    check_invariants(queue.connection)
+
+
+def test_due_retry_among_users(queue: Queue, moment: Moment) -> None:
+    """A due retry goes before new work of its user, but not before what another user ordered earlier."""
+    queue.enqueue("first", examples=2)
+    retried = queue.run().claim(1)[0]
+    queue.enqueue("other")
+    queue.settle(retried, "rate_limited", retryInSeconds=10)
+    queue.enqueue("first", examples=2)
+    moment.advance(10)
+    run = queue.run()
+    served = [job for _ in range(5) for job in run.claim(1)]
+    places = [job["id"] for job in served]
+    own = [job["id"] for job in served if job["userId"] == "first"]
+    other = next(job["id"] for job in served if job["userId"] == "other")
+    assert own[0] == retried["id"]
+    assert places.index(other) <= 2

@@ -1,0 +1,60 @@
+"""What holds the queue: every gate in use is closed, whatever other models' gates are."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.queue_sql import Queue
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+DAY_QUOTA = {"period": "day", "limit": 250, "retryAfterSeconds": None}
+STARTED = """
+    insert into generation.gates (model, "startedToday", today)
+    values (%s, 12, (generation.moment() at time zone 'America/Los_Angeles')::date)
+    on conflict (model) do update set "startedToday" = 12, today = excluded.today"""
+
+
+def held(queue: Queue) -> str | None:
+    """What holds it."""
+    found: str | None = queue.call("generation_queue_stats")["heldBy"]
+    return found
+
+
+def test_nothing_holds_an_open_gate(queue: Queue) -> None:
+    """No gate yet, and one that is open, hold nobody up."""
+    assert held(queue) is None
+    queue.open_gate()
+    assert held(queue) is None
+
+
+def test_a_days_quota(queue: Queue) -> None:
+    """A gate that Gemini has closed for the day holds the jobs until the block ends."""
+    queue.connection.execute(STARTED, ["model"])
+    queue.call("report_rate_limit", p_model="model", p_epoch=None, p_facts=DAY_QUOTA)
+    assert held(queue) == "rate_limited"
+    queue.call("resume_generation")
+    assert held(queue) is None
+
+
+def test_a_pause_and_caps(queue: Queue) -> None:
+    """A pause holds whatever a gate says; a cap holds where something was started, and where nothing was."""
+    queue.call("pause_generation", p_reason="lunch")
+    assert held(queue) == "paused"
+    queue.call("resume_generation")
+    queue.open_gate()
+    queue.call("set_generation_limits", p_limits={"imagesPerDay": 0})
+    assert held(queue) == "daily_cap"
+    queue.connection.execute(STARTED, ["model"])
+    assert held(queue) == "daily_cap"
+
+
+@pytest.mark.parametrize(("started", "expected"), [("model", "rate_limited"), ("other", None)])
+def test_only_gates_in_use_count(queue: Queue, started: str, expected: str | None) -> None:
+    """An open gate that nobody starts from today lets no job through, and a closed one holds none up."""
+    queue.open_gate()
+    queue.connection.execute(STARTED, ["other"])
+    queue.connection.execute('update generation.gates set "startedToday" = 0')
+    queue.connection.execute(STARTED, [started])
+    queue.call("report_rate_limit", p_model="model", p_epoch=None, p_facts=DAY_QUOTA)
+    assert held(queue) == expected

@@ -1,0 +1,69 @@
+"""Who a user is in Storage, and that a claim is answered with new jobs only once."""
+
+from uuid import uuid4
+
+import pytest
+
+from tests.support.queue_invariants import check_invariants
+from tests.support.queue_sql import Queue, refused
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+
+@pytest.mark.parametrize("user_id", ["a/b", "..", ".", "a\tb", "ü", "a b", "a?b"])
+def test_an_id_that_is_no_folder(queue: Queue, user_id: str) -> None:
+    """A user id that would lie in another user's folder, or in none, is refused at enqueue."""
+    with refused("400", "bad_id"):
+        queue.enqueue(user_id, trainingImageUrls=["https://photos.example.com/me.jpg"])
+    assert queue.one("select count(*) as n from photo_generation_queue")["n"] == 0
+
+
+def test_third_parties_ids(queue: Queue) -> None:
+    """An id like Auth0's is stored in a folder that Storage can name, and that no other id can claim."""
+    reference = "training-photos/auth0=7C1/me.jpg"
+    queue.enqueue("auth0|1", trainingImageUrls=[reference])
+    (job,) = queue.run().claim()
+    assert job["userFolder"] == "auth0=7C1"
+    assert queue.record(job, 0)["result"] == "recorded"
+    with refused("400", "foreign_photo", "trainingImageUrls[0]"):
+        queue.enqueue("auth0=7C1", trainingImageUrls=[reference])
+    check_invariants(queue.connection)
+
+
+def test_a_claim_is_answered_once(queue: Queue) -> None:
+    """A claim repeated after its jobs were settled gets nothing: an old fence never holds new jobs."""
+    queue.enqueue(examples=3)
+    run, claim_id = queue.run(), uuid4()
+    first = run.claim(1, claim_id)
+    queue.record(first[0], 0)
+    queue.settle(first[0], "completed")
+    assert run.claim(1, claim_id) == []
+    assert len(run.claim(5)) == 2
+    check_invariants(queue.connection)
+
+
+def test_insert_into_a_cancelled_batch(queue: Queue) -> None:
+    """A batch that was cancelled stays so: what an app still inserts into it is refused with the reason."""
+    answer = queue.enqueue()
+    queue.call("cancel_generation_batch", p_batch_id=answer["batchId"])
+    with refused("409", "batch_cancelled"):
+        queue.connection.execute(
+            """insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt")
+            values (%s, 'user-1', 'https://photos.example.com/1.jpg', 'A portrait')""",
+            [answer["batchId"]],
+        )
+    check_invariants(queue.connection)
+
+
+@pytest.mark.parametrize(
+    "reference", ["https://photos.example.com/a\nb.jpg", "training-photos/user-1/a\tb.jpg"]
+)
+def test_white_space_in_a_reference(queue: Queue, reference: str) -> None:
+    """A line break or tab inside a reference is refused where the caller can still mend it."""
+    with refused("400", "control_characters", "trainingImageUrls[0]"):
+        queue.enqueue(trainingImageUrls=[reference])
+
+
+def test_a_space_in_a_file_name(queue: Queue) -> None:
+    """People's files have spaces in their names, and Storage takes them."""
+    assert queue.enqueue(trainingImageUrls=["training-photos/user-1/my photo.jpg"])["jobsEnqueued"] == 1

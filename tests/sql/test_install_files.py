@@ -1,0 +1,94 @@
+"""The generated files equal their parts and install what these install; the README of the SQL is complete."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from local.install_sql import FILES, SQL, install_sql, parts, upgrade_sql
+from tests.support import catalog
+from tests.support.databases import SWITCH, Database
+from tests.support.old_tables import OLD_TABLES
+
+pytest_plugins = ("tests.support.database_fixtures",)
+
+README = (SQL / "README.md").read_text()
+FUNCTIONS = "select proname from pg_proc where pronamespace = 'public'::regnamespace"
+NAMES = """
+    select indexrelid::regclass::text as name from pg_index as i join pg_class as c on c.oid = i.indrelid
+    where c.relname ~ '^photo_generation_|^(runs|flows)$' and not i.indisprimary"""
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, make()) for name, make in FILES.items()])
+def test_a_generated_file_equals_its_parts(name: str, text: str) -> None:
+    """Whoever changes a part and forgets `python -m local.install_sql` learns it here."""
+    assert (SQL / name).read_text() == text, "run `python -m local.install_sql`"
+
+
+def test_every_numbered_file_is_in_both() -> None:
+    """No part is left out, and they stand in the order of their names."""
+    for text in (install_sql(), upgrade_sql()):
+        places = [text.index(part.read_text()) for part in parts()]
+        assert len(places) > 5
+        assert places == sorted(places)
+
+
+def test_check_says_whether_they_are_up_to_date() -> None:
+    """`--check` writes nothing and succeeds when there is nothing to write."""
+    check = [sys.executable, "-m", "local.install_sql", "--check"]
+    assert subprocess.run(check, cwd=SQL.parent, capture_output=True, text=True).stderr == ""
+
+
+def test_no_file_needs_psql() -> None:
+    """Every file can be pasted: no line is a command of psql's own."""
+    for path in sorted(SQL.rglob("*.sql")):
+        assert not re.search(r"^\\", path.read_text(), re.MULTILINE), path
+
+
+def test_install_twice_equals_the_parts(scratch: Database) -> None:
+    """One paste gives what the files give one by one; a second paste, and psql, change nothing."""
+    scratch.install()
+    once = catalog.schema(scratch.connection)
+    scratch.install()
+    assert scratch.psql("-f", str(SQL / "install.sql")).returncode == 0
+    for part in parts():
+        scratch.connection.execute(part.read_bytes())
+    assert catalog.schema(scratch.connection) == once
+    assert len(once) > 150
+
+
+def test_install_refuses_an_older_table(scratch: Database) -> None:
+    """On top of an old table nothing is made, and the message says what to run instead."""
+    old = OLD_TABLES["serial, enum, integer users, times without zone"]
+    scratch.connection.execute(old.sql.encode())
+    before = catalog.schema(scratch.connection)
+    refused = scratch.psql("-f", str(SQL / "install.sql"))
+    assert refused.returncode != 0
+    assert "HINT:  Run sql/upgrade.sql." in refused.stderr
+    assert catalog.schema(scratch.connection) == before
+
+
+def test_psql_upgrades_as_the_readme_says(scratch: Database) -> None:
+    """`psql -f` reports; with PGOPTIONS as printed it upgrades; the line to change is printed as it is."""
+    assert SWITCH in README
+    scratch.connection.execute(OLD_TABLES["enum in capitals"].sql.encode())
+    told = scratch.psql("-f", str(SQL / "upgrade.sql"))
+    assert "is public.app_status, not text" in told.stdout
+    (options,) = re.findall(r"PGOPTIONS='(.*?)' psql", README)
+    done = scratch.psql("-f", str(SQL / "upgrade.sql"), options=options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("schema|no difference|nothing to do|no\n")
+
+
+def test_the_readme_names_every_function_index_and_refusal(scratch: Database) -> None:
+    """Whoever adds one describes it."""
+    scratch.install()
+    functions = {row["proname"] for row in scratch.connection.execute(FUNCTIONS.encode()).fetchall()}
+    indexes = {
+        row["name"].rpartition(".")[2] for row in scratch.connection.execute(NAMES.encode()).fetchall()
+    }
+    text = "".join(part.read_text() for part in parts())
+    reasons = set(re.findall(r"generation\.refuse\('\d+', '(\w+)'", text))
+    assert len(functions) > 10 < len(reasons)
+    assert {name for name in functions | indexes | reasons if f"`{name}" not in README} == set()

@@ -1,0 +1,186 @@
+"""Record: the first writer of an image wins until its job has ended, whoever holds the lease."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.queue_invariants import check_invariants
+from tests.support.queue_sql import Clock, Queue, blocked, refused
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+
+def photos(queue: Queue) -> list[tuple[int, str]]:
+    """The recorded images: index and the last part of the path."""
+    rows = queue.connection.execute('select * from photo_generation_photos order by "imageIndex"').fetchall()
+    return [(row["imageIndex"], row["storagePath"].rpartition("/")[2]) for row in rows]
+
+
+def test_first_writer_wins(queue: Queue) -> None:
+    """The first record of an image counts; whoever comes second learns its path."""
+    job = queue.claimed(images=2)
+    first = queue.record(job, 0, "a")
+    assert first["result"] == "recorded"
+    for name in ("a", "b"):
+        assert queue.record(job, 0, name) == first | {"result": "already_recorded"}
+    assert photos(queue) == [(0, "0-a")]
+    assert queue.counters(job["batchId"]) == (0, 0, 1, 0)
+    check_invariants(queue.connection)
+
+
+def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
+    """A photo's row has its owner, size, model, tokens and time; what is unknown is null."""
+    job = queue.claimed(images=2)
+    queue.record(
+        job, 0, width=832, height=1248, bytes=99, promptTokens=7, outputTokens=1290, generationMs=5100
+    )
+    queue.record(job, 1, generationMs=None)
+    first, second = queue.connection.execute("select * from photo_generation_photos order by id").fetchall()
+    told = {"jobId": job["id"], "batchId": job["batchId"], "userId": job["userId"], "createdAt": clock.now}
+    told |= {"width": 832, "height": 1248, "bytes": 99, "mimeType": "image/png", "model": "model"}
+    told |= {"promptTokens": 7, "outputTokens": 1290, "generationMs": 5100}
+    assert {key: first[key] for key in told} == told
+    assert (second["promptTokens"], second["generationMs"]) == (None, None)
+
+
+@pytest.mark.parametrize("index", [-1, 2, None])
+def test_wrong_index(queue: Queue, index: int | None) -> None:
+    """An image the job does not have can be recorded neither as made nor as failed."""
+    job = queue.claimed(images=2)
+    with refused("400", "out_of_range", "image index"):
+        queue.call("record_generated_photo", p_job_id=job["id"], p_image_index=index, p_photo={})
+    with refused("400", "out_of_range", "image index"):
+        queue.call("record_failed_image", p_job_id=job["id"], p_image_index=index, p_code="c", p_message="m")
+    check_invariants(queue.connection)
+
+
+@pytest.mark.parametrize(
+    "path", [None, "", "0-a", "user-2/{batchId}/{id}/0-a", "{userId}/{batchId}/{id}0/0-a"]
+)
+def test_wrong_path(queue: Queue, path: str | None) -> None:
+    """A photo lies in its own job's folder."""
+    job = queue.claimed()
+    with refused("400", "bad_path", "storagePath"):
+        queue.record(job, 0, storagePath=path and path.format(**job))
+    assert photos(queue) == []
+    check_invariants(queue.connection)
+
+
+@pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
+def test_final_job(queue: Queue, end: str) -> None:
+    """Nothing is recorded for a job that has ended, except that what was recorded still says so."""
+    job = queue.claimed(images=2)
+    first = queue.record(job, 0)
+    if end == "cancelled":
+        queue.call("cancel_generation_batch", p_batch_id=job["batchId"])
+    else:
+        if end == "completed":
+            queue.refuse(job, 1)
+        queue.settle(job, end)
+    assert queue.job(job["id"])["status"] == end
+    assert queue.record(job, 1) == {"result": "job_final", "storagePath": None}
+    assert queue.record(job, 0, "b") == first | {"result": "already_recorded"}
+    assert queue.refuse(job, 1) == "job_final"
+    assert photos(queue) == [(0, "0-a")]
+    check_invariants(queue.connection)
+
+
+def test_unknown_job(queue: Queue) -> None:
+    """A job that is not there any more wants no images."""
+    nowhere = {"id": 10**12, "userFolder": "u", "batchId": "b"}
+    assert queue.record(nowhere, 0)["result"] == "job_final"
+    assert queue.refuse(nowhere, 0) == "job_final"
+
+
+def test_made_after_all(queue: Queue) -> None:
+    """An image that was given up and then made counts as made."""
+    job = queue.claimed()
+    assert [queue.refuse(job, 0), queue.refuse(job, 0, "recitation")] == ["recorded", "already_recorded"]
+    assert queue.counters(job["batchId"]) == (0, 0, 0, 1)
+    assert queue.record(job, 0)["result"] == "recorded"
+    assert queue.counters(job["batchId"]) == (0, 0, 1, 0)
+    assert queue.settle(job, "completed")["status"] == "completed"
+    check_invariants(queue.connection)
+
+
+def test_given_up_too_late(queue: Queue) -> None:
+    """An image that was made cannot be given up any more."""
+    job = queue.claimed()
+    queue.record(job, 0)
+    assert queue.refuse(job, 0) == "already_recorded"
+    assert queue.counters(job["batchId"]) == (0, 0, 1, 0)
+    check_invariants(queue.connection)
+
+
+def test_worker_without_lease(queue: Queue, clock: Clock) -> None:
+    """What a worker made whose job was claimed anew is kept: an image paid for is not paid for again."""
+    job = queue.claimed(images=2)
+    clock.advance(255)
+    (again,) = queue.run().claim()
+    assert queue.record(job, 0, "old")["result"] == "recorded"
+    assert queue.record(again, 0, "new")["storagePath"].endswith("0-old")
+    assert queue.settle(job, "completed")["result"] == "lease_lost"
+    queue.record(again, 1)
+    assert queue.settle(again, "completed")["status"] == "completed"
+    check_invariants(queue.connection)
+
+
+def test_record_while_waiting(queue: Queue) -> None:
+    """An image that arrives after its job was put back is recorded and not made again."""
+    job = queue.claimed(images=2)
+    queue.settle(job, "released")
+    queue.record(job, 1)
+    assert queue.run().claim()[0]["missing"] == [0]
+
+
+Act = Callable[[Queue, dict[str, Any]], Any]
+
+
+def make(queue: Queue, job: dict[str, Any]) -> Any:
+    """Records image 0 as made, under another name."""
+    return queue.record(job, 0, "second")["result"]
+
+
+def give_up(queue: Queue, job: dict[str, Any]) -> Any:
+    """Records image 0 as given up."""
+    return queue.refuse(job, 0)
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+@pytest.mark.parametrize("second", [make, give_up])
+def test_two_at_once(queue: Queue, another: Callable[[], Queue], second: Act, end: str) -> None:
+    """Two who record one image at once get one row and both the right answer."""
+    job = queue.claimed()
+    watcher = another()
+    queue.connection.execute("begin")
+    assert queue.record(job, 0, "first")["result"] == "recorded"
+    with blocked(another(), lambda other: second(other, job), watcher) as late:
+        queue.connection.execute(end)
+        assert late.result() == ("already_recorded" if end == "commit" else "recorded")
+    assert len(photos(queue)) == (0 if end == "rollback" and second is give_up else 1)
+    check_invariants(queue.connection)
+
+
+def test_record_waits_for_cancel(queue: Queue, another: Callable[[], Queue]) -> None:
+    """An image recorded while its batch is being cancelled is not wanted."""
+    job = queue.claimed()
+    watcher = another()
+    queue.connection.execute("begin")
+    queue.call("cancel_generation_batch", p_batch_id=job["batchId"])
+    with blocked(another(), lambda other: other.record(job, 0), watcher) as late:
+        queue.connection.execute("commit")
+        assert late.result()["result"] == "job_final"
+    check_invariants(queue.connection)
+
+
+def test_unique_in_the_table(queue: Queue) -> None:
+    """The table itself holds each image of a job once."""
+    job = queue.claimed()
+    queue.record(job, 0)
+    copy = """insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
+        "mimeType", width, height, bytes, model) select "jobId", "batchId", "userId", "imageIndex", 'other',
+        "mimeType", width, height, bytes, model from photo_generation_photos"""
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        queue.connection.execute(copy)

@@ -1,0 +1,100 @@
+"""Databases of their own for tests that compare schemas, and the SQL files run in them as people run them."""
+
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow
+
+from local.install_sql import SQL
+from local.stack.postgres import Postgres
+from tests.conftest import connect
+from tests.support.queue_sql import Connection
+
+# What every Supabase project has before any of this: three roles, and rights on whatever is made in `public`.
+SUPABASE = """
+    do $$ begin
+      if to_regrole('anon') is null then create role anon nologin; end if;
+      if to_regrole('authenticated') is null then create role authenticated nologin; end if;
+      if to_regrole('service_role') is null then create role service_role nologin bypassrls; end if;
+    end $$;
+    grant usage on schema public to anon, authenticated, service_role;
+    alter default privileges in schema public grant all on tables to anon, authenticated, service_role;
+    alter default privileges in schema public grant all on sequences to anon, authenticated, service_role;
+    alter default privileges in schema public grant all on functions to anon, authenticated, service_role;
+    create schema storage;
+    create table storage.buckets (
+      id text primary key, name text, public boolean, file_size_limit bigint, allowed_mime_types text[]);
+    create table storage.objects (bucket_id text, name text);"""
+SWITCH = "-- set local generation.upgrade = 'apply';"
+
+
+class Finding(NamedTuple):
+    """One row of the upgrade's table."""
+
+    object: str
+    difference: str
+    action: str
+    blocking: str
+
+
+class Database:
+    """A database with what Supabase puts into it, on a connection of its own."""
+
+    def __init__(self, postgres: Postgres, name: str) -> None:
+        self.postgres = postgres
+        self.url = re.sub(r"/[^/]*$", f"/{name}", postgres.db_url)
+        self.connection: Connection = connect(self.url)
+        self.connection.execute("set lock_timeout = '10s'; set statement_timeout = '20s'")
+
+    def paste(self, text: str) -> list[Finding]:
+        """Runs a file in one go, as the SQL editor does; the rows of its last result that has any."""
+        found: list[DictRow] = []
+        try:
+            cursor = self.connection.execute(text.encode())
+            while True:
+                found = (cursor.fetchall() if cursor.description else []) or found
+                if not cursor.nextset():
+                    break
+        finally:
+            self.connection.rollback()
+        return [Finding(**row) for row in found if set(row) == set(Finding._fields)]
+
+    def install(self) -> None:
+        """Pastes install.sql."""
+        self.paste((SQL / "install.sql").read_text())
+
+    def report(self) -> list[Finding]:
+        """Pastes upgrade.sql as it stands."""
+        return self.paste((SQL / "upgrade.sql").read_text())
+
+    def upgrade(self, mode: str = "apply") -> list[Finding]:
+        """Pastes upgrade.sql with its one line changed."""
+        text = (SQL / "upgrade.sql").read_text()
+        assert text.count(SWITCH) == 1
+        return self.paste(text.replace(SWITCH, f"set local generation.upgrade = '{mode}';"))
+
+    def psql(self, *arguments: str, options: str = "") -> subprocess.CompletedProcess[str]:
+        """What psql prints, run as sql/README.md says."""
+        command = [str(self.postgres.bin / "psql"), "-qAtX", self.url, "-v", "ON_ERROR_STOP=1", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env={"PGOPTIONS": options})
+
+
+@contextmanager
+def database(postgres: Postgres) -> Iterator[Database]:
+    """A new database, dropped at the end."""
+    name = f"scratch_{secrets.token_hex(6)}"
+    with psycopg.connect(postgres.db_url, autocommit=True) as server:
+        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            scratch = Database(postgres, name)
+            with scratch.connection:
+                scratch.connection.execute(SUPABASE)
+                yield scratch
+        finally:
+            server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -1,0 +1,49 @@
+"""Fixtures of the SQL tests: a pytest plugin, named by the modules that want them."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from local.stack.stack import SQL, Stack
+from tests.conftest import connect
+from tests.support.queue_sql import Clock, Connection, Queue
+
+LIMITS = "set lock_timeout = '10s'; set statement_timeout = '20s'"
+
+
+@pytest.fixture
+def queue(db: Connection) -> Queue:
+    """The functions as the superuser calls them, on empty tables."""
+    db.execute(LIMITS)
+    return Queue(db)
+
+
+@pytest.fixture
+def clock(db: Connection) -> Iterator[Clock]:
+    """A clock that stands still at noon until a test moves it."""
+    clock = Clock(db)
+    try:
+        yield clock
+    finally:
+        clock.restore()
+
+
+@pytest.fixture
+def as_installed(stack: Stack, queue: Queue) -> None:
+    """The grants of a fresh installation, whatever a test before has granted."""
+    stack.postgres.apply([SQL / "80_access.sql"])
+
+
+@pytest.fixture
+def another(stack: Stack, db: Connection) -> Iterator[Callable[[], Queue]]:
+    """Opens further connections: `other = another()`."""
+    opened: list[Connection] = []
+
+    def open_one() -> Queue:
+        opened.append(connect(stack.db_url))
+        opened[-1].execute(LIMITS)
+        return Queue(opened[-1])
+
+    yield open_one
+    for connection in opened:
+        connection.close()

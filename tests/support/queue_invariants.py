@@ -1,0 +1,10 @@
+"""The invariants of `bench.invariants`, asserted on a connection."""
+
+from bench.invariants import violations
+from tests.support.queue_sql import Connection
+
+
+def check_invariants(connection: Connection) -> None:
+    """Counters equal the rows, a batch has the status its jobs give it, no image is made and given up."""
+    broken = list(violations(lambda query: connection.execute(query.encode()).fetchall()))
+    assert not broken, "\n".join(broken)

@@ -1,0 +1,142 @@
+"""Memory for bytes: never more than the limit, in turns by bytes, and no owner takes others' half."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from worker.run.memory import Room
+
+
+class Holder:
+    """Someone who holds bytes of a room, or waits for them, until told to leave."""
+
+    def __init__(self, context: AbstractAsyncContextManager[None]) -> None:
+        self.holds = False
+        self._context = context
+        self._leave = asyncio.Event()
+        self.task = asyncio.create_task(self._hold())
+
+    async def _hold(self) -> None:
+        async with self._context:
+            self.holds = True
+            await self._leave.wait()
+
+    async def leave(self) -> None:
+        self._leave.set()
+        await self.task
+
+
+async def holding(*holders: Holder) -> list[bool]:
+    """Who holds their bytes, once all that can happen has happened."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return [holder.holds for holder in holders]
+
+
+Hold = Callable[[str, int], Holder]
+
+
+@pytest.fixture
+def hold() -> Hold:
+    """Asks for bytes of a room of 20, for an owner."""
+    room = Room(20)
+    return lambda owner, size: Holder(room.hold(owner, size))
+
+
+async def test_what_does_not_fit_waits_and_a_smaller_one_does_not_overtake_it(hold: Hold) -> None:
+    first, second = hold("a", 10), hold("b", 6)
+    large, small = hold("c", 7), hold("d", 1)
+    assert await holding(first, second, large, small) == [True, True, False, False]
+    await second.leave()
+    assert await holding(large, small) == [True, True]
+
+
+async def test_an_owner_waits_for_their_own_half_and_holds_up_nobody_else(hold: Hold) -> None:
+    first, second, third = hold("a", 8), hold("a", 8), hold("a", 1)
+    other = hold("b", 10)
+    assert await holding(first, second, third, other) == [True, False, False, True]
+    await first.leave()
+    assert await holding(second, third) == [True, True]
+
+
+async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
+    room = Room(20, alone=20)
+    first, second, third = (Holder(room.hold("a", size)) for size in (8, 8, 8))
+    assert await holding(first, second, third) == [True, True, False]
+    other = Holder(room.hold("b", 10))
+    await first.leave()
+    assert await holding(third, other) == [False, True]
+    await other.leave()
+    assert await holding(third) == [True]
+
+
+async def test_large_sizes_of_one_owner_take_turns_with_anothers(hold: Hold) -> None:
+    """Ten requests that fill the room, asked for first, are not all granted before what another asks for."""
+    large = [hold("a", 18) for _ in range(10)]
+    small = [hold("b", 4) for _ in range(4)]
+    assert await holding(*large, *small) == [True, *[False] * 13]
+    await large[0].leave()
+    assert await holding(*large[1:], *small) == [*[False] * 9, True, True, False, False]
+    for holder in small:
+        await holding(holder)
+        await holder.leave()
+    assert await holding(*large[1:3]) == [True, False]
+
+
+async def test_owners_who_come_later_do_not_go_before_for_ever(hold: Hold) -> None:
+    """Who has had a little waits for some of those who have had nothing, but not for all there may be."""
+    first = hold("a", 10)
+    kept = hold("kept", 10)
+    second, others = hold("a", 10), [hold("b", 10)]
+    assert await holding(first, kept, second, *others) == [True, True, False, False]
+    await first.leave()
+    for name in "cdefgh":
+        others.append(hold(name, 10))
+        await holding(*others)
+        if second.holds:
+            break
+        await others[-2].leave()
+    assert await holding(second) == [True]
+    assert len(others) < 5
+
+
+async def test_two_owners_who_always_want_more_leave_a_third_its_turn(hold: Hold) -> None:
+    """Whoever holds a half gets the next one after those who have had less, however early they asked."""
+    greedy = [hold(owner, 10) for _ in range(5) for owner in "ab"]
+    other = hold("c", 10)
+    assert await holding(*greedy[:3], other) == [True, True, False, False]
+    await greedy[0].leave()
+    assert await holding(greedy[2], other) == [False, True]
+
+
+async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:
+    small, large = hold("a", 1), hold("b", 50)
+    assert await holding(small, large) == [True, False]
+    await small.leave()
+    behind = hold("c", 1)
+    assert await holding(large, behind) == [True, False]
+    await large.leave()
+    assert await holding(behind) == [True]
+
+
+async def test_nothing_needs_no_room(hold: Hold) -> None:
+    """A job whose photos another one holds already waits for no memory."""
+    assert await holding(hold("a", 50), hold("a", 0), hold("b", 0)) == [True, True, True]
+
+
+async def test_who_gives_up_waiting_has_taken_nothing_and_holds_nobody_up(hold: Hold) -> None:
+    first, gone, behind = hold("a", 20), hold("b", 15), hold("c", 5)
+    assert await holding(first, gone, behind) == [True, False, False]
+    gone.task.cancel()
+    await first.leave()
+    assert await holding(behind) == [True]
+
+
+async def test_who_is_cancelled_at_the_moment_of_being_served_gives_it_back(hold: Hold) -> None:
+    first, next_one = hold("a", 20), hold("b", 20)
+    await holding(first, next_one)
+    await first.leave()
+    next_one.task.cancel()
+    assert await holding(hold("c", 20)) == [True]

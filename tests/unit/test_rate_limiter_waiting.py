@@ -1,0 +1,151 @@
+"""Waiting for a slot: when nobody waits any longer, and what is asked of the gate meanwhile."""
+
+import asyncio
+import math
+
+import pytest
+
+from tests.support.hand_gate import HandGate, Limiter, Ticker, epoch_or_none, none, settled, starts, waiting
+from worker.errors import QueueUnavailable, QuotaFacts
+from worker.run.rate_limiter import LEAST_WAIT_SECONDS, MOST_SLOTS
+
+
+@pytest.fixture
+def ticker() -> Ticker:
+    """A clock that can be moved."""
+    return Ticker()
+
+
+async def test_refused_before_latest(ticker: Ticker) -> None:
+    """Who cannot start in time is told at once, and the start stays for who can."""
+    gate = HandGate(starts(8))
+    limiter = Limiter(gate, ticker)
+    began = ticker()
+    assert await epoch_or_none(limiter, ticker.after(5)) is None
+    assert ticker() - began < 1
+    assert gate.within == [pytest.approx(5, abs=0.5)]
+    ticker.ahead += 8
+    assert await limiter.acquire(ticker.never)
+    assert gate.asked == [1]
+
+
+async def test_latest_in_the_past(ticker: Ticker) -> None:
+    """Who is too late already does not even ask."""
+    gate = HandGate()
+    assert await epoch_or_none(Limiter(gate, ticker), ticker.after(-1)) is None
+    assert gate.asked == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds"), [("paused", None), ("daily_cap", 30_000), ("rate_limited", 61)]
+)
+async def test_why_there_was_none(ticker: Ticker, reason: str, seconds: float | None) -> None:
+    """A gate without a start in time refuses at once, and why and how long is remembered."""
+    limiter = Limiter(HandGate(none(reason, seconds)), ticker)
+    assert await epoch_or_none(limiter, ticker.after(60)) is None
+    assert limiter.refusal == reason
+    assert limiter.blocked_until - ticker() == pytest.approx(seconds or -math.inf, abs=0.5)
+
+
+async def test_asks_again(ticker: Ticker) -> None:
+    """A gate whose next start is near is asked again, but not without pause."""
+    gate = HandGate(none("rate_limited", 0), none("rate_limited", 0), starts(0))
+    limiter = Limiter(gate, ticker)
+    began = ticker()
+    assert await limiter.acquire(ticker.never)
+    assert ticker() - began >= 2 * LEAST_WAIT_SECONDS * 0.9
+    assert (gate.asked, limiter.refusal) == ([1, 1, 1], None)
+
+
+async def test_close_wakes_all(ticker: Ticker) -> None:
+    """Closing tells everybody who waits at once; reopening lets the starts be used that are still good."""
+    gate = HandGate(starts(0, 50, 60))
+    limiter = Limiter(gate, ticker)
+    assert await limiter.acquire(ticker.never)
+    images = waiting(limiter, 4, ticker)
+    await settled()
+    limiter.stop.hold()
+    assert await asyncio.wait_for(asyncio.gather(*images), 5) == [None] * 4
+    assert await epoch_or_none(limiter, ticker.never) is None
+    limiter.stop.go_on()
+    ticker.ahead += 50
+    assert await limiter.acquire(ticker.never)
+    assert gate.asked == [1]
+
+
+async def test_close_while_asking(ticker: Ticker) -> None:
+    """Nobody starts with an answer that comes after closing."""
+    gate = HandGate(starts(0))
+    gate.open.clear()
+    (image,) = waiting(limiter := Limiter(gate, ticker), 1, ticker)
+    await gate.entered.wait()
+    limiter.stop.hold()
+    gate.open.set()
+    assert await image is None
+
+
+async def test_lost_answer(ticker: Ticker) -> None:
+    """When the gate cannot be asked, the one who asked is told; the next asks anew."""
+    gate = HandGate(QueueUnavailable("no_answer", "Supabase did not answer."), starts(0))
+    limiter = Limiter(gate, ticker)
+    first, second = waiting(limiter, 2, ticker)
+    with pytest.raises(QueueUnavailable):
+        await first
+    assert await second
+    assert gate.asked == [1, 1]
+
+
+async def test_cut_while_waiting(ticker: Ticker) -> None:
+    """Who is cancelled while waiting uses up no start and counts no longer."""
+    gate = HandGate(starts(0, 50), starts(0))
+    limiter = Limiter(gate, ticker)
+    assert await limiter.acquire(ticker.never)
+    gone, stays = waiting(limiter, 2, ticker)
+    await settled()
+    gone.cancel()
+    await settled()
+    ticker.ahead += 55
+    limiter.stop.hold()
+    assert await stays is None
+    limiter.stop.go_on()
+    assert await limiter.acquire(ticker.never)
+    assert gate.asked == [1, 1]
+
+
+async def test_another_model(ticker: Ticker) -> None:
+    """A change-over leaves the old gate's starts and block behind."""
+    gate = HandGate(starts(0, 0), starts(0))
+    limiter = Limiter(gate, ticker)
+    assert await limiter.acquire(ticker.never)
+    limiter.block(100)
+    limiter.use("newer")
+    assert await limiter.acquire(ticker.never)
+    assert gate.models == ["model", "newer"]
+
+
+async def test_one_question_asks_for_no_more_than_the_database_gives(ticker: Ticker) -> None:
+    """However many images wait."""
+    gate = HandGate(starts(0), starts(*[0] * MOST_SLOTS), starts(0))
+    gate.open.clear()
+    images = waiting(Limiter(gate, ticker), MOST_SLOTS + 2, ticker)
+    await settled()
+    gate.open.set()
+    await asyncio.gather(*images)
+    assert gate.asked == [1, MOST_SLOTS, 1]
+
+
+@pytest.mark.parametrize("question", ["acquire", "report"])
+async def test_a_stopped_run_waits_for_no_gate(ticker: Ticker, question: str) -> None:
+    """A question that has no answer when the run is stopped is given up at the deadlines moved nearer."""
+    gate = HandGate()
+    gate.open.clear()
+    gate.limit = None
+    limiter = Limiter(gate, ticker)
+    facts = QuotaFacts("minute", 21.5, 10)
+    asked = limiter.acquire(ticker.never) if question == "acquire" else limiter.report(facts, 4)
+    task = asyncio.ensure_future(asked)
+    await gate.entered.wait()
+    limiter.deadlines.shorten(0.2)
+    done, _ = await asyncio.wait([task], timeout=30)
+    assert done
+    assert isinstance(task.exception(), TimeoutError)

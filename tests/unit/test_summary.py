@@ -1,0 +1,51 @@
+"""The summary: every image and job is counted once."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.test_outcome import outcomes
+from worker.errors import Transient
+from worker.run.outcome import CUT, ImageErred, ImageOutcome
+from worker.run.summary import IMAGE_COUNTS, Summary
+
+
+@given(st.lists(st.lists(outcomes, max_size=8), max_size=8))
+def test_the_counts_add_up(jobs: list[list[ImageOutcome]]) -> None:
+    """The image counts of a summary sum to the images worked on, whatever became of them."""
+    summary = Summary("r", "w", "m")
+    for images in jobs:
+        summary.add_images(images)
+    assert sum(summary.as_json(0)["images"].values()) == sum(len(images) for images in jobs)
+
+
+def test_every_status_has_its_count() -> None:
+    """Each status the database can answer shows in the summary, and a lost lease as such."""
+    summary = Summary("r", "w", "m")
+    for status in ("completed", "failed", "pending", "rate_limited", None):
+        summary.add_job(status)
+    told = summary.as_json(1.23456)
+    counts = [told[name] for name in ("completed", "failed", "retried", "rateLimited", "leaseLost")]
+    assert counts == [1, 1, 1, 1, 1]
+    assert told["durationSeconds"] == 1.235
+    assert set(told["images"]) == set(IMAGE_COUNTS)
+
+
+@given(st.lists(st.sampled_from([f"code_{number}" for number in range(30)]), max_size=200))
+def test_every_failure_is_counted_and_few_are_named(codes: list[str]) -> None:
+    """A summary counts all failed jobs, and names the ten most common codes."""
+    summary = Summary("r", "w", "m")
+    for code in codes:
+        summary.add_job("failed", code)
+    told = summary.as_json(0)
+    assert sum(told["failuresByCode"].values()) == told["failed"] == len(codes)
+    assert len(told["failuresByCode"]) <= 11
+    assert set(told["failuresByCode"]) <= {*codes, "other_codes"}
+
+
+def test_what_the_end_of_time_cut_is_told_apart() -> None:
+    """A call cut by the deadline may have been billed: it has a count of its own."""
+    summary = Summary("r", "w", "m")
+    summary.add_images([ImageErred(0, Transient(CUT, "late"), sent=True)])
+    assert summary.as_json(0)["images"]["cut"] == 1

@@ -1,0 +1,115 @@
+"""`python -m worker`: reads arguments and settings, does one command, tells errors and exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import stat
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import dotenv
+
+from worker import log
+from worker.app import Worker, default_worker_id
+from worker.cli.arguments import DEFAULT_ENV_FILE, parser
+from worker.cli.commands import FAILED, UNUSABLE, Unusable, complain, report
+from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
+from worker.ops.check import settings_findings
+from worker.ops.check_variables import misspelled_findings
+from worker.settings import InvalidSettings, Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the arguments say and return the exit code. Raises SystemExit for what argparse refuses."""
+    options = _options(sys.argv[1:] if arguments is None else arguments)
+    try:
+        read_env_file(options.env_file)
+        settings = read_settings(options)
+        warn_of_readers(options.env_file)
+        return asyncio.run(_execute(options, settings))
+    except InvalidSettings as invalid:
+        return _settings_unusable(options, invalid)
+    except Unusable as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return UNUSABLE
+    except (QueueRefused, QueueUnavailable, Misconfigured) as error:
+        complain(error)
+        return FAILED
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); flushing it at exit must not complain a second time.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except ModuleNotFoundError:
+        raise  # worker/__main__.py says how to install it
+    except Exception:  # noqa: BLE001 - the command's boundary: only the log masks what a traceback may quote
+        log.event("command_failed", level="error", exc_info=True)
+        return FAILED
+
+
+def _options(arguments: Sequence[str]) -> Namespace:
+    if not arguments:
+        parser().print_help(sys.stderr)
+        raise SystemExit(UNUSABLE)  # nothing was asked for and nothing done: a script must notice
+    return parser().parse_args(arguments)
+
+
+async def _execute(options: Namespace, settings: Settings) -> int:
+    worker = Worker(settings)
+    try:
+        code: int = await options.handler(worker, options)
+        return code
+    finally:
+        await worker.close()
+
+
+def read_env_file(path: str | Path | None) -> None:
+    """Set the variables of a .env that are not exported, as they stand: no `${…}` is replaced.
+
+    The default `.env` may be missing. Raises Unusable for a file that was named and cannot be read.
+    """
+    if path is None or (path is DEFAULT_ENV_FILE and not DEFAULT_ENV_FILE.exists()):
+        return
+    try:
+        # Editors on Windows begin a file with a mark that is no part of the first name.
+        with Path(path).open(encoding="utf-8-sig") as stream:
+            values = dotenv.dotenv_values(stream=stream, interpolate=False)
+        for name, value in values.items():
+            if value is not None:
+                os.environ.setdefault(name, value)
+    except OSError as exc:
+        raise Unusable(f"{path} cannot be read: {exc.strerror}") from exc
+    except ValueError as exc:  # not UTF-8, or a NUL
+        raise Unusable(f"{path} is not a text file in UTF-8") from exc
+
+
+def warn_of_readers(path: str | Path | None) -> None:
+    """Log a warning where others than its owner may read the file of settings, which holds keys."""
+    if path is None or os.name != "posix" or not Path(path).exists():
+        return
+    mode = stat.S_IMODE(Path(path).stat().st_mode)
+    if mode & (stat.S_IRGRP | stat.S_IROTH):
+        fix = f"chmod 600 {shlex.quote(str(path))}"
+        log.event("env_file_open", level="warning", path=str(path), mode=f"{mode:04o}", fix=fix)
+
+
+def read_settings(options: Namespace) -> Settings:
+    """The settings that the command needs, with the log set up. Raises InvalidSettings with all problems."""
+    log.set_up(os.environ)
+    gemini = options.needs_gemini and not getattr(options, "dry_run", False)
+    return Settings.from_env(os.environ, default_worker_id(), gemini=gemini)
+
+
+def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:
+    if options.command == "check":
+        report([*settings_findings(invalid), *misspelled_findings(os.environ)], options.json)
+        return UNUSABLE
+    lines = [f"  {problem}" for problem in invalid.problems]
+    text = "\n".join(["error: these settings cannot be used:", *lines])
+    sys.stderr.write(
+        f"{text}\nhint: set them in the environment or in .env; docs/settings.md explains each\n"
+    )
+    return UNUSABLE

@@ -1,0 +1,1 @@
+"""The operator's page: one answer, with its script and style."""

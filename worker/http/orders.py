@@ -1,0 +1,174 @@
+"""The app's enqueue endpoint: passes an order and its caller's token on, and answers browsers (CORS).
+
+Decides nothing about the order or the person; the database does, from the token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker import log
+from worker.errors import Misconfigured, QueueRefused
+from worker.http.response import SECURITY_HEADERS, answer, guarded, read_body
+from worker.http.validation import RequestRefused, parse_object
+from worker.supabase.database_time import http_date
+
+MAX_BODY_BYTES = 1024 * 1024
+MAX_KEY_LENGTH = 200
+PREFLIGHT_SECONDS = 3600
+ALLOWED_HEADERS = "authorization, content-type, idempotency-key, apikey, x-client-info"
+
+# A JWT, seen from outside: three parts, the first a JSON object ("ey" is base64 of '{"').
+# Supabase's gateway replaces a bearer that begins with "sb_" by the role of the `apikey` sent along.
+# Letting one through would make its sender whoever our own key is.
+TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+MAX_TOKEN_LENGTH = 8192
+"""Supabase's have about 1 000. A gateway's answer to a header too long for it would look like an outage."""
+BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
+
+
+class Enqueuer(Protocol):
+    """What puts an order into the queue as the person whom the token names."""
+
+    async def enqueue(
+        self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
+    ) -> Mapping[str, Any]:
+        """Return `batchId` and `jobsEnqueued`. Raises QueueRefused, QueueUnavailable and Misconfigured."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFunction:
+    """`generate_images`: takes orders from pages of `allowed_origins` (`*` = any)."""
+
+    worker: Enqueuer
+    allowed_origins: tuple[str, ...] = ("*",)
+
+    async def respond(self, request: Request) -> Response:
+        """Answer a preflight or enqueue one order; 202 as soon as the batch is stored."""
+        if request.scope["path"] != "/":
+            raise RequestRefused(404, "not_found", "nothing answers here", "orders are posted to /")
+        if request.method == "OPTIONS":
+            return self._preflight(request)
+        if request.method != "POST":
+            raise RequestRefused(
+                405, "method_not_allowed", "use POST here", headers={"Allow": "POST, OPTIONS"}
+            )
+        token = _access_token(request)
+        key = _idempotency_key(request)
+        body = await read_body(request, MAX_BODY_BYTES)
+        order = parse_object(body, request.headers.get("content-type", ""))
+        try:
+            batch = await self.worker.enqueue(order, key, token)
+        except QueueRefused as exc:
+            raise _as_the_database_says(exc) from exc
+        except Misconfigured as exc:
+            # What is wrong with the project is for its operator's log, not for the app's users.
+            log.event("misconfigured", level="error", code=exc.code, reason=exc.message)
+            raise RequestRefused(
+                500, exc.code, "orders cannot be taken at the moment", "the operator's log says what to fix"
+            ) from exc
+        return _accepted(batch)
+
+    def _preflight(self, request: Request) -> Response:
+        if not _allows(self.allowed_origins, request.headers.get("origin", "")):
+            raise RequestRefused(
+                403, "origin_not_allowed", "this origin may not order", "add it to CORS_ALLOWED_ORIGINS"
+            )
+        return Response(
+            status_code=204,
+            headers={
+                **SECURITY_HEADERS,
+                "Access-Control-Allow-Methods": "POST, OPTIONS",
+                "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+                "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
+            },
+        )
+
+
+async def take_order(request: Request, open_function: Callable[[], OrderFunction]) -> Response:
+    """Answer one request, with CORS headers on errors too: without them a page cannot read why it failed."""
+    origins: tuple[str, ...] = ("*",)
+
+    async def produce() -> Response:
+        nonlocal origins
+        function = open_function()
+        origins = function.allowed_origins
+        return await function.respond(request)
+
+    response = await guarded(request, produce, {"success": False})
+    return _cross_origin(response, origins, request.headers.get("origin", ""))
+
+
+def _accepted(batch: Mapping[str, Any]) -> Response:
+    count = batch["jobsEnqueued"]
+    message = f"{count} job{'' if count == 1 else 's'} enqueued"
+    if batch.get("created") is False:
+        message = "this order was enqueued before; here is its batch"
+    return answer(
+        202, {"success": True, "batchId": batch["batchId"], "jobsEnqueued": count, "message": message}
+    )
+
+
+def _access_token(request: Request) -> str:
+    header = request.headers.get("authorization", "")
+    bearer = BEARER.fullmatch(header.strip())
+    if bearer is None:
+        raise _not_signed_in("the header Authorization: Bearer <access token> is missing")
+    if len(bearer[1]) > MAX_TOKEN_LENGTH or TOKEN.fullmatch(bearer[1]) is None:
+        raise _not_signed_in("the bearer is not an access token")
+    return bearer[1]
+
+
+def _not_signed_in(message: str) -> RequestRefused:
+    return RequestRefused(
+        401,
+        "not_signed_in",
+        message,
+        "sign in with Supabase and send the session's access_token",
+        {"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _idempotency_key(request: Request) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    key = keys[0].strip()
+    if len(keys) > 1 or not 1 <= len(key) <= MAX_KEY_LENGTH or not (key.isascii() and key.isprintable()):
+        raise RequestRefused(
+            400,
+            "invalid_idempotency_key",
+            f"Idempotency-Key must be one value of 1 to {MAX_KEY_LENGTH} printable ASCII characters",
+            "a UUID per order, kept for its repetitions, will do",
+        )
+    return key
+
+
+def _as_the_database_says(exc: QueueRefused) -> RequestRefused:
+    status = exc.status if 400 <= exc.status <= 599 else 500
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if status == 429 and (room_again := http_date(exc.hint)):
+        headers["Retry-After"] = room_again
+    return RequestRefused(status, exc.code, exc.message, exc.hint, headers)
+
+
+def _allows(origins: tuple[str, ...], origin: str) -> bool:
+    return "*" in origins or origin in origins
+
+
+def _cross_origin(response: Response, origins: tuple[str, ...], origin: str) -> Response:
+    if "*" in origins:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        response.headers["Vary"] = "Origin"
+        if origin in origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    return response

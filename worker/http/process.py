@@ -1,0 +1,205 @@
+"""The HTTP face of the queue's worker: one function, its paths in a small table, each with who may reach it.
+
+Refuses everything it does not know (path, method, caller, field) before it touches the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from worker import __version__
+from worker.errors import QueueRefused
+from worker.http.auth import Caller, Guard
+from worker.http.dashboard.page import dashboard
+from worker.http.response import answer, guarded, read_body, text_answer
+from worker.http.validation import RequestRefused, parse_action, parse_id, parse_run, parse_sweep
+from worker.run.request import Action, RunRequest
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+class Worker(Protocol):
+    """What works the queue off: one run, or a look at what a run would claim."""
+
+    async def run(self, request: RunRequest) -> Mapping[str, Any]:
+        """Work, and return the summary; its `stopReason` says why the run ended."""
+        ...
+
+    async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """The jobs that a run would claim now; changes nothing."""
+        ...
+
+    async def stats(self) -> Mapping[str, Any]:
+        """The queue in numbers."""
+        ...
+
+    async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
+        """Remove stored objects that no row tells of, and return what was done."""
+        ...
+
+    async def overview(self) -> Mapping[str, Any]:
+        """What the dashboard shows."""
+        ...
+
+    async def details(self, batch_id: str) -> Mapping[str, Any]:
+        """What the dashboard shows of one batch."""
+        ...
+
+    async def act(self, action: Action) -> Mapping[str, Any]:
+        """Do what an operator asked for, and return the database's answer."""
+        ...
+
+
+AfterRun = Callable[[Mapping[str, Any]], Awaitable[None]]
+Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Who answers which methods on a path, and who may ask; no caller named: everybody."""
+
+    handler: Handler
+    methods: tuple[str, ...]
+    callers: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFunction:
+    """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout.
+
+    `photo_origin` is where the dashboard's photos come from: Supabase's address.
+    `after_run` is given each run's summary before it is answered; it must be quick and never raise.
+    """
+
+    worker: Worker
+    guard: Guard
+    max_budget_seconds: float
+    photo_origin: str = ""
+    after_run: AfterRun | None = None
+
+    async def respond(self, request: Request) -> Response:
+        """Find the route, check method and caller, and let its handler answer."""
+        route = ROUTES.get(request.scope["path"])
+        if route is None:
+            raise RequestRefused(404, "not_found", "nothing answers here", f"there is {', '.join(ROUTES)}")
+        if request.method not in route.methods:
+            allowed = ", ".join(route.methods)
+            raise RequestRefused(405, "method_not_allowed", f"use {allowed} here", headers={"Allow": allowed})
+        if route.callers:
+            client_host = request.client.host if request.client else None
+            await self.guard.admit(request.headers, client_host, route.callers)
+        return await route.handler(self, request)
+
+
+@contextmanager
+def _our_own_call() -> Iterator[None]:
+    """What is refused here was not the caller's doing: a 4xx would tell a scheduler that it is to blame."""
+    try:
+        yield
+    except QueueRefused as exc:
+        raise RequestRefused(500, exc.code, exc.message, exc.hint) from exc
+
+
+async def _run(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    content_type = request.headers.get("content-type", "")
+    ordered = parse_run(body, content_type, function.max_budget_seconds)
+    with _our_own_call():
+        if ordered.dry_run:
+            return answer(200, await function.worker.peek(ordered.max_jobs))
+        summary = await function.worker.run(ordered)
+    if function.after_run:
+        await function.after_run(summary)
+    return answer(500 if summary.get("stopReason") == "misconfigured" else 200, summary)
+
+
+async def _sweep(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    max_jobs = parse_sweep(body, request.headers.get("content-type", ""))
+    with _our_own_call():
+        return answer(200, await function.worker.sweep(max_jobs))
+
+
+async def _status(function: QueueFunction, _request: Request) -> Response:
+    with _our_own_call():
+        return answer(200, await function.worker.stats())
+
+
+async def _metrics(function: QueueFunction, _request: Request) -> Response:
+    from worker.ops import metrics  # loaded by who is asked for it only, so that a run does not wait for it
+
+    with _our_own_call():
+        return text_answer(metrics.metrics_text(await function.worker.stats()), metrics.CONTENT_TYPE)
+
+
+async def _overview(function: QueueFunction, _request: Request) -> Response:
+    with _our_own_call():
+        return answer(200, await function.worker.overview())
+
+
+@contextmanager
+def _callers_choice() -> Iterator[None]:
+    """What the caller named is not there, or not to be had: the database's refusal is theirs."""
+    try:
+        yield
+    except QueueRefused as exc:
+        raise RequestRefused(exc.status, exc.code, exc.message, exc.hint) from exc
+
+
+async def _details(function: QueueFunction, request: Request) -> Response:
+    batch_id = parse_id(request.query_params.getlist("id"))
+    with _callers_choice():
+        return answer(200, await function.worker.details(batch_id))
+
+
+async def _act(function: QueueFunction, request: Request) -> Response:
+    body = await read_body(request, MAX_BODY_BYTES)
+    action = parse_action(body, request.headers.get("content-type", ""))
+    with _callers_choice():
+        return answer(200, await function.worker.act(action))
+
+
+async def _dashboard(function: QueueFunction, _request: Request) -> Response:
+    # Open to everybody, because a browser sends no header of ours when it opens an address; the page holds no
+    # data, and asks for the secret before it asks for any.
+    return dashboard(function.photo_origin, bool(function.guard.operator_secret))
+
+
+async def _health(_function: QueueFunction, _request: Request) -> Response:
+    # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
+    return answer(200, {"ok": True, "version": __version__})
+
+
+EVERYBODY = Caller(0)
+CLOCK, OPERATOR = Caller.CLOCK, Caller.OPERATOR
+
+# What shows or changes what customers ordered is the operator's. A dry run shows ids of jobs and batches, and
+# counts.
+ROUTES: Mapping[str, Route] = {
+    "/": Route(_run, ("POST",), CLOCK),
+    "/sweep": Route(_sweep, ("POST",), CLOCK),
+    "/status": Route(_status, ("GET",), CLOCK | OPERATOR),
+    "/metrics": Route(_metrics, ("GET",), CLOCK | OPERATOR),
+    "/overview": Route(_overview, ("GET",), OPERATOR),
+    "/batch": Route(_details, ("GET",), OPERATOR),
+    "/actions": Route(_act, ("POST",), OPERATOR),
+    "/dashboard": Route(_dashboard, ("GET", "HEAD"), EVERYBODY),
+    "/healthz": Route(_health, ("GET", "HEAD"), EVERYBODY),
+    # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
+    "/health": Route(_health, ("GET", "HEAD"), EVERYBODY),
+}
+
+
+async def process_queue(request: Request, open_function: Callable[[], QueueFunction]) -> Response:
+    """Answer one request; `open_function` is called inside the boundary, since it may fail too."""
+
+    async def produce() -> Response:
+        return await open_function().respond(request)
+
+    return await guarded(request, produce)

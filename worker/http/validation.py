@@ -1,0 +1,212 @@
+"""What a caller may ask for: bodies are read strictly, and each refusal names the field and the mend.
+
+Pure: knows no server and no framework. Values of the caller are never echoed, only names of fields.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from worker.run.request import MAX_JOBS, Action, RunRequest
+
+MIN_BUDGET_SECONDS = 30.0
+"""Least time that a run may be given over HTTP. A third of it is margin, and a slow photo takes 20 s: in less
+nothing is made, and a caller who asks for it again and again keeps the queue from being worked off."""
+
+JSON_TYPES = ("", "application/json", "application/octet-stream")
+"""Content types read as JSON: none, JSON, and what Cloud Scheduler sends when nobody sets a header."""
+
+MAX_VALUES = 10_000
+"""Most names and values of a body; the largest order has under 1 000. A MiB of `[],` takes 0.2 s of the
+server's only thread to read, and as long again to pass on."""
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+class RequestRefused(Exception):
+    """The request is answered with an error: `status` is HTTP's, `hint` says what to do about it."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.headers = dict(headers or {})
+
+
+ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "retry-failed": ("retry_failed_generation_jobs", ("batchId",)),
+    "cancel": ("cancel_generation_batch", ("batchId",)),
+    "release-stale": ("release_stale_generation_jobs", ()),
+    "pause": ("pause_generation", ("reason",)),
+    "resume": ("resume_generation", ()),
+}
+"""Named as the commands are: the function of each, and the fields it takes."""
+
+PARAMETERS = {"batchId": "p_batch_id", "reason": "p_reason"}
+REQUIRED = {"cancel": "batchId"}
+MAX_TEXT = 200
+
+
+def parse_action(body: bytes, content_type: str) -> Action:
+    """Read the body of an action: {"action": …, and what it is about}."""
+    fields = parse_object(body, content_type)
+    name = fields.pop("action", None)
+    if not isinstance(name, str) or name not in ACTIONS:
+        raise _invalid("action is missing or unknown", f"it is one of {', '.join(ACTIONS)}")
+    function, allowed = ACTIONS[name]
+    for field in fields:
+        if field not in allowed:
+            hint = f"{name} takes {' and '.join(allowed) or 'nothing'}"
+            raise _invalid(f"unknown field {field[:60]!r}", hint)
+    for field, value in fields.items():
+        if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT:
+            raise _invalid(f"{field} must be a text of 1 to {MAX_TEXT} characters", "or leave it out")
+    if name in REQUIRED and REQUIRED[name] not in fields:
+        raise _invalid(f"{name} needs {REQUIRED[name]}", "name what it is about")
+    return Action(function, {PARAMETERS[field]: value for field, value in fields.items()})
+
+
+def parse_id(given: Sequence[str]) -> str:
+    """The one id of an address's query."""
+    if len(given) != 1 or not 1 <= len(given[0]) <= MAX_TEXT or "\0" in given[0]:
+        raise _invalid(f"id must be there once, with 1 to {MAX_TEXT} characters", "name a batch: ?id=…")
+    return given[0]
+
+
+def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:
+    """Read the optional body of a run; an empty one asks for the defaults, whatever its content type."""
+    if not body.strip():
+        return RunRequest()
+    fields = parse_object(body, content_type)
+    for name in fields:
+        if name not in ("maxJobs", "budgetSeconds", "dryRun"):
+            raise _invalid(f"unknown field {name[:60]!r}", "allowed are maxJobs, budgetSeconds and dryRun")
+    return RunRequest(
+        max_jobs=_max_jobs(fields),
+        budget_seconds=_budget_seconds(fields, max_budget_seconds),
+        dry_run=_dry_run(fields),
+    )
+
+
+def parse_sweep(body: bytes, content_type: str) -> int | None:
+    """Read the optional body of a sweep, {"maxJobs": …}; None leaves the default."""
+    if not body.strip():
+        return None
+    fields = parse_object(body, content_type)
+    for name in fields:
+        if name != "maxJobs":
+            raise _invalid(f"unknown field {name[:60]!r}", "only maxJobs is allowed")
+    return _max_jobs(fields)
+
+
+def _max_jobs(fields: Mapping[str, Any]) -> int | None:
+    if "maxJobs" not in fields:
+        return None
+    value = fields["maxJobs"]
+    # JSON has one kind of number, 5.0 is 5 to it; bool is an int to isinstance.
+    if type(value) not in (int, float) or not 1 <= value <= MAX_JOBS or value != int(value):
+        raise _invalid(f"maxJobs must be a whole number from 1 to {MAX_JOBS}", "or leave the field out")
+    return int(value)
+
+
+def _budget_seconds(fields: Mapping[str, Any], most: float) -> float | None:
+    if "budgetSeconds" not in fields:
+        return None
+    value = fields["budgetSeconds"]
+    least = min(MIN_BUDGET_SECONDS, most)
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise _invalid(
+            f"budgetSeconds must be a number from {least:g} to {most:g}",
+            "the upper bound is the invocation timeout; leave the field out for the default",
+        )
+    return float(value)
+
+
+def _dry_run(fields: Mapping[str, Any]) -> bool:
+    value = fields.get("dryRun", False)
+    if type(value) is not bool:
+        raise _invalid("dryRun must be true or false", "or leave the field out")
+    return value
+
+
+def parse_object(body: bytes, content_type: str) -> dict[str, Any]:
+    """Read a JSON object whose every value can be passed on to Postgres as `jsonb`, or refuse it."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in JSON_TYPES and not kind.endswith("+json"):
+        raise RequestRefused(
+            415, "unsupported_media_type", "the body must be JSON", "send Content-Type: application/json"
+        )
+    try:
+        value = json.loads(
+            body.decode("utf-8"), parse_constant=_not_a_number, object_pairs_hook=_without_repetition
+        )
+    except UnicodeDecodeError as exc:
+        raise _bad_json("the body is not UTF-8") from exc
+    except json.JSONDecodeError as exc:
+        raise _bad_json(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from exc
+    except _Repeated as exc:
+        raise _bad_json("a name occurs twice in one object") from exc
+    except ValueError as exc:  # a NaN, or an integer of more digits than Python will read
+        raise _bad_json("a number in the body cannot be read") from exc
+    except RecursionError as exc:  # a body of 64 KiB of "[" is enough
+        raise _bad_json("the body is nested too deeply") from exc
+    if not isinstance(value, dict):
+        raise _invalid("the body must be a JSON object", "docs/openapi lists its fields")
+    _check_storable(value)
+    return value
+
+
+def _check_storable(root: Any) -> None:
+    """Refuse what `jsonb` or UTF-8 cannot carry: NUL, lone surrogates, infinity; and too many values."""
+    waiting = [root]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if seen > MAX_VALUES:
+            raise _bad_json(f"the body has more than {MAX_VALUES} names and values")
+        if isinstance(value, dict):
+            waiting.extend(value.keys())
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise _bad_json("a number in the body is too large")
+        elif isinstance(value, str) and _UNSTORABLE.search(value):
+            raise _bad_json("a text in the body contains NUL or half of a surrogate pair")
+
+
+class _Repeated(ValueError):
+    """A name occurs twice: readers differ in which one counts, so what was checked might not be used."""
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise _Repeated
+    return fields
+
+
+def _not_a_number(_constant: str) -> NoReturn:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _bad_json(message: str) -> RequestRefused:
+    return RequestRefused(400, "invalid_json", message, "send one JSON object in UTF-8")
+
+
+def _invalid(message: str, hint: str) -> RequestRefused:
+    return RequestRefused(400, "invalid_request", message, hint)

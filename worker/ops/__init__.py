@@ -1,0 +1,1 @@
+"""Looking after the queue: checks, sweep, health, metrics, Cloud Run."""

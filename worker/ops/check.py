@@ -1,0 +1,197 @@
+"""Looks at everything a run needs, without cost and without changing anything; each finding has its mend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from worker.errors import GenerationError, ProjectRefused, QueueUnavailable
+from worker.gemini.models import KnownModels
+from worker.ops.check_access import access_finding
+from worker.ops.check_buckets import KEY_REFUSED, ask_bucket, bucket_finding
+from worker.ops.check_clock import clock_finding
+from worker.ops.check_deployment import deployed_findings
+from worker.ops.check_models import followed, gemini_finding, models_finding
+from worker.ops.check_rate_limit import gate_finding
+from worker.ops.cloud_run import CloudRunUnreadable, Resource, read_service
+from worker.ops.finding import Finding
+from worker.run.model_retirement import known_models
+from worker.settings import InvalidSettings, Settings
+from worker.supabase.rpc_errors import INSTALL, SERVICE_KEY, key_trouble
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+    from worker.gemini.client import Gemini
+    from worker.supabase.client import Project
+    from worker.supabase.queue import Queue
+
+SCHEMA_VERSION = 2
+"""The version of `sql/` that this worker is written for."""
+
+FUNCTIONS = frozenset({
+    "add_generation_photo_host", "cancel_generation_batch", "claim_generation_jobs",
+    "enqueue_generation_batch", "erase_generation_user", "finish_generation_run",
+    "generation_access_findings", "generation_details", "generation_erasures_to_sweep", "generation_gate",
+    "generation_jobs_to_sweep", "generation_models", "generation_overview", "generation_photo_hosts",
+    "generation_queue_stats", "generation_schema_version", "get_generation_batch", "pause_generation",
+    "peek_generation_jobs", "prune_generation_history", "record_failed_image", "record_generated_photo",
+    "release_stale_generation_jobs", "remove_generation_gate", "remove_generation_photo_host",
+    "report_rate_limit", "report_storage", "resume_generation", "retire_generation_model",
+    "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model",
+    "set_generation_model_successor", "set_generation_rate", "settle_generation_erasure",
+    "settle_generation_jobs", "settle_swept_generation_jobs", "take_start_slots",
+})  # fmt: skip
+"""The database functions that the worker and its command line call."""
+
+TIMEOUT_SECONDS = 10.0
+UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
+
+
+class Parts(Protocol):
+    """What is looked at: the parts of a worker."""
+
+    settings: Settings
+    project: Project
+    queue: Queue
+    gemini: Gemini
+
+
+def settings_findings(invalid: InvalidSettings) -> list[Finding]:
+    """One finding for each problem of the settings."""
+    mend = "set it in the environment or in .env; docs/settings.md explains each"
+    return [Finding("settings", "failed", problem, mend) for problem in invalid.problems]
+
+
+async def check(
+    worker: Parts, service: Resource | None = None, credentials: Credentials | None = None
+) -> list[Finding]:
+    """Every finding, in the order in which they should be mended; of the service only where one is named."""
+    settings = worker.settings
+    supabase = await _supabase(worker)
+    there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
+    stats = await _ask_stats(worker.queue) if there else None
+    gate = stats["gate"] if stats else None
+    known = await known_models(worker.queue, TIMEOUT_SECONDS) if there else KnownModels(None)
+    return [
+        Finding("settings", "ok", "complete, and they fit together"),
+        *supabase,
+        await _access(worker.queue, there),
+        await gemini_finding(worker.gemini, settings, known),
+        _callers(settings),
+        gate_finding(gate, {settings.gemini_model_name, *followed(settings, known)}),
+        models_finding(stats, settings, known),
+        clock_finding(stats),
+        *(await _deployed(gate, service, credentials) if service else []),
+    ]
+
+
+async def _access(queue: Queue, there: bool) -> Finding:
+    if not there:
+        return Finding("access", "skipped", "not looked at before the database answers")
+    return await access_finding(queue, TIMEOUT_SECONDS)
+
+
+async def _ask_stats(queue: Queue) -> dict[str, Any] | None:
+    try:
+        return await queue.operate("generation_queue_stats", {}, TIMEOUT_SECONDS)
+    except GenerationError:
+        return None
+
+
+async def _deployed(
+    gate: dict[str, Any] | None, service: Resource, credentials: Credentials | None
+) -> list[Finding]:
+    """The service on Cloud Run, compared with its settings and the gate; one finding if unreadable."""
+    try:
+        deployed = await read_service(service, credentials)
+    except CloudRunUnreadable as exc:
+        return [Finding("service", "failed", exc.message, exc.mend)]
+    return deployed_findings(deployed, None if gate is None else int(gate["maxRuns"]))
+
+
+async def _supabase(worker: Parts) -> list[Finding]:
+    """Supabase itself, the functions in its database, and the buckets."""
+    schema = await _ask_schema(worker.queue)
+    bucket = await ask_bucket(worker.project)
+    if isinstance(schema, ProjectRefused):
+        return _no_supabase(schema.said, schema.fix)
+    if isinstance(bucket, GenerationError) and bucket.code in KEY_REFUSED:
+        refused = key_trouble(SERVICE_KEY, "it does not accept the key, or the key is not the secret one")
+        return _no_supabase(refused.said, refused.fix)
+    if isinstance(schema, QueueUnavailable):
+        return _no_supabase(schema.message, UNREACHABLE)
+    if isinstance(schema, GenerationError):
+        database, schema = Finding("database", "failed", schema.message, INSTALL), {}
+    else:
+        database = _schema(schema)
+    return [
+        Finding("supabase", "ok", "answers and accepts the key"),
+        database,
+        await bucket_finding(worker.project, bucket, schema),
+        _hosts(schema, worker.project.photo_host),
+    ]
+
+
+def _no_supabase(message: str, mend: str) -> list[Finding]:
+    skipped = "not looked at before Supabase answers"
+    return [
+        Finding("supabase", "failed", message, mend),
+        Finding("database", "skipped", skipped),
+        Finding("bucket", "skipped", skipped),
+        Finding("hosts", "skipped", skipped),
+    ]
+
+
+async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
+    try:
+        return await queue.operate("generation_schema_version", {}, TIMEOUT_SECONDS)
+    except GenerationError as error:
+        return error
+
+
+def _schema(answer: dict[str, Any]) -> Finding:
+    version, missing = answer.get("version"), sorted(FUNCTIONS - set(answer.get("functions") or ()))
+    if type(version) is int and version > SCHEMA_VERSION:
+        said = f"its schema has version {version}, newer than the {SCHEMA_VERSION} of this worker"
+        return Finding("database", "failed", said, "deploy the worker that belongs to this schema")
+    if version != SCHEMA_VERSION:
+        said = f"its schema has version {version}, this worker is written for {SCHEMA_VERSION}"
+        return Finding("database", "failed", said, INSTALL)
+    if missing:
+        return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
+    return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
+
+
+def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
+    """Where `https://` photos may come from; `own` is this project's host, which the first run adds."""
+    hosts = schema.get("photoHosts")
+    if hosts is None:
+        return Finding("hosts", "skipped", "not looked at before the database answers")
+    if "*" in hosts:
+        said = "any public host may be asked for photos"
+        mend = "name yours: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
+        return Finding("hosts", "warning", said, mend)
+    names = sorted({*hosts, *([own] if own else [])})
+    said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is accepted"
+    return Finding("hosts", "ok", f"{said} (to add a host: python -m worker hosts add HOST)")
+
+
+def _callers(settings: Settings) -> Finding:
+    clock = ["X-Worker-Secret"] if settings.worker_secret else []
+    if settings.oidc_audience:
+        clock.append(f"the OIDC token of {settings.oidc_service_account}")
+    random = "(openssl rand -hex 32)"
+    if not clock and not settings.operator_secret:
+        who = "callers on this machine alone" if settings.development else "nobody"
+        said = f"no credential is configured: the HTTP function serves {who} (the command line needs none)"
+        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; and OPERATOR_SECRET"
+        return Finding("callers", "warning", said, mend)
+    if not clock:
+        said = "no credential of a clock is configured: the HTTP function starts no run"
+        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
+        return Finding("callers", "warning", said, mend)
+    if not settings.operator_secret:
+        said = f"runs start with {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows nothing"
+        return Finding("callers", "warning", said, f"set OPERATOR_SECRET {random}")
+    said = f"runs start with {' or '.join(clock)}; the dashboard's data need X-Operator-Secret"
+    return Finding("callers", "ok", said)

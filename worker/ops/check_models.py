@@ -1,0 +1,99 @@
+"""The findings of `check` about Gemini's key and models, and about what the database warns of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from worker.errors import GenerationError, Misconfigured, ModelRetired, RateLimited
+from worker.gemini.models import KnownModels
+from worker.ops.finding import Finding
+from worker.run.model_retirement import hint_of, listed_models
+
+if TYPE_CHECKING:
+    from worker.gemini.client import Gemini
+    from worker.settings import Settings
+
+TIMEOUT_SECONDS = 10.0
+GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
+AGREE = "to agree, set GEMINI_MODEL_NAME={}; to refuse, set GEMINI_MODEL_FALLBACK=off"
+CORRECT = "{}, or correct the date: python -m worker models set {} --ends DATE"
+
+
+async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels) -> Finding:
+    """Whether Google accepts the key and has the model, and what an image costs."""
+    model = settings.gemini_model_name
+    try:
+        await gemini.check(model, TIMEOUT_SECONDS)
+    except ModelRetired as error:
+        if settings.gemini_model_follows:
+            return await _followed(gemini, settings, known, error)
+        why = "GEMINI_MODEL_FALLBACK is off" if settings.gemini_model_is_default else "you named it yourself"
+        said = f"{error.message} Runs stop as misconfigured, since {why}."
+        return Finding("gemini", "failed", said, hint_of(known, model, await listed_models(gemini)))
+    except RateLimited as error:
+        return Finding("gemini", "warning", error.message, "wait: key and model are good")
+    except GenerationError as error:
+        again = GEMINI_KEY if isinstance(error, Misconfigured) else "run the check again in a minute"
+        return Finding("gemini", "failed", error.message, again)
+    price = known.price(model)
+    return Finding(
+        "gemini", "ok", f"accepts the key and has the model {model}{f', {price}' if price else ''}"
+    )
+
+
+async def _followed(gemini: Gemini, settings: Settings, known: KnownModels, error: ModelRetired) -> Finding:
+    """The model is gone: which one the worker changes over to by itself, and what that will cost."""
+    tried: list[str] = []
+    for successor in followed(settings, known):
+        tried.append(successor)
+        try:
+            await gemini.check(successor, TIMEOUT_SECONDS)
+        except GenerationError:
+            continue
+        prices = known.costs(successor, error.model)
+        said = f"{error.message} The worker changes over to {successor} by itself: {prices}."
+        return Finding("gemini", "warning", said, AGREE.format(successor))
+    gone = (
+        f"would change over to {', then '.join(tried)}, but Gemini has none" if tried else "has no successor"
+    )
+    said = f"{error.message} The worker {gone}."
+    return Finding("gemini", "failed", said, hint_of(known, error.model, await listed_models(gemini)))
+
+
+def followed(settings: Settings, known: KnownModels) -> list[str]:
+    """The models that a worker with these settings changes over to, one after the other."""
+    model, fallback = settings.gemini_model_name, settings.gemini_model_fallback
+    if not settings.gemini_model_follows:
+        return []
+    return [fallback, *known.successors(fallback)] if fallback else known.successors(model)
+
+
+def models_finding(stats: Mapping[str, Any] | None, settings: Settings, known: KnownModels) -> Finding:
+    """Whether the announced end of a model in use, or of the one that the settings ask for, is near."""
+    if stats is None:
+        return Finding("models", "skipped", "not looked at before the database answers")
+    words = {each["subject"]: each["words"] for each in stats["warnings"] if each["about"] == "model"}
+    named = settings.gemini_model_name
+    words |= {named: known.rows.get(named, {}).get("warning")}
+    near = {model: said for model, said in words.items() if said}
+    if near:
+        model = next(iter(near))
+        return Finding(
+            "models",
+            "warning",
+            "; ".join(near.values()),
+            CORRECT.format(_change(model, settings, known), model),
+        )
+    return Finding("models", "ok", "no announced end within 60 days of a model in use")
+
+
+def _change(model: str, settings: Settings, known: KnownModels) -> str:
+    """How to leave a model that ends."""
+    successor = known.rows.get(model, {}).get("expectedSuccessor")
+    if not successor:
+        return "choose another model (python -m worker models list) and set GEMINI_MODEL_NAME to it"
+    change = f"set GEMINI_MODEL_NAME={successor}"
+    if model in (settings.gemini_model_name, *followed(settings, known)) and settings.gemini_model_follows:
+        return f"the worker changes over by itself once Google has shut it down; to do it now, {change}"
+    return change

@@ -1,0 +1,1 @@
+"""Source photos: which addresses are allowed, and how their bytes are fetched."""

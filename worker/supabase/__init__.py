@@ -1,0 +1,1 @@
+"""Supabase: the queue's database functions and Storage. Nothing else knows its libraries."""

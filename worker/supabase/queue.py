@@ -1,0 +1,261 @@
+"""The queue's gateway: the database functions as methods, the only place that knows postgrest's errors.
+
+Each call is safe to repeat and is repeated when Supabase does not answer, as long as what bounds it lasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from worker.deadline import Within
+from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
+from worker.jobs import Job
+from worker.supabase.client import Project
+from worker.supabase.retry import in_tries
+from worker.supabase.rpc_errors import call_error
+
+TRIES = 4
+"""Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
+
+    `successors` are the models that were changed over to after the one asked for, in order; `prices` are the
+    dollars of an image by model; `photo_buckets` and `photo_hosts` are where source photos may come from;
+    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept;
+    `most_images` is how many images end what is handed out: the caller's bound, or what the gate can start.
+    """
+
+    jobs: tuple[Job, ...] = ()
+    successors: tuple[str, ...] = ()
+    prices: Mapping[str, float] = field(default_factory=dict)
+    latency_seconds: float | None = None
+    photo_buckets: tuple[str, ...] = ()
+    photo_hosts: tuple[str, ...] = ()
+    storage_refused: Mapping[str, Any] | None = None
+    most_images: float = math.inf
+    reason: str | None = None
+    next_attempt_seconds: float | None = None
+    answered_at: str | None = None
+
+
+class Settled(NamedTuple):
+    """What has become of a settled job: its status, None where the lease was lost, and its error code."""
+
+    status: str | None
+    code: str | None
+
+
+LEASE_LOST = Settled(None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A job's result on its way into the database; times in seconds from now.
+
+    `requests` were sent to Gemini for the job.
+    """
+
+    job_id: int
+    fence: str
+    outcome: str
+    code: str | None = None
+    message: str | None = None
+    retry_seconds: float = 0.0
+    until_daily_reset: bool = False
+    attempt_spent: bool = True
+    requests: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """The shape `settle_generation_jobs` takes."""
+        return {
+            "jobId": self.job_id,
+            "fence": self.fence,
+            "outcome": self.outcome,
+            "code": self.code,
+            "message": self.message,
+            "retryInSeconds": round(self.retry_seconds, 3),
+            "untilDailyReset": self.until_daily_reset,
+            "attemptSpent": self.attempt_spent,
+            "requests": self.requests,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The answer to a record: `recorded`, `already_recorded` (with the path that counts) or `job_final`."""
+
+    result: str
+    storage_path: str | None = field(default=None)
+
+
+class Database(Protocol):
+    """What calls a database function by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
+
+    async def operate(
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
+    ) -> dict[str, Any]: ...
+
+
+class Queue:
+    """The database functions of `sql/`, called with the service key. Times in seconds."""
+
+    def __init__(self, project: Project, worker_id: str) -> None:
+        self._project = project
+        self._worker_id = worker_id
+
+    async def claim(
+        self,
+        run_id: UUID,
+        claim_id: UUID,
+        max_jobs: int,
+        run_seconds: float,
+        model: str,
+        within: Within,
+        skip_users: Sequence[str] = (),
+        max_images: int | None = None,
+    ) -> Claim:
+        """Claim jobs for a run that lasts `run_seconds` more, none of the users to be skipped.
+
+        The job that brings the images to `max_images` is the last. The same claim id gives the same jobs.
+        """
+        params = {
+            "p_run_id": str(run_id),
+            "p_worker_id": self._worker_id,
+            "p_claim_id": str(claim_id),
+            "p_max_jobs": max_jobs,
+            "p_run_seconds": round(run_seconds, 3),
+            "p_model": model,
+            "p_photo_host": self._project.photo_host,
+            "p_skip_users": list(skip_users),
+            "p_max_images": max_images,
+        }
+        answer = await self._call("claim_generation_jobs", params, within)
+        return Claim(
+            jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
+            successors=tuple(answer.get("successors") or ()),
+            prices=answer.get("prices") or {},
+            latency_seconds=answer.get("latencySeconds"),
+            photo_buckets=tuple(answer.get("photoBuckets", ())),
+            photo_hosts=tuple(answer.get("photoHosts", ())),
+            storage_refused=answer.get("storageRefused"),
+            most_images=answer.get("mostImages", math.inf),
+            reason=answer.get("reason"),
+            next_attempt_seconds=answer.get("nextAttemptInSeconds"),
+            answered_at=answer.get("answeredAt"),
+        )
+
+    async def record_photo(self, job: Job, index: int, photo: Mapping[str, Any], within: Within) -> Recorded:
+        """Record a stored image; the first writer wins until the job is final."""
+        params = {"p_job_id": job.id, "p_image_index": index, "p_photo": dict(photo)}
+        answer = await self._call("record_generated_photo", params, within)
+        return Recorded(answer["result"], answer["storagePath"])
+
+    async def record_failed_image(
+        self, job: Job, index: int, code: str, message: str, within: Within
+    ) -> Recorded:
+        """Record that an image will never be made."""
+        params = {
+            "p_job_id": job.id,
+            "p_image_index": index,
+            "p_code": code,
+            "p_message": message,
+            "p_batch_id": job.batch_id,
+        }
+        return Recorded((await self._call("record_failed_image", params, within))["result"])
+
+    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]:
+        """Settle jobs; returns what has become of each."""
+        params = {"p_results": [settlement.as_json() for settlement in settlements]}
+        answer = await self._call("settle_generation_jobs", params, within)
+        return {row["jobId"]: Settled(row["status"], row.get("code")) for row in answer["results"]}
+
+    async def finish(
+        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
+    ) -> None:
+        """End the run; `spent` names each job that it still holds once for each request that was sent."""
+        params = {
+            "p_run_id": str(run_id),
+            "p_worker_id": self._worker_id,
+            "p_summary": dict(summary),
+            "p_spent_jobs": list(spent),
+        }
+        await self._call("finish_generation_run", params, within)
+
+    async def operate(
+        self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = TRIES
+    ) -> dict[str, Any]:
+        """Call a function by name and return its answer."""
+        return await self._call(function, params, within, tries)
+
+    async def enqueue(
+        self,
+        request: Mapping[str, Any],
+        idempotency_key: str | None,
+        access_token: str | None = None,
+        publishable_key: str = "",
+        timeout_seconds: float = 30.0,
+    ) -> dict[str, Any]:
+        """Enqueue an order, as the token's user or with the service key.
+
+        Without a key it is repeated only where Supabase refused before it executed anything.
+        """
+        params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
+        repeated = QueueUnavailable if idempotency_key else NotExecuted
+        if access_token is None:
+            return await self._call("enqueue_generation_batch", params, timeout_seconds, repeated=repeated)
+        headers = {"apikey": publishable_key, "Authorization": f"Bearer {access_token}"}
+        try:
+            return await self._call(
+                "enqueue_generation_batch", params, timeout_seconds, headers=headers, repeated=repeated
+            )
+        except BearerRefused as exc:
+            raise QueueRefused(
+                "not_signed_in", "the access token was not accepted", 401, "sign in again"
+            ) from exc
+
+    async def _call(
+        self,
+        function: str,
+        params: Mapping[str, Any],
+        within: Within,
+        tries: int = TRIES,
+        headers: Mapping[str, str] | None = None,
+        repeated: type[QueueUnavailable] = QueueUnavailable,
+    ) -> dict[str, Any]:
+        """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
+
+        async def attempt() -> dict[str, Any]:
+            request = self._project.rest.rpc(function, dict(params))
+            for name, value in (headers or {}).items():
+                request.request.headers[name] = value
+            with translated(function):
+                data = (await request.execute()).data
+            if not isinstance(data, dict):
+                raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
+            return data
+
+        return await in_tries(attempt, function, within, tries, repeated)
+
+
+@contextmanager
+def translated(function: str) -> Iterator[None]:
+    """Turn what postgrest and its HTTP client raise into our errors; told by class and code alone."""
+    import httpx
+    from postgrest import APIError
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except APIError as exc:
+        raise call_error(exc.code, exc.message, exc.details, exc.hint, function) from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as exc:
+        why = f" ({exc})" if isinstance(exc, httpx.ConnectError) else ""  # the system's words, no URL in them
+        raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}{why}") from exc

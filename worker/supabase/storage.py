@@ -1,0 +1,264 @@
+"""The Storage adapter: generated images in, source photos and orphaned images out.
+
+Objects are written once and never overwritten; the only place that knows storage3's errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from worker.deadline import Within
+from worker.errors import (
+    BadInput,
+    GenerationError,
+    Misconfigured,
+    PhotoBucketMissing,
+    PhotoUnreadable,
+    QueueUnavailable,
+    Transient,
+)
+from worker.image_format import inspect
+from worker.jobs import GeneratedImage, Job, Usage
+from worker.photos.download import refuse_compressed, too_large
+from worker.supabase.bucket import MAX_IMAGE_BYTES, read_bucket
+from worker.supabase.client import Project
+from worker.supabase.retry import in_tries
+from worker.supabase.storage_errors import OF_ALL_PHOTOS, Answer, ObjectExists, ObjectMissing, meaning, read
+
+BUCKET = "generated-photos"
+TRIES = 3
+
+STORE_TRIES = 10
+"""More than for any other call, as many as the time for storing holds: what is stored has been paid for."""
+
+OBJECT_NAME = re.compile(r"(\d{1,3})-[0-9a-f]{16}")
+UNKNOWN_MODEL = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An object that lies in a job's folder, and what its row has to say."""
+
+    path: str
+    photo: Mapping[str, Any]
+
+
+def object_path(job: Job, index: int, data: bytes) -> str:
+    """`{user}/{batch}/{job}/{index}-{first 16 of sha256}`: the same bytes always get the same name."""
+    return f"{job.folder}/{index}-{hashlib.sha256(data).hexdigest()[:16]}"
+
+
+def photo_row(path: str, image: GeneratedImage) -> dict[str, Any]:
+    """What `record_generated_photo` is told; also kept with the object, so that it can be adopted."""
+    return {
+        "storagePath": path,
+        "mimeType": image.mime_type,
+        "width": image.width,
+        "height": image.height,
+        "bytes": len(image.data),
+        "model": image.usage.model,
+        "promptTokens": image.usage.prompt_tokens,
+        "outputTokens": image.usage.output_tokens,
+        "generationMs": image.usage.generation_ms,
+    }
+
+
+class PhotoStore:
+    """The private bucket of generated photos, and any bucket's source photos."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+
+    async def check(self, within: Within) -> None:
+        """Raises Misconfigured where the bucket would refuse what Gemini makes, and QueueUnavailable."""
+        if refusal := (await read_bucket(self._project, BUCKET, within)).refusal:
+            raise Misconfigured(
+                "bucket_refuses_images", f"{refusal}: apply sql/install.sql, which repairs it"
+            )
+
+    async def put(self, path: str, image: GeneratedImage, within: Within) -> None:
+        """Store an image under its content's name. Already being there is success: the bytes are the same."""
+
+        async def attempt() -> None:
+            with translated("upload"):
+                await self._bucket().upload(
+                    path,
+                    image.data,
+                    {"content-type": image.mime_type, "metadata": photo_row(path, image)},
+                )
+
+        try:
+            await in_tries(attempt, "Storage: upload", within, STORE_TRIES)
+        except ObjectExists:
+            return
+
+    async def signed_url(self, path: str, seconds: int, within: Within) -> str:
+        """An address at which anybody may read an object for so long."""
+
+        async def attempt() -> str:
+            with translated("sign"):
+                return str((await self._bucket().create_signed_url(path, seconds))["signedURL"])
+
+        return await in_tries(attempt, "Storage: sign", within, TRIES)
+
+    async def remove(self, path: str, within: Within) -> None:
+        """Remove an object of our own that the database did not want. Having gone already is success."""
+
+        async def attempt() -> None:
+            with translated("remove"):
+                await self._bucket().remove([path])
+
+        await in_tries(attempt, "Storage: remove", within, TRIES)
+
+    async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
+        """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
+
+        async def attempt() -> dict[int, StoredImage]:
+            found: dict[int, StoredImage] = {}
+            for index, path in await self._listed(job):
+                if index not in found and (row := await self._describe(path)):
+                    found[index] = StoredImage(path, row)
+            return found
+
+        return await in_tries(attempt, "Storage: list", within, TRIES)
+
+    async def _listed(self, job: Job) -> list[tuple[int, str]]:
+        """Index and path of every object in the job's folder that is named as ours are."""
+        with translated("list"):
+            listing = await self._bucket().list(f"{job.folder}/", {"limit": 1000})
+        # Supabase names an object within its folder, other servers by its whole path.
+        names = sorted(str(entry["name"]).rsplit("/", 1)[-1] for entry in listing)
+        matches = [match for name in names if (match := OBJECT_NAME.fullmatch(name))]
+        return [(int(match[1]), f"{job.folder}/{match[0]}") for match in matches]
+
+    async def _describe(self, path: str) -> Mapping[str, Any] | None:
+        """The row of a stored object: from its metadata, or from its bytes where Storage did not keep any.
+
+        None if it is no image, or has gone since it was listed: a late worker removes what nobody wanted.
+        """
+        try:
+            with translated("info"):
+                info = await self._bucket().info(path)
+            return _kept_row(info, path) or _read_row(
+                await self.download(BUCKET, path, MAX_IMAGE_BYTES), path
+            )
+        except (ObjectMissing, BadInput):
+            return None
+
+    async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
+        """Read an object of at most `max_bytes`; an answer that says it is compressed is refused.
+
+        Raises BadInput (missing, large, compressed), Transient, Misconfigured (any photo), PhotoUnreadable
+        (this one).
+
+        By the route for known callers: the other one calls a key that it cannot verify a missing bucket.
+        """
+        import httpx
+
+        url = f"{self._project.url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(path)}"
+        headers = self._project.headers() | {"Accept-Encoding": "identity"}
+        data = bytearray()
+        try:
+            async with self._project.http.stream("GET", url, headers=headers) as response:
+                if response.status_code != 200:
+                    answer = read(response.status_code, await response.aread())
+                    raise _download_error(answer, bucket, path)
+                refuse_compressed(_shown(path), response.headers.get("content-encoding", ""))
+                async for chunk in response.aiter_raw():
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise too_large(_shown(path), max_bytes)
+        except httpx.HTTPError as exc:
+            raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
+        except Misconfigured as error:
+            if error.code in OF_ALL_PHOTOS:
+                raise
+            raise _unreadable(error, bucket, path) from error
+        return bytes(data)
+
+    def _bucket(self) -> Any:
+        return self._project.client.storage.from_(BUCKET)
+
+
+def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
+    """The row in an object's metadata, if it is this object's."""
+    for key in ("user_metadata", "metadata"):
+        kept = info.get(key)
+        if isinstance(kept, str):
+            kept = json.loads(kept)
+        if isinstance(kept, dict) and kept.get("storagePath") == path:
+            return kept
+    return None
+
+
+def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
+    """The row of an object of which only the bytes are left; None if they are no image."""
+    try:
+        read = inspect(data)
+    except ValueError:
+        return None
+    usage = Usage(model=UNKNOWN_MODEL)
+    return photo_row(path, GeneratedImage(data, read.mime_type, read.width, read.height, usage))
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turn what storage3 and its HTTP client raise into our errors; `storage_answers` says which."""
+    import httpx
+    from pydantic import ValidationError
+    from storage3.exceptions import StorageApiError
+
+    try:
+        yield
+    except StorageApiError as exc:
+        raise meaning(_answer(exc), f"{what} in bucket {BUCKET}") from exc
+    except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError, KeyError) as exc:
+        raise QueueUnavailable("unreachable", f"Storage: {what}: {type(exc).__name__}") from exc
+
+
+def _answer(exc: Any) -> Answer:
+    """The answer behind storage3's error, which keeps neither the HTTP status nor the code."""
+    import httpx
+
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError):
+            return read(cause.response.status_code, cause.response.content)
+        cause = cause.__cause__ or cause.__context__
+    status = int(exc.status) if str(exc.status).isdigit() else 0
+    return Answer(status, frozenset({str(exc.code), str(exc.message)}))
+
+
+def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
+    """An object that is not there is the order's trouble; the project's is not, nor what passes."""
+    error = meaning(answer, f"reading from bucket {bucket}")
+    if error.code == "bucket_missing" and bucket != BUCKET:
+        fix = "create it, or delete its row from generation.photo_buckets; if it is there, check"
+        said = f"photos may come from bucket {bucket}, which is not there: {fix} SUPABASE_SERVICE_ROLE_KEY"
+        return PhotoBucketMissing(error.code, said)
+    if isinstance(error, ObjectMissing):
+        return BadInput(error.code, f"{_shown(path)}: the photo is not there (any more)")
+    if isinstance(error, QueueUnavailable):
+        said = f"{_shown(path)}: Storage does not hand it out just now ({answer.shown})"
+        return Transient("photo_host_unavailable", said)
+    return error
+
+
+def _unreadable(error: Misconfigured, bucket: str, path: str) -> PhotoUnreadable:
+    """The operator learns what to look for, but not the photo's name, which is the customer's."""
+    said = (
+        f"a photo in bucket {bucket} could not be read, which may be due to its name: {error.message}; "
+        "if other photos are read, look at the rules of what stands before Supabase (firewall, proxy)"
+    )
+    return PhotoUnreadable("photo_unreadable", said, _shown(path))
+
+
+def _shown(path: str) -> str:
+    return path.rsplit("/", 1)[-1][:80]
