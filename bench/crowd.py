@@ -65,7 +65,7 @@ class PooledGate:
     def __init__(self, pool: Pool, counter: Counter) -> None:
         self._pool, self._counter = pool, counter
 
-    async def operate(
+    async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
     ) -> dict[str, Any]:
         """Up to so many starts; nothing is refused here, so nothing else is asked."""

@@ -22,7 +22,7 @@ from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
-from worker.run.memory import CALL_BYTES, PHOTO_BYTES, Room
+from worker.run.memory import CALL_BYTES, PHOTO_BYTES, ByteBudget
 from worker.run.photo_memory import PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
@@ -62,7 +62,7 @@ class Worker:
             store=self.store,
             proof=StorageProof(self.store, self.queue),
             open_photos=self._photos,
-            request_memory=Room(CALL_BYTES, alone=CALL_BYTES),
+            request_memory=ByteBudget(CALL_BYTES, alone=CALL_BYTES),
             monotonic=time.monotonic,
             uniform=self.uniform,
         )
@@ -83,17 +83,17 @@ class Worker:
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
         """What a run would claim now: the answer of `peek_generation_jobs`."""
         params = {"p_max_jobs": max_jobs or PEEK_JOBS}
-        return await self.queue.operate("peek_generation_jobs", params, SHUTDOWN_SECONDS)
+        return await self.queue.rpc("peek_generation_jobs", params, SHUTDOWN_SECONDS)
 
     async def stats(self) -> Mapping[str, Any]:
         """The queue in numbers: the answer of `generation_queue_stats`."""
-        return await self.queue.operate("generation_queue_stats", {}, SHUTDOWN_SECONDS)
+        return await self.queue.rpc("generation_queue_stats", {}, SHUTDOWN_SECONDS)
 
     async def overview(self) -> Mapping[str, Any]:
         """What the dashboard shows: numbers, the latest of everything, the verdict; photos with addresses."""
         stats, latest = await asyncio.gather(
             self.stats(),
-            self.queue.operate("generation_overview", {"p_limit": OVERVIEW_ROWS}),
+            self.queue.rpc("generation_overview", {"p_limit": OVERVIEW_ROWS}),
         )
         urls = await self._gallery.urls([photo["storagePath"] for photo in latest["photos"]])
         photos = [{**photo, "url": urls.get(photo["storagePath"])} for photo in latest["photos"]]
@@ -106,7 +106,7 @@ class Worker:
 
     async def details(self, batch_id: str) -> Mapping[str, Any]:
         """A batch with its jobs and images, the first with addresses. Raises QueueRefused."""
-        details = await self.queue.operate("generation_details", {"p_id": batch_id})
+        details = await self.queue.rpc("generation_details", {"p_id": batch_id})
         images = [image for job in details["jobs"] for image in job["images"]]
         paths = [image["storagePath"] for image in images if image["storagePath"]]
         urls = await self._gallery.urls(paths[:DETAILS_PHOTOS])
@@ -116,7 +116,7 @@ class Worker:
 
     async def act(self, action: Action) -> Mapping[str, Any]:
         """Do what an operator asked for. Raises QueueRefused if there is no such batch."""
-        return await self.queue.operate(action.function, action.params)
+        return await self.queue.rpc(action.function, action.params)
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
         """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured.
@@ -131,7 +131,7 @@ class Worker:
 
     async def erase(self, user_id: str) -> Mapping[str, Any]:
         """Remove everything of a user: all rows at once, and from Storage what a first sweep finds."""
-        erased = await self.queue.operate("erase_generation_user", {"p_user_id": user_id}, ERASE_SECONDS)
+        erased = await self.queue.rpc("erase_generation_user", {"p_user_id": user_id}, ERASE_SECONDS)
         folder = erased["userFolder"]
         return {**erased, **(await self._sweep().empty(folder) if folder else {})}
 

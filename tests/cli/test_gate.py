@@ -36,9 +36,7 @@ async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
 async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
     """What the gate has learned stands in `status` and in its JSON."""
     facts = {"period": "minute", "limit": 7, "retryAfterSeconds": 30}
-    await site.worker().queue.operate(
-        "report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None}
-    )
+    await site.worker().queue.rpc("report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None})
     shown = (await cli.call("status")).out
     assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
     assert "; closed by the quota; blocked for " in shown

@@ -17,7 +17,7 @@ from tests.support.proxy import Proxy
 from tests.support.runs import KEY, Site
 from worker.backoff import Uniform
 from worker.cli import loop as loop_module
-from worker.cli.loop import Forever, loop, run_once, told_to_end
+from worker.cli.loop import Forever, loop, run_once, stop_on_signal
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")
@@ -219,7 +219,7 @@ async def test_handlers_are_put_back() -> None:
     """Outside its block a signal does what it did before."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     told = asyncio.Event()
-    with told_to_end(told.set):
+    with stop_on_signal(told.set):
         signal.raise_signal(signal.SIGINT)
         await asyncio.wait_for(told.wait(), 5)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before

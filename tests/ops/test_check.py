@@ -294,7 +294,7 @@ def test_settings_are_never_shown() -> None:
 
 async def test_the_functions_are_those_the_worker_calls(site: Site) -> None:
     """What is looked for is what the database has, and holds all that the worker calls by name."""
-    answer = await site.worker().queue.operate("generation_schema_version", {})
+    answer = await site.worker().queue.rpc("generation_schema_version", {})
     assert answer["version"] == SCHEMA_VERSION
     assert sorted(answer["functions"]) == sorted(FUNCTIONS)
     called = {text for path in (ROOT / "worker").rglob("*.py") for text in _texts(path)}

@@ -11,7 +11,7 @@ from worker.app import Worker
 from worker.ops.sweep import Sweep
 from worker.run.request import RunRequest
 from worker.supabase.folders import Folders, Page
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 
 pytest_plugins = ("tests.support.runs",)
 
@@ -26,7 +26,7 @@ class SlowFor(Folders):
     async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
         """A listing, or the time-out of one."""
         if folder.startswith(self._prefix):
-            await in_tries(asyncio.Event().wait, "Storage: list", timeout_seconds, 1)
+            await call_with_retry(asyncio.Event().wait, "Storage: list", timeout_seconds, 1)
         return await super().page(folder, offset, timeout_seconds)
 
 

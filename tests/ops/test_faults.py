@@ -103,11 +103,11 @@ async def test_operation(site: Site, function: str, fault: Fault) -> None:
     before = state(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(fault, rpc(function))
-        await site.worker(SUPABASE_URL=proxy.url).queue.operate(function, params)
+        await site.worker(SUPABASE_URL=proxy.url).queue.rpc(function, params)
         assert proxy.struck == 1
     twice = state(site)
 
-    await site.worker().queue.operate(function, params)
+    await site.worker().queue.rpc(function, params)
 
     assert state(site) == twice
     assert (before == twice) == (function in QUESTIONS)

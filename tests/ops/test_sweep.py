@@ -94,7 +94,7 @@ async def test_a_zombie_after_everything(site: Site) -> None:
     told = await zombie.queue.record_photo(job, 0, photo(path), 10.0)
     assert (told.result, told.storage_path) == ("already_recorded", photos[0]["storagePath"])
     fence = {"jobId": job.id, "fence": job.fence, "outcome": "failed", "code": "x", "message": "x"}
-    answer = await zombie.queue.operate("settle_generation_jobs", {"p_results": [fence]})
+    answer = await zombie.queue.rpc("settle_generation_jobs", {"p_results": [fence]})
     assert answer["results"][0]["result"] == "lease_lost"
     assert (site.job(job.id), site.photos()) == (before, photos)
 
@@ -140,7 +140,7 @@ async def fate(site: Site, worker: Worker, random: Random) -> tuple[int, set[str
         await site.service.rpc("cancel_generation_batch", {"p_batch_id": job.batch_id}).execute()
     else:
         result = {"jobId": job.id, "fence": job.fence, "outcome": outcome, "message": "x"}
-        await worker.queue.operate("settle_generation_jobs", {"p_results": [result]})
+        await worker.queue.rpc("settle_generation_jobs", {"p_results": [result]})
     return job.id, strays
 
 

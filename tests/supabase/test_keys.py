@@ -18,7 +18,7 @@ async def test_a_wrong_key(stack: Stack) -> None:
     project = Project(stack.url, Secret("sb_secret_of_another_project"))
     try:
         with pytest.raises(Misconfigured) as caught:
-            await Queue(project, "w").operate("generation_schema_version", {})
+            await Queue(project, "w").rpc("generation_schema_version", {})
     finally:
         await project.close()
     assert caught.value.code == "key_refused"

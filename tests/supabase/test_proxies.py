@@ -35,7 +35,7 @@ async def ask_supabase(url: str = f"https://{SUPABASE}") -> None:
     """One call to Supabase, which fails here."""
     project = Project(url, Secret("sb_secret_of_a_test"))
     try:
-        await Queue(project, "worker").operate("generation_gate", {}, 5.0, tries=1)
+        await Queue(project, "worker").rpc("generation_gate", {}, 5.0, tries=1)
     finally:
         await project.close()
 

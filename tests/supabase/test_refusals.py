@@ -154,7 +154,7 @@ async def test_the_project_is_named_by_every_call(site: Site, proxy: FaultProxy,
     """What does not pass is asked once, is misconfigured and says what to do."""
     refused = (PROJECT | REST_ONLY)[name]
     proxy.inject(refused.fault, ANY, times=100)
-    error = await _error(site.worker(SUPABASE_URL=proxy.url).queue.operate("generation_gate", {}))
+    error = await _error(site.worker(SUPABASE_URL=proxy.url).queue.rpc("generation_gate", {}))
     assert isinstance(error, Misconfigured)
     assert (error.code, proxy.struck) == (refused.code, 1)
     assert refused.fix in error.message
@@ -220,7 +220,7 @@ async def test_a_missing_grant_is_no_wrong_key(site: Site) -> None:
     function = "public.generation_gate()"
     site.db.execute(f"revoke execute on function {function} from service_role".encode())
     try:
-        error = await _error(site.worker().queue.operate("generation_gate", {}))
+        error = await _error(site.worker().queue.rpc("generation_gate", {}))
     finally:
         site.db.execute(f"grant execute on function {function} to service_role".encode())
     assert (error.code, "sql/install.sql" in error.message) == ("rights_missing", True)

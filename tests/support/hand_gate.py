@@ -31,7 +31,7 @@ class HandGate:
         self.open.set()
         self.entered = asyncio.Event()
 
-    async def operate(
+    async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
     ) -> dict[str, Any]:
         assert tries == 1, "an answer that is lost must not be asked for again"

@@ -45,7 +45,7 @@ async def failed(site: Site, images: int = 1) -> Job:
     worker = site.worker()
     job = await claimed(site, worker, images)
     fail = {"jobId": job.id, "fence": job.fence, "outcome": "failed", "code": "x", "message": "x"}
-    await worker.queue.operate("settle_generation_jobs", {"p_results": [fail]})
+    await worker.queue.rpc("settle_generation_jobs", {"p_results": [fail]})
     site.rows(AGE)
     return job
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from worker.run.memory import Room
+from worker.run.memory import ByteBudget
 
 
 class Holder:
@@ -41,8 +41,8 @@ Hold = Callable[[str, int], Holder]
 @pytest.fixture
 def hold() -> Hold:
     """Asks for bytes of a room of 20, for an owner."""
-    room = Room(20)
-    return lambda owner, size: Holder(room.hold(owner, size))
+    budget = ByteBudget(20)
+    return lambda owner, size: Holder(budget.hold(owner, size))
 
 
 async def test_what_does_not_fit_waits_and_a_smaller_one_does_not_overtake_it(hold: Hold) -> None:
@@ -62,10 +62,10 @@ async def test_an_owner_waits_for_their_own_half_and_holds_up_nobody_else(hold: 
 
 
 async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
-    room = Room(20, alone=20)
-    first, second, third = (Holder(room.hold("a", size)) for size in (8, 8, 8))
+    budget = ByteBudget(20, alone=20)
+    first, second, third = (Holder(budget.hold("a", size)) for size in (8, 8, 8))
     assert await holding(first, second, third) == [True, True, False]
-    other = Holder(room.hold("b", 10))
+    other = Holder(budget.hold("b", 10))
     await first.leave()
     assert await holding(third, other) == [False, True]
     await other.leave()

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from worker.errors import QueueRefused, QueueUnavailable
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 
 
 def hanging(times: int) -> tuple[Callable[[], Awaitable[int]], list[int]]:
@@ -25,7 +25,7 @@ def hanging(times: int) -> tuple[Callable[[], Awaitable[int]], list[int]]:
 async def test_a_try_that_hangs_leaves_time_for_another() -> None:
     """One silence costs half of the time and not the answer."""
     attempt, _ = hanging(1)
-    assert await in_tries(attempt, "it", 2.0, 3) == 2
+    assert await call_with_retry(attempt, "it", 2.0, 3) == 2
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -34,7 +34,7 @@ async def test_the_time_bounds_all_tries(most: int) -> None:
     attempt, numbers = hanging(100)
     async with asyncio.timeout(10):
         with pytest.raises(QueueUnavailable, match="it did not answer in time"):
-            await in_tries(attempt, "it", 0.2, most)
+            await call_with_retry(attempt, "it", 0.2, most)
     assert 1 <= len(numbers) <= most
 
 
@@ -50,5 +50,5 @@ async def test_only_what_may_pass_is_tried_again(error: Exception, asked: int) -
         raise error
 
     with pytest.raises(type(error)) as caught:
-        await in_tries(attempt, "it", 10.0, 2)
+        await call_with_retry(attempt, "it", 10.0, 2)
     assert (caught.value, len(numbers)) == (error, asked)

@@ -16,7 +16,7 @@ from typing import Any
 from worker.app import Worker
 from worker.cli.details import details_text
 from worker.cli.drain import Drain
-from worker.cli.loop import Forever, loop, run_once, told_to_end
+from worker.cli.loop import Forever, loop, run_once, stop_on_signal
 from worker.errors import Misconfigured, ProjectRefused, QueueRefused, QueueUnavailable
 from worker.gemini.models import KnownModels, unused_note
 from worker.http.validation import RequestRefused, parse_object
@@ -73,7 +73,7 @@ async def tick(worker: Worker, options: Namespace) -> int:
     most = worker.settings.invocation_timeout_seconds
     if options.budget_seconds is not None and options.budget_seconds > most:
         raise Unusable(f"--budget-seconds is at most the invocation timeout, {most:g}")
-    with told_to_end(worker.stop):
+    with stop_on_signal(worker.stop):
         summary = await run_once(worker, RunRequest(options.max_jobs, options.budget_seconds))
     if summary is None:
         sys.stderr.write("error: told to end, the run did not in time; its jobs come back by themselves\n")
@@ -84,7 +84,7 @@ async def tick(worker: Worker, options: Namespace) -> int:
 
 async def run(worker: Worker, _options: Namespace) -> int:
     """Run after run until the process is told to end."""
-    with told_to_end(worker.stop):
+    with stop_on_signal(worker.stop):
         await loop(worker, Forever(worker.settings.max_idle_seconds, worker.uniform))
     return OK
 
@@ -92,7 +92,7 @@ async def run(worker: Worker, _options: Namespace) -> int:
 async def drain(worker: Worker, options: Namespace) -> int:
     """Run after run until the queue is empty, or nothing is due soon."""
     pace = Drain(options.patience, worker.uniform)
-    with told_to_end(worker.stop):
+    with stop_on_signal(worker.stop):
         await loop(worker, pace)
     say_json(pace.as_json())
     return FAILED if pace.failed else OK
@@ -131,7 +131,7 @@ async def status(worker: Worker, options: Namespace) -> int:
     if not options.watch:
         _show(await worker.stats(), options.json)
         return OK
-    with told_to_end(worker.stop):
+    with stop_on_signal(worker.stop):
         if options.json or not sys.stdout.isatty():
             async for answer in _answers(worker, options.every_seconds):
                 if isinstance(answer, QueueUnavailable):
@@ -172,7 +172,7 @@ def _show(stats: Mapping[str, Any], as_json: bool) -> None:
 
 async def show(worker: Worker, options: Namespace) -> int:
     """One batch or job with all its images."""
-    details = await worker.queue.operate("generation_details", {"p_id": options.id})
+    details = await worker.queue.rpc("generation_details", {"p_id": options.id})
     if options.json:
         say_json(details)
     else:
@@ -183,7 +183,7 @@ async def show(worker: Worker, options: Namespace) -> int:
 async def release_stale(worker: Worker, options: Namespace) -> int:
     """Old locks are taken away."""
     params = {"p_older_than_seconds": options.older_than_seconds}
-    say_json(await worker.queue.operate("release_stale_generation_jobs", params))
+    say_json(await worker.queue.rpc("release_stale_generation_jobs", params))
     return OK
 
 
@@ -194,13 +194,13 @@ async def retry_failed(worker: Worker, options: Namespace) -> int:
         "p_including_refused": options.including_refused,
         "p_limit": options.limit,
     }
-    say_json(await worker.queue.operate("retry_failed_generation_jobs", params))
+    say_json(await worker.queue.rpc("retry_failed_generation_jobs", params))
     return OK
 
 
 async def gate(worker: Worker, options: Namespace) -> int:
     """Rates, caps and pause: show them, or change them and show them."""
-    call = worker.queue.operate
+    call = worker.queue.rpc
     answer: Mapping[str, Any]
     if options.action == "pause":
         answer = await call("pause_generation", {"p_reason": options.reason})
@@ -221,7 +221,7 @@ async def gate(worker: Worker, options: Namespace) -> int:
 
 async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
     """What was named, and nothing else. Raises Unusable if that is nothing."""
-    call = worker.queue.operate
+    call = worker.queue.rpc
     limits = {field: getattr(options, name) for name, field in LIMITS.items() if hasattr(options, name)}
     if options.allow_anonymous:
         limits["allowAnonymous"] = options.allow_anonymous == "yes"
@@ -246,7 +246,7 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
 
 async def _must_be_known(worker: Worker, model: str) -> None:
     """A name that nothing knows is most likely misspelled; its gate would hold nobody. Raises Unusable."""
-    models = KnownModels(await worker.queue.operate("generation_models", {}))
+    models = KnownModels(await worker.queue.rpc("generation_models", {}))
     known = {*models.rows, worker.settings.gemini_model_name, *followed(worker.settings, models)}
     if model not in known:
         names = ", ".join(sorted(known))
@@ -259,7 +259,7 @@ async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
     """The gates that are left. Raises Unusable for the worker's own and for one that is not there."""
     if model == worker.settings.gemini_model_name:
         raise Unusable(f"gate remove: {model} is the model of these settings; its gate is in use")
-    answer = await worker.queue.operate("remove_generation_gate", {"p_model": model})
+    answer = await worker.queue.rpc("remove_generation_gate", {"p_model": model})
     if not answer["removed"]:
         names = ", ".join(each["model"] for each in answer["gates"]) or "none"
         raise Unusable(f"gate remove: {model!r} has no gate; there are: {names}")
@@ -268,7 +268,7 @@ async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
 
 async def models(worker: Worker, options: Namespace) -> int:
     """What is known of the models, after a correction if one is named. Raises Unusable for an empty one."""
-    call = worker.queue.operate
+    call = worker.queue.rpc
     if options.action == "set":
         names = {"dollars": "dollars", "ends": "announcedEnd", "successor": "announcedSuccessor"}
         facts = {field: getattr(options, name) for name, field in names.items() if hasattr(options, name)}
@@ -288,7 +288,7 @@ async def models(worker: Worker, options: Namespace) -> int:
 
 async def hosts(worker: Worker, options: Namespace) -> int:
     """The hosts that photos may come from, after one was added or removed."""
-    call, own = worker.queue.operate, worker.project.photo_host
+    call, own = worker.queue.rpc, worker.project.photo_host
     if options.action == "add":
         answer = await call("add_generation_photo_host", {"p_host": options.host})
     elif options.action == "remove":
@@ -309,7 +309,7 @@ async def hosts(worker: Worker, options: Namespace) -> int:
 
 async def cancel(worker: Worker, options: Namespace) -> int:
     """What a batch still waits for is not made."""
-    say_json(await worker.queue.operate("cancel_generation_batch", {"p_batch_id": options.batch}))
+    say_json(await worker.queue.rpc("cancel_generation_batch", {"p_batch_id": options.batch}))
     return OK
 
 
@@ -323,7 +323,7 @@ async def sweep(worker: Worker, options: Namespace) -> int:
 async def prune(worker: Worker, options: Namespace) -> int:
     """What ended long ago is removed, photos excepted."""
     params = {"p_older_than_days": options.older_than_days, "p_limit": options.limit}
-    say_json(await worker.queue.operate("prune_generation_history", params))
+    say_json(await worker.queue.rpc("prune_generation_history", params))
     return OK
 
 

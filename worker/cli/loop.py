@@ -44,7 +44,7 @@ class Worker(Protocol):
 
 
 @contextlib.contextmanager
-def told_to_end(stop: Callable[[], None]) -> Iterator[None]:
+def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
     """Have `stop` called at the first SIGTERM or Ctrl-C; a second one ends the process at once."""
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     if before[signal.SIGINT] is not signal.SIG_IGN:

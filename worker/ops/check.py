@@ -93,7 +93,7 @@ async def _access(queue: Queue, there: bool) -> Finding:
 
 async def _ask_stats(queue: Queue) -> dict[str, Any] | None:
     try:
-        return await queue.operate("generation_queue_stats", {}, TIMEOUT_SECONDS)
+        return await queue.rpc("generation_queue_stats", {}, TIMEOUT_SECONDS)
     except GenerationError:
         return None
 
@@ -144,7 +144,7 @@ def _no_supabase(message: str, mend: str) -> list[Finding]:
 
 async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
     try:
-        return await queue.operate("generation_schema_version", {}, TIMEOUT_SECONDS)
+        return await queue.rpc("generation_schema_version", {}, TIMEOUT_SECONDS)
     except GenerationError as error:
         return error
 

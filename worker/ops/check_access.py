@@ -19,7 +19,7 @@ REVIEW = "see that it opens what you mean to, or take it away"
 async def access_finding(queue: Queue, timeout_seconds: float) -> Finding:
     """Grants, row-level security and policies, compared by the database itself."""
     try:
-        answer = await queue.operate("generation_access_findings", {}, timeout_seconds)
+        answer = await queue.rpc("generation_access_findings", {}, timeout_seconds)
     except GenerationError as error:
         return Finding("access", "failed", error.message, REINSTALL)
     return read_access(answer["findings"])

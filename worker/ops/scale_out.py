@@ -22,7 +22,7 @@ LONGEST_SECONDS = 4.0
 class Queue(Protocol):
     """Who knows the backlog."""
 
-    async def operate(self, name: str, params: Mapping[str, Any], within: float) -> Any: ...
+    async def rpc(self, name: str, params: Mapping[str, Any], within: float) -> Any: ...
 
 
 class ScaleOut:
@@ -51,7 +51,7 @@ class ScaleOut:
             log.event("drain_job_not_started", level="error", drain_job=job, exc_info=True)
 
     async def _look(self, job: Resource, seconds: float) -> None:
-        stats = await self._queue.operate("generation_queue_stats", {}, seconds)
+        stats = await self._queue.rpc("generation_queue_stats", {}, seconds)
         ready = stats["ready"]
         if ready <= self._settings.drain_job_backlog:
             return

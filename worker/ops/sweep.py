@@ -32,7 +32,7 @@ SETTLE_SECONDS = 5.0
 class Queue(Protocol):
     """The database's functions by name."""
 
-    async def operate(self, function: str, params: Mapping[str, Any], within: float) -> Mapping[str, Any]: ...
+    async def rpc(self, function: str, params: Mapping[str, Any], within: float) -> Mapping[str, Any]: ...
 
 
 class Folders(Protocol):
@@ -206,7 +206,7 @@ class Sweep:
     async def _call(
         self, function: str, params: Mapping[str, Any], until: float | None = None
     ) -> Mapping[str, Any]:
-        return await self._queue.operate(function, params, self._remaining(until))
+        return await self._queue.rpc(function, params, self._remaining(until))
 
     def _is_over(self) -> bool:
         return self._stopping.is_set() or self._monotonic() >= self._until

@@ -19,7 +19,7 @@ from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job, Photo
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
-from worker.run.memory import Room
+from worker.run.memory import ByteBudget
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
 from worker.run.stop import Stop
@@ -117,7 +117,7 @@ class Services:
     store: Store
     proof: StorageProof
     open_photos: Callable[[Sequence[str], Sequence[str]], Photos]
-    request_memory: Room
+    request_memory: ByteBudget
     monotonic: Callable[[], float]
     uniform: Uniform
 

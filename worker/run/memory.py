@@ -25,7 +25,7 @@ class _Waiter:
     future: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
 
-class Room:
+class ByteBudget:
     """At most `limit` bytes are held at a time, and at most half of them by one owner.
 
     `alone` is how much one owner may hold while no other holds or wants any; the half by default, which

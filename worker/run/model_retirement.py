@@ -30,14 +30,14 @@ class ChangeOver:
 async def retire(database: Database, model: str, instead: str | None, within: Within) -> ChangeOver:
     """Remember that Google answered 404 for `model`; `instead` is what the operator named for this case."""
     params = {"p_model": model, "p_successor": instead}
-    answer = await database.operate("retire_generation_model", params, within)
+    answer = await database.rpc("retire_generation_model", params, within)
     return ChangeOver(answer["successor"], answer["note"])
 
 
 async def known_models(database: Database, within: Within = LIST_SECONDS) -> KnownModels:
     """What the database knows of the models: nothing if it does not answer."""
     try:
-        return KnownModels(await database.operate("generation_models", {}, within))
+        return KnownModels(await database.rpc("generation_models", {}, within))
     except GenerationError:
         return KnownModels(None)
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
 from worker.photos.fetch import MAX_PHOTO_BYTES
-from worker.run.memory import Room
+from worker.run.memory import ByteBudget
 
 Key = tuple[str, str]
 """A user's folder and a reference: photos are never shared between users."""
@@ -49,7 +49,7 @@ class PhotoMemory:
     """Of one worker. `monotonic` returns seconds."""
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
-        self._room = Room(max_bytes)
+        self._budget = ByteBudget(max_bytes)
         self._monotonic = monotonic
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._runs: set[RunPhotos] = set()
@@ -72,14 +72,14 @@ class PhotoMemory:
         def granted() -> None:
             for key in keys:
                 entry = held[key] = self._usable(key, usable_since) or _Entry(self._monotonic())
-                self._room.add(owner, self._unheld(entry))
+                self._budget.add(owner, self._unheld(entry))
                 entry.holders += 1
                 self._entries[key] = entry
                 self._entries.move_to_end(key)
             self._make_room()
 
         try:
-            await self._room.wait(owner, size, granted)
+            await self._budget.wait(owner, size, granted)
         except asyncio.CancelledError:
             self.release(held)
             raise
@@ -92,7 +92,7 @@ class PhotoMemory:
             if not entry.holders:
                 if not entry.photo and not entry.refusal and self._entries.get(key) is entry:
                     del self._entries[key]
-                self._room.add(key[0], -entry.size)
+                self._budget.add(key[0], -entry.size)
         self._forget_old()
         self._make_room()
 
@@ -137,7 +137,7 @@ class PhotoMemory:
 
     def _resize(self, key: Key, entry: _Entry, size: int) -> None:
         if entry.holders:
-            self._room.add(key[0], size - entry.size)
+            self._budget.add(key[0], size - entry.size)
         entry.size = size
 
     def _usable(self, key: Key, since: float) -> _Entry | None:
@@ -153,7 +153,7 @@ class PhotoMemory:
     def _make_room(self) -> None:
         """Drop photos that nobody holds, the least recently used first, as far as others need the room."""
         unheld = [(key, entry) for key, entry in self._entries.items() if not entry.holders]
-        excess = sum(entry.size for _, entry in unheld) - max(self._room.free, 0)
+        excess = sum(entry.size for _, entry in unheld) - max(self._budget.free, 0)
         for key, entry in unheld:
             if excess <= 0:
                 return

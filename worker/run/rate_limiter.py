@@ -112,7 +112,7 @@ class RateLimiter:
         }
         params = {"p_model": model, "p_facts": told, "p_epoch": epoch}
         try:
-            answer = await self._database.operate("report_rate_limit", params, self._deadlines.save, tries=1)
+            answer = await self._database.rpc("report_rate_limit", params, self._deadlines.save, tries=1)
         except GenerationError as lost:
             self.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
             log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
@@ -180,4 +180,4 @@ class RateLimiter:
             "p_slots": min(max(self._waiting, 1), MOST_SLOTS),
             "p_within_seconds": latest.at - self._monotonic(),
         }
-        return await self._database.operate("take_start_slots", params, self._deadlines.generate, tries=1)
+        return await self._database.rpc("take_start_slots", params, self._deadlines.generate, tries=1)

@@ -112,7 +112,7 @@ class StorageProof:
         """Whether the database has taken it; if not, this process remembers a refusal by itself."""
         try:
             params = {"p_kept": is_kept, "p_facts": dict(facts)}
-            await self._database.operate("report_storage", params, within)
+            await self._database.rpc("report_storage", params, within)
         except GenerationError as error:
             log.event("storage_not_reported", level="error", code=error.code, reason=error.message)
             return False

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from worker.deadline import Within
 from worker.errors import Misconfigured, QueueUnavailable
 from worker.supabase.client import Project
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 from worker.supabase.storage_errors import ObjectMissing, meaning, read
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
@@ -54,7 +54,7 @@ async def read_bucket(project: Project, name: str, within: Within) -> Bucket:
     async def attempt() -> Bucket:
         return _bucket(name, await _asked(project, name))
 
-    return await in_tries(attempt, "Storage: bucket", within, TRIES)
+    return await call_with_retry(attempt, "Storage: bucket", within, TRIES)
 
 
 async def _asked(project: Project, name: str) -> Any:

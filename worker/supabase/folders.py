@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.supabase.client import Project
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 from worker.supabase.storage import BUCKET, translated
 
 PAGE = 1000
@@ -55,7 +55,7 @@ class Folders:
                 listed: list[dict[str, Any]] = await self._bucket().list(f"{folder}/", options)
                 return listed
 
-        entries = await in_tries(attempt, "Storage: list", timeout_seconds, ONCE)
+        entries = await call_with_retry(attempt, "Storage: list", timeout_seconds, ONCE)
         paths = [(_whole(folder, str(entry["name"])), entry) for entry in entries]
         inside = [(path, entry) for path, entry in paths if path.startswith(f"{folder}/")]
         return Page(
@@ -74,7 +74,7 @@ class Folders:
                 with translated("remove"):
                     removed.update(str(gone["name"]) for gone in await self._bucket().remove(some))
 
-        await in_tries(attempt, "Storage: remove", timeout_seconds, ONCE)
+        await call_with_retry(attempt, "Storage: remove", timeout_seconds, ONCE)
         return [each for each in objects if each.path in removed]
 
     def _bucket(self) -> Any:

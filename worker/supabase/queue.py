@@ -16,7 +16,7 @@ from worker.deadline import Within
 from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
 from worker.jobs import Job
 from worker.supabase.client import Project
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 from worker.supabase.rpc_errors import call_error
 
 TRIES = 4
@@ -99,7 +99,7 @@ class Recorded:
 class Database(Protocol):
     """What calls a database function by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
 
-    async def operate(
+    async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
     ) -> dict[str, Any]: ...
 
@@ -189,7 +189,7 @@ class Queue:
         }
         await self._call("finish_generation_run", params, within)
 
-    async def operate(
+    async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = TRIES
     ) -> dict[str, Any]:
         """Call a function by name and return its answer."""
@@ -242,7 +242,7 @@ class Queue:
                 raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
             return data
 
-        return await in_tries(attempt, function, within, tries, repeated)
+        return await call_with_retry(attempt, function, within, tries, repeated)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from worker.errors import QueueUnavailable
 T = TypeVar("T")
 
 
-async def in_tries(
+async def call_with_retry(
     attempt: Callable[[], Awaitable[T]],
     what: str,
     within: Within,

@@ -29,7 +29,7 @@ from worker.jobs import GeneratedImage, Job, Usage
 from worker.photos.download import refuse_compressed, too_large
 from worker.supabase.bucket import MAX_IMAGE_BYTES, read_bucket
 from worker.supabase.client import Project
-from worker.supabase.retry import in_tries
+from worker.supabase.retry import call_with_retry
 from worker.supabase.storage_errors import OF_ALL_PHOTOS, Answer, ObjectExists, ObjectMissing, meaning, read
 
 BUCKET = "generated-photos"
@@ -95,7 +95,7 @@ class PhotoStore:
                 )
 
         try:
-            await in_tries(attempt, "Storage: upload", within, STORE_TRIES)
+            await call_with_retry(attempt, "Storage: upload", within, STORE_TRIES)
         except ObjectExists:
             return
 
@@ -106,7 +106,7 @@ class PhotoStore:
             with translated("sign"):
                 return str((await self._bucket().create_signed_url(path, seconds))["signedURL"])
 
-        return await in_tries(attempt, "Storage: sign", within, TRIES)
+        return await call_with_retry(attempt, "Storage: sign", within, TRIES)
 
     async def remove(self, path: str, within: Within) -> None:
         """Remove an object of our own that the database did not want. Having gone already is success."""
@@ -115,7 +115,7 @@ class PhotoStore:
             with translated("remove"):
                 await self._bucket().remove([path])
 
-        await in_tries(attempt, "Storage: remove", within, TRIES)
+        await call_with_retry(attempt, "Storage: remove", within, TRIES)
 
     async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
         """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
@@ -127,7 +127,7 @@ class PhotoStore:
                     found[index] = StoredImage(path, row)
             return found
 
-        return await in_tries(attempt, "Storage: list", within, TRIES)
+        return await call_with_retry(attempt, "Storage: list", within, TRIES)
 
     async def _listed(self, job: Job) -> list[tuple[int, str]]:
         """Index and path of every object in the job's folder that is named as ours are."""
