@@ -178,10 +178,8 @@ def _claim_failed(context: RunContext, error: GenerationError) -> None:
 
 
 def _may_get_more(context: RunContext, claim: Claim) -> bool:
-    """Whether a claim that gave nothing is worth repeating in this run."""
-    if claim.reason == "isolated":
-        return bool(context.jobs)
-    return claim.reason in ("queue_empty", "busy") and bool(context.jobs.waiting_jobs())
+    """Whether a claim that gave nothing is worth repeating, once what is in flight has ended or waits."""
+    return claim.reason in ("isolated", "queue_empty", "busy") and bool(context.jobs)
 
 
 async def _settle_one(context: RunContext, seconds: float) -> None:
