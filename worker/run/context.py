@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from worker import log
 from worker.backoff import Uniform
-from worker.deadline import Within
 from worker.errors import GenerationError, QueueUnavailable, Transient
-from worker.gemini.client import GenerationRequest
+from worker.gemini.client import Gemini
 from worker.gemini.models import price_note
-from worker.jobs import GeneratedImage, Job, Photo
+from worker.jobs import GeneratedImage, Job
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
 from worker.run.memory import ByteBudget
+from worker.run.photo_memory import RunPhotos
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
 from worker.run.stop import Stop
@@ -27,81 +25,11 @@ from worker.run.storage_proof import StorageProof
 from worker.run.summary import Summary
 from worker.settings import Settings
 from worker.supabase.database_time import DatabaseTime
-from worker.supabase.queue import Claim, Database, Recorded, Settled, Settlement
-from worker.supabase.storage import StoredImage
+from worker.supabase.queue import Queue
+from worker.supabase.storage import PhotoStore
 
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
-
-
-class Queue(Database, Protocol):
-    """The queue in the database; raises QueueUnavailable, Misconfigured and QueueRefused."""
-
-    async def claim(
-        self,
-        run_id: UUID,
-        claim_id: UUID,
-        max_jobs: int,
-        run_seconds: float,
-        model: str,
-        within: Within,
-        skip_users: Sequence[str] = (),
-        max_images: int | None = None,
-    ) -> Claim: ...
-
-    async def record_photo(
-        self, job: Job, index: int, photo: Mapping[str, Any], within: Within
-    ) -> Recorded: ...
-
-    async def record_failed_image(
-        self, job: Job, index: int, code: str, message: str, within: Within
-    ) -> Recorded: ...
-
-    async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]: ...
-
-    async def finish(
-        self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
-    ) -> None: ...
-
-
-class Store(Protocol):
-    """Where images are stored; raises Misconfigured and QueueUnavailable."""
-
-    async def put(self, path: str, image: GeneratedImage, within: Within) -> None: ...
-
-    async def remove(self, path: str, within: Within) -> None: ...
-
-    async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]: ...
-
-
-class Model(Protocol):
-    """What makes an image; raises the errors of `worker.gemini.client`. Prepared, a call goes out without
-    delay.
-
-    `models` names the models that there are.
-    """
-
-    def prepare(self) -> None: ...
-
-    async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage: ...
-
-    async def models(self, timeout_seconds: float) -> frozenset[str]: ...
-
-
-class HeldPhotos(Protocol):
-    """Photos that memory is reserved for; raises BadInput, Transient or Misconfigured."""
-
-    async def fetch(self, reference: str) -> Photo: ...
-
-
-class Photos(Protocol):
-    """The source photos of one run: `hold` waits for memory, and holds it while the context is open."""
-
-    def hold(
-        self, references: Sequence[str], user_folder: str
-    ) -> AbstractAsyncContextManager[HeldPhotos]: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +41,10 @@ class Services:
     """
 
     queue: Queue
-    gemini: Model
-    store: Store
+    gemini: Gemini
+    store: PhotoStore
     proof: StorageProof
-    open_photos: Callable[[Sequence[str], Sequence[str]], Photos]
+    open_photos: Callable[[Sequence[str], Sequence[str]], RunPhotos]
     request_memory: ByteBudget
     monotonic: Callable[[], float]
     uniform: Uniform
@@ -149,7 +77,7 @@ class RunContext:
         self.image_places = asyncio.Semaphore(settings.images_at_a_time)
         self.summary = Summary(str(self.id), settings.worker_id, self.model, self.stop)
         self.database_time = DatabaseTime(services.monotonic)
-        self.photos: Photos | None = None
+        self.photos: RunPhotos | None = None
         self.prices: Mapping[str, float] = {}
         self.must_finish = False
         self.queue_ran_dry = False

@@ -11,7 +11,7 @@ from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini.client import GenerationRequest
 from worker.jobs import Job, Photo
 from worker.photos.fetch import sendable
-from worker.run.context import HeldPhotos, Photos, RunContext
+from worker.run.context import RunContext
 from worker.run.image import Image, make_image, record
 from worker.run.outcome import (
     ImageDiscarded,
@@ -23,10 +23,11 @@ from worker.run.outcome import (
     Retry,
     decide,
 )
+from worker.run.photo_memory import HeldPhotos, RunPhotos
 from worker.run.prompt import build_prompt
 
 
-async def process_job(context: RunContext, job: Job, photos: Photos) -> JobEnd:
+async def process_job(context: RunContext, job: Job, photos: RunPhotos) -> JobEnd:
     """Work on a job. Whatever is unexpected becomes a retry, bounded by the job's attempts."""
     with log.bound(job=job.id, batch=job.batch_id):
         try:
@@ -38,7 +39,7 @@ async def process_job(context: RunContext, job: Job, photos: Photos) -> JobEnd:
         return JobEnd(job, images, decide(images))
 
 
-async def _make_missing(context: RunContext, job: Job, photos: Photos) -> Sequence[ImageOutcome]:
+async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Sequence[ImageOutcome]:
     """One outcome for each missing image."""
     recovered: Sequence[ImageOutcome] = ()
     missing = sorted(job.missing)
@@ -69,7 +70,7 @@ async def _recover_stored(context: RunContext, job: Job) -> Sequence[ImageOutcom
 
 
 async def _fetch_photos(
-    context: RunContext, job: Job, photos: Photos, held: AsyncExitStack
+    context: RunContext, job: Job, photos: RunPhotos, held: AsyncExitStack
 ) -> tuple[Photo, ...]:
     """Every photo of the job, once there is memory for them, which `held` keeps.
 
