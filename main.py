@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from worker import log
+from worker import log, signals
 from worker.http.auth import Guard
 from worker.http.connection import BoundedConnection
 from worker.http.oidc import GoogleTokens
@@ -23,7 +23,6 @@ from worker.http.orders import OrderFunction, take_order
 from worker.http.process import QueueFunction, process_queue
 from worker.http.validation import RequestRefused
 from worker.ops.scale_out import ScaleOut
-from worker.run import signals
 
 if TYPE_CHECKING:
     from worker.app import Application

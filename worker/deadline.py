@@ -47,7 +47,7 @@ class Deadline:
                 call.reschedule(when)
 
     @asynccontextmanager
-    async def enforced(self) -> AsyncIterator[asyncio.Timeout]:
+    async def timeout(self) -> AsyncIterator[asyncio.Timeout]:
         """Cut what runs in this context at the deadline: TimeoutError."""
         async with asyncio.timeout(self.remaining) as call:
             observed = [self, *self._ancestors()]
@@ -67,6 +67,6 @@ Within = float | Deadline
 """What bounds a call: seconds from now, or a deadline."""
 
 
-def enforced(within: Within) -> AbstractAsyncContextManager[asyncio.Timeout]:
+def timeout(within: Within) -> AbstractAsyncContextManager[asyncio.Timeout]:
     """Cut what runs in this context when the time is up: TimeoutError."""
-    return within.enforced() if isinstance(within, Deadline) else asyncio.timeout(within)
+    return within.timeout() if isinstance(within, Deadline) else asyncio.timeout(within)

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from worker.run import signals
+from worker import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = """
 import asyncio
 import functions_framework.aio
-from worker.run import signals
+from worker import signals
 
 stop, started, chained = asyncio.Event(), asyncio.Event(), []
 

@@ -117,7 +117,7 @@ async def test_misconfigured(site: Site, settings: dict[str, object], code: str)
 
 async def test_requests_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a job that the same run takes up again only the new requests are reported."""
-    monkeypatch.setattr("worker.backoff.backoff.full_jitter", lambda _seconds: 0.0)
+    monkeypatch.setattr("worker.run.image.LONGEST_RETRY_SECONDS", 0.0)
     site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
     site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)
     (job, _) = await site.order("a", "slow")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from uuid import uuid4
 
 import pytest
 
+from tests.support import faults
+from tests.support.fault_calls import CALLS
+from tests.support.faults import Exchange, FaultProxy
 from tests.support.proxy import Gate, Proxy
 from tests.support.runs import MODEL, SOURCES, Site, Summary, picture
 from worker.app import Worker
 from worker.errors import QueueUnavailable
 from worker.run.request import RunRequest
+from worker.supabase import storage
 
 pytest_plugins = ("tests.support.runs",)
 
@@ -133,3 +138,33 @@ async def test_successor(site: Site) -> None:
     assert rows(site, job)[0][:2] == ("pending", 0)
     assert summary["stopReason"] == "shutdown"
     site.audit(summary)
+
+
+async def test_a_refusal_of_storage_that_cannot_be_reported(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM ends the report too: the job comes back as what it is, paid for and not kept."""
+    monkeypatch.setattr(storage, "STORE_TRIES", 1)
+    (job,) = await site.order("a")
+    reported = asyncio.Event()
+
+    async def fault(exchange: Exchange) -> None:
+        line = exchange.request.split(b"\r\n")[0]
+        if b"/rpc/report_storage" in line:
+            reported.set()
+            await exchange.gone()
+        else:
+            is_upload = re.search(CALLS["upload"].request.encode(), line)
+            await (faults.unavailable if is_upload else faults.nothing)(exchange)
+
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(fault, ".", 100_000)
+        worker = site.worker(SUPABASE_URL=proxy.url)
+        run = asyncio.create_task(worker.run(RunRequest()))
+        await asyncio.wait_for(reported.wait(), 60)
+        worker.stop()
+        summary = await run
+
+    assert (summary["stopReason"], summary["images"]["erred"]) == ("shutdown", 1)
+    assert rows(site, job) == [("pending", 1, "unavailable")]
+    site.audit(lost=1)

@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from tests.support import faults
 from tests.support.fault_calls import OBJECT
 from tests.support.faults import Exchange, Fault, FaultProxy, refusal
-from tests.support.runs import Site
+from tests.support.runs import Site, picture
 from worker.run.request import RunRequest
 from worker.run.storage_proof import FOLDER, PIXELS, probe_image
 from worker.supabase import storage
@@ -271,3 +271,36 @@ def test_a_probe_is_an_image_of_the_refused_ones_type_and_size(kind: str) -> Non
     with Image.open(BytesIO(probe.data)) as image:
         image.load()
         assert (image.size, image.get_format_mimetype()) == ((1, 1), kind)
+
+
+async def test_a_project_that_refuses_the_key_is_believed_the_second_time_too(site: Site) -> None:
+    """A claim that is refused ends the claims; a photo that is refused later ends the starts as well."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
+    await site.order("a", photo=await site.upload("slow.png", picture()))
+    await site.order("b", images=3)
+    refused = refusal("401 Unauthorized", {"message": "Invalid API key"})
+    claims, claimed_twice, calls_sent = 0, asyncio.Event(), asyncio.Event()
+
+    async def fault(exchange: Exchange) -> None:
+        nonlocal claims
+        line = exchange.request.split(b"\r\n")[0]
+        claims += b"/rpc/claim_generation_jobs" in line
+        if claims > 1:
+            claimed_twice.set()
+        if b"/slow.png" in line:
+            await claimed_twice.wait()
+            await calls_sent.wait()
+        is_refused = b"/slow.png" in line or (claims > 1 and b"/rpc/claim_generation_jobs" in line)
+        await (refused if is_refused else faults.nothing)(exchange)
+
+    async with FaultProxy(site.stack.url) as proxy:
+        proxy.inject(fault, ".", 100_000)
+        worker = site.worker(SUPABASE_URL=proxy.url, IMAGES_AT_A_TIME="2", JOBS_AT_A_TIME="8")
+        run = asyncio.create_task(worker.run(RunRequest()))
+        await site.open_calls(2)
+        calls_sent.set()
+        await site.until_row("select from photo_generation_queue where status = 'pending'")
+        site.gemini.release()
+        summary = await run
+
+    assert (summary["stopReason"], len(site.calls())) == ("misconfigured", 2)

@@ -11,6 +11,7 @@ from worker.errors import QuotaFacts
 from worker.run.deadlines import Deadlines
 from worker.run.rate_limiter import NoSlot, RateLimiter
 from worker.run.stop import Stop
+from worker.supabase.retry import call_with_retry
 
 RUN = UUID("00000000-0000-0000-0000-000000000001")
 FACTS = QuotaFacts("minute", 30.0, 10)
@@ -36,8 +37,8 @@ class HandGate:
     ) -> dict[str, Any]:
         assert tries == 1, "an answer that is lost must not be asked for again"
         assert isinstance(within, Deadline), "a question without a deadline may outlive its run"
-        async with within.enforced():
-            return await (self._take(params) if function == "take_start_slots" else self._report(params))
+        answer = self._take if function == "take_start_slots" else self._report
+        return await call_with_retry(lambda: answer(params), function, within, tries)
 
     async def _take(self, params: Mapping[str, Any]) -> dict[str, Any]:
         assert params["p_run_id"] == str(RUN)

@@ -94,7 +94,7 @@ async def settled(turns: int = 10) -> None:
 
 async def hang(deadline: Deadline) -> None:
     """A call that is never answered."""
-    async with deadline.enforced():
+    async with deadline.timeout():
         await asyncio.Event().wait()
 
 
@@ -106,3 +106,32 @@ def test_a_shutdown_never_gives_more_time() -> None:
     end = run.end.at
     run.shorten(8)
     assert run.end.at == end
+
+
+def test_a_deadline_within_another_is_never_later() -> None:
+    """Also when the other is moved nearer."""
+    clock = Clock()
+    run = Deadlines(240, 20, clock)
+    soon, late = run.save.within(10), run.save.within(500)
+    assert (soon.remaining, late.at) == (10, run.save.at)
+    clock.now += 100
+    assert soon.passed
+    run.shorten(8)
+    assert late.at == run.save.at < clock.now + 8
+
+
+def test_a_shutdown_starts_nothing_that_could_not_finish() -> None:
+    """The latest start moves with the deadlines."""
+    run = Deadlines(240, 20, Clock())
+    run.expect_latency(30)
+    run.shorten(8)
+    assert run.start.passed
+
+
+def test_the_last_call_has_half_of_what_is_left() -> None:
+    """A run that is late still tells the database that it has ended."""
+    clock = Clock()
+    run = Deadlines(240, 20, clock)
+    assert run.finish.at == run.answer.at
+    clock.now += 238
+    assert run.finish.remaining == 1

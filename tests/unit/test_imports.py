@@ -24,7 +24,8 @@ ARROWS = {
     "http": VALUES | {"settings", "supabase", "run", "ops"},
     "app": VALUES | {"settings", "supabase", "gemini", "photos", "run", "ops"},
     "orders_app": VALUES | {"settings", "supabase", "http"},
-    "cli": VALUES | {"settings", "supabase", "gemini", "run", "ops", "http", "app"},
+    "signals": VALUES,
+    "cli": VALUES | {"signals", "settings", "supabase", "gemini", "run", "ops", "http", "app"},
     "__main__": {"cli"},
 }
 """Package, or module beside the packages, and what it may import. None of these arrows goes round."""

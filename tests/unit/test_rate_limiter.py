@@ -147,7 +147,7 @@ async def test_blocked_by_a_429(ticker: Ticker) -> None:
     (image,) = waiting(limiter, 1, ticker)
     await settled()
     assert (gate.asked, done([image])) == ([1, 1], ["waits"])
-    limiter.stop.hold()
+    limiter.stop.pause()
     assert await image is None
 
 

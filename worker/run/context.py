@@ -79,12 +79,13 @@ class RunContext:
         self.database_time = DatabaseTime(services.monotonic)
         self.photos: RunPhotos | None = None
         self.prices: Mapping[str, float] = {}
+        self.logged_problems: set[str] = set()
         self.must_finish = False
         self.queue_ran_dry = False
 
     def request_shutdown(self) -> None:
         """Claim and start nothing more, and answer within SHUTDOWN_SECONDS."""
-        self.stop.no_more_starts("shutdown")
+        self.stop.abort("shutdown")
         self.deadlines.shorten(SHUTDOWN_SECONDS)
 
     def use_model(self, model: str) -> None:
@@ -95,7 +96,7 @@ class RunContext:
 
     def not_tried(self, error: GenerationError) -> bool:
         """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
-        return self.stop.nothing_starts and isinstance(error, (Transient, QueueUnavailable))
+        return self.stop.paused and isinstance(error, (Transient, QueueUnavailable))
 
     def count_answer(self, job: Job, asked: str, image: GeneratedImage) -> None:
         """Count an image at the model that made it, and those beside it; tell of another model once a run."""

@@ -31,9 +31,11 @@ class Deadlines:
         self._latency_seconds: float | None = None
         self.began = monotonic()
         times = _times(self.began, min(seconds, MAX_RUN_SECONDS), margin_seconds)
-        self.generate, self.save, self.settle, self.answer, self.end = (
-            Deadline(at, monotonic) for at in times
-        )
+        self.generate = Deadline(times["generate"], monotonic)
+        self.save = Deadline(times["save"], monotonic)
+        self.settle = Deadline(times["settle"], monotonic)
+        self.answer = Deadline(times["answer"], monotonic)
+        self.end = Deadline(times["end"], monotonic)
         self.start = Deadline(self._latest_start(), monotonic)
 
     def expect_latency(self, seconds: float | None) -> None:
@@ -51,9 +53,8 @@ class Deadlines:
         """End within `seconds` at the latest, as SIGTERM asks; every call under way is cut accordingly."""
         if self.end.remaining <= seconds:
             return
-        times = _times(self._monotonic(), seconds, seconds / 2)
-        deadlines = (self.generate, self.save, self.settle, self.answer, self.end)
-        for deadline, at in zip(deadlines, times, strict=True):
+        for name, at in _times(self._monotonic(), seconds, seconds / 2).items():
+            deadline: Deadline = getattr(self, name)
             deadline.move(at)
         self.start.move(self._latest_start())
 
@@ -64,6 +65,6 @@ class Deadlines:
         return self.generate.at - known
 
 
-def _times(begin: float, seconds: float, margin_seconds: float) -> list[float]:
+def _times(begin: float, seconds: float, margin_seconds: float) -> dict[str, float]:
     margin = min(margin_seconds, seconds / 3)
-    return [begin + seconds - margin * share for share in _BEFORE_END.values()]
+    return {name: begin + seconds - margin * share for name, share in _BEFORE_END.items()}

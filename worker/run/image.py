@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker import log
-from worker.backoff import retried
 from worker.errors import (
     GenerationError,
     Misconfigured,
@@ -52,7 +51,7 @@ async def make_image(context: RunContext, image: Image) -> ImageOutcome:
         # Memory first: who waits for their own share of it keeps no place from others.
         try:
             with context.jobs.waiting(image.job):
-                async with context.deadlines.generate.enforced():  # a longer run may hold it
+                async with context.deadlines.generate.timeout():  # a longer run may hold it
                     await held.enter_async_context(memory)
         except TimeoutError:
             reason = context.limiter.why_not(context.deadlines.start, image.job_ended)
@@ -86,31 +85,29 @@ async def _generate_and_save(context: RunContext, image: Image) -> ImageOutcome:
 
 
 async def _generate(context: RunContext, image: Image) -> GeneratedImage:
-    """Ask for the image, and once more after what may pass, unless there is no time for it."""
-    first: Transient | None = None
-
-    async def ask() -> GeneratedImage:
+    """Request the image, and once more after a transient error, if there is time."""
+    try:
+        return await _request(context, image)
+    except Transient as first:
+        if _is_last(context, first):
+            raise
+        wait_seconds = context.services.uniform(0.0, LONGEST_RETRY_SECONDS)
+        log.event("image_retried", image=image.index, code=first.code, wait_seconds=round(wait_seconds, 2))
+        await context.stop.sleep(wait_seconds)
         try:
             return await _request(context, image)
         except NoSlot:
-            if first is None:
-                raise
-            raise first from None  # a retry that could not start leaves the first error standing
-        except PhotoUnprocessed as error:
+            raise first from None
+        except PhotoUnprocessed as second:
             if isinstance(first, PhotoUnprocessed):
-                raise error.as_bad_input() from error
+                raise second.as_bad_input() from second
             raise
 
-    def is_last(error: Transient) -> bool:
-        asked = error.retry_after_seconds or 0.0
-        return asked > LONGEST_RETRY_SECONDS or context.stop.nothing_starts or context.deadlines.start.passed
 
-    def tell(error: Transient, wait_seconds: float) -> None:
-        nonlocal first
-        first = error
-        log.event("image_retried", image=image.index, code=error.code, wait_seconds=round(wait_seconds, 2))
-
-    return await retried(ask, Transient, 2, LONGEST_RETRY_SECONDS, give_up=is_last, tell=tell)()
+def _is_last(context: RunContext, error: Transient) -> bool:
+    """Whether another try in this run is not worth waiting for."""
+    asked = error.retry_after_seconds or 0.0
+    return asked > LONGEST_RETRY_SECONDS or context.stop.paused or context.deadlines.start.passed
 
 
 async def _request(context: RunContext, image: Image) -> GeneratedImage:
@@ -121,7 +118,7 @@ async def _request(context: RunContext, image: Image) -> GeneratedImage:
     image.sent = True
     context.jobs.count_requests(image.job.id)
     try:
-        async with context.deadlines.generate.enforced():
+        async with context.deadlines.generate.timeout():
             return await gemini.generate(image.request, context.settings.call_timeout_seconds)
     except RateLimited as error:
         await context.limiter.report(error.facts, epoch)
@@ -177,6 +174,6 @@ def _erred(context: RunContext, image: Image, error: GenerationError) -> ImageOu
     level = "error" if isinstance(error, Misconfigured) else "warning"
     if image.paid or isinstance(error, Misconfigured):
         # What cannot work is not tried, and what cannot be kept is not paid for.
-        context.stop.hold()
+        context.stop.pause()
     log.event("image_erred", level=level, image=image.index, code=error.code, paid=image.paid)
     return ImageErred(image.index, error, sent=image.sent, paid=image.paid)

@@ -21,11 +21,11 @@ MOST_WAITING = 3
 
 
 class JobsInFlight:
-    """The jobs of one run; its length is their number. Whoever waits for `changed` learns of every change.
+    """The jobs of one run; its length is their number. One task at a time may wait for a change.
 
-    `places` is how many a run works on at a time. A job that waits for what each user has a share of – its
-    photos, memory for them, memory to send them – takes no place, so that it keeps nobody's jobs from being
-    claimed; a user who has half as many such jobs as there are places gets no more until one has ended.
+    `places` is how many jobs a run works on at a time. A job that waits for its photos, or for its user's
+    share of the memory for them, takes no place, so it does not keep other users' jobs from being claimed.
+    A user with half as many such jobs as there are places gets no more until one has ended.
 
     `requests` counts those that were sent for jobs that are not settled, by the job's id.
     """
@@ -50,10 +50,10 @@ class JobsInFlight:
 
     def take_ended(self) -> list[JobEnd]:
         """The jobs that have ended; they are in flight no longer."""
-        ended = [task for task in self._jobs if task.done()]
+        ended = {task: task.result() for task in self._jobs if task.done()}
         for task in ended:
             del self._jobs[task]
-        return [task.result() for task in ended]
+        return list(ended.values())
 
     def abandon(self) -> None:
         """Stop what is still under way, without waiting for it; finishing the run gives the jobs back."""
@@ -61,10 +61,10 @@ class JobsInFlight:
             task.cancel()
             log.event("job_abandoned", level="error", job=job.id, batch=job.batch_id)
 
-    async def changed(self, deadline: Deadline) -> None:
+    async def wait_for_change(self, deadline: Deadline) -> None:
         """Wait until something has changed since the last time, at most until the deadline."""
         try:
-            async with deadline.enforced():
+            async with deadline.timeout():
                 await self._change.wait()
         except TimeoutError:
             return
@@ -77,7 +77,7 @@ class JobsInFlight:
 
     @contextmanager
     def waiting(self, job: Job) -> Iterator[None]:
-        """Note that a job, or an image of it, waits for what its user has a share of."""
+        """Note that a job, or an image of it, waits for its photos or its user's share of memory."""
         since = self._monotonic()
         self._waits[job.id].append(since)
         patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._change.set)
@@ -86,6 +86,8 @@ class JobsInFlight:
         finally:
             patience.cancel()
             self._waits[job.id].remove(since)
+            if not self._waits[job.id]:
+                del self._waits[job.id]
             self._change.set()
 
     def waiting_jobs(self) -> Sequence[Job]:
@@ -97,7 +99,7 @@ class JobsInFlight:
         waiting = min(len(self.waiting_jobs()), MOST_WAITING * self.places)
         return self.places - len(self._jobs) + waiting
 
-    def crowding_users(self) -> Sequence[str]:
+    def users_at_limit(self) -> Sequence[str]:
         """The users of whom nothing more should be claimed now: enough of their jobs wait."""
         waiting = Counter(job.user_id for job in self.waiting_jobs())
         return [user for user, jobs in waiting.items() if 2 * jobs >= self.places]

@@ -52,7 +52,7 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
                 return recovered
             fetched = await _fetch_photos(context, job, photos, held)
         except TimeoutError:  # of the run: a photo that is late by itself is Transient
-            reason: NotStartedReason = "stopped" if context.stop.nothing_starts else "budget"
+            reason: NotStartedReason = "stopped" if context.stop.paused else "budget"
             return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
         except GenerationError as error:
             return [*recovered, *(_not_begun(context, index, error) for index in missing)]
@@ -78,7 +78,7 @@ async def _fetch_photos(
     ends the wait for the others.
     """
     with context.jobs.waiting(job):
-        async with context.deadlines.generate.enforced():
+        async with context.deadlines.generate.timeout():
             memory = photos.hold(job.photo_references, job.user_folder)
             reserved = await held.enter_async_context(memory)
             places = range(len(job.photo_references))

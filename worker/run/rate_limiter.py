@@ -133,7 +133,7 @@ class RateLimiter:
             self._slots.popleft()
 
     def _is_over(self, ended: asyncio.Event | None) -> bool:
-        return self._stop.nothing_starts or (ended is not None and ended.is_set())
+        return self._stop.paused or (ended is not None and ended.is_set())
 
     async def _next(self, latest: Deadline, ended: asyncio.Event | None) -> int | None:
         """Wait for the next slot and return its epoch; None where there is none."""

@@ -14,8 +14,8 @@ from worker.deadline import Deadline
 from worker.errors import GenerationError, Misconfigured
 from worker.run.context import RunContext
 from worker.run.job import process_job
-from worker.run.job_errors import handle_errors, storage_lost
 from worker.run.outcome import ImageNotStarted, JobEnd, Released
+from worker.run.run_errors import handle_errors, storage_lost
 from worker.run.settle import settle_jobs
 from worker.run.stop import claim_reason
 from worker.supabase.queue import Claim
@@ -47,24 +47,27 @@ async def run(context: RunContext) -> dict[str, Any]:
 
 async def next_claim(context: RunContext) -> Claim | None:
     """The next jobs to start; None once the run is to claim no more, and `stop` says why."""
-    while not is_over(context):
-        if context.stop.nothing_starts:
+    while not stop_if_used_up(context):
+        if context.stop.paused:
             # An error that concerns all jobs: how they end says whether the run goes on.
             await settle_until(context, lambda: not context.jobs, context.deadlines.save)
-            context.stop.go_on()
+            context.stop.resume()
             continue
         try:
             claim = await _claim(context)
         except GenerationError as error:
             _claim_failed(context, error)
             return None
+        except BaseException:
+            context.must_finish = True  # cancelled: the database may have given jobs out
+            raise
         if claim.jobs:
             return claim
         if not _may_get_more(context, claim):
             _come_back_in(context, claim.next_attempt_seconds)
-            context.stop.no_more_claims(claim_reason(claim.reason, "queue_empty"))
+            context.stop.end(claim_reason(claim.reason, "queue_empty"))
             return None
-        await _settle_one(context, CLAIM_PAUSE_SECONDS)
+        await _wait_for_an_end(context, CLAIM_PAUSE_SECONDS)
         await settle_until(context, lambda: may_claim(context), context.deadlines.save)
     return None
 
@@ -97,7 +100,7 @@ async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadl
                 await handle_errors(context, end)
         if satisfied() or deadline.passed:
             return
-        await context.jobs.changed(deadline)
+        await context.jobs.wait_for_change(deadline)
 
 
 async def finish(context: RunContext) -> None:
@@ -120,18 +123,18 @@ def sum_up(context: RunContext) -> dict[str, Any]:
     return context.summary.as_json(context.services.monotonic() - context.deadlines.began)
 
 
-def is_over(context: RunContext) -> bool:
-    """Whether to claim no more; `stop` is told the reason."""
+def stop_if_used_up(context: RunContext) -> bool:
+    """End the run if its jobs, its quota or its time are used up; returns whether it is ended."""
     stop, limiter = context.stop, context.limiter
     if stop.reason is None:
         if context.summary.claimed >= context.max_jobs:
-            stop.no_more_claims("max_jobs")
+            stop.end("max_jobs")
         elif limiter.blocked_until > context.deadlines.start.at:
             seconds = max(limiter.blocked_until - context.services.monotonic(), 0.0)
             _come_back_in(context, round(seconds, 3))
-            stop.no_more_claims(claim_reason(limiter.refusal, "rate_limited"))
+            stop.end(claim_reason(limiter.refusal, "rate_limited"))
         elif context.deadlines.start.passed:
-            stop.no_more_claims("budget")
+            stop.end("budget")
     return stop.reason is not None
 
 
@@ -155,7 +158,7 @@ async def _claim(context: RunContext) -> Claim:
         max(context.deadlines.end.remaining, 1.0),
         context.model,
         context.deadlines.generate.within(CLAIM_SECONDS),
-        context.jobs.crowding_users(),
+        context.jobs.users_at_limit(),
         images,
     )
     if claim.answered_at:
@@ -170,11 +173,11 @@ def _claim_failed(context: RunContext, error: GenerationError) -> None:
     context.must_finish = True
     log.event("claim_failed", level="error", code=error.code, reason=error.message)
     if isinstance(error, Misconfigured):
-        context.stop.no_more_claims("misconfigured", error.message)
+        context.stop.end("misconfigured", error.message)
     elif context.summary.claimed == 0:
         raise error
     else:
-        context.stop.no_more_claims("queue_lost")
+        context.stop.end("queue_lost")
 
 
 def _may_get_more(context: RunContext, claim: Claim) -> bool:
@@ -182,11 +185,10 @@ def _may_get_more(context: RunContext, claim: Claim) -> bool:
     return claim.reason in ("isolated", "queue_empty", "busy") and bool(context.jobs)
 
 
-async def _settle_one(context: RunContext, seconds: float) -> None:
+async def _wait_for_an_end(context: RunContext, seconds: float) -> None:
     """Settle the jobs that end next; wait for them at most so long."""
     before = len(context.jobs)
-    has_ended = lambda: len(context.jobs) < before or context.stop.nothing_starts  # noqa: E731
-    await settle_until(context, has_ended, context.deadlines.save.within(seconds))
+    await settle_until(context, lambda: len(context.jobs) < before, context.deadlines.save.within(seconds))
 
 
 def _come_back_in(context: RunContext, seconds: float | None) -> None:

@@ -50,27 +50,27 @@ class Stop:
         self._no_starts = asyncio.Event()
 
     @property
-    def nothing_starts(self) -> bool:
+    def paused(self) -> bool:
         """Whether no request may be sent any more."""
         return self._no_starts.is_set()
 
-    def no_more_claims(self, reason: StopReason, problem: str | None = None) -> None:
+    def end(self, reason: StopReason, problem: str | None = None) -> None:
         """End the run once what has been claimed is done; of several reasons the gravest stands."""
         graver = self.reason is None or _GRAVITY.get(reason, 0) > _GRAVITY.get(self.reason, 0)
         if graver or (reason == self.reason and self.problem is None):
             self.reason, self.problem = reason, problem or self.problem
 
-    def no_more_starts(self, reason: StopReason, problem: str | None = None) -> None:
+    def abort(self, reason: StopReason, problem: str | None = None) -> None:
         """End the run, and start nothing more of what has been claimed either."""
-        self.no_more_claims(reason, problem)
-        self.hold()
+        self.end(reason, problem)
+        self.pause()
 
-    def hold(self) -> None:
-        """Start nothing until `go_on`, if that ever comes; whoever waits for a start learns of it."""
+    def pause(self) -> None:
+        """Start nothing until `resume`, if that ever comes; whoever waits for a start learns of it."""
         self._no_starts.set()
 
-    def go_on(self) -> None:
-        """Start again after `hold`, unless the run has ended meanwhile."""
+    def resume(self) -> None:
+        """Start again after `pause`, unless the run has ended meanwhile."""
         if self.reason is None:
             self._no_starts.clear()
 

@@ -88,8 +88,9 @@ class StorageProof:
         log.event(
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
+        latest = deadlines.settle if deadlines.save.passed else deadlines.save
         seconds = deadlines.settle.remaining / 2  # the rest is for the job's own end
-        await self.tell(min(seconds, CALL_SECONDS))
+        await self.tell(latest.within(min(seconds, CALL_SECONDS)))
 
     async def tell(self, within: Within) -> None:
         """Tell the database of a refusal that it has not taken yet."""

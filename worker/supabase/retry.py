@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from worker.backoff import retried
-from worker.deadline import Within, enforced
+from worker.deadline import Within, timeout
 from worker.errors import QueueUnavailable
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ async def call_with_retry(
                 return await attempt()
 
     with _told(what):
-        async with enforced(within) as whole:
+        async with timeout(within) as whole:
             return await retried(one, repeated, most, 0.5, 2.0)(whole)
 
 

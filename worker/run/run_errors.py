@@ -1,4 +1,4 @@
-"""What is done about errors that concern more than one job: change the model over, or stop the run."""
+"""Errors that concern more than one job: change the model, or stop the run."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ async def storage_lost(context: RunContext, error: GenerationError) -> None:
     if isinstance(error, Misconfigured):
         await _misconfigured(context, error)
     else:
-        context.stop.no_more_starts("queue_lost", f"{error.message}; the run started nothing more")
+        context.stop.abort("queue_lost", f"{error.message}; the run started nothing more")
 
 
 async def _misconfigured(context: RunContext, error: Misconfigured) -> None:
-    if context.stop.reason == "misconfigured":
+    is_known = context.stop.reason == "misconfigured"
+    context.stop.abort("misconfigured", error.message)
+    if is_known:
         return
-    context.stop.no_more_starts("misconfigured", error.message)
     if isinstance(error, ModelRetired):
         context.stop.problem = f"{error.message} {await _hint(context, error)}"
     log.event("misconfigured", level="error", code=error.code, reason=context.stop.problem)
@@ -71,7 +72,7 @@ async def _change_over(context: RunContext, error: ModelRetired) -> None:
         found = await retire(context.services.queue, retired, instead, deadline)
     except GenerationError as failed:
         log.event("successor_not_remembered", level="error", code=failed.code, reason=failed.message)
-        context.stop.no_more_starts("queue_lost")
+        context.stop.abort("queue_lost")
         return
     if found.successor is None:
         await _misconfigured(context, error)
@@ -85,6 +86,7 @@ async def _change_over(context: RunContext, error: ModelRetired) -> None:
 
 
 def _tell_missing_bucket(context: RunContext, error: PhotoBucketMissing) -> None:
-    if context.summary.order_problem != error.message:
-        log.event("misconfigured", level="error", code=error.code, reason=error.message)
     context.summary.order_problem = error.message
+    if error.message not in context.logged_problems:
+        context.logged_problems.add(error.message)
+        log.event("misconfigured", level="error", code=error.code, reason=error.message)
