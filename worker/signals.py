@@ -1,7 +1,7 @@
-"""Lets a running request learn of SIGTERM at once, without taking the signal away from the server.
+"""Notifies running requests of SIGTERM immediately and passes the signal on to the server.
 
-gunicorn's uvicorn worker, and uvicorn alone, set their handlers before the first request, so ours is
-laid over theirs then and calls theirs in turn.
+gunicorn's uvicorn worker and plain uvicorn install their handlers before the first request. At the first
+request our handler replaces theirs and calls them.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)  # Cloud Run and systemd; Ctrl-C
 
 
 def chain(stop: Callable[[], None]) -> bool:
-    """Have `stop` called in the running event loop when the process is told to end; then the handler before.
+    """On the first SIGTERM or SIGINT, call `stop` in the running event loop, then the previous handler.
 
-    Once only: the first signal puts the handlers back, so that a second one is the server's alone. A signal
-    that had no handler only stops, and a second one ends the process as it always has. Returns False and
-    changes nothing outside the main thread, where Python has no signals. Raises RuntimeError without a loop.
+    The first signal restores the previous handlers, so that a second one goes to the server alone. If the
+    previous handler is the default one, the first signal only calls `stop`, and a second one ends the
+    process. Returns False and changes nothing outside the main thread, where Python delivers no signals.
+    Raises RuntimeError without a running loop.
     """
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         return False
     found = {number: signal.getsignal(number) for number in SIGNALS}
-    # None is a handler that Python cannot put back, SIG_IGN somebody's wish that the signal does nothing.
+    # None is a handler that Python cannot restore; a signal set to SIG_IGN stays ignored.
     before = {number: handler for number, handler in found.items() if handler not in (None, signal.SIG_IGN)}
 
     def handle(number: int, frame: FrameType | None) -> None:
         for each, handler in before.items():
             if signal.getsignal(each) is handle:
                 signal.signal(each, handler)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no run is left to stop
             loop.call_soon_threadsafe(stop)
         previous = before[signal.Signals(number)]
         if callable(previous):

@@ -43,7 +43,7 @@ WRONG_KEY = ImageErred(5, Misconfigured("key_invalid", "bad key"), sent=True)
 NOT_STARTED = ImageNotStarted(6, "budget")
 GONE = ImageDiscarded(7, job_final=True)
 MADE = ImageMade(8)
-RELEASED = "The run's time was up before this could start; the next run takes it."
+RELEASED = "The run ended before this job started; the next run will pick it up."
 
 errors = st.sampled_from(
     [

@@ -1,4 +1,4 @@
-"""What one run works with, and what its parts share."""
+"""The context of one run: its services and the state that its parts share."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ SHUTDOWN_SECONDS = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all runs of a worker share.
+    """Services that all runs of a worker share.
 
-    `open_photos` opens a run's photos, given the buckets and hosts that they may come from.
-    `request_memory` is for the photos in requests to Gemini.
+    `open_photos` takes the allowed buckets and hosts. `request_memory` limits the bytes of photos in requests
+    to Gemini.
     """
 
     queue: Queue
@@ -51,10 +51,10 @@ class Services:
 
 
 class RunContext:
-    """One run: its services, deadlines, pace and jobs, why it stops, and what came of it so far.
+    """One run: its services, deadlines, rate limiter, jobs, stop state and summary.
 
-    `photos`, `prices` (dollars of an image by model) and `database_time` are known from the first claim on.
-    Once `must_finish` is set the database may hold jobs for this run. `queue_ran_dry` says that the last
+    `photos`, `prices` (dollars per image, by model) and `database_time` are set by the first claim.
+    `must_finish` means that the database may hold jobs for this run. `queue_ran_dry` means that the last
     claim got fewer jobs than it asked for.
     """
 
@@ -84,22 +84,25 @@ class RunContext:
         self.queue_ran_dry = False
 
     def request_shutdown(self) -> None:
-        """Claim and start nothing more, and answer within SHUTDOWN_SECONDS."""
+        """Stop claiming and starting requests, and respond within SHUTDOWN_SECONDS."""
         self.stop.abort("shutdown")
         self.deadlines.shorten(SHUTDOWN_SECONDS)
 
     def use_model(self, model: str) -> None:
-        """Ask another model from now on."""
+        """Use another model from now on."""
         if model != self.model:
             self.model = self.summary.model = model
             self.limiter.use(model)
 
     def not_tried(self, error: GenerationError) -> bool:
-        """Whether what failed before a request was sent counts as no try: the run was stopped meanwhile."""
+        """Whether an error before the first request spends no attempt, because the run was stopped."""
         return self.stop.paused and isinstance(error, (Transient, QueueUnavailable))
 
     def count_answer(self, job: Job, asked: str, image: GeneratedImage) -> None:
-        """Count an image at the model that made it, and those beside it; tell of another model once a run."""
+        """Count an image under the model that made it, and the extra images in its answer.
+
+        Logs once per run if another model answered than the one asked.
+        """
         self.jobs.count_requests(job.id, image.extra_images)
         self.summary.extra_images += image.extra_images
         answering = image.usage.model

@@ -1,11 +1,11 @@
-"""The deadlines of one run on the monotonic clock, which a shutdown moves nearer.
+"""The deadlines of one run, on the monotonic clock; a shutdown shortens them.
 
-start     nothing new after this that could not finish, judged by the observed latency
-generate  calls to Gemini still under way are cut
-save      what Gemini gave by then is stored and recorded
-settle    jobs that have ended by then are settled
-answer    the response leaves; what is still stuck is abandoned
-end       the invocation is over
+start     the last time to start a request: `generate` less the observed latency
+generate  pending requests to Gemini are cancelled
+save      storing and recording images ends
+settle    settling jobs as they end stops
+answer    the response is sent; jobs still pending are abandoned
+end       the invocation times out
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from worker.deadline import Deadline
 from worker.settings import MAX_RUN_SECONDS
 
 UNKNOWN_LATENCY_SECONDS = 15.0
-"""Assumed until a model has made its first images: 1.5 times what gemini-2.5-flash-image usually takes."""
+"""Assumed until a model has made its first images: 1.5 times the usual latency of gemini-2.5-flash-image."""
 
 _BEFORE_END = {"generate": 1.0, "save": 0.4, "settle": 0.33, "answer": 0.25, "end": 0.0}
-"""How much of the margin each deadline leaves: 60 % for storing and recording, 7 % for jobs whose last
-record was cut to end, 8 % for the last settle and the run's row, 25 % for the response itself."""
+"""The share of the margin left after each deadline: 60 % of the margin is for storing and recording, 7 % for
+jobs to end whose last record was cancelled, 8 % for the last settle and the run's row, 25 % for the
+response."""
 
 
 class Deadlines:
-    """The deadlines of a run of `seconds`, whose last `margin_seconds` are for what follows the calls."""
+    """The deadlines of a run of `seconds`; the last `margin_seconds` are reserved for the work after the
+    requests."""
 
     def __init__(self, seconds: float, margin_seconds: float, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -39,18 +41,18 @@ class Deadlines:
         self.start = Deadline(self._latest_start(), monotonic)
 
     def expect_latency(self, seconds: float | None) -> None:
-        """A call takes so long, as observed; None while that is not known."""
+        """Set the observed latency of a request; None if it is unknown."""
         self._latency_seconds = seconds
         self.start.move(self._latest_start())
 
     @property
     def finish(self) -> Deadline:
-        """When the run's last call is cut: at `answer`, or halfway from now to `end` if that is later."""
+        """The deadline of the run's last RPC: `answer`, or halfway from now to `end` if that is later."""
         halfway = self.end.within(self.end.remaining / 2)
         return halfway if halfway.at > self.answer.at else self.answer
 
     def shorten(self, seconds: float) -> None:
-        """End within `seconds` at the latest, as SIGTERM asks; every call under way is cut accordingly."""
+        """Shorten all deadlines so that the run ends within `seconds`; pending calls are shortened too."""
         if self.end.remaining <= seconds:
             return
         for name, at in _times(self._monotonic(), seconds, seconds / 2).items():

@@ -1,4 +1,4 @@
-"""One image: memory → place → slot → generate → store → record; how it ended is a value."""
+"""One image: memory → place → slot → generate → store → record. Returns the outcome as a value."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from worker.settings import STORE_SECONDS
 from worker.supabase.storage import object_path, photo_row
 
 LONGEST_RETRY_SECONDS = 2.0
-"""Between the two tries of one call; who is asked to wait longer comes back in a later run."""
+"""Longest wait between the two tries of a request; after a longer server delay a later run retries."""
 
 
 @dataclass(slots=True)
 class Image:
-    """An image to make, and how far it came, so that its end can be told truly.
+    """An image to make, and its progress: whether a request was `sent` and an image was `paid` for.
 
-    `job_ended` is shared by the images of a job and set once one of them learns that the job is final.
+    `job_ended` is shared by all images of the job and is set when one of them finds that the job is final.
     """
 
     job: Job
@@ -45,13 +45,13 @@ class Image:
 
 
 async def make_image(context: RunContext, image: Image) -> ImageOutcome:
-    """Make the image; expected failures become its outcome."""
+    """Make the image and return its outcome, which includes expected failures."""
     memory = context.services.request_memory.hold(image.job.user_folder, image.request.photo_bytes)
     async with AsyncExitStack() as held:
-        # Memory first: who waits for their own share of it keeps no place from others.
+        # Memory before a place: a user who waits for memory must not block a place.
         try:
             with context.jobs.waiting(image.job):
-                async with context.deadlines.generate.timeout():  # a longer run may hold it
+                async with context.deadlines.generate.timeout():  # another run may hold the memory longer
                     await held.enter_async_context(memory)
         except TimeoutError:
             reason = context.limiter.why_not(context.deadlines.start, image.job_ended)
@@ -85,7 +85,7 @@ async def _generate_and_save(context: RunContext, image: Image) -> ImageOutcome:
 
 
 async def _generate(context: RunContext, image: Image) -> GeneratedImage:
-    """Request the image, and once more after a transient error, if there is time."""
+    """Request the image, and retry once after a transient error if there is time."""
     try:
         return await _request(context, image)
     except Transient as first:
@@ -105,7 +105,7 @@ async def _generate(context: RunContext, image: Image) -> GeneratedImage:
 
 
 def _is_last(context: RunContext, error: Transient) -> bool:
-    """Whether another try in this run is not worth waiting for."""
+    """Whether a retry would wait too long or start too late for this run."""
     asked = error.retry_after_seconds or 0.0
     return asked > LONGEST_RETRY_SECONDS or context.stop.paused or context.deadlines.start.passed
 
@@ -113,7 +113,7 @@ def _is_last(context: RunContext, error: Transient) -> bool:
 async def _request(context: RunContext, image: Image) -> GeneratedImage:
     """Wait for a slot and send one request."""
     gemini = context.services.gemini
-    gemini.prepare()  # before there is a slot, which would be void by the time the SDK is imported
+    gemini.prepare()  # before taking a slot, which would expire during the SDK's import
     epoch = await context.limiter.acquire(context.deadlines.start, image.job_ended)
     image.sent = True
     context.jobs.count_requests(image.job.id)
@@ -124,14 +124,14 @@ async def _request(context: RunContext, image: Image) -> GeneratedImage:
         await context.limiter.report(error.facts, epoch)
         raise
     except TimeoutError as exc:
-        raise Transient(CUT, "The run's time was up while the photo was being made.") from exc
+        raise Transient(CUT, "The run timed out during the request to Gemini.") from exc
 
 
 async def _save(context: RunContext, image: Image, generated: GeneratedImage) -> ImageOutcome:
     """Store an image and record it.
 
-    What is stored when recording fails is recovered by a later claim; of what could not be stored all
-    workers learn.
+    If recording fails, a later claim recovers the stored image. If storing fails, the failure is recorded
+    in the database for all workers.
     """
     path = object_path(image.job, image.index, generated.data)
     try:
@@ -145,7 +145,7 @@ async def _save(context: RunContext, image: Image, generated: GeneratedImage) ->
 async def record(
     context: RunContext, job: Job, index: int, path: str, photo: Mapping[str, Any], adopted: bool = False
 ) -> ImageOutcome:
-    """Record a stored image; if it is not wanted, remove the object, which is ours alone."""
+    """Record a stored image. If the database rejects it, remove the object, which nothing else uses."""
     services, deadline = context.services, context.deadlines.save
     answer = await services.queue.record_photo(job, index, photo, deadline)
     if answer.result == "recorded" or answer.storage_path == path:
@@ -153,7 +153,7 @@ async def record(
         return ImageMade(index, adopted)
     try:
         await services.store.remove(path, deadline)
-    except GenerationError as error:  # the image is not wanted all the same; its object is left behind
+    except GenerationError as error:  # the image is still discarded; a sweep removes the orphaned object
         log.event("object_left", level="warning", image=index, code=error.code, reason=error.message)
     log.event("image_discarded", image=index, reason=answer.result)
     return ImageDiscarded(index, job_final=answer.result == "job_final")
@@ -173,7 +173,7 @@ async def _record_refusal(context: RunContext, image: Image, refused: Refused) -
 def _erred(context: RunContext, image: Image, error: GenerationError) -> ImageOutcome:
     level = "error" if isinstance(error, Misconfigured) else "warning"
     if image.paid or isinstance(error, Misconfigured):
-        # What cannot work is not tried, and what cannot be kept is not paid for.
+        # Start no request that would fail, or whose image could not be stored.
         context.stop.pause()
     log.event("image_erred", level=level, image=image.index, code=error.code, paid=image.paid)
     return ImageErred(image.index, error, sent=image.sent, paid=image.paid)

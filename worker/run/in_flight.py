@@ -1,4 +1,4 @@
-"""The jobs that a run has started and not settled: who takes a place, who only waits, what has ended."""
+"""The jobs that a run has started but not settled: which occupy a place, which wait, which have ended."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from worker.jobs import Job
 from worker.run.outcome import JobEnd
 
 PATIENCE_SECONDS = 1.0
-"""How long a job may wait for its photos, or for memory for them, before its place goes to others."""
+"""How long a job keeps its place while it waits for photos or memory."""
 
 MOST_WAITING = 3
-"""How many times the places of a run may be held by jobs that wait so and take none."""
+"""Limit of waiting jobs without a place, as a multiple of the run's places."""
 
 
 class JobsInFlight:
-    """The jobs of one run; its length is their number. One task at a time may wait for a change.
+    """The jobs of one run; `len` is their number. One task at a time may wait for a change.
 
-    `places` is how many jobs a run works on at a time. A job that waits for its photos, or for its user's
-    share of the memory for them, takes no place, so it does not keep other users' jobs from being claimed.
-    A user with half as many such jobs as there are places gets no more until one has ended.
+    `places` is how many jobs a run processes concurrently. A job that waits for its photos, or for its user's
+    share of memory, gives up its place after PATIENCE_SECONDS, so that other users' jobs can be claimed. A
+    user with half as many such jobs as there are places gets no more until one of them continues or ends.
 
-    `requests` counts those that were sent for jobs that are not settled, by the job's id.
+    `requests` counts the requests sent for each job that is not settled, by job id.
     """
 
     def __init__(self, places: int, monotonic: Callable[[], float]) -> None:
@@ -42,27 +42,27 @@ class JobsInFlight:
         return len(self._jobs)
 
     def start(self, job: Job, work: Coroutine[None, None, JobEnd]) -> None:
-        """Begin to work on a job."""
+        """Start processing a job."""
         log.event("job_claimed", job=job.id, batch=job.batch_id, attempt=job.attempt, images=len(job.missing))
         task = asyncio.create_task(work)
         task.add_done_callback(lambda _: self._change.set())
         self._jobs[task] = job
 
     def take_ended(self) -> list[JobEnd]:
-        """The jobs that have ended; they are in flight no longer."""
+        """Remove and return the jobs that have ended."""
         ended = {task: task.result() for task in self._jobs if task.done()}
         for task in ended:
             del self._jobs[task]
         return list(ended.values())
 
     def abandon(self) -> None:
-        """Stop what is still under way, without waiting for it; finishing the run gives the jobs back."""
+        """Cancel all jobs without waiting for them; finishing the run releases them."""
         for task, job in self._jobs.items():
             task.cancel()
             log.event("job_abandoned", level="error", job=job.id, batch=job.batch_id)
 
     async def wait_for_change(self, deadline: Deadline) -> None:
-        """Wait until something has changed since the last time, at most until the deadline."""
+        """Wait for a change since the last call, at most until the deadline."""
         try:
             async with deadline.timeout():
                 await self._change.wait()
@@ -71,13 +71,13 @@ class JobsInFlight:
         self._change.clear()
 
     def count_requests(self, job_id: int, requests: int = 1) -> None:
-        """Count requests that have been sent for a job, and images that an answer had beyond one."""
+        """Count requests sent for a job, and extra images in an answer, which are billed like requests."""
         self.requests[job_id] += requests
         self._change.set()
 
     @contextmanager
     def waiting(self, job: Job) -> Iterator[None]:
-        """Note that a job, or an image of it, waits for its photos or its user's share of memory."""
+        """Mark a job, or an image of it, as waiting for its photos or its user's share of memory."""
         since = self._monotonic()
         self._waits[job.id].append(since)
         patience = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._change.set)
@@ -91,21 +91,21 @@ class JobsInFlight:
             self._change.set()
 
     def waiting_jobs(self) -> Sequence[Job]:
-        """The jobs that have waited for so long that they take no place any more."""
+        """The jobs that have waited so long that they no longer occupy a place."""
         return [job for job in self._jobs.values() if self._waits_long(job)]
 
     def free_places(self) -> int:
-        """How many jobs more the run could work on."""
+        """How many more jobs the run could process."""
         waiting = min(len(self.waiting_jobs()), MOST_WAITING * self.places)
         return self.places - len(self._jobs) + waiting
 
     def users_at_limit(self) -> Sequence[str]:
-        """The users of whom nothing more should be claimed now: enough of their jobs wait."""
+        """The users whose jobs should not be claimed now, because too many of them are waiting."""
         waiting = Counter(job.user_id for job in self.waiting_jobs())
         return [user for user, jobs in waiting.items() if 2 * jobs >= self.places]
 
     def unsent_images(self) -> int:
-        """How many images no request has been sent for, but for those of jobs that take no place."""
+        """How many images have no request sent yet, not counting jobs without a place."""
         jobs = [job for job in self._jobs.values() if not self._waits_long(job)]
         return sum(max(len(job.missing) - self.requests[job.id], 0) for job in jobs)
 

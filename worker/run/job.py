@@ -1,4 +1,4 @@
-"""One job: recover what an earlier claim stored, fetch the photos, make the missing images, decide."""
+"""One job: recover images stored by an earlier claim, fetch the photos, make the missing images, decide."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from worker.run.prompt import build_prompt
 
 
 async def process_job(context: RunContext, job: Job, photos: RunPhotos) -> JobEnd:
-    """Work on a job. Whatever is unexpected becomes a retry, bounded by the job's attempts."""
+    """Process a job. An unexpected error becomes a retry, limited by the job's maximum attempts."""
     with log.bound(job=job.id, batch=job.batch_id):
         try:
             images = await _make_missing(context, job, photos)
-        except Exception:  # noqa: BLE001 - the one boundary where an unknown error ends
+        except Exception:  # noqa: BLE001 - the only place that catches unknown errors
             log.event("job_crashed", level="error", exc_info=True)
-            outcome = Retry("internal", "An unexpected error; the worker's log has its traceback.")
+            outcome = Retry("internal", "Unexpected error; see the traceback in the worker's log.")
             return JobEnd(job, (), outcome)
         return JobEnd(job, images, decide(images))
 
@@ -51,7 +51,7 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
             if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in recovered):
                 return recovered
             fetched = await _fetch_photos(context, job, photos, held)
-        except TimeoutError:  # of the run: a photo that is late by itself is Transient
+        except TimeoutError:  # the run's deadline; the timeout of a single photo is Transient
             reason: NotStartedReason = "stopped" if context.stop.paused else "budget"
             return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
         except GenerationError as error:
@@ -60,7 +60,7 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
 
 
 async def _recover_stored(context: RunContext, job: Job) -> Sequence[ImageOutcome]:
-    """Record what an earlier claim stored and could not record; nothing is paid for twice."""
+    """Record images that an earlier claim stored but did not record, so that nothing is paid for twice."""
     stored = await context.services.store.stored(job, context.deadlines.generate)
     return [
         await record(context, job, index, stored[index].path, stored[index].photo, adopted=True)
@@ -72,10 +72,9 @@ async def _recover_stored(context: RunContext, job: Job) -> Sequence[ImageOutcom
 async def _fetch_photos(
     context: RunContext, job: Job, photos: RunPhotos, held: AsyncExitStack
 ) -> tuple[Photo, ...]:
-    """Every photo of the job, once there is memory for them, which `held` keeps.
+    """Wait for memory, which `held` then keeps reserved, and fetch every photo of the job.
 
-    Raises TimeoutError when the run's time is up, and what fetching a photo raises: the first that fails
-    ends the wait for the others.
+    Raises TimeoutError at the run's deadline, and the first error of a fetch, which cancels the others.
     """
     with context.jobs.waiting(job):
         async with context.deadlines.generate.timeout():
@@ -91,7 +90,7 @@ async def _fetch_photos(
 
 
 async def _fetch_photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
-    """One photo; its errors say which of the order's photos it is, for the person who ordered."""
+    """Fetch one photo. Error messages name its role and number in the order, for the customer."""
     which = f"Training photo {place}" if place else "Example photo"
     try:
         return await reserved.fetch(job.photo_references[place])
@@ -107,7 +106,7 @@ async def _make_images(
     request = GenerationRequest(context.model, build_prompt(job), photos, job.aspect_ratio)
     job_ended = asyncio.Event()
     images = [make_image(context, Image(job, index, request, job_ended)) for index in missing]
-    # All of them, even if one fails unexpectedly: its neighbours may have been paid for.
+    # Wait for all, even if one fails unexpectedly: the others may have been paid for.
     outcomes = await asyncio.gather(*images, return_exceptions=True)
     return [_outcome(outcome) for outcome in outcomes]
 

@@ -1,4 +1,4 @@
-"""Memory shared by all runs of a worker: who may hold how many bytes, and who has to wait."""
+"""Byte budgets shared by all runs of a worker, divided fairly between users."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 PHOTO_BYTES = 192 * 1024 * 1024
-"""Of source photos: those that jobs hold, and those kept for the next job."""
+"""Limit for source photos: those that jobs hold, and those cached for later jobs."""
 
 CALL_BYTES = 104 * 1024 * 1024
-"""Of photos in calls to Gemini, which the calls encode as they send them."""
+"""Limit for photos in requests to Gemini, which are encoded while they are sent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,12 +28,12 @@ class _Waiter:
 class ByteBudget:
     """At most `limit` bytes are held at a time, and at most half of them by one owner.
 
-    `alone` is how much one owner may hold while no other holds or wants any; the half by default, which
-    leaves the other half to whoever comes. Owners take turns by bytes (start-time fair queueing, as in the
-    queue), so that large sizes of one owner come after the many small ones that another may have meanwhile;
-    an owner's own come as they were asked for. Who has to wait for an owner's own half holds up that owner
-    alone. A size above the limit is granted once nothing else is held, one above the half once its owner
-    holds nothing.
+    `alone` is how much one owner may hold while no other owner holds or waits; half of `limit` by default,
+    which leaves the other half for the next owner. Requests are granted in the order of start-time fair
+    queueing by bytes, as in the job queue, so that one owner's large requests do not delay another's small
+    ones; requests of the same owner are granted in order. A request that exceeds its owner's half delays only
+    that owner. A request larger than `limit` is granted when nothing else is held, one larger than half when
+    its owner holds nothing.
     """
 
     def __init__(self, limit: int, *, alone: int | None = None) -> None:
@@ -48,12 +48,12 @@ class ByteBudget:
 
     @property
     def free(self) -> int:
-        """Bytes that nobody holds; below zero while one holds more than there is."""
+        """Bytes not held; negative while a single request larger than `limit` is held."""
         return self._limit - self._total
 
     @asynccontextmanager
     async def hold(self, owner: str, size: int) -> AsyncIterator[None]:
-        """Hold `size` bytes while the context is open, once there is room for them."""
+        """Wait for `size` bytes, and hold them while the context is open."""
         held = False
 
         def granted() -> None:
@@ -69,9 +69,9 @@ class ByteBudget:
                 self.add(owner, -size)
 
     async def wait(self, owner: str, size: Callable[[], int], granted: Callable[[], None]) -> None:
-        """Wait until there is room for `size()` bytes, then call `granted`, which must add them.
+        """Wait until `size()` bytes are free, then call `granted`, which must `add` them.
 
-        Both are called without a pause between them, so what `size` has seen still holds in `granted`.
+        Both are called without an await in between, so `granted` sees the same state as `size`.
         A cancelled caller may have been granted its bytes.
         """
         waiter = _Waiter(owner, self._take_turn(owner, size()), size, granted)
@@ -85,7 +85,7 @@ class ByteBudget:
                 self._serve()
 
     def add(self, owner: str, size: int) -> None:
-        """Count `size` more bytes as held by the owner, or fewer if it is negative."""
+        """Add `size` bytes to what the owner holds; a negative size releases them."""
         self._held[owner] += size
         self._total += size
         if not self._held[owner]:
@@ -94,7 +94,7 @@ class ByteBudget:
             self._serve()
 
     def _take_turn(self, owner: str, size: int) -> float:
-        """When what is asked for now is due, counted in bytes that each owner has had."""
+        """The virtual start time of a new request, in bytes granted per owner."""
         turn = max(self._next_turn.get(owner, 0), self._now)
         self._next_turn = {name: due for name, due in self._next_turn.items() if due > self._now}
         self._next_turn[owner] = turn + size
@@ -111,7 +111,7 @@ class ByteBudget:
                 behind.add(waiter.owner)
             elif self._fits(self._total, size, self._limit):
                 self._waiting.remove(waiter)
-                # Time goes on with every grant, or owners who are new would always come before the others.
+                # Virtual time advances with every grant; otherwise new owners would always come first.
                 self._now = max(self._now, waiter.turn) + (size / len(owners) if len(owners) > 1 else 0)
                 waiter.granted()
                 waiter.future.set_result(None)

@@ -1,4 +1,4 @@
-"""When Google does not have a model any more: which one to go on with, and what an operator can do."""
+"""Handles a model that Google has retired: records its successor and tells the operator what to do."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ LIST_SECONDS = 10.0
 
 
 class Lister(Protocol):
-    """What asks Google which models there are; raises a GenerationError."""
+    """Lists the models that Google offers; raises a GenerationError."""
 
     async def models(self, timeout_seconds: float) -> frozenset[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeOver:
-    """The model to go on with, and both prices in words; nothing where there is no such model."""
+    """The successor model and a note with both prices; both None if there is no successor."""
 
     successor: str | None
     note: str | None
 
 
 async def retire(database: Database, model: str, instead: str | None, within: Within) -> ChangeOver:
-    """Remember that Google answered 404 for `model`; `instead` is what the operator named for this case."""
+    """Record that Google answered 404 for `model`; `instead` is the fallback the operator configured."""
     params = {"p_model": model, "p_successor": instead}
     answer = await database.rpc("retire_generation_model", params, within)
     return ChangeOver(answer["successor"], answer["note"])
 
 
 async def known_models(database: Database, within: Within = LIST_SECONDS) -> KnownModels:
-    """What the database knows of the models: nothing if it does not answer."""
+    """The models that the database knows; none if it does not answer."""
     try:
         return KnownModels(await database.rpc("generation_models", {}, within))
     except GenerationError:
@@ -43,7 +43,7 @@ async def known_models(database: Database, within: Within = LIST_SECONDS) -> Kno
 
 
 async def listed_models(gemini: Lister, seconds: float = LIST_SECONDS) -> frozenset[str]:
-    """The models that Google lists: none if it does not answer."""
+    """The models that Google lists; none if it does not answer."""
     try:
         return await gemini.models(seconds)
     except GenerationError:
@@ -51,15 +51,15 @@ async def listed_models(gemini: Lister, seconds: float = LIST_SECONDS) -> frozen
 
 
 async def hint(database: Database, gemini: Lister, model: str, within: Within, seconds: float) -> str:
-    """What an operator can do about a model that is gone: a model that Google has, and its price."""
+    """Advice to the operator about a retired model: an available model and its price."""
     known = await known_models(database, within)
     return hint_of(known, model, await listed_models(gemini, seconds))
 
 
 def hint_of(known: KnownModels, model: str, alive: frozenset[str]) -> str:
-    """The same, of what is known and what Google lists."""
+    """The advice of `hint`, from the known models and those that Google lists as `alive`."""
     instead = known.instead_of(model, alive)
     if instead is None:
-        return "Set GEMINI_MODEL_NAME to an image model that Google has: https://ai.google.dev/gemini-api/docs/models."
+        return "Set GEMINI_MODEL_NAME to an available image model: see https://ai.google.dev/gemini-api/docs/models."
     prices = known.costs(*(name for name in (instead, model) if known.price(name)))
-    return f"Set GEMINI_MODEL_NAME={instead}, which Google has{f'; {prices}' if prices else ''}."
+    return f"Set GEMINI_MODEL_NAME={instead}, which is available{f'; {prices}' if prices else ''}."

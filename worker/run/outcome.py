@@ -1,4 +1,4 @@
-"""What became of an image and of a job: frozen values, and the rule that makes the one from the others."""
+"""The outcomes of images and jobs as frozen values, and the rule that derives a job's from its images'."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from worker.errors import (
 from worker.jobs import Job
 
 CUT = "cut"
-"""Code of the error of a call that was under way when the run's time was up."""
+"""Error code of a request that was cancelled at the run's deadline."""
 
 NotStartedReason = Literal["budget", "rate_limited", "stopped"]
 
 
 @dataclass(frozen=True, slots=True)
 class ImageMade:
-    """Stored and recorded; `adopted` when an earlier claim had generated it."""
+    """Stored and recorded; `adopted` if an earlier claim generated it."""
 
     index: int
     adopted: bool = False
@@ -32,7 +32,7 @@ class ImageMade:
 
 @dataclass(frozen=True, slots=True)
 class ImageDiscarded:
-    """Generated or found, but not wanted any more: the job ended meanwhile, or somebody else was first."""
+    """Generated or recovered, but not recorded: the job is final, or another worker recorded this index."""
 
     index: int
     job_final: bool
@@ -40,7 +40,7 @@ class ImageDiscarded:
 
 @dataclass(frozen=True, slots=True)
 class ImageErred:
-    """Not made, and why; `sent` when a request reached Gemini for it, `paid` when its bytes reached us."""
+    """Failed with `error`; `sent` if a request went to Gemini, `paid` if the image's bytes were received."""
 
     index: int
     error: GenerationError
@@ -50,7 +50,7 @@ class ImageErred:
 
 @dataclass(frozen=True, slots=True)
 class ImageNotStarted:
-    """No request was sent for it: the time, the quota or the run was at its end."""
+    """No request was sent: no time or quota was left, or the run stopped."""
 
     index: int
     reason: NotStartedReason
@@ -61,12 +61,12 @@ ImageOutcome = ImageMade | ImageDiscarded | ImageErred | ImageNotStarted
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Every image is made or given up for good; the database says whether that is success."""
+    """Every image is made or has failed permanently; the database decides whether the job succeeded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job can never work. As in all outcomes, the message is for the customer."""
+    """The job can never succeed. As in all outcomes, the message is for the customer."""
 
     code: str
     message: str
@@ -74,7 +74,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Worth another try, after the server's delay at least; an attempt, unless only Supabase failed."""
+    """Retry the job after at least the server's delay. Spends an attempt, unless only Supabase failed."""
 
     code: str
     message: str
@@ -84,7 +84,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class PutAside:
-    """The quota is used up: wait for it; the attempt is not spent."""
+    """The quota is used up: wait until it resets. Spends no attempt."""
 
     message: str
     delay_seconds: float | None
@@ -93,7 +93,7 @@ class PutAside:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back as it was; the attempt counts only if a request was sent that may have been answered."""
+    """Released back to the queue. Spends an attempt only if a request was sent that may be billed."""
 
     code: str
     message: str
@@ -102,7 +102,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Not ours any more: cancelled, or claimed by somebody else. Nothing is settled."""
+    """The job was cancelled or claimed by another worker; this run does not settle it."""
 
 
 JobOutcome = Completed | Failed | Retry | PutAside | Released | Abandoned
@@ -110,7 +110,7 @@ JobOutcome = Completed | Failed | Retry | PutAside | Released | Abandoned
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """How work on a job ended, before it is settled."""
+    """A processed job and its outcome, not yet settled."""
 
     job: Job
     images: Sequence[ImageOutcome]
@@ -118,11 +118,11 @@ class JobEnd:
 
 
 def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
-    """The job's outcome from those of its images; the first that applies, in this order:
+    """Derive the job's outcome from those of its images. The first that applies wins, in this order:
 
-    ended meanwhile, misconfigured, impossible as ordered, paid for and not kept, quota used up, worth a
-    retry, not all started, complete. A refused image counts as done: it was recorded as such. An image that
-    was paid for and not kept spends the attempt, whatever else happened.
+    job already final, misconfigured, bad input, paid for but not stored, quota used up, other errors (retry),
+    not all started, complete. A refused image counts as done, because its refusal is recorded. An image that
+    was paid for but not stored always spends the attempt.
     """
     if any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
         return Abandoned()
@@ -182,10 +182,10 @@ def _reached_gemini(outcome: ImageOutcome) -> bool:
 def _why_not_started(reason: NotStartedReason) -> str:
     match reason:
         case "budget":
-            return "The run's time was up before this could start; the next run takes it."
+            return "The run ended before this job started; the next run will pick it up."
         case "rate_limited":
-            return "The quota was used up before this could start; a later run takes it."
+            return "The quota was used up before this job started; a later run will pick it up."
         case "stopped":
-            return "The run stopped before this could start; a later run takes it."
+            return "The run was stopped before this job started; a later run will pick it up."
         case _:
             assert_never(reason)

@@ -1,7 +1,7 @@
-"""The source photos that a worker holds in memory, for all its runs together and each only once.
+"""The source photos that a worker holds in memory; all runs share them, and each photo is held once.
 
-A job reserves memory for its photos before the first is fetched, and lets them go when it ends. Until the
-last run ends that may use them, photos stay for the next job, as far as there is room.
+A job reserves memory for its photos before it fetches the first one, and releases it when it ends. Released
+photos stay cached for later jobs while there is memory, until the last run that may use them ends.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from worker.photos.fetch import MAX_PHOTO_BYTES
 from worker.run.memory import ByteBudget
 
 Key = tuple[str, str]
-"""A user's folder and a reference: photos are never shared between users."""
+"""A user's folder and a photo reference; photos are never shared between users."""
 
 
 class PhotoSource(Protocol):
-    """What fetches a photo; raises BadInput, Transient or Misconfigured."""
+    """Fetches a photo; raises BadInput, Transient or Misconfigured."""
 
     async def fetch(self, reference: str, user_folder: str) -> Photo: ...
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A photo: wanted, on its way, or here. `size` counts the largest photo until the size is known.
+    """A photo that is reserved, being fetched, or loaded. `size` is MAX_PHOTO_BYTES until it is known.
 
-    `holders` are the jobs that want it, `waiting` those that wait for `fetch` now.
+    `holders` is the number of jobs that hold it, `waiting` the number that wait for `fetch`.
     """
 
     began: float
@@ -46,7 +46,7 @@ class _Entry:
 
 
 class PhotoMemory:
-    """Of one worker. `monotonic` returns seconds."""
+    """The photo cache of one worker. `monotonic` returns seconds."""
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
         self._budget = ByteBudget(max_bytes)
@@ -55,13 +55,13 @@ class PhotoMemory:
         self._runs: set[RunPhotos] = set()
 
     def open(self, source: PhotoSource) -> RunPhotos:
-        """The photos of a run that begins now, fetched from `source`."""
+        """The photos of a run that starts now, fetched from `source`."""
         run = RunPhotos(self, source, self._monotonic())
         self._runs.add(run)
         return run
 
     async def reserve(self, keys: Sequence[Key], usable_since: float) -> dict[Key, _Entry]:
-        """Wait until there is room for photos of one user, and hold them; for `RunPhotos`."""
+        """Wait for memory for photos of one user, and hold them; for `RunPhotos`."""
         held: dict[Key, _Entry] = {}
         owner = keys[0][0]
 
@@ -76,7 +76,7 @@ class PhotoMemory:
                 entry.holders += 1
                 self._entries[key] = entry
                 self._entries.move_to_end(key)
-            self._make_room()
+            self._evict()
 
         try:
             await self._budget.wait(owner, size, granted)
@@ -86,7 +86,7 @@ class PhotoMemory:
         return held
 
     def release(self, held: dict[Key, _Entry]) -> None:
-        """Let go of what was reserved; a photo that came is kept for the next job."""
+        """Release reserved photos; loaded ones stay cached for later jobs."""
         for key, entry in held.items():
             entry.holders -= 1
             if not entry.holders:
@@ -94,10 +94,10 @@ class PhotoMemory:
                     del self._entries[key]
                 self._budget.add(key[0], -entry.size)
         self._forget_old()
-        self._make_room()
+        self._evict()
 
     async def fetch(self, key: Key, entry: _Entry, source: PhotoSource) -> Photo:
-        """The photo of a held entry, fetched unless it is here; for `RunPhotos`."""
+        """The photo of a held entry, fetched unless it is loaded; for `RunPhotos`."""
         if entry.refusal:
             raise BadInput(*entry.refusal)
         if entry.photo:
@@ -107,7 +107,7 @@ class PhotoMemory:
         fetch = entry.fetch
         entry.waiting += 1
         try:
-            # Unlike awaiting the task, this neither cancels it with its waiter nor the waiter with it.
+            # Awaiting the task itself would cancel it with its waiter, and the waiter with it.
             await asyncio.wait([fetch])
         finally:
             entry.waiting -= 1
@@ -115,11 +115,11 @@ class PhotoMemory:
                 fetch.cancel()
                 entry.fetch = None
         if fetch.cancelled():
-            raise Transient("photo_fetch_stopped", "the fetch of the photo was stopped")
+            raise Transient("photo_fetch_stopped", "the download of the photo was cancelled")
         return fetch.result()
 
     def close(self, run: RunPhotos) -> None:
-        """Forget what no open run may use; for `RunPhotos`."""
+        """Close a run and drop photos that no open run may use; for `RunPhotos`."""
         self._runs.discard(run)
         self._forget_old()
 
@@ -128,7 +128,7 @@ class PhotoMemory:
         try:
             photo = await source.fetch(reference, user_folder)
         except BadInput as error:
-            entry.refusal = (error.code, error.message)  # not the error: its traceback holds bytes
+            entry.refusal = (error.code, error.message)  # not the error: its traceback keeps bytes in memory
             self._resize(key, entry, 0)
             raise
         entry.photo = photo
@@ -141,17 +141,17 @@ class PhotoMemory:
         entry.size = size
 
     def _usable(self, key: Key, since: float) -> _Entry | None:
-        """What is known of a photo, unless it is older than the run: the user may have replaced it."""
+        """The entry of a photo, unless it is older than the run: the user may have replaced the photo."""
         entry = self._entries.get(key)
         return entry if entry is not None and entry.began >= since else None
 
     @staticmethod
     def _unheld(entry: _Entry) -> int:
-        """The bytes that holding an entry adds to what is held."""
+        """The bytes that holding an entry would add to the reserved memory."""
         return 0 if entry.holders else entry.size
 
-    def _make_room(self) -> None:
-        """Drop photos that nobody holds, the least recently used first, as far as others need the room."""
+    def _evict(self) -> None:
+        """Drop cached photos that no job holds, least recently used first, until the rest fit in memory."""
         unheld = [(key, entry) for key, entry in self._entries.items() if not entry.holders]
         excess = sum(entry.size for _, entry in unheld) - max(self._budget.free, 0)
         for key, entry in unheld:
@@ -177,7 +177,7 @@ class RunPhotos:
 
     @asynccontextmanager
     async def hold(self, references: Sequence[str], user_folder: str) -> AsyncIterator[HeldPhotos]:
-        """Hold memory for photos of one user while the context is open, once there is room for them."""
+        """Wait for memory for photos of one user, and hold it while the context is open."""
         keys = [(user_folder, reference) for reference in dict.fromkeys(references)]
         held = await self._memory.reserve(keys, self.began)
         try:
@@ -186,12 +186,12 @@ class RunPhotos:
             self._memory.release(held)
 
     def close(self) -> None:
-        """Forget the photos that no other run may use."""
+        """Drop the photos that no other run may use."""
         self._memory.close(self)
 
 
 class HeldPhotos:
-    """Photos that a job has reserved memory for."""
+    """Photos for which a job has reserved memory."""
 
     def __init__(self, memory: PhotoMemory, source: PhotoSource, held: dict[Key, _Entry]) -> None:
         self._memory = memory
@@ -199,9 +199,9 @@ class HeldPhotos:
         self._held = {reference: ((folder, reference), entry) for (folder, reference), entry in held.items()}
 
     async def fetch(self, reference: str) -> Photo:
-        """The photo, fetched unless another job has it already. Raises BadInput, Transient or Misconfigured.
+        """The photo, fetched unless another job already has it. Raises BadInput, Transient or Misconfigured.
 
-        BadInput is remembered, anything else is not, so a retry asks again.
+        BadInput is cached; other errors are not, so that a retry fetches again.
         """
         key, entry = self._held[reference]
         return await self._memory.fetch(key, entry, self._source)

@@ -1,15 +1,16 @@
-"""Builds the prompt of a job from the base prompt, the example's prompt and the style options. Pure."""
+"""Builds the prompt of a job from the base prompt, the example's prompt and the style options."""
 
 from __future__ import annotations
 
 from worker.jobs import Job, Style
 
 MAX_CHARS = 12_000
-"""Both prompts (4 000 each) and every option at its longest fit; about 3 000 of the model's 32 768 tokens."""
+"""Fits both prompts (4 000 characters each) and all options at their longest; about 3 000 of the model's
+32 768 tokens."""
 
 
 def build_prompt(job: Job) -> str:
-    """The whole prompt, one paragraph per part: what to show, what the photos are, how it should look."""
+    """The prompt, one paragraph per part: what to show, what each photo is for, the style."""
     paragraphs = [job.base_prompt.strip()]
     if job.example_image_prompt:
         paragraphs.append(job.example_image_prompt.strip())

@@ -1,7 +1,7 @@
-"""The pace of one run: every request to Gemini, retries included, takes a slot of the rate gate first.
+"""The rate limiter of one run: every request to Gemini, including retries, first takes a slot.
 
-The gate in the database decides for all workers. Slots are taken late and near, for as many images as have
-their photos in hand; whichever image waits longest takes the next.
+The rate gate in the database assigns slots to all workers. A run asks for as many slots as it has images
+waiting with their photos loaded, and serves them first come, first served.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from worker.run.stop import Stop
 from worker.supabase.queue import Database
 
 MOST_SLOTS = 1000
-"""That one question may ask for."""
+"""Most slots that one call may request."""
 
 LEAST_WAIT_SECONDS = 0.05
-"""Between two questions to a gate that had no slot: another run may have given up its place."""
+"""Shortest wait between two calls to a gate that had no slot; another run may have released one."""
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
-"""How long nothing is started after a 429 that names no delay and of which the gate could not be told."""
+"""Pause after a 429 without a retry delay that could not be reported to the gate."""
 
 
 class NoSlot(Exception):
-    """There is no slot in time: no request was sent."""
+    """No slot was available in time; no request was sent."""
 
     def __init__(self, reason: NotStartedReason) -> None:
         super().__init__(reason)
@@ -40,9 +40,9 @@ class NoSlot(Exception):
 
 
 class RateLimiter:
-    """The slots of one run. `refusal` says why the gate had none the last time it was asked.
+    """The slots of one run. `refusal` is the gate's reason if its last answer had no slots.
 
-    A slot is void a grace after its time, and once the gate's epoch has moved, as a 429 moves it.
+    A slot expires `graceSeconds` after its time, and when the gate's epoch increases, as after a 429.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RateLimiter:
         self.blocked_until = -math.inf
 
     def use(self, model: str) -> None:
-        """Go to another model's gate; slots of the old one are void."""
+        """Switch to the gate of another model and discard the slots of the old one."""
         self._model = model
         self._slots.clear()
         self._epoch = None
@@ -77,10 +77,10 @@ class RateLimiter:
         self.blocked_until = -math.inf
 
     async def acquire(self, latest: Deadline, ended: asyncio.Event | None = None) -> int:
-        """Wait for a slot, first come first served, and return its epoch, under which a 429 is reported.
+        """Wait for a slot, first come, first served; return its epoch, which `report` needs after a 429.
 
-        Raises NoSlot at once when there is none before `latest`, when the run starts nothing more, or when
-        `ended` is set; QueueUnavailable when the gate cannot be asked.
+        Raises NoSlot as soon as it is known that there is no slot before `latest`, when the run starts no
+        more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
         self._waiting += 1
         try:
@@ -93,24 +93,24 @@ class RateLimiter:
         return epoch
 
     def why_not(self, latest: Deadline, ended: asyncio.Event | None = None) -> NotStartedReason:
-        """Why something that has not started will not start before `latest`."""
+        """Why a waiting request will not start before `latest`."""
         if self._is_over(ended):
             return "stopped"
         return "rate_limited" if self.blocked_until > latest.at or self.refusal else "budget"
 
     async def report(self, facts: QuotaFacts, epoch: int) -> None:
-        """Tell the gate of a 429 under a slot of `epoch`; slots of an epoch that has passed are void.
+        """Report a 429 to the gate, with the `epoch` of its slot, and discard slots of older epochs.
 
-        Of several calls under way at once the gate learns from the first alone: the others' epoch has passed.
-        If the gate cannot be told, at least this run keeps quiet for a while.
+        If several concurrent requests get a 429, the gate adjusts only to the first report, which increases
+        the epoch. If the report fails, this run alone pauses.
         """
         model = self._model
-        told = {
+        reported = {
             "period": facts.period,
             "retryAfterSeconds": facts.retry_after_seconds,
             "limit": facts.limit,
         }
-        params = {"p_model": model, "p_facts": told, "p_epoch": epoch}
+        params = {"p_model": model, "p_facts": reported, "p_epoch": epoch}
         try:
             answer = await self._database.rpc("report_rate_limit", params, self._deadlines.save, tries=1)
         except GenerationError as lost:
@@ -125,7 +125,7 @@ class RateLimiter:
             self._epoch = answer["epoch"]
 
     def block(self, seconds: float) -> None:
-        """Start nothing for `seconds`, as far as this run goes; slots before then are void."""
+        """Start no request of this run for `seconds`; discard slots before then."""
         if seconds <= 0:
             return
         self.blocked_until = max(self.blocked_until, self._monotonic() + seconds)
@@ -136,7 +136,7 @@ class RateLimiter:
         return self._stop.paused or (ended is not None and ended.is_set())
 
     async def _next(self, latest: Deadline, ended: asyncio.Event | None) -> int | None:
-        """Wait for the next slot and return its epoch; None where there is none."""
+        """Wait for the next slot and return its epoch; None if there is none."""
         while not self._is_over(ended):
             now = self._monotonic()
             while self._slots and self._slots[0] + self._grace < now:
@@ -154,10 +154,10 @@ class RateLimiter:
         return None
 
     async def _refill(self, latest: Deadline) -> bool:
-        """Ask for as many slots as images wait. False if there is none before `latest`."""
+        """Request a slot for each waiting image. Returns False if there is none before `latest`."""
         model, answer = self._model, await self._ask(latest)
         if model != self._model or answer["epoch"] < (self._epoch or 0):
-            return True  # overtaken by a change of model or a 429: void before it came
+            return True  # outdated: the model changed or a 429 was reported while the call was pending
         received = self._monotonic()
         self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
@@ -173,7 +173,7 @@ class RateLimiter:
         return True
 
     async def _ask(self, latest: Deadline) -> dict[str, Any]:
-        """Ask the gate once: an answer that is lost costs its slots and nothing else."""
+        """Call the gate once, without retries: a lost answer only wastes its slots."""
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,

@@ -1,4 +1,4 @@
-"""What a caller asks for: one run, or one operator's action. Plain values."""
+"""A caller's request: one run, or one operator action."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_JOBS = 1000
-"""Most jobs one run may be asked for; far above what 240 s can do, it only stops typing errors."""
+"""Limit of `max_jobs`: far more than a run can process in 240 s, so it only catches typos."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """One run as ordered; None leaves the settings' default. `dry_run` only looks and claims nothing."""
+    """One run; None means the default from the settings. With `dry_run`, nothing is claimed."""
 
     max_jobs: int | None = None
     budget_seconds: float | None = None
@@ -21,7 +21,7 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What an operator wants done: a database function and its parameters."""
+    """An operator action: a database function and its parameters."""
 
     function: str
     params: Mapping[str, Any]

@@ -1,6 +1,6 @@
-"""One run: claim jobs, work on many at once, settle them as they end, finish, and sum up.
+"""One run: claim jobs, process many concurrently, settle them as they end, finish, and return a summary.
 
-It ends by itself: when the queue is empty, when its jobs or its time are used up, or when nothing can work.
+A run ends when the queue is empty, its job limit or time budget is reached, or an error affects every job.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from worker.supabase.queue import Claim
 CLAIM_SECONDS = 20.0
 
 CLAIM_PAUSE_SECONDS = 2.0
-"""Between claims of a run that has nothing left but jobs that others need not wait for."""
+"""Longest pause after an empty claim while jobs are still in flight."""
 
 CLAIM_ROUNDS = 2
-"""How many times the images made at a time a run claims ahead: what is claimed stands before others' jobs."""
+"""A run claims up to this many times `images_at_a_time` images. A low value keeps claimed jobs from delaying
+other users' jobs."""
 
 
 async def run(context: RunContext) -> dict[str, Any]:
@@ -38,7 +39,7 @@ async def run(context: RunContext) -> dict[str, Any]:
                 await settle_until(context, lambda: may_claim(context), context.deadlines.save)
             await settle_until(context, lambda: not context.jobs, context.deadlines.settle)
         finally:
-            context.jobs.abandon()  # also of a run that failed or was cancelled: its jobs are given back
+            context.jobs.abandon()  # a failed or cancelled run releases its jobs too
             await finish(context)
         summary = sum_up(context)
         log.event("run_finished", **{k: v for k, v in summary.items() if k not in ("runId", "images")})
@@ -46,10 +47,10 @@ async def run(context: RunContext) -> dict[str, Any]:
 
 
 async def next_claim(context: RunContext) -> Claim | None:
-    """The next jobs to start; None once the run is to claim no more, and `stop` says why."""
+    """The next jobs to start, or None when the run claims no more; `stop` has the reason."""
     while not stop_if_used_up(context):
         if context.stop.paused:
-            # An error that concerns all jobs: how they end says whether the run goes on.
+            # An error that affects all jobs: wait for them to end, then decide whether to continue.
             await settle_until(context, lambda: not context.jobs, context.deadlines.save)
             context.stop.resume()
             continue
@@ -64,7 +65,7 @@ async def next_claim(context: RunContext) -> Claim | None:
         if claim.jobs:
             return claim
         if not _may_get_more(context, claim):
-            _come_back_in(context, claim.next_attempt_seconds)
+            _set_next_attempt(context, claim.next_attempt_seconds)
             context.stop.end(claim_reason(claim.reason, "queue_empty"))
             return None
         await _wait_for_an_end(context, CLAIM_PAUSE_SECONDS)
@@ -73,14 +74,14 @@ async def next_claim(context: RunContext) -> Claim | None:
 
 
 async def start_jobs(context: RunContext, claim: Claim) -> None:
-    """Begin to work on what was claimed, unless what would be made could not be kept."""
+    """Start the claimed jobs, or release them if Storage cannot store their images."""
     services = context.services
     context.must_finish = True
     context.summary.claimed += len(claim.jobs)
     try:
         await services.proof.require(claim.storage_refused, claim.answered_at, context.deadlines)
     except GenerationError as error:
-        await _give_back(context, claim, error)
+        await _release(context, claim, error)
         return
     context.deadlines.expect_latency(claim.latency_seconds)
     context.prices = claim.prices
@@ -92,7 +93,7 @@ async def start_jobs(context: RunContext, claim: Claim) -> None:
 
 
 async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadline: Deadline) -> None:
-    """Settle jobs as they end, all that have ended in one call, until `satisfied` or the deadline."""
+    """Settle jobs as they end, several per call, until `satisfied` or the deadline."""
     while True:
         if ends := context.jobs.take_ended():
             await settle_jobs(context, ends)
@@ -104,13 +105,14 @@ async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadl
 
 
 async def finish(context: RunContext) -> None:
-    """End the run in the database, which releases what it still holds, also if a claim's answer was lost."""
+    """Finish the run in the database, which releases its remaining jobs, including those of a lost claim
+    response."""
     if context.photos is not None:
         context.photos.close()
     if not context.must_finish:
         return
     services = context.services
-    await services.proof.tell(context.deadlines.answer)
+    await services.proof.report_pending(context.deadlines.answer)
     spent = list(context.jobs.requests.elements())
     try:
         await services.queue.finish(context.id, sum_up(context), spent, context.deadlines.finish)
@@ -124,14 +126,14 @@ def sum_up(context: RunContext) -> dict[str, Any]:
 
 
 def stop_if_used_up(context: RunContext) -> bool:
-    """End the run if its jobs, its quota or its time are used up; returns whether it is ended."""
+    """End the run if its jobs, quota or time are used up; returns whether it has ended."""
     stop, limiter = context.stop, context.limiter
     if stop.reason is None:
         if context.summary.claimed >= context.max_jobs:
             stop.end("max_jobs")
         elif limiter.blocked_until > context.deadlines.start.at:
             seconds = max(limiter.blocked_until - context.services.monotonic(), 0.0)
-            _come_back_in(context, round(seconds, 3))
+            _set_next_attempt(context, round(seconds, 3))
             stop.end(claim_reason(limiter.refusal, "rate_limited"))
         elif context.deadlines.start.passed:
             stop.end("budget")
@@ -139,9 +141,11 @@ def stop_if_used_up(context: RunContext) -> bool:
 
 
 def may_claim(context: RunContext) -> bool:
-    """Whether another claim is worth its round trip: few images left that have not started, so that what is
-    claimed does not stand before others' jobs for long, and a quarter of the places free, or, when the last
-    claim emptied the queue, all of them."""
+    """Whether another claim is worth its round trip.
+
+    At most half of `images_at_a_time` may be unsent, so that claimed jobs do not delay other users' jobs.
+    A quarter of the places must be free, or all of them if the last claim emptied the queue.
+    """
     places = context.settings.jobs_at_a_time
     least = places if context.queue_ran_dry else places - places * 3 // 4
     most_images = context.settings.images_at_a_time // 2
@@ -169,7 +173,7 @@ async def _claim(context: RunContext) -> Claim:
 
 
 def _claim_failed(context: RunContext, error: GenerationError) -> None:
-    """The answer may have been lost after the database gave jobs out: only finishing frees them."""
+    """Stop after a failed claim. The database may have assigned jobs; finishing the run releases them."""
     context.must_finish = True
     log.event("claim_failed", level="error", code=error.code, reason=error.message)
     if isinstance(error, Misconfigured):
@@ -181,23 +185,23 @@ def _claim_failed(context: RunContext, error: GenerationError) -> None:
 
 
 def _may_get_more(context: RunContext, claim: Claim) -> bool:
-    """Whether a claim that gave nothing is worth repeating, once what is in flight has ended or waits."""
+    """Whether an empty claim is worth repeating when jobs in flight end or start to wait."""
     return claim.reason in ("isolated", "queue_empty", "busy") and bool(context.jobs)
 
 
 async def _wait_for_an_end(context: RunContext, seconds: float) -> None:
-    """Settle the jobs that end next; wait for them at most so long."""
+    """Wait up to `seconds` for a job to end, and settle it."""
     before = len(context.jobs)
     await settle_until(context, lambda: len(context.jobs) < before, context.deadlines.save.within(seconds))
 
 
-def _come_back_in(context: RunContext, seconds: float | None) -> None:
+def _set_next_attempt(context: RunContext, seconds: float | None) -> None:
     context.summary.next_attempt_seconds = seconds
     context.summary.next_attempt_at = context.database_time.after(seconds)
 
 
-async def _give_back(context: RunContext, claim: Claim, error: GenerationError) -> None:
-    """Release jobs for which nothing was paid, with their attempts unspent, and stop."""
+async def _release(context: RunContext, claim: Claim, error: GenerationError) -> None:
+    """Release the claimed jobs without spending an attempt, and stop the run."""
     outcome = Released(error.code, error.for_customers, attempt_spent=False)
     await settle_jobs(
         context,
@@ -210,7 +214,8 @@ async def _give_back(context: RunContext, claim: Claim, error: GenerationError) 
 
 
 def _follow(context: RunContext, successors: Sequence[str]) -> None:
-    """Use what the model in use was changed over to; for the default model, the named fallback."""
+    """Switch to the recorded successor of the current model, or to the configured fallback of the default
+    model."""
     own, fallback = context.settings.gemini_model_name, context.settings.gemini_model_fallback
     if not successors or not context.settings.gemini_model_follows:
         return

@@ -1,4 +1,4 @@
-"""Errors that concern more than one job: change the model, or stop the run."""
+"""Handles errors that affect more than one job: switches to a successor model, or stops the run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ RETIRE_SECONDS = 20.0
 
 
 async def handle_errors(context: RunContext, end: JobEnd) -> None:
-    """Act on the errors of a job that has been settled."""
+    """Handle the errors of a settled job."""
     for erred in [image for image in end.images if isinstance(image, ImageErred)]:
         error = erred.error
         if isinstance(error, ModelRetired) and error.model != context.model:
-            continue  # asked before the change-over
+            continue  # requested before the model was changed over
         if isinstance(error, ModelRetired) and context.settings.gemini_model_follows:
             await _change_over(context, error)
         elif isinstance(error, Misconfigured):
@@ -30,17 +30,17 @@ async def handle_errors(context: RunContext, end: JobEnd) -> None:
         elif erred.paid and not context.deadlines.save.passed:
             await storage_lost(context, error)
         elif isinstance(error, PhotoBucketMissing):
-            _tell_missing_bucket(context, error)
+            _report_missing_bucket(context, error)
         elif isinstance(error, PhotoUnreadable) and context.summary.order_problem is None:
             context.summary.order_problem = error.message
 
 
 async def storage_lost(context: RunContext, error: GenerationError) -> None:
-    """Stop where what is paid for could not be stored or recorded, and say why."""
+    """Stop the run because a paid image could not be stored or recorded."""
     if isinstance(error, Misconfigured):
         await _misconfigured(context, error)
     else:
-        context.stop.abort("queue_lost", f"{error.message}; the run started nothing more")
+        context.stop.abort("queue_lost", f"{error.message}; the run stopped")
 
 
 async def _misconfigured(context: RunContext, error: Misconfigured) -> None:
@@ -60,10 +60,9 @@ async def _hint(context: RunContext, error: ModelRetired) -> str:
 
 
 async def _change_over(context: RunContext, error: ModelRetired) -> None:
-    """Ask the successor from now on, and remember it for all workers.
+    """Use the successor from now on, and record it for all workers.
 
-    The images of the old model have been held when it was found gone; once their jobs have come back, the
-    run goes on.
+    The retired model's error has paused new requests; the run continues once its jobs have ended.
     """
     settings, retired = context.settings, error.model
     instead = settings.gemini_model_fallback if retired == settings.gemini_model_name else None
@@ -85,7 +84,7 @@ async def _change_over(context: RunContext, error: ModelRetired) -> None:
     )
 
 
-def _tell_missing_bucket(context: RunContext, error: PhotoBucketMissing) -> None:
+def _report_missing_bucket(context: RunContext, error: PhotoBucketMissing) -> None:
     context.summary.order_problem = error.message
     if error.message not in context.logged_problems:
         context.logged_problems.add(error.message)

@@ -1,4 +1,4 @@
-"""How jobs' ends are told to the database, several in one call, and counted by what it says."""
+"""Settles ended jobs in the database, several per call, and counts them by the status it returns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from worker.settings import Settings
 from worker.supabase.queue import LEASE_LOST, Settled, Settlement
 
 UNKNOWN_QUOTA_DELAY_SECONDS = 60.0
-"""How long a job waits after a 429 that names no delay: the per-minute quota's window."""
+"""Delay of a job after a 429 without a retry delay: the window of the per-minute quota."""
 
 
 async def settle_jobs(context: RunContext, ends: Sequence[JobEnd]) -> None:
-    """Settle jobs that have ended; if that fails, their leases run out or finishing releases them.
+    """Settle ended jobs. If the call fails, finishing the run releases them, or their leases expire.
 
-    An abandoned job is told of only for the requests that were sent for it.
+    An abandoned job is sent only if requests were sent for it, so that they are counted.
     """
     requests = context.jobs.requests
     results = [
@@ -72,32 +72,33 @@ def _log(end: JobEnd, settled: Settled) -> None:
 
 
 def settlement(end: JobEnd, settings: Settings, uniform: Uniform, requests: int = 0) -> Settlement:
-    """The settlement of a job for which so many requests were sent."""
+    """The settlement of a job for which `requests` requests were sent."""
     job = end.job
-    told = partial(Settlement, job.id, job.fence, requests=requests)
+    settled_as = partial(Settlement, job.id, job.fence, requests=requests)
     base, cap = settings.retry_base_seconds, settings.retry_cap_seconds
     match end.outcome:
         case Completed():
-            return told("completed")
+            return settled_as("completed")
         case Failed(code, message):
-            return told("failed", code, message)
+            return settled_as("failed", code, message)
         case Retry(code, message, server_delay, attempt_spent):
             delay = retry_delay_seconds(job.attempt, base, cap, uniform, server_delay)
-            return told("retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent)
+            return settled_as("retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent)
         case PutAside(message, stated_delay, until_daily_reset):
             at_least = 0.0 if until_daily_reset else stated_delay or UNKNOWN_QUOTA_DELAY_SECONDS
-            return told(
+            return settled_as(
                 "rate_limited",
                 "rate_limited",
                 message,
-                # The first window, however often: attempts are not spent, so nothing counts these.
+                # Always the window of attempt 1: no attempt is spent, so nothing counts these delays.
                 retry_seconds=retry_delay_seconds(1, base, cap, uniform, at_least),
                 until_daily_reset=until_daily_reset,
                 attempt_spent=False,
             )
         case Released(code, message, attempt_spent):
-            return told("released", code, message, attempt_spent=attempt_spent)
+            return settled_as("released", code, message, attempt_spent=attempt_spent)
         case Abandoned():
-            return told("released", attempt_spent=requests > 0)  # the database finds it final, or another's
+            # The job is final or has another worker: settled only to count its requests.
+            return settled_as("released", attempt_spent=requests > 0)
         case _:
             assert_never(end.outcome)

@@ -1,4 +1,4 @@
-"""Whether a run goes on, and if it does not, why and what to fix."""
+"""Whether a run stops, why, and what to fix."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ StopReason = Literal[
     "queue_lost",
 ]
 
-_GRAVITY: Mapping[StopReason, int] = {"queue_lost": 1, "shutdown": 2, "misconfigured": 3}
-"""Which reason goes before others; those not named here are the mildest."""
+_SEVERITY: Mapping[StopReason, int] = {"queue_lost": 1, "shutdown": 2, "misconfigured": 3}
+"""A more severe reason replaces a less severe one; reasons not listed have severity 0."""
 
 
 _CLAIM_REASONS: Mapping[str | None, StopReason] = {
@@ -33,15 +33,15 @@ _CLAIM_REASONS: Mapping[str | None, StopReason] = {
 }
 
 
-def claim_reason(told: str | None, otherwise: StopReason) -> StopReason:
-    """Why a run ends whose claim or rate gate gave nothing and said why."""
-    return _CLAIM_REASONS.get(told, otherwise)
+def claim_reason(reason: str | None, otherwise: StopReason) -> StopReason:
+    """The stop reason for the `reason` of an empty claim or of a refusing rate gate."""
+    return _CLAIM_REASONS.get(reason, otherwise)
 
 
 class Stop:
-    """The end of one run. Whoever learns that the run cannot go on says so here: an image, a claim, SIGTERM.
+    """The stop state of one run, set by an image, a claim or SIGTERM.
 
-    `reason` is None while the run goes on; `problem` says what has to be fixed.
+    `reason` is None while the run continues; `problem` says what has to be fixed.
     """
 
     def __init__(self) -> None:
@@ -51,31 +51,31 @@ class Stop:
 
     @property
     def paused(self) -> bool:
-        """Whether no request may be sent any more."""
+        """Whether no further request may be sent."""
         return self._no_starts.is_set()
 
     def end(self, reason: StopReason, problem: str | None = None) -> None:
-        """End the run once what has been claimed is done; of several reasons the gravest stands."""
-        graver = self.reason is None or _GRAVITY.get(reason, 0) > _GRAVITY.get(self.reason, 0)
-        if graver or (reason == self.reason and self.problem is None):
+        """End the run after the claimed jobs; the most severe of several reasons is kept."""
+        more_severe = self.reason is None or _SEVERITY.get(reason, 0) > _SEVERITY.get(self.reason, 0)
+        if more_severe or (reason == self.reason and self.problem is None):
             self.reason, self.problem = reason, problem or self.problem
 
     def abort(self, reason: StopReason, problem: str | None = None) -> None:
-        """End the run, and start nothing more of what has been claimed either."""
+        """End the run and start no further request, including those of claimed jobs."""
         self.end(reason, problem)
         self.pause()
 
     def pause(self) -> None:
-        """Start nothing until `resume`, if that ever comes; whoever waits for a start learns of it."""
+        """Start no request until `resume` is called; wakes every `sleep`."""
         self._no_starts.set()
 
     def resume(self) -> None:
-        """Start again after `pause`, unless the run has ended meanwhile."""
+        """Allow requests again after `pause`, unless the run has ended."""
         if self.reason is None:
             self._no_starts.clear()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond the moment from which nothing may start."""
+        """Wait `seconds`, or until no further request may be sent."""
         try:
             async with asyncio.timeout(seconds):
                 await self._no_starts.wait()

@@ -1,9 +1,9 @@
-"""Nothing is paid for that could not be kept: Storage is asked first, and tried once it refused an image.
+"""Checks that Storage can store an image before the run pays for one.
 
-The bucket's settings are read once per process. Whatever else Storage refuses is known only by trying: an
-image that was paid for and not kept is remembered in the database, for all workers. Until Storage has taken a
-probe of that size and type, runs give their jobs back and pay for nothing. Where it takes probes and refuses
-images all the same, the next probe waits ever longer (report_storage in sql/62_storage_refusal.sql).
+The bucket's settings are read once per process. Other refusals show only on upload: a refused paid image is
+recorded in the database for all workers. Until Storage accepts a probe of that size and type, runs release
+their jobs and send no requests. If Storage accepts probes but still refuses images, the delay before the next
+probe grows (report_storage in sql/62_storage_refusal.sql).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from worker.supabase.database_time import is_before
 from worker.supabase.queue import Database
 
 CALL_SECONDS = 15.0
-"""What looking at the bucket, an upload of the probe, or a report may take."""
+"""Timeout of reading the bucket's settings, of a probe's upload or removal, and of a report."""
 
 FOLDER = "=probe"
-"""No user's folder: in those `=` is followed by 3D or 7C (generation.user_folder). No sweep looks into it."""
+"""Not a user's folder: there `=` is followed by 3D or 7C (generation.user_folder). Sweeps skip it."""
 
 PIXELS = {
     "image/png": (
@@ -39,11 +39,11 @@ PIXELS = {
         "AAD/2gAIAQEAAD8AP7//2Q=="
     ),
 }
-"""An image of one pixel of each type; what follows an image's end is no part of it."""
+"""A one-pixel image of each type. Padding after the image's end is ignored by decoders."""
 
 
 class Bucket(Protocol):
-    """Where images are kept; raises Misconfigured and QueueUnavailable."""
+    """Where images are stored; raises Misconfigured and QueueUnavailable."""
 
     async def check(self, within: Within) -> None: ...
 
@@ -53,20 +53,20 @@ class Bucket(Protocol):
 
 
 class StorageProof:
-    """What a process knows of Storage; shared by its runs."""
+    """What a process knows about Storage; shared by its runs."""
 
     def __init__(self, bucket: Bucket, database: Database) -> None:
         self._bucket, self._database = bucket, database
         self._checked = False
-        self._untold: Mapping[str, Any] | None = None
+        self._unreported: Mapping[str, Any] | None = None
 
     async def require(self, refused: Mapping[str, Any] | None, now: str | None, deadlines: Deadlines) -> None:
-        """Return once an image can be kept; `refused` is the last refusal that the claim told of, at `now`.
+        """Return if an image can be stored; `refused` and `now` are the last refusal and the claim's time.
 
-        Raises Misconfigured and QueueUnavailable: then nothing may be paid for.
+        Raises Misconfigured and QueueUnavailable; then no request may be sent.
         """
         _refuse_before_its_time(refused, now)
-        refused = refused or self._untold
+        refused = refused or self._unreported
         if refused or not self._checked:
             await self._bucket.check(deadlines.generate.within(CALL_SECONDS))
             self._checked = True
@@ -74,12 +74,13 @@ class StorageProof:
             await self._prove(refused, deadlines)
 
     async def refuse(self, image: GeneratedImage, error: GenerationError, deadlines: Deadlines) -> None:
-        """Remember for all workers that an image which had been paid for was not kept.
+        """Record for all workers that a paid image was not stored.
 
-        At once, so that they know of it even if this process dies; `tell` tries again at the run's end.
+        Reported immediately, in case this process dies; if that fails, `report_pending` repeats it at the
+        end of the run.
         """
         self._checked = False
-        self._untold = {
+        self._unreported = {
             "bytes": len(image.data),
             "mimeType": image.mime_type,
             "problem": error.message,
@@ -89,19 +90,19 @@ class StorageProof:
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
         latest = deadlines.settle if deadlines.save.passed else deadlines.save
-        seconds = deadlines.settle.remaining / 2  # the rest is for the job's own end
-        await self.tell(latest.within(min(seconds, CALL_SECONDS)))
+        seconds = deadlines.settle.remaining / 2  # the rest is for settling the job
+        await self.report_pending(latest.within(min(seconds, CALL_SECONDS)))
 
-    async def tell(self, within: Within) -> None:
-        """Tell the database of a refusal that it has not taken yet."""
-        if self._untold and await self._report(False, self._untold, within):
-            self._untold = None
+    async def report_pending(self, within: Within) -> None:
+        """Report a refusal that has not been recorded yet."""
+        if self._unreported and await self._report(False, self._unreported, within):
+            self._unreported = None
 
     async def _prove(self, refused: Mapping[str, Any], deadlines: Deadlines) -> None:
-        """Have Storage take an image as large as the one it refused, and of its type."""
+        """Upload a probe of the refused image's size and type."""
         probe, path = probe_image(refused), f"{FOLDER}/{uuid4()}"
         await self._bucket.put(path, probe, deadlines.generate.within(CALL_SECONDS))
-        self._untold = None
+        self._unreported = None
         log.event("storage_proved", bytes=len(probe.data))
         try:
             await self._bucket.remove(path, deadlines.generate.within(CALL_SECONDS))
@@ -110,7 +111,7 @@ class StorageProof:
         await self._report(True, refused, deadlines.generate.within(CALL_SECONDS))
 
     async def _report(self, is_kept: bool, facts: Mapping[str, Any], within: Within) -> bool:
-        """Whether the database has taken it; if not, this process remembers a refusal by itself."""
+        """Report to the database; returns whether that succeeded."""
         try:
             params = {"p_kept": is_kept, "p_facts": dict(facts)}
             await self._database.rpc("report_storage", params, within)
@@ -125,13 +126,13 @@ def _refuse_before_its_time(refused: Mapping[str, Any] | None, now: str | None) 
     if refused and is_before(now, until):
         raise Misconfigured(
             "storage_relapsed",
-            f"Storage took a probe and then refused an image: {refused.get('problem')}; it is tried again at "
-            f"{until}, or at once after python -m worker gate resume",
+            f"Storage accepted a probe but then refused an image: {refused.get('problem')}; the next probe "
+            f"is at {until}; to probe now, run python -m worker gate resume",
         )
 
 
 def probe_image(refused: Mapping[str, Any]) -> GeneratedImage:
-    """An image of the refused one's type and size, or nearly."""
+    """A probe of the refused image's type and size; PNG if the type is unknown, within the bucket's limit."""
     kind = str(refused.get("mimeType"))
     kind = kind if kind in PIXELS else "image/png"
     size = min(int(refused.get("bytes") or 0), MAX_IMAGE_BYTES)

@@ -1,4 +1,4 @@
-"""The run's summary: a fold over the outcomes that were settled, so that the two cannot disagree."""
+"""The run's summary, counted from the settled outcomes, so that the two cannot disagree."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from worker.run.stop import Stop
 
 @dataclass(slots=True)
 class Summary:
-    """What one run did. Jobs are counted by the status the database gave them, images by their outcome.
+    """What one run did. Jobs are counted by the status the database returned, images by their outcome.
 
-    `answered_by` counts the images that another model made than the one that was asked, by that model,
-    `extra_images` those that came in answers beside the one that was asked for: paid for, and thrown away.
-    `order_problem` concerns some orders only, and is told where `stop` has none: customers can cause it.
+    `answered_by` counts images made by another model than the one requested, by that model. `extra_images`
+    counts images beyond the requested one in an answer; they are billed and discarded.
+    `order_problem` affects only some orders and can be caused by customers; it is shown if `stop` has no
+    problem.
     """
 
     run_id: str
@@ -50,13 +51,13 @@ class Summary:
             self.images[_image_count(outcome)] += 1
 
     def add_job(self, status: str | None, code: str | None = None) -> None:
-        """Count a settled job by its new status, a failed one by its error code; None: the lease was lost."""
+        """Count a settled job by its new status (None: lease lost), a failed one also by its error code."""
         self.jobs[status or "lease_lost"] += 1
         if status == "failed":
             self.failures[code or "unknown"] += 1
 
     def as_json(self, duration_seconds: float) -> dict[str, Any]:
-        """The answer of an invocation; every count is there, also when zero."""
+        """The response of an invocation; zero counts are included."""
         answer: dict[str, Any] = {
             "runId": self.run_id,
             "workerId": self.worker_id,
@@ -89,17 +90,17 @@ class Summary:
 
 
 MOST_CODES = 10
-"""Codes that a summary names, so that it stays small; the rest are counted together as `other_codes`."""
+"""Most error codes in a summary, to keep it small; the rest are counted together as `other_codes`."""
 
 
 def most_common(failures: Counter[str]) -> dict[str, int]:
-    """The counts by error code, small enough for a summary."""
+    """The counts by error code, limited to MOST_CODES."""
     named = dict(failures.most_common(MOST_CODES))
     others = failures.total() - sum(named.values())
     return {**named, "other_codes": others} if others else named
 
 
-# `cut`: under way when the time was up; Gemini may bill it all the same.
+# `cut`: a request cancelled at the run's deadline; Gemini may still bill it.
 IMAGE_COUNTS = ("made", "adopted", "refused", "erred", "notStarted", "discarded", "cut")
 
 
