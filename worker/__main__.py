@@ -1,6 +1,6 @@
-"""`python -m worker`: the command line; where Python is too old or packages are missing it says so.
+"""`python -m worker`: the command line; reports a Python that is too old, or missing packages.
 
-An older Python must be able to read this file, so nothing in it is newer than Python 3.6.
+This file must parse on old Pythons, so it uses nothing newer than Python 3.6.
 """
 
 import sys
@@ -11,11 +11,11 @@ INSTALL = "python3 -m venv .venv && .venv/bin/python -m pip install --require-ha
 
 
 def start():  # type: ignore[no-untyped-def]
-    """Do what the arguments say and return the exit code."""
+    """Run the command line and return the exit code."""
     if sys.version_info < LEAST:
         found = ".".join(map(str, sys.version_info[:3]))
         sys.stderr.write(
-            "error: Python 3.11 or newer is needed, and " + sys.executable + " is " + found + "\n"
+            "error: Python 3.11 or newer is required, but " + sys.executable + " is " + found + "\n"
         )
         return UNUSABLE
     try:

@@ -1,4 +1,4 @@
-"""The composition root: settings in, one worker out, with its clients built once and lazily."""
+"""The composition root: builds one worker from the settings; its clients are built once, on first use."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ ERASE_SECONDS = 120.0
 
 
 class Worker:
-    """Runs and looks at the queue; belongs to one event loop and may do several runs at once.
+    """Processes and inspects the queue. Belongs to one event loop; supports several concurrent runs.
 
-    `web` is the way to photo hosts, if not the usual one.
+    `web` replaces the default downloader of photos.
     """
 
     def __init__(self, settings: Settings, web: PhotoDownload | None = None) -> None:
@@ -70,7 +70,7 @@ class Worker:
         self._runs: set[RunContext] = set()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
-        """One run; returns its summary. Raises QueueUnavailable when its first claim gets no answer."""
+        """Do one run and return its summary. Raises QueueUnavailable if the first claim gets no answer."""
         context = RunContext(self.settings, self._services, request)
         self._runs.add(context)
         if self.stopping.is_set():
@@ -90,7 +90,7 @@ class Worker:
         return await self.queue.rpc("generation_queue_stats", {}, SHUTDOWN_SECONDS)
 
     async def overview(self) -> Mapping[str, Any]:
-        """What the dashboard shows: numbers, the latest of everything, the verdict; photos with addresses."""
+        """The dashboard's data: health, statistics, the latest rows, and photos with signed URLs."""
         stats, latest = await asyncio.gather(
             self.stats(),
             self.queue.rpc("generation_overview", {"p_limit": OVERVIEW_ROWS}),
@@ -105,7 +105,7 @@ class Worker:
         }
 
     async def details(self, batch_id: str) -> Mapping[str, Any]:
-        """A batch with its jobs and images, the first with addresses. Raises QueueRefused."""
+        """A batch with its jobs and images, the first 48 with signed URLs. Raises QueueRefused."""
         details = await self.queue.rpc("generation_details", {"p_id": batch_id})
         images = [image for job in details["jobs"] for image in job["images"]]
         paths = [image["storagePath"] for image in images if image["storagePath"]]
@@ -115,28 +115,28 @@ class Worker:
         return details
 
     async def act(self, action: Action) -> Mapping[str, Any]:
-        """Do what an operator asked for. Raises QueueRefused if there is no such batch."""
+        """Perform an operator action. Raises QueueRefused if the batch does not exist."""
         return await self.queue.rpc(action.function, action.params)
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
-        """Remove stored objects that no row tells of. Raises QueueUnavailable and Misconfigured.
+        """Remove orphaned objects from Storage. Raises QueueUnavailable and Misconfigured.
 
-        With it the log is told how the queue is: now and then, so that an idle run stays one request.
+        Also logs the state of the queue: not in each run, so that an idle run needs only one request.
         """
         done = await self._sweep().run(max_jobs or SWEEP_JOBS)
-        with suppress(QueueUnavailable):  # the sweep is done, the next one tells
+        with suppress(QueueUnavailable):  # the sweep itself succeeded; the next one logs the state
             due, oldest, share = watched(await self.stats())
             log.event("queue_watched", due_jobs=due, oldest_due_seconds=oldest, cap_share=share)
         return done
 
     async def erase(self, user_id: str) -> Mapping[str, Any]:
-        """Remove everything of a user: all rows at once, and from Storage what a first sweep finds."""
+        """Erase a user: all rows in one transaction, and the objects that a first sweep finds."""
         erased = await self.queue.rpc("erase_generation_user", {"p_user_id": user_id}, ERASE_SECONDS)
         folder = erased["userFolder"]
         return {**erased, **(await self._sweep().empty(folder) if folder else {})}
 
     def stop(self) -> None:
-        """End every run soon, and start no other: the process has been told to end."""
+        """Shut down all runs, and every run started later, because the process got SIGTERM."""
         self.stopping.set()
         for context in self._runs:
             context.request_shutdown()
@@ -148,7 +148,7 @@ class Worker:
         await self.project.close()
 
     def _sweep(self) -> Sweep:
-        # A run's own time is the invocation timeout less the margin, so that is the longest a sweep may be.
+        # A sweep may last as long as a run: the invocation timeout less the margin.
         run_seconds = self.settings.invocation_timeout_seconds - self.settings.margin_seconds
         seconds = min(SWEEP_SECONDS, run_seconds)
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
@@ -169,7 +169,7 @@ _applications: dict[asyncio.AbstractEventLoop, Application] = {}
 
 
 def application() -> Application:
-    """The application of the running event loop, built at the first call. Raises InvalidSettings."""
+    """The application of the running event loop, built on first use. Raises InvalidSettings."""
     loop = asyncio.get_running_loop()
     if loop not in _applications:
         log.set_up(os.environ)
@@ -180,5 +180,5 @@ def application() -> Application:
 
 
 def default_worker_id() -> str:
-    """`worker-{timestamp}` plus something unique. The one use of the wall clock: a name, never compared."""
+    """`worker-{timestamp}-{random}`. The only use of the wall clock; the name is never compared."""
     return f"worker-{int(time.time())}-{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""A moment at which calls under way are cut, and which may still move nearer."""
+"""A deadline that cancels pending calls and can be moved while they are pending."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 
 class Deadline:
-    """A moment on the monotonic clock, in seconds; never later than its `parent`, which may move."""
+    """A time on the monotonic clock, in seconds; never later than its `parent`, which may move."""
 
     def __init__(self, at: float, monotonic: Callable[[], float], parent: Deadline | None = None) -> None:
         self._at = at
@@ -19,36 +19,36 @@ class Deadline:
 
     @property
     def at(self) -> float:
-        """When it is."""
+        """The time of the deadline."""
         return self._at if self._parent is None else min(self._at, self._parent.at)
 
     @property
     def remaining(self) -> float:
-        """Seconds until then, never negative."""
+        """Seconds until the deadline, never negative."""
         return max(self.at - self._monotonic(), 0.0)
 
     @property
     def passed(self) -> bool:
-        """Whether it is over."""
+        """Whether the deadline has passed."""
         return self._monotonic() >= self.at
 
     def within(self, seconds: float) -> Deadline:
-        """This deadline, or so many seconds from now if that is earlier."""
+        """A deadline `seconds` from now, but not later than this one."""
         return Deadline(self._monotonic() + seconds, self._monotonic, self)
 
     def move(self, at: float) -> None:
-        """Move it; calls under way that would end later are cut then."""
+        """Move the deadline; pending calls with a later timeout are cancelled at the new time."""
         self._at = at
         if not self._calls:
             return
         when = asyncio.get_running_loop().time() + self.remaining
         for call in self._calls:
-            if when < (call.when() or math.inf):  # never so for one that is being cut already
+            if when < (call.when() or math.inf):  # false for a call that has already timed out
                 call.reschedule(when)
 
     @asynccontextmanager
     async def timeout(self) -> AsyncIterator[asyncio.Timeout]:
-        """Cut what runs in this context at the deadline: TimeoutError."""
+        """Cancel the code in this context at the deadline, with TimeoutError."""
         async with asyncio.timeout(self.remaining) as call:
             observed = [self, *self._ancestors()]
             for deadline in observed:
@@ -64,9 +64,9 @@ class Deadline:
 
 
 Within = float | Deadline
-"""What bounds a call: seconds from now, or a deadline."""
+"""The time limit of a call: seconds from now, or a deadline."""
 
 
 def timeout(within: Within) -> AbstractAsyncContextManager[asyncio.Timeout]:
-    """Cut what runs in this context when the time is up: TimeoutError."""
+    """Cancel the code in this context when the time is up, with TimeoutError."""
     return within.timeout() if isinstance(within, Deadline) else asyncio.timeout(within)

@@ -1,24 +1,23 @@
-"""What can go wrong, named by what the caller does about it.
+"""All expected errors, named by what the caller does about them.
 
-GenerationError             carries a machine-readable `code` and a `message` a person can read
-├── Refused                 this image will never be made: record it as failed, go on with the others
-├── BadInput                this job can never work as it was ordered: fail it at once
-├── Transient               worth another try: once within the call, then later with backoff
-│   └── PhotoUnprocessed    Gemini could not process a photo: once more, then it is bad input
-├── RateLimited             the quota is used up: put the job aside, spend no attempt
+GenerationError             has a machine-readable `code` and a human-readable `message`
+├── Refused                 this image will never be made: record it as failed, continue with the others
+├── BadInput                this job can never succeed as ordered: fail it immediately
+├── Transient               retry once within the call, then later with backoff
+│   └── PhotoUnprocessed    Gemini could not process a photo: retry once, then treat it as BadInput
+├── RateLimited             the quota is used up: delay the job, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
-│   ├── ModelRetired        the model is gone: change over to its successor, or stop the run
-│   └── ProjectRefused      the Supabase project as a whole: key refused, paused, restricted, not exposed
-│       └── BearerRefused   PostgREST refused the bearer: if it is a person's token, they sign in again
-├── QueueUnavailable        Supabase did not answer, or not sensibly: retry, then let the lease expire
-│   ├── NotExecuted         the call was refused before anything was done: repeat whatever the call is
-│   └── PhotoBucketMissing  a bucket that photos may come from is not there: the job waits, others go on
-├── PhotoUnreadable         a gateway does not hand out one photo: the job waits, others go on
-└── QueueRefused            a function of the database refused our call: a bug or a version mismatch
+│   ├── ModelRetired        the model is gone: switch to its successor, or stop the run
+│   └── ProjectRefused      the whole Supabase project: key refused, paused, restricted, schema not exposed
+│       └── BearerRefused   PostgREST refused the bearer token: a user has to sign in again
+├── QueueUnavailable        Supabase gave no valid answer: retry, then let the lease expire
+│   ├── NotExecuted         the call was refused before execution: always safe to retry
+│   └── PhotoBucketMissing  an allowed photo bucket does not exist: the job waits, others continue
+├── PhotoUnreadable         a gateway blocks one photo: the job waits, others continue
+└── QueueRefused            a database function refused the call: bad input, a bug or a version mismatch
 
-Vendor errors become these at one place each (`gemini/client.py`, `photos/download.py`,
-`photos/dns.py`, `supabase/queue.py`, `supabase/storage.py`); nothing outside those files looks at a vendor's
-exception.
+Each vendor's exceptions are translated in one file (`gemini/client.py`, `photos/download.py`,
+`photos/dns.py`, `supabase/queue.py`, `supabase/storage.py`); no other file handles them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from typing import ClassVar, Literal
 
 OPERATORS_MATTER = "The service has a problem that its operator has to fix."
 NOT_ANSWERED = "The service's database or storage did not answer."
-QUOTA_USED_UP = "The service has made as many photos as it may for now; these are made later."
+QUOTA_USED_UP = "The service has reached its limit for now; these photos will be made later."
 
 
 class GenerationError(Exception):
@@ -39,7 +38,7 @@ class GenerationError(Exception):
 
     retry_after_seconds: float | None = None
     instead: ClassVar[str | None] = OPERATORS_MATTER
-    """What customers read instead of the message; None where the message is about their order alone."""
+    """What customers see instead of `message`; None if the message is only about their order."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -48,18 +47,18 @@ class GenerationError(Exception):
 
     @property
     def for_customers(self) -> str:
-        """What the job's row says, which its customer reads: nothing of the installation's insides."""
+        """The message stored with the job, which the customer can read; it has no internal details."""
         return self.instead or self.message
 
 
 class Refused(GenerationError):
-    """Gemini declined this image for what it would show; asking again would only be refused again."""
+    """Gemini refused this image for its content; a retry would be refused again."""
 
     instead = None
 
 
 class BadInput(GenerationError):
-    """The order itself cannot work: photo missing, too large, not an image, forbidden address."""
+    """The order itself is invalid: photo missing, too large, not an image, forbidden address."""
 
     instead = None
 
@@ -75,19 +74,19 @@ class Transient(GenerationError):
 
 
 class PhotoUnprocessed(Transient):
-    """Gemini could not process a photo and asks for another try; the second time the photo is at fault."""
+    """Gemini could not process a photo and asks for a retry; the second failure is the photo's fault."""
 
     def as_bad_input(self) -> BadInput:
-        """Return what it is the second time."""
+        """The error for the second failure."""
         return BadInput(self.code, self.message)
 
 
 @dataclass(frozen=True, slots=True)
 class QuotaFacts:
-    """What a 429 said: which period is used up, when to come back (seconds), and the quota's value.
+    """The facts of a 429: the exhausted period, the retry delay in seconds, and the quota's limit.
 
-    `period` is `unknown` where the body names no quota. `retry_after_seconds` and `limit` are
-    None where the body leaves them out.
+    `period` is `unknown` if the body names no quota. `retry_after_seconds` and `limit` are None if the body
+    omits them.
     """
 
     period: Literal["minute", "day", "unknown"]
@@ -97,7 +96,7 @@ class QuotaFacts:
 
 
 class RateLimited(GenerationError):
-    """Gemini answered 429 for a quota that comes back by itself; which one, is not for customers."""
+    """Gemini answered 429 for a quota that resets by itself; customers do not see which one."""
 
     instead = QUOTA_USED_UP
 
@@ -107,11 +106,11 @@ class RateLimited(GenerationError):
 
 
 class Misconfigured(GenerationError):
-    """Key, permission, billing, a quota of zero, a missing function: a person has to act first."""
+    """Key, permission, billing, a quota of zero, a missing function: the operator has to act."""
 
 
 class ModelRetired(Misconfigured):
-    """The model answered 404: it is unknown or has been shut down."""
+    """Google answered 404 for the model: it is unknown or has been shut down."""
 
     def __init__(self, code: str, message: str, model: str) -> None:
         super().__init__(code, message)
@@ -119,7 +118,7 @@ class ModelRetired(Misconfigured):
 
 
 class ProjectRefused(Misconfigured):
-    """The Supabase project serves nobody, or not with this key; `said` is what is wrong, `fix` what to do."""
+    """The Supabase project refuses all calls, or this key; `said` is the problem, `fix` what to do."""
 
     def __init__(self, code: str, said: str, fix: str) -> None:
         super().__init__(code, f"{said}: {fix}")
@@ -128,23 +127,24 @@ class ProjectRefused(Misconfigured):
 
 
 class BearerRefused(ProjectRefused):
-    """PostgREST does not accept the bearer, be it the service key or a person's token."""
+    """PostgREST does not accept the bearer token: the service key or a user's access token."""
 
 
 class QueueUnavailable(GenerationError):
-    """Supabase could not be reached or answered with something that is not an answer."""
+    """Supabase could not be reached, or its answer was invalid."""
 
     instead = NOT_ANSWERED
 
 
 class NotExecuted(QueueUnavailable):
-    """A passing refusal, before anything was executed."""
+    """A transient refusal before anything was executed."""
 
 
 class PhotoBucketMissing(QueueUnavailable):
-    """A listed bucket of source photos does not exist: the operator's trouble, and of such orders alone.
+    """An allowed bucket of source photos does not exist: the operator's problem, for these orders only.
 
-    It stops no run, since anybody can order from a listed bucket. The job looks again every five minutes.
+    It does not stop the run, because any customer can order from an allowed bucket. The job is retried every
+    five minutes.
     """
 
     retry_after_seconds = 300.0
@@ -152,10 +152,10 @@ class PhotoBucketMissing(QueueUnavailable):
 
 
 class PhotoUnreadable(GenerationError):
-    """Something before Storage does not hand out one photo: the operator's trouble, and of such orders alone.
+    """A gateway in front of Storage blocks one photo: the operator's problem, for this order only.
 
-    It stops no run, since anybody can give a photo a name that a firewall dislikes. The job looks again every
-    five minutes and spends its attempts, so that it ends.
+    It does not stop the run, because any customer can give a photo a name that a firewall blocks. The job is
+    retried every five minutes and spends attempts, so that it ends.
     """
 
     retry_after_seconds = 300.0
@@ -166,8 +166,8 @@ class PhotoUnreadable(GenerationError):
 
     @property
     def for_customers(self) -> str:
-        """The photo's name, and what may help: a name that no firewall takes for an attack."""
-        return f"{self._shown}: could not be read; upload it again under a name of letters and digits"
+        """The photo's name, and advice: another name may pass the firewall."""
+        return f"{self._shown}: could not be read; rename it with letters and digits only and upload it again"
 
 
 class QueueRefused(GenerationError):

@@ -1,10 +1,10 @@
-"""The HTTP client for what a worker calls by name: Supabase and Gemini are reached the same way.
+"""The HTTP client for Supabase and Gemini.
 
-Proxies and certificate authorities are the environment's, as httpx reads them: `HTTPS_PROXY`, `ALL_PROXY`,
-`NO_PROXY`, `SSL_CERT_FILE`, `SSL_CERT_DIR`. This machine is always reached without a proxy, and so is a
-server that is called over http: the proxy would read its key.
-Photo hosts are not called through here: a proxy would look the host up again, after `worker.photos.download`
-has checked its addresses.
+httpx reads proxies and certificate authorities from the environment: `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`,
+`SSL_CERT_FILE`, `SSL_CERT_DIR`. Connections to localhost and over plain http bypass the proxy: over http it
+could read the key.
+Photo hosts do not use this client: a proxy would resolve the host again after `worker.photos.download` has
+checked its addresses.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ DIRECT = ("http://", "all://localhost", "all://127.0.0.1", "all://[::1]")
 
 
 def certificates() -> ssl.SSLContext:
-    """Whom to trust in TLS. Raises Misconfigured if the environment names what cannot be read."""
+    """The TLS context with the trusted certificates. Raises Misconfigured if they cannot be read."""
     import httpx
 
     try:
         return httpx.create_ssl_context()
     except OSError as exc:
-        text = "SSL_CERT_FILE or SSL_CERT_DIR names certificates that cannot be read"
+        text = "The certificates in SSL_CERT_FILE or SSL_CERT_DIR cannot be read: fix the path or unset it"
         raise Misconfigured("certificates", f"{text} ({type(exc).__name__}).") from None
 
 
 def http_client(trusted: ssl.SSLContext | None = None, **options: Any) -> httpx.AsyncClient:
-    """Build a client; `options` are httpx's. Raises Misconfigured for a proxy that cannot be used."""
+    """Build a client with httpx's `options`. Raises Misconfigured for an invalid proxy setting."""
     import httpx
 
     verify = trusted or certificates()
@@ -42,6 +42,6 @@ def http_client(trusted: ssl.SSLContext | None = None, **options: Any) -> httpx.
     except (ValueError, ImportError, httpx.InvalidURL) as exc:
         raise Misconfigured(
             "proxy",
-            "The proxy of this environment cannot be used: HTTPS_PROXY, HTTP_PROXY and ALL_PROXY must be "
-            f"like http://proxy.example.com:3128, or not set ({type(exc).__name__}).",
+            "The proxy setting is invalid: set HTTPS_PROXY, HTTP_PROXY and ALL_PROXY to a URL like "
+            f"http://proxy.example.com:3128, or unset them ({type(exc).__name__}).",
         ) from None

@@ -1,4 +1,4 @@
-"""A job as the claim hands it out, and the photos that go in and come out. Plain values, no behaviour."""
+"""A claimed job, its source photos and its generated images. Plain values without behavior."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """The app's style options; an empty value means "leave it as it is"."""
+    """The app's style options; an empty value means "do not change"."""
 
     glasses: str | None = None
     hair_color: str | None = None
@@ -20,10 +20,10 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One example image to be redone `num_images` times; `missing` are the indexes still to make.
+    """One example image, from which `num_images` images are made; `missing` are the indexes still to make.
 
-    `user_folder` is the user's folder in every bucket. `fence` is the claim's `lockedBy`: every settle
-    carries it. `claimed_before` means that an earlier claim may have stored objects which are not recorded.
+    `user_folder` is the user's folder in every bucket. `fence` is the claim's `lockedBy`; every settle sends
+    it. `claimed_before` means that an earlier claim may have stored objects without recording them.
     """
 
     id: int
@@ -46,12 +46,12 @@ class Job:
 
     @property
     def folder(self) -> str:
-        """Where this job's objects lie in the bucket: `{user}/{batch}/{job}`."""
+        """The folder of this job's objects in the bucket: `{user}/{batch}/{job}`."""
         return f"{self.user_folder}/{self.batch_id}/{self.id}"
 
     @property
     def photo_references(self) -> tuple[str, ...]:
-        """Every photo that is sent with each request: the example first, then the person's own."""
+        """The photos sent with each request: the example first, then the training photos."""
         return (self.example_image_url, *self.training_image_urls)
 
     @classmethod
@@ -86,7 +86,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A source photo in hand: its bytes and the type read from them."""
+    """A loaded source photo: its bytes and the type read from them."""
 
     data: bytes = field(repr=False)
     mime_type: str
@@ -94,7 +94,7 @@ class Photo:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one image cost: the model that made it, tokens (thinking counts as output), and the time."""
+    """Model, tokens (thinking tokens count as output) and duration of one image."""
 
     model: str
     prompt_tokens: int | None = None
@@ -104,9 +104,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedImage:
-    """One image out of Gemini; width and height in pixels, read from the bytes.
+    """One image from Gemini; width and height in pixels, read from the bytes.
 
-    `extra_images` came in the same answer beside it: paid for, and thrown away.
+    `extra_images` counts further images in the same answer; they are billed and discarded.
     """
 
     data: bytes = field(repr=False)

@@ -1,7 +1,7 @@
-"""The composition root of `generate_images`: acts for its callers with their own tokens, and holds no secret.
+"""The composition root of `generate_images`: calls Supabase with its callers' tokens and has no secret.
 
-A person's token travels with the publishable key, never with the secret one: where Supabase's gateway does
-not take the token for one, it acts as the role of the key beside it.
+A user's token is sent with the publishable key, never with the secret key: if Supabase's gateway does not
+accept the token, it uses the role of the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worker.supabase.queue import Queue
 
 
 class Orders:
-    """Puts orders into the queue; belongs to one event loop."""
+    """Enqueues orders; belongs to one event loop."""
 
     def __init__(self, settings: OrderSettings) -> None:
         self._key = settings.supabase_publishable_key
@@ -28,9 +28,7 @@ class Orders:
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
     ) -> Mapping[str, Any]:
-        """Enqueue an order as the user whom the token names. Raises QueueRefused, QueueUnavailable
-        and Misconfigured.
-        """
+        """Enqueue an order as the token's user. Raises QueueRefused, QueueUnavailable and Misconfigured."""
         return await self._queue.enqueue(request, idempotency_key, access_token, self._key.reveal())
 
 
@@ -38,7 +36,7 @@ _functions: dict[asyncio.AbstractEventLoop, OrderFunction] = {}
 
 
 def order_function() -> OrderFunction:
-    """The function of the running event loop, built at the first call. Raises InvalidSettings."""
+    """The function of the running event loop, built on first use. Raises InvalidSettings."""
     loop = asyncio.get_running_loop()
     if loop not in _functions:
         log.set_up(os.environ)

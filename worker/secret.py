@@ -1,10 +1,10 @@
-"""A text that is not shown by accident: not in a log, a traceback or a representation."""
+"""A string that does not appear in logs, tracebacks or `repr`."""
 
 from __future__ import annotations
 
 
 class Secret:
-    """A text that shows itself only when asked to; falsy when empty."""
+    """A string whose value only `reveal` returns; falsy if empty."""
 
     __slots__ = ("_value",)
 
@@ -12,7 +12,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """The text itself."""
+        """The secret value."""
         return self._value
 
     def __bool__(self) -> bool:

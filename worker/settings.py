@@ -1,6 +1,6 @@
-"""The settings: one frozen object read from environment variables, all problems reported at once.
+"""Reads the settings from environment variables into one frozen object and reports all problems at once.
 
-Checks relations as well as values, so that a run that starts can also end in time.
+Also checks relations between settings, so that a run can end before its invocation times out.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from worker.gemini.models import DEFAULT_MODEL
 from worker.secret import Secret
 
 MAX_RUN_SECONDS = 270.0
-"""A run never lasts longer, whatever the platform allows, so that its leases (at most 290 s) end within
-five minutes and "locked for more than 5 minutes" always means a dead worker."""
+"""The longest run, even if the platform allows more: leases (at most 290 s) then expire within five minutes,
+and "locked for more than 5 minutes" always means a dead worker."""
 
 STORE_SECONDS = 15.0
-"""What storing an image may take once its bytes are here: a 5 MB upload, with retries."""
+"""Timeout of storing a received image: a 5 MB upload, with retries."""
 
 
 HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
-"""Set where a loopback connection comes from a proxy beside us, not from a developer's keyboard."""
+"""Set on platforms where a loopback connection comes from the platform's proxy, not from a developer."""
 
 
 class InvalidSettings(Exception):
-    """Settings that are missing, malformed or contradict each other; `problems` has a line for each."""
+    """Settings are missing, malformed or contradictory; `problems` has one line for each."""
 
     def __init__(self, problems: tuple[str, ...]) -> None:
         super().__init__("settings: " + "; ".join(problems))
@@ -35,10 +35,10 @@ class InvalidSettings(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker needs to know; times in seconds. docs/settings.md explains each.
+    """The worker's settings; times in seconds. docs/settings.md explains each.
 
-    `gemini_model_follows`: once Google has shut the model down its successors are used, first
-    `gemini_model_fallback` if there is one.
+    `gemini_model_follows`: if Google shuts the model down, use `gemini_model_fallback` if set, otherwise the
+    model's successor.
     """
 
     supabase_url: str
@@ -73,7 +73,7 @@ class Settings:
     def from_env(cls, env: Mapping[str, str], default_worker_id: str, *, gemini: bool = True) -> Settings:
         """Read the settings from environment variables. Raises InvalidSettings with every problem found.
 
-        Without `gemini` the key may be missing: whoever only looks after the queue need not have it.
+        Without `gemini` the Gemini key may be missing; commands that only manage the queue do not need it.
         """
         read = _Reader(env)
         named, fallback = read.text("GEMINI_MODEL_NAME"), read.text("GEMINI_MODEL_FALLBACK")
@@ -116,7 +116,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderSettings:
-    """What taking orders needs. No secret: an order is enqueued with its caller's token."""
+    """The settings of the order function. They have no secret: orders use the caller's token."""
 
     supabase_url: str
     supabase_publishable_key: Secret
@@ -138,7 +138,7 @@ class OrderSettings:
 
 
 def _invocation_timeout(read: _Reader) -> float:
-    """Ours if set, else the platform's, which Cloud Run puts into CLOUD_RUN_TIMEOUT_SECONDS; else 240 s."""
+    """INVOCATION_TIMEOUT_SECONDS if set, else CLOUD_RUN_TIMEOUT_SECONDS (set by Cloud Run), else 240 s."""
     for name in ("INVOCATION_TIMEOUT_SECONDS", "CLOUD_RUN_TIMEOUT_SECONDS"):
         if read.text(name):
             return read.number(name, 240.0, 10.0, 3600.0)
@@ -146,7 +146,7 @@ def _invocation_timeout(read: _Reader) -> float:
 
 
 def _contradictions(settings: Settings) -> list[str]:
-    """Relations between settings that would let a run outlive its invocation, or never start anything."""
+    """Combinations of settings that let a run outlive its invocation, or never start a request."""
     problems = []
     run = min(settings.invocation_timeout_seconds, MAX_RUN_SECONDS)
     if settings.call_timeout_seconds + settings.margin_seconds >= run:
@@ -156,19 +156,19 @@ def _contradictions(settings: Settings) -> list[str]:
             "raise the invocation timeout or lower them"
         )
     if settings.retry_base_seconds > settings.retry_cap_seconds:
-        problems.append("RETRY_BASE_SECONDS must not be above RETRY_CAP_SECONDS")
+        problems.append("RETRY_BASE_SECONDS must not exceed RETRY_CAP_SECONDS")
     if bool(settings.oidc_audience) != bool(settings.oidc_service_account):
-        problems.append("OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT belong together: set both or neither")
+        problems.append("set both OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT, or neither")
     secret = settings.operator_secret.reveal()
     if secret and secret == settings.worker_secret.reveal():
         problems.append(
-            "OPERATOR_SECRET must not be the same as WORKER_SECRET: it may do what the clock may not"
+            "OPERATOR_SECRET must differ from WORKER_SECRET: it allows more than the scheduler may do"
         )
     return problems
 
 
 def _has_port(parts: SplitResult) -> bool:
-    """Whether the port can be one, if there is any."""
+    """Whether the URL has a valid port or none."""
     try:
         return parts.port != 0
     except ValueError:
@@ -176,7 +176,7 @@ def _has_port(parts: SplitResult) -> bool:
 
 
 class _Reader:
-    """Reads variables and collects what is wrong; returns a usable value all the same, so as to read on."""
+    """Reads variables and collects problems. Returns a usable value for a bad one, to read all of them."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -193,40 +193,36 @@ class _Reader:
 
     def key(self, name: str, needed: bool = True) -> Secret:
         value = self.required(name) if needed else self.text(name)
-        # It travels in a header, where anything else fails late, and with a traceback that quotes it.
+        # The key is sent in a header, where an invalid one fails late, with a traceback that quotes it.
         if not value.isascii() or not value.isprintable() or " " in value:
-            self.problems.append(f"{name} holds characters that no key has: copy it again")
+            self.problems.append(f"{name} has characters that are not valid in a key: copy it again")
         return Secret(value)
 
     def callers_secret(self, name: str) -> Secret:
-        """What callers have to show; empty if not set. Blank is a problem: a slip of whoever deploys."""
+        """A secret that callers have to send; empty if not set. A blank value is a deployment mistake."""
         value = self.text(name)
         if name in self._env and len(value) < 16:
-            what = (
-                "must have at least 16 characters"
-                if value
-                else "is set, but blank: give it a value or remove it"
-            )
+            what = "must have at least 16 characters" if value else "is blank: set a value or remove it"
             self.problems.append(f"{name} {what} (try: openssl rand -hex 32)")
         return Secret(value)
 
     def development(self) -> bool:
-        """Whether callers on this machine need no credential; never where a platform's proxy is beside us."""
+        """Whether callers on this machine need no credential; refused behind a platform's proxy."""
         on = self.switch("WORKER_DEVELOPMENT")
         for name in HOSTED_BY if on else ():
             if name in self._env:
                 self.problems.append(
-                    f"WORKER_DEVELOPMENT is for a developer's own machine, and {name} is set here"
+                    f"WORKER_DEVELOPMENT is only for a developer's own machine, but {name} is set: remove it"
                 )
         return on
 
     def behind_iam(self) -> bool:
-        """Whether Cloud Run has checked the callers' tokens: only on Cloud Run."""
+        """Whether Cloud Run checks the callers' tokens; refused elsewhere."""
         believed = self.one_of("OIDC_CHECKED_BY", ("WORKER", "CLOUD-RUN")) == "CLOUD-RUN"
         if believed and "K_SERVICE" not in self._env:
             self.problems.append(
-                "OIDC_CHECKED_BY=cloud-run is for a service of Cloud Run, which sets K_SERVICE: "
-                "elsewhere nobody has checked the token"
+                "OIDC_CHECKED_BY=cloud-run is only for a Cloud Run service, which sets K_SERVICE: "
+                "elsewhere the token is not checked; remove it"
             )
         return believed
 
@@ -240,17 +236,19 @@ class _Reader:
             return value
         try:
             parts = urlsplit(value)
-        except ValueError:  # brackets that hold no IPv6 address
+        except ValueError:  # brackets without an IPv6 address
             parts = urlsplit("https://")
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         may_be_http = self.switch("SUPABASE_ALLOW_HTTP") or local
         if parts.scheme != "https" and not (parts.scheme == "http" and may_be_http):
             self.problems.append(
-                f"{name} must be an https:// address (http:// only on this machine, or inside a private "
-                "network with SUPABASE_ALLOW_HTTP=1)"
+                f"{name} must be an https:// URL (http:// is allowed for localhost, or in a private network "
+                "with SUPABASE_ALLOW_HTTP=1)"
             )
         elif not parts.hostname or parts.path or parts.query or parts.username or not _has_port(parts):
-            self.problems.append(f"{name} must be the project's bare address, like https://abc.supabase.co")
+            self.problems.append(
+                f"{name} must be the project's URL without a path, like https://abc.supabase.co"
+            )
         return value
 
     def job(self, name: str) -> str | None:
@@ -260,7 +258,7 @@ class _Reader:
         return value or None
 
     def contact(self, name: str) -> str | None:
-        """An address that stands in a header, in parentheses."""
+        """A contact address for the User-Agent header, where it is sent in parentheses."""
         value = self.text(name)
         if value and not re.fullmatch(r"[!-'*-\[\]-~]{3,200}", value):
             self.problems.append(f"{name} must be an e-mail address or a URL, without spaces or parentheses")
@@ -269,14 +267,14 @@ class _Reader:
     def worker_id(self, default: str) -> str:
         value = self.text("WORKER_ID") or default
         if not re.fullmatch(r"[A-Za-z0-9._:@-]{1,100}", value):
-            self.problems.append("WORKER_ID must be 1 to 100 of the characters A-Z a-z 0-9 . _ : @ -")
+            self.problems.append("WORKER_ID must have 1 to 100 characters of A-Z a-z 0-9 . _ : @ -")
         return value
 
     def number(self, name: str, default: float, least: float, most: float) -> float:
         value = self.text(name)
         try:
             number = float(value) if value else default
-        except ValueError:  # it may be a key in the wrong line: its text is not repeated
+        except ValueError:  # do not quote the value: it may be a misplaced key
             number, shown = float("nan"), ""
         else:
             shown = f", not {number:g}"
@@ -286,18 +284,18 @@ class _Reader:
         return number
 
     def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
-        """The value in capitals, empty if it is not set."""
+        """The value in upper case; empty if not set."""
         value = self.text(name).upper()
         if value not in ("", *allowed):
             self.problems.append(f"{name} must be one of {', '.join(allowed)}")
         return value
 
     def switch(self, name: str) -> bool:
-        """Whether it is on; off if it is not set."""
+        """Whether the switch is on; off if not set."""
         return self.one_of(name, ("1", "TRUE", "YES", "0", "FALSE", "NO")) in ("1", "TRUE", "YES")
 
     def log(self) -> None:
-        """What `log.set_up` reads, which must not fail before the settings are read."""
+        """Check the variables that `log.set_up` reads; it ignores bad values because it runs first."""
         self.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
         self.one_of("LOG_FORMAT", ("LINE", "JSON"))
 

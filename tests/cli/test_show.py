@@ -139,7 +139,7 @@ def test_with_an_old_python() -> None:
     """A Python that is too old is told so in one line, which it can read."""
     done = started("-c", OLD_PYTHON)
     assert (done.returncode, done.stdout) == (2, "")
-    assert "Python 3.11 or newer is needed" in done.stderr and "3.10.4" in done.stderr
+    assert "Python 3.11 or newer is required" in done.stderr and "3.10.4" in done.stderr
     assert done.stderr.count("\n") == 1
     for name in ("__init__", "__main__"):
         ast.parse((ROOT / "worker" / f"{name}.py").read_text(), feature_version=(3, 7))

@@ -78,7 +78,7 @@ def test_setting(value: str, behind: bool) -> None:
 @pytest.mark.parametrize("elsewhere", [{}, {"CLOUD_RUN_JOB": "j"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
 def test_setting_elsewhere(elsewhere: dict[str, str]) -> None:
     """Where no service of Cloud Run is, IAM has checked nothing, and anybody could write such a token."""
-    with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY=cloud-run is for a service of Cloud Run"):
+    with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY=cloud-run is only for a Cloud Run service"):
         Settings.from_env(BASE | elsewhere | {"OIDC_CHECKED_BY": "cloud-run"}, "w")
 
 

@@ -77,7 +77,7 @@ def test_every_kind_of_webp(lossless: bool, size: tuple[int, int], frames: int) 
 )
 def test_a_type_that_is_not_taken_is_named_beside_those_that_are(data: bytes, kind: str) -> None:
     """Who orders with a type that is not taken learns which one it is, and which ones to save it as."""
-    with pytest.raises(ValueError, match=f"the file is {kind}.*; JPEG, PNG, WebP, HEIC and HEIF are taken"):
+    with pytest.raises(ValueError, match=f"the file is {kind}.*; use JPEG, PNG, WebP, HEIC or HEIF"):
         inspect(data)
 
 
@@ -137,7 +137,7 @@ def test_heif_by_brand(data: bytes, mime_type: str) -> None:
     ],
 )
 def test_refused(data: bytes) -> None:
-    """What is no photo of a type that Gemini takes, or breaks off, is refused with a readable reason."""
+    """What is no photo of a type that Gemini takes, or is truncated, is refused with a readable reason."""
     with pytest.raises(ValueError, match=r"[a-z ]{12}"):
         inspect(data)
 
