@@ -55,7 +55,7 @@ def check_page(folder: Path) -> None:
     assert len(sources - photos) == 3
     assert page.count('class="missing"') == 4
     assert "may copy a protected work" in page
-    assert "the photo is not there" in page
+    assert "photo not found" in page
     assert "{{" not in page
     assert "url(" not in page
     assert "<script" not in page

@@ -78,7 +78,7 @@ def test_a_troubled_queue(window: Window, shop: Shop) -> None:
         "\"leaseExpiresAt\" = now() - interval '1 minute' where status = 'processing'"
     )
     page = enter(window, shop)
-    expect(page.locator("#troubles")).to_contain_text("the photo is not there")
+    expect(page.locator("#troubles")).to_contain_text("photo not found")
     expect(page.locator("#troubles")).to_contain_text("Their worker died")
     expect(page.get_by_role("status").first).to_contain_text("Attention")
     window.check_accessibility()

@@ -87,7 +87,7 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
     page.locator("#troubles").get_by_role("button", name=f"Open batch {bad}").press("Enter")
     dialog = page.get_by_role("dialog", name=f"Batch {bad}")
     expect(dialog).to_contain_text("Job 2: failed")
-    expect(dialog).to_contain_text("the photo is not there")
+    expect(dialog).to_contain_text("photo not found")
     expect(dialog.get_by_text("not made", exact=True)).to_have_count(2)
     dialog.get_by_role("button", name="Retry its failed jobs").click()
     yes(page, "Retry this batch's failed jobs?", "Retry them")

@@ -1,4 +1,4 @@
-"""A bucket's own settings, and whether it takes what Gemini makes: known before anything is paid for."""
+"""A bucket's settings, and whether it accepts Gemini's images; checked before anything is paid for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.supabase.retry import call_with_retry
 from worker.supabase.storage_errors import ObjectMissing, meaning, read
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
-"""What Gemini makes; the installed bucket allows just these (sql/90_storage.sql)."""
+"""The image types that Gemini makes; the installed bucket allows only these (sql/90_storage.sql)."""
 
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 """The largest image; the installed bucket's limit (sql/90_storage.sql)."""
@@ -24,7 +24,7 @@ TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A bucket as Storage describes it; None is no limit, or a field that it left out."""
+    """A bucket's settings; None means no limit, or a missing field."""
 
     name: str
     public: bool | None
@@ -33,7 +33,7 @@ class Bucket:
 
     @property
     def refusal(self) -> str | None:
-        """What it would refuse of the images that Gemini makes; None if it takes all."""
+        """Which of Gemini's images the bucket would refuse; None if it accepts all."""
         refused = [kind for kind in IMAGE_TYPES if not self._allows(kind)]
         if refused:
             return f"bucket {self.name} refuses images of type {', '.join(refused)}"
@@ -46,9 +46,9 @@ class Bucket:
 
 
 async def read_bucket(project: Project, name: str, within: Within) -> Bucket:
-    """A bucket's settings. Raises Misconfigured and QueueUnavailable.
+    """Read a bucket's settings. Raises Misconfigured and QueueUnavailable.
 
-    Asked without the SDK, whose model of a bucket refuses the whole answer for a field that nobody needs.
+    Does not use the SDK, because its bucket model rejects the whole answer if an unneeded field is invalid.
     """
 
     async def attempt() -> Bucket:
@@ -58,7 +58,7 @@ async def read_bucket(project: Project, name: str, within: Within) -> Bucket:
 
 
 async def _asked(project: Project, name: str) -> Any:
-    """What Storage says of a bucket; None where that is no JSON."""
+    """Storage's JSON description of a bucket; None if the answer is not JSON."""
     import httpx
 
     url = f"{project.url}/storage/v1/bucket/{quote(name)}"
@@ -79,7 +79,7 @@ async def _asked(project: Project, name: str) -> Any:
 
 def _bucket(name: str, said: Any) -> Bucket:
     if not isinstance(said, Mapping) or "id" not in said:
-        raise Misconfigured("storage_missing", "what answers is no Storage: check SUPABASE_URL")
+        raise Misconfigured("storage_missing", "the answer is not from Supabase Storage: check SUPABASE_URL")
     limit, types = said.get("file_size_limit"), said.get("allowed_mime_types")
     return Bucket(
         name=name,

@@ -1,4 +1,4 @@
-"""The connection to the Supabase project: one async client, built at its first use, kept between runs."""
+"""The connection to the Supabase project: one async client, built on first use and reused by all runs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from postgrest import AsyncPostgrestClient
     from supabase import AsyncClient
 
-# httpx tries to load a command line of its own, and with it rich: a tenth of a cold start, for nothing.
+# Keeps httpx from importing its command line and rich, which would take a tenth of a cold start.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
 
 CONNECT_SECONDS = 5.0
 REPLY_SECONDS = 20.0
-"""Longest silence of Supabase within one call; each caller's own deadline comes on top of it."""
+"""Read timeout of one call; each caller has its own deadline in addition."""
 
 
 class Project:
-    """Supabase's own client over an HTTP client of ours. One instance belongs to one event loop.
+    """Supabase's client over our HTTP client. One instance belongs to one event loop.
 
-    What an answer says about the project itself (key refused, paused, restricted) is raised as Misconfigured,
-    whichever service was asked. `key_name` is the variable that such an error tells the operator to set.
+    Any answer about the project itself (key refused, paused, restricted) is raised as Misconfigured,
+    regardless of the service. `key_name` is the variable that the error names for an invalid key.
     """
 
     def __init__(self, url: str, key: Secret, key_name: str = SERVICE_KEY) -> None:
@@ -40,13 +40,13 @@ class Project:
 
     @property
     def photo_host(self) -> str | None:
-        """The host in `https://` addresses of this project's Storage; None if photos cannot have it."""
+        """The host in `https://` URLs of this project's Storage; None if they are not valid photo URLs."""
         parts = urlsplit(self.url)
         return parts.hostname if parts.scheme == "https" and parts.port in (None, 443) else None
 
     @property
     def http(self) -> httpx.AsyncClient:
-        """The HTTP client that everything to this project goes through."""
+        """The HTTP client for all calls to this project."""
         if self._http is None:
             import httpx
 
@@ -59,9 +59,10 @@ class Project:
 
     @property
     def rest(self) -> AsyncPostgrestClient:
-        """Supabase's client for RPC, with the service key.
+        """Supabase's RPC client, with the service key.
 
-        By itself, as an idle run needs no more: the whole of `supabase` takes half as long again to load.
+        Separate from `client`, because an idle run needs no more, and importing all of `supabase` takes 50 %
+        longer.
         """
         if self._rest is None:
             from postgrest import AsyncPostgrestClient
@@ -73,7 +74,7 @@ class Project:
 
     @property
     def client(self) -> AsyncClient:
-        """Supabase's client with the service key: no session, no refreshing in the background."""
+        """Supabase's client with the service key, without a session or background token refresh."""
         if self._client is None:
             from supabase import AsyncClient, AsyncClientOptions
 
@@ -84,7 +85,7 @@ class Project:
         return self._client
 
     def headers(self) -> dict[str, str]:
-        """What the service key looks like on the wire, for a request made without the client."""
+        """The headers with the service key, for requests made without the client."""
         key = self._key.reveal()
         return {"apikey": key, "Authorization": f"Bearer {key}"}
 

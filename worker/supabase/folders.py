@@ -1,6 +1,6 @@
-"""Folders in the bucket of generated photos: what lies in them, and removing it; for the sweep.
+"""Lists and removes objects in the folders of the generated-photos bucket, for the sweep.
 
-Takes paths only from a listing of the folder it was asked about.
+Uses only paths that the listing of the requested folder returned.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from worker.supabase.retry import call_with_retry
 from worker.supabase.storage import BUCKET, translated
 
 PAGE = 1000
-"""Entries of one listing, and objects of one removal, at most (Supabase Storage's own limit for both)."""
+"""Most entries per listing and objects per removal (Supabase Storage's limit for both)."""
 
 ONCE = 1
-"""Tries of one call: the next sweep is the other one."""
+"""Tries per call; the next sweep repeats a failed one."""
 
 BY_NAME = {"column": "name", "order": "asc"}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object by its whole path, and its size."""
+    """An object's full path and its size."""
 
     path: str
     size_bytes: int
@@ -32,7 +32,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a listing: objects, the folders beside them, and where to go on, None at the end."""
+    """One page of a listing: objects, subfolders, and the next page's offset (None at the end)."""
 
     objects: tuple[StoredObject, ...]
     folders: tuple[str, ...]
@@ -46,12 +46,12 @@ class Folders:
         self._project = project
 
     async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page:
-        """What lies in a folder, by name, from `offset` on; only what is below it, whatever Storage says."""
+        """List a folder by name from `offset` on; ignores entries outside the folder."""
         options = {"limit": PAGE, "offset": offset, "sortBy": BY_NAME}
 
         async def attempt() -> list[dict[str, Any]]:
             with translated("list"):
-                # With the slash, so that no server takes `…/1` for the beginning of `…/12` as well.
+                # The trailing slash keeps a server from treating `…/1` as a prefix of `…/12`.
                 listed: list[dict[str, Any]] = await self._bucket().list(f"{folder}/", options)
                 return listed
 
@@ -65,7 +65,7 @@ class Folders:
         )
 
     async def remove(self, objects: Sequence[StoredObject], timeout_seconds: float) -> list[StoredObject]:
-        """Remove objects and return those that were there; a repeat removes nothing more."""
+        """Remove objects and return those that existed; idempotent."""
         removed: set[str] = set()
 
         async def attempt() -> None:
@@ -82,7 +82,7 @@ class Folders:
 
 
 def _whole(folder: str, name: str) -> str:
-    # Supabase names an entry within its folder, other servers by its whole path.
+    # Supabase returns names relative to the folder, other servers full paths.
     return name if "/" in name else f"{folder}/{name}"
 
 

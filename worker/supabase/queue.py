@@ -1,6 +1,6 @@
-"""The queue's gateway: the database functions as methods, the only place that knows postgrest's errors.
+"""The database functions of the queue as methods; the only module that handles postgrest's errors.
 
-Each call is safe to repeat and is repeated when Supabase does not answer, as long as what bounds it lasts.
+Each call is idempotent and is retried until its deadline if Supabase does not answer.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from worker.supabase.retry import call_with_retry
 from worker.supabase.rpc_errors import call_error
 
 TRIES = 4
-"""Tries of one call; with the waits between them they take 3.5 s at most when Supabase refuses at once."""
+"""Tries per call; if Supabase refuses immediately, the waits between them add up to at most 3.5 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a claim gave: jobs, or a reason for none and the seconds until it may be different.
+    """The answer to a claim: jobs, or the reason for none and the seconds until the next attempt.
 
-    `successors` are the models that were changed over to after the one asked for, in order; `prices` are the
-    dollars of an image by model; `photo_buckets` and `photo_hosts` are where source photos may come from;
-    `answered_at` is the database's time; `storage_refused` tells of an image that was paid for and not kept;
-    `most_images` is how many images end what is handed out: the caller's bound, or what the gate can start.
+    `successors` are the models that replaced the requested one, in order; `prices` are dollars per image, by
+    model; `photo_buckets` and `photo_hosts` are the allowed sources of photos; `answered_at` is the
+    database's time; `storage_refused` describes a paid image that Storage did not accept; `most_images` is
+    the limit of images claimed: the caller's, or what the rate gate can start.
     """
 
     jobs: tuple[Job, ...] = ()
@@ -47,7 +47,7 @@ class Claim:
 
 
 class Settled(NamedTuple):
-    """What has become of a settled job: its status, None where the lease was lost, and its error code."""
+    """A settled job's status (None if the lease was lost) and error code."""
 
     status: str | None
     code: str | None
@@ -58,9 +58,9 @@ LEASE_LOST = Settled(None, None)
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A job's result on its way into the database; times in seconds from now.
+    """The outcome to store for a job; times in seconds from now.
 
-    `requests` were sent to Gemini for the job.
+    `requests` is the number of requests sent to Gemini for the job.
     """
 
     job_id: int
@@ -74,7 +74,7 @@ class Settlement:
     requests: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """The shape `settle_generation_jobs` takes."""
+        """The JSON that `settle_generation_jobs` expects."""
         return {
             "jobId": self.job_id,
             "fence": self.fence,
@@ -90,14 +90,14 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The answer to a record: `recorded`, `already_recorded` (with the path that counts) or `job_final`."""
+    """The answer to a record: `recorded`, `already_recorded` (with the recorded path) or `job_final`."""
 
     result: str
     storage_path: str | None = field(default=None)
 
 
 class Database(Protocol):
-    """What calls a database function by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
+    """Calls database functions by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
 
     async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
@@ -122,9 +122,9 @@ class Queue:
         skip_users: Sequence[str] = (),
         max_images: int | None = None,
     ) -> Claim:
-        """Claim jobs for a run that lasts `run_seconds` more, none of the users to be skipped.
+        """Claim jobs for a run with `run_seconds` left, but none of `skip_users`.
 
-        The job that brings the images to `max_images` is the last. The same claim id gives the same jobs.
+        The job that reaches `max_images` is the last. Repeating a claim id returns the same jobs.
         """
         params = {
             "p_run_id": str(run_id),
@@ -172,7 +172,7 @@ class Queue:
         return Recorded((await self._call("record_failed_image", params, within))["result"])
 
     async def settle(self, settlements: Sequence[Settlement], within: Within) -> dict[int, Settled]:
-        """Settle jobs; returns what has become of each."""
+        """Settle jobs; returns the new status of each."""
         params = {"p_results": [settlement.as_json() for settlement in settlements]}
         answer = await self._call("settle_generation_jobs", params, within)
         return {row["jobId"]: Settled(row["status"], row.get("code")) for row in answer["results"]}
@@ -180,7 +180,7 @@ class Queue:
     async def finish(
         self, run_id: UUID, summary: Mapping[str, Any], spent: Sequence[int], within: Within
     ) -> None:
-        """End the run; `spent` names each job that it still holds once for each request that was sent."""
+        """Finish the run; `spent` has the id of each job it still holds, once per request sent."""
         params = {
             "p_run_id": str(run_id),
             "p_worker_id": self._worker_id,
@@ -205,7 +205,7 @@ class Queue:
     ) -> dict[str, Any]:
         """Enqueue an order, as the token's user or with the service key.
 
-        Without a key it is repeated only where Supabase refused before it executed anything.
+        Without an idempotency key it is retried only if Supabase refused it before execution.
         """
         params = {"p_request": dict(request), "p_idempotency_key": idempotency_key}
         repeated = QueueUnavailable if idempotency_key else NotExecuted
@@ -230,7 +230,7 @@ class Queue:
         headers: Mapping[str, str] | None = None,
         repeated: type[QueueUnavailable] = QueueUnavailable,
     ) -> dict[str, Any]:
-        """Call a function with retries; QueueUnavailable once the time or the tries are used up."""
+        """Call a function with retries; QueueUnavailable when the time or the tries are used up."""
 
         async def attempt() -> dict[str, Any]:
             request = self._project.rest.rpc(function, dict(params))
@@ -239,7 +239,7 @@ class Queue:
             with translated(function):
                 data = (await request.execute()).data
             if not isinstance(data, dict):
-                raise QueueUnavailable("bad_answer", f"{function} answered with something that is no object")
+                raise QueueUnavailable("bad_answer", f"{function} did not answer with a JSON object")
             return data
 
         return await call_with_retry(attempt, function, within, tries, repeated)
@@ -247,7 +247,7 @@ class Queue:
 
 @contextmanager
 def translated(function: str) -> Iterator[None]:
-    """Turn what postgrest and its HTTP client raise into our errors; told by class and code alone."""
+    """Translate errors of postgrest and its HTTP client, by class and code only."""
     import httpx
     from postgrest import APIError
     from pydantic import ValidationError
@@ -257,5 +257,7 @@ def translated(function: str) -> Iterator[None]:
     except APIError as exc:
         raise call_error(exc.code, exc.message, exc.details, exc.hint, function) from exc
     except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as exc:
-        why = f" ({exc})" if isinstance(exc, httpx.ConnectError) else ""  # the system's words, no URL in them
+        why = (
+            f" ({exc})" if isinstance(exc, httpx.ConnectError) else ""
+        )  # the system's message, which has no URL
         raise QueueUnavailable("unreachable", f"{function}: {type(exc).__name__}{why}") from exc

@@ -1,4 +1,4 @@
-"""The in-call retry of what is asked of Supabase: several tries within the time that a call is given."""
+"""Retries calls to Supabase within the time limit of the call."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ async def call_with_retry(
     most: int,
     repeated: type[QueueUnavailable] = QueueUnavailable,
 ) -> T:
-    """The answer of the first try that gets one; between two tries a wait of up to 0.5, 1, then 2 s.
+    """Return the first answer, with at most `most` tries and waits of up to 0.5, 1, then 2 s between them.
 
-    A try that hangs is given up at half of the time then left, so that there is another; only the last of
-    `most` may take it all. Only errors of the kind `repeated` are worth another try.
-    Raises QueueUnavailable once the time or the tries are used up.
+    A hanging try times out after half of the remaining time, so that another can follow; the last try may
+    use all of it. Only errors of type `repeated` are retried.
+    Raises QueueUnavailable when the time or the tries are used up.
     """
     tries = 0
 
@@ -33,18 +33,18 @@ async def call_with_retry(
         nonlocal tries
         tries += 1
         ends, now = whole.when(), asyncio.get_running_loop().time()
-        with _told(what):
-            last = tries == most or repeated is not QueueUnavailable  # then a hang is not worth another try
+        with _timeouts_translated(what):
+            last = tries == most or repeated is not QueueUnavailable  # then a timeout is not retried
             async with asyncio.timeout_at(ends if ends is None or last else (now + ends) / 2):
                 return await attempt()
 
-    with _told(what):
+    with _timeouts_translated(what):
         async with timeout(within) as whole:
             return await retried(one, repeated, most, 0.5, 2.0)(whole)
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _timeouts_translated(what: str) -> Iterator[None]:
     try:
         yield
     except TimeoutError as exc:

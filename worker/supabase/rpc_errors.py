@@ -1,7 +1,7 @@
-"""What Supabase's refusals mean: by HTTP status where they are about the project, else by PostgREST's code.
+"""Translates Supabase's error answers: project errors by HTTP status, other errors by PostgREST's code.
 
-Pure, and the only table of both. A gateway's answer is about the project or its key, whichever service was
-asked; PostgREST's is about the function, or about the bearer token.
+A gateway's answer is about the project or its key, regardless of the service; PostgREST's is about the
+function or the bearer token.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ INSTALL = "run sql/install.sql in the Supabase SQL editor, or psql -v ON_ERROR_S
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with a project as a whole, and what its operator does about it."""
+    """A problem of the whole project, and what the operator has to do."""
 
     code: str
     said: str
     fix: str
 
     def error(self, kind: type[ProjectRefused] = ProjectRefused) -> ProjectRefused:
-        """The error, which says both."""
+        """The error with problem and fix in its message."""
         return kind(self.code, self.said, self.fix)
 
 
@@ -56,36 +56,36 @@ NO_JWT_SECRET = Trouble(
 _BY_CODE = {"PGRST106": SCHEMA, "PGRST300": NO_JWT_SECRET}
 
 REFUSAL_STATUSES = frozenset({401, 402, 403, 404, 540})
-"""Statuses whose body `project_error` wants to see."""
+"""Statuses that `project_error` checks."""
 
 _OWN_CODE = re.compile(r"PGRST\w{3}|[0-9A-Z]{5}")
 _VIOLATION = re.compile(r"\b(?:exceed|overdue)[a-z_]*_[a-z_]+\b")
 
 _LEGACY = re.compile(r"legacy api keys", re.IGNORECASE)
 
-# PGRST303 stands for every claim; only the message says which. (PostgREST, Auth.hs)
+# PGRST303 covers every invalid JWT claim; only the message says which one. (PostgREST, Auth.hs)
 _CLOCK = re.compile(r"jwt (issued at future|not yet valid)", re.IGNORECASE)
-_PASSING = ("08", "40", "53", "55", "57", "58")
-"""SQLSTATE classes that pass: connection, rollback, resources, locks, cancelled or shutting down, system."""
+_TRANSIENT = ("08", "40", "53", "55", "57", "58")
+"""Transient SQLSTATE classes: connection, rollback, resources, locks, cancellation or shutdown, system."""
 
 
 def key_trouble(key_name: str, said: str) -> Trouble:
-    """The key in the variable `key_name` is not, or no longer, the right one of this project."""
+    """The key in the variable `key_name` is not valid for this project."""
     kind = "secret" if key_name == SERVICE_KEY else "publishable"
     fix = f"set {key_name} to the project's {kind} key (dashboard, Project Settings, API Keys)"
     return Trouble("key_refused", said, fix)
 
 
 def restricted(body: bytes) -> Trouble:
-    """The project answers no requests until its quota or bill is settled; a body of Supabase says which."""
+    """The project is blocked until its quota or bill is settled; the body names the violations."""
     found = sorted(set(_VIOLATION.findall(body.decode("utf-8", "replace"))))
     why = f" ({', '.join(found[:5])})" if found else ""
-    fix = "look at usage and billing in the dashboard; upgrade the plan or pay"
+    fix = "check usage and billing in the dashboard; upgrade the plan or pay"
     return Trouble("project_restricted", f"the Supabase project is restricted (402){why}", fix)
 
 
 def project_error(status: int, body: bytes, key_name: str) -> Misconfigured | None:
-    """The error if an answer of any service is about the project or its key; None if it is about the call."""
+    """The error if any service's answer is about the project or its key; None if it is about the call."""
     if status == 402:
         return restricted(body).error()
     if status == 540:
@@ -114,27 +114,28 @@ def _gateway_error(status: int, message: str, key_name: str) -> Misconfigured | 
 def call_error(
     code: str | int | None, message: str | None, details: object, hint: str | None, function: str
 ) -> GenerationError:
-    """What PostgREST's error means; `code` is an SQLSTATE, a PGRST code, or the status of a non-JSON body."""
+    """Translate PostgREST's error; `code` is an SQLSTATE, a PGRST code, or a non-JSON answer's status."""
     text, said = str(code), message or "no message"
     if re.fullmatch(r"PT\d{3}", text):
         return QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
     if text in ("PGRST202", "PGRST203", "42883"):
         return Misconfigured(
-            "schema_missing", f"the database has no function {function} as this worker calls it: {INSTALL}"
+            "schema_missing",
+            f"the database has no function {function} with this worker's parameters: {INSTALL}",
         )
     if text in _BY_CODE:
         return _BY_CODE[text].error()
     if text.startswith("PGRST3") or text == "42501":
         return _bearer_error(text, said, function)
-    if text.startswith(_PASSING) or not text[:1].isdigit() or len(text) == 3:
+    if text.startswith(_TRANSIENT) or not text[:1].isdigit() or len(text) == 3:
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
-    # Class 22 is about the data that came: of a user's order it is theirs to correct.
+    # Class 22 is invalid data, which the caller has to correct.
     return QueueRefused("database_error", f"{function}: {said}", 400 if text[:2] == "22" else 500, hint)
 
 
 def _bearer_error(code: str, said: str, function: str) -> GenerationError:
     if _CLOCK.match(said):
-        return NotExecuted("token_too_early", f"{function}: a clock of Supabase's is behind ({code})")
+        return NotExecuted("token_too_early", f"{function}: a server clock of Supabase is behind ({code})")
     return key_trouble(SERVICE_KEY, f"Supabase refused the key or its rights ({code})").error(BearerRefused)
 
 

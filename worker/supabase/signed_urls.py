@@ -1,4 +1,4 @@
-"""Addresses at which a browser may read photos of the private bucket, kept while they last."""
+"""Signed URLs at which a browser can load photos of the private bucket; cached while valid."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from worker.supabase.storage import PhotoStore
 
 VALID_SECONDS = 300
 FRESH_SECONDS = 120.0
-"""An address is given out again for so long: whoever gets it has three minutes to load the photo."""
+"""How long a URL is reused; at least three minutes then remain to load the photo."""
 
 MISSING_SECONDS = 15.0
-"""So long a photo without an address stays without: a page that asks every two seconds costs no more."""
+"""How long a failed signing is not retried; a page polls every two seconds."""
 
 SIGN_SECONDS = 10.0
 
 
 class Gallery:
-    """Signs each photo once in a while, however often a page asks."""
+    """Caches signed URLs, so that polling pages do not sign each photo every time."""
 
     def __init__(self, store: PhotoStore, monotonic: Callable[[], float]) -> None:
         self._store, self._monotonic = store, monotonic
         self._signed: dict[str, tuple[float, str | None]] = {}
 
     async def urls(self, paths: Sequence[str]) -> dict[str, str]:
-        """The address of each photo; none for one that cannot be signed."""
+        """The signed URL of each photo; photos that cannot be signed are left out."""
         now = self._monotonic()
         self._signed = {path: kept for path, kept in self._signed.items() if now < kept[0]}
         missing = [path for path in paths if path not in self._signed]
@@ -38,4 +38,4 @@ class Gallery:
         try:
             return await self._store.signed_url(path, VALID_SECONDS, SIGN_SECONDS)
         except GenerationError:
-            return None  # The page shows the rest, and asks again.
+            return None  # the page shows the other photos and asks again

@@ -1,6 +1,6 @@
-"""The Storage adapter: generated images in, source photos and orphaned images out.
+"""The Storage adapter: stores generated images, reads source photos, removes orphaned objects.
 
-Objects are written once and never overwritten; the only place that knows storage3's errors.
+Objects are never overwritten. The only module that handles storage3's errors.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BUCKET = "generated-photos"
 TRIES = 3
 
 STORE_TRIES = 10
-"""More than for any other call, as many as the time for storing holds: what is stored has been paid for."""
+"""As many as fit into the time for storing, because the image has been paid for."""
 
 OBJECT_NAME = re.compile(r"(\d{1,3})-[0-9a-f]{16}")
 UNKNOWN_MODEL = "unknown"
@@ -44,19 +44,19 @@ UNKNOWN_MODEL = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An object that lies in a job's folder, and what its row has to say."""
+    """An object in a job's folder, and the data for its row."""
 
     path: str
     photo: Mapping[str, Any]
 
 
 def object_path(job: Job, index: int, data: bytes) -> str:
-    """`{user}/{batch}/{job}/{index}-{first 16 of sha256}`: the same bytes always get the same name."""
+    """`{user}/{batch}/{job}/{index}-{first 16 hex digits of sha256}`: the same bytes get the same name."""
     return f"{job.folder}/{index}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def photo_row(path: str, image: GeneratedImage) -> dict[str, Any]:
-    """What `record_generated_photo` is told; also kept with the object, so that it can be adopted."""
+    """The parameter of `record_generated_photo`; also stored as the object's metadata, for recovery."""
     return {
         "storagePath": path,
         "mimeType": image.mime_type,
@@ -77,14 +77,14 @@ class PhotoStore:
         self._project = project
 
     async def check(self, within: Within) -> None:
-        """Raises Misconfigured where the bucket would refuse what Gemini makes, and QueueUnavailable."""
+        """Raise Misconfigured if the bucket would refuse Gemini's images; also raises QueueUnavailable."""
         if refusal := (await read_bucket(self._project, BUCKET, within)).refusal:
             raise Misconfigured(
                 "bucket_refuses_images", f"{refusal}: apply sql/install.sql, which repairs it"
             )
 
     async def put(self, path: str, image: GeneratedImage, within: Within) -> None:
-        """Store an image under its content's name. Already being there is success: the bytes are the same."""
+        """Store an image under a name derived from its bytes; an existing object is success."""
 
         async def attempt() -> None:
             with translated("upload"):
@@ -100,7 +100,7 @@ class PhotoStore:
             return
 
     async def signed_url(self, path: str, seconds: int, within: Within) -> str:
-        """An address at which anybody may read an object for so long."""
+        """A URL at which anyone can read an object for `seconds`."""
 
         async def attempt() -> str:
             with translated("sign"):
@@ -109,7 +109,7 @@ class PhotoStore:
         return await call_with_retry(attempt, "Storage: sign", within, TRIES)
 
     async def remove(self, path: str, within: Within) -> None:
-        """Remove an object of our own that the database did not want. Having gone already is success."""
+        """Remove an object that the database rejected; a missing object is success."""
 
         async def attempt() -> None:
             with translated("remove"):
@@ -118,7 +118,7 @@ class PhotoStore:
         await call_with_retry(attempt, "Storage: remove", within, TRIES)
 
     async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
-        """The images that earlier claims stored in the job's folder, by index; the first of each counts."""
+        """The images that earlier claims stored in the job's folder, by index; the first per index wins."""
 
         async def attempt() -> dict[int, StoredImage]:
             found: dict[int, StoredImage] = {}
@@ -130,18 +130,18 @@ class PhotoStore:
         return await call_with_retry(attempt, "Storage: list", within, TRIES)
 
     async def _listed(self, job: Job) -> list[tuple[int, str]]:
-        """Index and path of every object in the job's folder that is named as ours are."""
+        """Index and path of every object in the job's folder whose name matches OBJECT_NAME."""
         with translated("list"):
             listing = await self._bucket().list(f"{job.folder}/", {"limit": 1000})
-        # Supabase names an object within its folder, other servers by its whole path.
+        # Supabase returns names relative to the folder, other servers full paths.
         names = sorted(str(entry["name"]).rsplit("/", 1)[-1] for entry in listing)
         matches = [match for name in names if (match := OBJECT_NAME.fullmatch(name))]
         return [(int(match[1]), f"{job.folder}/{match[0]}") for match in matches]
 
     async def _describe(self, path: str) -> Mapping[str, Any] | None:
-        """The row of a stored object: from its metadata, or from its bytes where Storage did not keep any.
+        """The row data of a stored object, from its metadata, or from its bytes if it has no metadata.
 
-        None if it is no image, or has gone since it was listed: a late worker removes what nobody wanted.
+        None if it is not an image, or was removed since the listing by a worker whose image was rejected.
         """
         try:
             with translated("info"):
@@ -153,12 +153,12 @@ class PhotoStore:
             return None
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes:
-        """Read an object of at most `max_bytes`; an answer that says it is compressed is refused.
+        """Read an object of at most `max_bytes`; refuses an answer with a compressed encoding.
 
-        Raises BadInput (missing, large, compressed), Transient, Misconfigured (any photo), PhotoUnreadable
-        (this one).
+        Raises BadInput (missing, too large, compressed), Transient, Misconfigured (affects all photos),
+        PhotoUnreadable (affects this photo).
 
-        By the route for known callers: the other one calls a key that it cannot verify a missing bucket.
+        Uses the authenticated route, because the other one reports an invalid key as a missing bucket.
         """
         import httpx
 
@@ -188,7 +188,7 @@ class PhotoStore:
 
 
 def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
-    """The row in an object's metadata, if it is this object's."""
+    """The row data in an object's metadata, if it belongs to this object."""
     for key in ("user_metadata", "metadata"):
         kept = info.get(key)
         if isinstance(kept, str):
@@ -199,7 +199,7 @@ def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
 
 
 def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
-    """The row of an object of which only the bytes are left; None if they are no image."""
+    """The row data derived from an object's bytes; None if they are not an image."""
     try:
         read = inspect(data)
     except ValueError:
@@ -210,7 +210,7 @@ def _read_row(data: bytes, path: str) -> Mapping[str, Any] | None:
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Turn what storage3 and its HTTP client raise into our errors; `storage_answers` says which."""
+    """Translate errors of storage3 and its HTTP client; `storage_errors` has the table."""
     import httpx
     from pydantic import ValidationError
     from storage3.exceptions import StorageApiError
@@ -224,7 +224,7 @@ def translated(what: str) -> Iterator[None]:
 
 
 def _answer(exc: Any) -> Answer:
-    """The answer behind storage3's error, which keeps neither the HTTP status nor the code."""
+    """The HTTP answer behind storage3's error, which does not keep the HTTP status and code."""
     import httpx
 
     cause: BaseException | None = exc
@@ -237,27 +237,27 @@ def _answer(exc: Any) -> Answer:
 
 
 def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
-    """An object that is not there is the order's trouble; the project's is not, nor what passes."""
+    """Translate a failed download: a missing object is bad input; project and transient errors are not."""
     error = meaning(answer, f"reading from bucket {bucket}")
     if error.code == "bucket_missing" and bucket != BUCKET:
-        fix = "create it, or delete its row from generation.photo_buckets; if it is there, check"
-        said = f"photos may come from bucket {bucket}, which is not there: {fix} SUPABASE_SERVICE_ROLE_KEY"
-        return PhotoBucketMissing(error.code, said)
+        fix = "create it, or delete its row from generation.photo_buckets; if it exists, check"
+        message = f"the photo bucket {bucket} does not exist: {fix} SUPABASE_SERVICE_ROLE_KEY"
+        return PhotoBucketMissing(error.code, message)
     if isinstance(error, ObjectMissing):
-        return BadInput(error.code, f"{_shown(path)}: the photo is not there (any more)")
+        return BadInput(error.code, f"{_shown(path)}: photo not found")
     if isinstance(error, QueueUnavailable):
-        said = f"{_shown(path)}: Storage does not hand it out just now ({answer.shown})"
-        return Transient("photo_host_unavailable", said)
+        message = f"{_shown(path)}: Storage is temporarily unavailable ({answer.shown})"
+        return Transient("photo_host_unavailable", message)
     return error
 
 
 def _unreadable(error: Misconfigured, bucket: str, path: str) -> PhotoUnreadable:
-    """The operator learns what to look for, but not the photo's name, which is the customer's."""
-    said = (
-        f"a photo in bucket {bucket} could not be read, which may be due to its name: {error.message}; "
-        "if other photos are read, look at the rules of what stands before Supabase (firewall, proxy)"
+    """The operator's message does not have the photo's name, which is customer data."""
+    message = (
+        f"a photo in bucket {bucket} could not be read, possibly because of its name: {error.message}; "
+        "if other photos can be read, check the rules of the firewall or proxy in front of Supabase"
     )
-    return PhotoUnreadable("photo_unreadable", said, _shown(path))
+    return PhotoUnreadable("photo_unreadable", message, _shown(path))
 
 
 def _shown(path: str) -> str:

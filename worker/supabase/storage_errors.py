@@ -1,7 +1,7 @@
-"""What an answer of Storage that is no success means: the one table of it, for every call.
+"""Translates Storage's error answers; one table for all calls.
 
-Storage names an error in `code` (new versions), `error` or `message`, and its status in `statusCode`; the
-HTTP status is often 400. An answer without these names comes from a gateway or from another server.
+Storage names the error in `code` (new versions), `error` or `message`, and its status in `statusCode`; the
+HTTP status is often 400. An answer without these fields comes from a gateway or another server.
 Names: supabase/storage, `internal/errors/codes.ts`; real answers: supabase/cli#4181, supabase#45491.
 """
 
@@ -20,29 +20,29 @@ URL = "check SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer that is no success: its status, Storage's own if it gave one, and what names it."""
+    """An error answer: its status (Storage's own if given) and the names of its error."""
 
     status: int
     names: frozenset[str] = frozenset()
 
     @property
     def shown(self) -> str:
-        """The status, and a name that is a constant and can hold nothing of the request."""
+        """The status and those names that are constants, so that nothing of the request is quoted."""
         constants = sorted(name for name in self.names if re.fullmatch(r"[A-Z][A-Za-z]{2,39}", name))
         return " ".join([str(self.status), *constants])
 
 
 class ObjectMissing(GenerationError):
-    """Storage itself says that it has no such object."""
+    """Storage answered that the object does not exist."""
 
 
 class ObjectExists(GenerationError):
-    """Storage has an object of that name already."""
+    """Storage already has an object of that name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Which answers mean what: by any of the names, or by the status. `fix` goes into the message."""
+    """Matches answers by name or status. `fix` is appended to the message."""
 
     names: frozenset[str]
     statuses: frozenset[int]
@@ -52,18 +52,18 @@ class Rule:
 
 
 def _rule(names: str, statuses: str, error: type[GenerationError], code: str, fix: str = "") -> Rule:
-    """A row of the table; names apart by `|`, statuses by spaces."""
+    """One row of the table; names are separated by `|`, statuses by spaces."""
     return Rule(frozenset(names.split("|")) - {""}, frozenset(map(int, statuses.split())), error, code, fix)
 
 
-PASSING = " ".join(map(str, (408, 409, 423, 425, 429, *range(500, 600))))
+TRANSIENT = " ".join(map(str, (408, 409, 423, 425, 429, *range(500, 600))))
 RULES = (
     _rule("NoSuchKey|Object not found", "", ObjectMissing, "photo_missing"),
-    # No object can have such a name, or one so long (a Storage key has 1024 bytes at most).
+    # No object can have such a name, or such a long one (a Storage key has at most 1024 bytes).
     _rule("InvalidKey|Invalid key", "414 431", ObjectMissing, "photo_missing"),
     _rule("KeyAlreadyExists|ResourceAlreadyExists|Duplicate", "", ObjectExists, "object_exists"),
     _rule("NoSuchBucket|Bucket not found", "", Misconfigured, "bucket_missing",
-          f"create the bucket; if it is there, {URL}"),
+          f"create the bucket; if it exists, {URL}"),
     _rule("The related resource does not exist", "", Misconfigured, "bucket_missing", "create the bucket"),
     _rule("EntityTooLarge", "413", Misconfigured, "bucket_too_small",
           "raise the size limit of the bucket (sql/install.sql does) and of the project's Storage"),
@@ -73,25 +73,25 @@ RULES = (
           "401", Misconfigured,
           "storage_refused", "check SUPABASE_SERVICE_ROLE_KEY and the rights on storage.objects"),
     _rule("TenantNotFound|Missing tenant config", "", Misconfigured, "storage_missing",
-          f"no Storage answers there: {URL}"),
-    _rule("", PASSING, QueueUnavailable, "unavailable"),
+          f"Storage does not know this project: {URL}"),
+    _rule("", TRANSIENT, QueueUnavailable, "unavailable"),
 )  # fmt: skip
-"""The first row that fits counts. What fits none is the project's trouble too: `OTHER`.
+"""The first matching row wins; an answer that matches none is a project error: `OTHER`.
 
-What a gateway says of the whole project (402, 540, 401 and 404 of its own) `supabase_errors` tells before."""
+`rpc_errors.project_error` handles a gateway's own 401, 402, 404 and 540 before this table."""
 
 OF_ALL_PHOTOS = frozenset({
     "bucket_missing", "key_refused", "project_paused", "project_restricted", "rights_missing",
     "storage_missing", "storage_refused",
 })  # fmt: skip
-"""Codes of what no photo's name brings about: the key or the project. Whatever else keeps a photo from being
-read (a firewall's page, a route that is not there) may concern that photo alone."""
+"""Codes of problems with the key or the project, which affect all photos. Any other problem (a firewall's
+page, a missing route) may affect only one photo, because of its name."""
 
 OTHER = _rule("", "", Misconfigured, "storage_unknown", URL)
 
 
 def read(status: int, body: bytes) -> Answer:
-    """An answer as it came over the wire."""
+    """Read an HTTP answer."""
     try:
         said = json.loads(body)
     except ValueError:
@@ -111,7 +111,7 @@ def _status(said: Mapping[str, Any], status: int) -> int:
 
 
 def meaning(answer: Answer, what: str) -> GenerationError:
-    """The error that an answer to `what` (an upload, a bucket's photo, …) stands for."""
+    """The error for an answer to `what` (an upload, reading a photo, …)."""
     rules = (rule for rule in RULES if rule.names & answer.names or answer.status in rule.statuses)
     rule = next(rules, OTHER)
     fix = f": {rule.fix}" if rule.fix else ""
