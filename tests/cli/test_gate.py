@@ -72,7 +72,7 @@ async def test_nothing_named(cli: CommandLine) -> None:
         (MODEL, []),
         (SUCCESSOR, []),
         ("gemini-3-pro-image", [f"uses {MODEL} or {SUCCESSOR}", "not gemini-3-pro-image"]),
-        ("gemini-9", ["not gemini-9;", "no price is known"]),
+        ("gemini-9", ["not gemini-9;", "the price of gemini-9 is unknown"]),
     ],
 )
 async def test_a_gate_nobody_asks(cli: CommandLine, db: object, model: str, warnings: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Gemini: one call for one image, and what its answers and errors mean."""
+"""Gemini: one request for one image, and the meaning of its answers and errors."""

@@ -1,4 +1,4 @@
-"""Reads an answer of `generateContent`: which of its images is the result, who made it and what it cost."""
+"""Reads an answer of `generateContent`: the resulting image, the model that made it, and its usage."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worker.jobs import GeneratedImage, Usage
 if TYPE_CHECKING:
     from google.genai import types
 
-_MOST_TOKENS = 1_000_000_000  # two of them still fit into the database's integer
+_MOST_TOKENS = 1_000_000_000  # the sum of two counts must fit into the database's integer
 
 MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
-# A release of a model is priced and limited as that model: `-001`, `-preview`, `-preview-09-2025`, `-latest`.
+# A release has the price and limits of its model: `-001`, `-preview`, `-preview-09-2025`, `-latest`.
 _RELEASE = re.compile(r"-(\d{3}|(preview|exp|latest)(-\d{2}-\d{2,4})?|\d{2}-\d{2,4})")
 
 
@@ -30,7 +30,7 @@ def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: i
     except ValueError:
         raise Transient("malformed_answer", "Gemini sent an image that cannot be read.") from None
     if not _has_end(data, info.mime_type):
-        raise Transient("malformed_answer", "Gemini sent an image that breaks off.")
+        raise Transient("malformed_answer", "Gemini sent an incomplete image.")
     tokens = answer.usage_metadata
     usage = Usage(
         model=_answering_model(asked, answer.model_version),
@@ -42,11 +42,11 @@ def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: i
 
 
 def _result(answer: types.GenerateContentResponse) -> tuple[bytes, int]:
-    """Return the image that is meant, the last one not flagged as a thought, and how many more there are.
+    """Return the last image not flagged as a thought, and the number of other such images.
 
     Thinking models send drafts first, flagged (Gemini API, "Thinking") or not (Anionex/banana-slides#105).
     If every image is flagged (Lixpi/lixpi#135), the last one is the result, unless Gemini refuses the image.
-    The finish reason does not matter otherwise.
+    Otherwise the finish reason is ignored.
     """
     images = list(_images(answer))
     finished = [data for data, is_thought in images if not is_thought]
@@ -59,7 +59,7 @@ def _result(answer: types.GenerateContentResponse) -> tuple[bytes, int]:
 
 
 def _images(answer: types.GenerateContentResponse) -> Iterator[tuple[bytes, bool]]:
-    """Yield each image of the answer, and whether it is flagged as a thought."""
+    """Yield each image of the answer, with whether it is flagged as a thought."""
     for candidate in answer.candidates or ():
         for part in (candidate.content.parts if candidate.content else None) or ():
             blob = part.inline_data
@@ -76,7 +76,7 @@ def _no_image(answer: types.GenerateContentResponse) -> GenerationError:
 
 
 def _answering_model(asked: str, version: str | None) -> str:
-    """Return the model that made the image: `asked` if the answer names a release of it, or nobody."""
+    """Return the model that made the image: `asked` if the answer names a release of it, or no model."""
     name = (version or "").removeprefix("models/")
     wanted = asked.removeprefix("models/")
     if not MODEL_NAME.fullmatch(name) or name == wanted:
@@ -86,19 +86,19 @@ def _answering_model(asked: str, version: str | None) -> str:
 
 
 def _output_tokens(tokens: types.GenerateContentResponseUsageMetadata) -> int | None:
-    """Return what is billed as output: thinking tokens are, and are not part of the candidates' count."""
+    """Return the tokens billed as output: the candidates' tokens plus the thinking tokens."""
     counts = (_known(tokens.candidates_token_count), _known(tokens.thoughts_token_count))
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
 
 def _known(count: int | None) -> int | None:
-    """Return a count, None for one that cannot be: it must not keep a paid image from being recorded."""
+    """Return a plausible count, else None, so that a bad count does not prevent recording a paid image."""
     return count if count is not None and 0 <= count <= _MOST_TOKENS else None
 
 
 def _has_end(data: bytes, mime_type: str) -> bool:
-    """Tell whether the file's end mark is there; lenient on what follows it, since the image is paid for."""
+    """Whether the file has its end marker. Data after it is accepted, because the image has been paid for."""
     if mime_type == "image/png":
         return b"IEND" in data[-65536:]
     if mime_type == "image/jpeg":

@@ -1,6 +1,6 @@
-"""The Gemini adapter: one request for one image over google-genai; the only file that knows its exceptions.
+"""The Gemini adapter: one request for one image with google-genai; the only file that handles its exceptions.
 
-It never retries, never follows a continuation and never waits: pacing and retries are the caller's.
+It never retries, waits, or follows a continuation; the caller does the rate limiting and retries.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What the SDK lets through for a 200 whose JSON is not the shape it expects (measured with 3.6.1).
+# What the SDK raises for a 200 with unexpected JSON (observed with 3.6.1).
 _UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One image to ask for; the photos are sent in this order, the aspect ratio is Gemini's (`9:16`)."""
+    """A request for one image. Photos are sent in this order; the aspect ratio is Gemini's (`9:16`)."""
 
     model: str
     prompt: str = field(repr=False)
@@ -43,15 +43,15 @@ class GenerationRequest:
 
     @property
     def photo_bytes(self) -> int:
-        """Of all photos together."""
+        """The size of all photos together."""
         return sum(len(photo.data) for photo in self.photos)
 
 
 class Gemini:
-    """Asks Gemini for images. The SDK's import (0.4 s) waits for `prepare` or a call, and is not timed.
+    """Requests images from Gemini. `prepare` or the first call imports the SDK (0.4 s, outside the timeout).
 
-    `GOOGLE_GEMINI_BASE_URL` is read by the SDK; no other variable changes key or backend. `monotonic`
-    returns seconds. One instance belongs to one event loop.
+    The SDK reads `GOOGLE_GEMINI_BASE_URL`; no other variable changes key or backend. `monotonic` returns
+    seconds. One instance belongs to one event loop.
     """
 
     def __init__(self, api_key: str, monotonic: Callable[[], float]) -> None:
@@ -60,13 +60,13 @@ class Gemini:
         self._connection: Connection | None = None
 
     def prepare(self) -> None:
-        """Do what the first call would have to wait for. Raises Misconfigured."""
+        """Import the SDK and build the client, so that the first call does not wait. Raises Misconfigured."""
         self._connected()
 
     async def generate(self, request: GenerationRequest, timeout_seconds: float) -> GeneratedImage:
-        """Return the image of the answer, and who made it (`worker.gemini.answer` says which image is meant).
+        """Request one image (`worker.gemini.answer` selects it from the answer).
 
-        Raises Refused, BadInput, Transient, RateLimited, Misconfigured or ModelRetired, all within
+        Raises Refused, BadInput, Transient, RateLimited, Misconfigured or ModelRetired within
         `timeout_seconds`. Each call is one HTTP request, and is billed if Gemini makes an image.
         """
         self._connected()
@@ -78,11 +78,11 @@ class Gemini:
         return read_answer(answer, request.model, elapsed_ms)
 
     async def check(self, model: str, timeout_seconds: float = 10.0) -> None:
-        """Ask whether key and model are good, without cost (`models.get`); raises what `generate` raises."""
+        """Check key and model without cost (`models.get`); raises the errors of `generate`."""
         await self._ask(model, timeout_seconds, lambda models: _look_up(models, model, timeout_seconds))
 
     async def models(self, timeout_seconds: float = 10.0) -> frozenset[str]:
-        """The models that Google lists (`models.list`), without cost; raises what `generate` raises."""
+        """The models that Google lists (`models.list`), without cost; raises the errors of `generate`."""
         return await self._ask("any", timeout_seconds, lambda models: _list(models, timeout_seconds))
 
     async def close(self) -> None:
@@ -94,19 +94,21 @@ class Gemini:
     async def _ask(
         self, model: str, timeout_seconds: float, call: Callable[[AsyncModels], Awaitable[T]]
     ) -> T:
-        """Make one call and translate its failure: the one place where vendor exceptions end."""
+        """Make one call and translate vendor exceptions."""
         if not MODEL_NAME.fullmatch(model):
-            raise Misconfigured("model_name", "The model's name holds characters that no model's name has.")
+            raise Misconfigured(
+                "model_name", "The model name has invalid characters: check GEMINI_MODEL_NAME."
+            )
         if timeout_seconds <= 0:
-            raise Transient("timeout", "No time was left for a call to Gemini.")
+            raise Transient("timeout", "No time was left for a request to Gemini.")
         models = self._connected().client.aio.models
         try:
             async with asyncio.timeout(timeout_seconds):
                 return await call(models)
         except vendor_errors() as exc:
             failure = translate(exc, model)
-        # Raised out here, so that it drags no vendor exception along: those hold the request with its key
-        # and photos, and their texts quote the answer's body.
+        # Raised outside the except block, without the vendor's exception as context: that holds the request
+        # with its key and photos, and its text quotes the answer's body.
         raise failure
 
     def _connected(self) -> Connection:
@@ -117,13 +119,13 @@ class Gemini:
             try:
                 self._connection = connect(key)
             except (ValueError, ImportError, OSError) as exc:
-                text = f"The Gemini client cannot be built from this environment ({type(exc).__name__})."
+                text = f"The Gemini client cannot be created from this environment ({type(exc).__name__})."
                 raise Misconfigured("gemini_client", text) from None
         return self._connection
 
 
 def translate(exc: Exception, model: str) -> GenerationError:
-    """Return what a vendor's exception means for the caller, told by its class, code and details alone."""
+    """Translate a vendor's exception, by its class, code and details only."""
     from google.genai import errors
 
     name = type(exc).__name__
@@ -132,14 +134,14 @@ def translate(exc: Exception, model: str) -> GenerationError:
     if isinstance(exc, (TimeoutError, *_http_classes("TimeoutException"))):
         return Transient("timeout", f"Gemini did not answer in time ({name}).")
     if isinstance(exc, _http_classes("UnsupportedProtocol", "InvalidURL")):
-        return Misconfigured("base_url", "The Gemini address is not a URL: check GOOGLE_GEMINI_BASE_URL.")
+        return Misconfigured("base_url", "GOOGLE_GEMINI_BASE_URL is not a valid URL: correct or remove it.")
     if isinstance(exc, (*_http_classes("DecodingError"), *_UNREADABLE)):
         return Transient("malformed_answer", f"Gemini's answer could not be read ({name}).")
     return Transient("connection", f"The connection to Gemini failed ({name}{_cause(exc)}).")
 
 
 def vendor_errors() -> tuple[type[Exception], ...]:
-    """Return everything a call can raise: the SDK's own, those of httpx and httpx2, the system's."""
+    """Return all exceptions a call can raise: those of the SDK, httpx, httpx2 and the system."""
     from google.genai import errors
 
     http = _http_classes("HTTPError", "InvalidURL", "StreamError", "CookieConflict")
@@ -147,7 +149,7 @@ def vendor_errors() -> tuple[type[Exception], ...]:
 
 
 def _http_classes(*names: str) -> tuple[type[Exception], ...]:
-    """Return these classes of httpx (our client) and of its fork httpx2 (the SDK's default), where loaded."""
+    """Return these classes of httpx (our client) and of its fork httpx2 (the SDK's default), if loaded."""
     modules = [sys.modules[module] for module in ("httpx", "httpx2") if module in sys.modules]
     return tuple(getattr(module, name) for module in modules for name in names)
 
@@ -158,7 +160,7 @@ def _retry_after(response: object) -> str | None:
 
 
 def _cause(exc: BaseException | None) -> str:
-    """Name the system's error beneath a transport's, without its text."""
+    """Name the system error that caused a transport error, without its text."""
     while exc is not None:
         if isinstance(exc, socket.gaierror):
             return ": host name not found"
@@ -173,7 +175,7 @@ def _cause(exc: BaseException | None) -> str:
 async def _request(
     models: AsyncModels, request: GenerationRequest, timeout_seconds: float
 ) -> types.GenerateContentResponse:
-    """Send one `generateContent`. Its photos are encoded while it is sent, each time anew."""
+    """Send one `generateContent` request; its photos are encoded while it is sent."""
     from google.genai import types
 
     from worker.gemini.request_body import placeholders
@@ -181,7 +183,7 @@ async def _request(
     config = types.GenerateContentConfig(
         response_modalities=["IMAGE"],
         image_config=types.ImageConfig(aspect_ratio=request.aspect_ratio),
-        automatic_continuation=False,  # on by default: more billed requests, without a slot
+        automatic_continuation=False,  # on by default; sends more billed requests without a slot
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         http_options=types.HttpOptions(timeout=_milliseconds(timeout_seconds)),
     )
@@ -211,5 +213,5 @@ async def _list(models: AsyncModels, timeout_seconds: float) -> frozenset[str]:
 
 
 def _milliseconds(seconds: float) -> int:
-    """Convert for `HttpOptions.timeout`, where 0 would mean no timeout at all."""
+    """Convert for `HttpOptions.timeout`, where 0 means no timeout."""
     return max(1, math.ceil(seconds * 1000))

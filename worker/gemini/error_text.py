@@ -1,7 +1,6 @@
-"""Errors of Google's that nothing but their text tells apart: the one place where a text decides.
+"""Google errors that only their text identifies; no other module decides by an error's text.
 
-Only the beginning is compared, because what follows may quote the request. The text goes no further: it is
-neither shown nor logged.
+Only the beginning is compared, because the rest may quote the request. The text is never shown or logged.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _BEGINNINGS: tuple[tuple[int, str, KnownText], ...] = (
 
 
 def known_text(status_code: int, status: RpcStatus) -> KnownText | None:
-    """Return what an error's text says, if it is one of those listed here."""
+    """Identify an error by its text, if it is one of those listed here."""
     begin = " ".join(status.text[:200].split()).lower()
     for code, beginning, meaning in _BEGINNINGS:
         if code == status_code and begin.startswith(beginning):

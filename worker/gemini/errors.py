@@ -1,4 +1,4 @@
-"""What an HTTP error of the Gemini API means, by status code and `google.rpc` details; imports no vendor."""
+"""Translates HTTP errors of the Gemini API by status code and `google.rpc` details, without the SDK."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.gemini.rpc_status import RpcStatus, constant, read_status
 
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
-# Of google.api.ErrorReason: those that a 400 can carry though the order is fine. Every API_KEY_… belongs too.
+# Reasons of google.api.ErrorReason for a 400 that is not the order's fault, in addition to every API_KEY_….
 _ACCOUNT_REASONS = frozenset(
     {"BILLING_DISABLED", "SERVICE_DISABLED", "CONSUMER_INVALID", "CONSUMER_SUSPENDED"}
 )
@@ -29,8 +29,8 @@ _ACCOUNT_REASONS = frozenset(
 def rejection(status_code: int, body: object, retry_after: str | None, model: str) -> GenerationError:
     """Return the error for an answer other than 200.
 
-    `body` is the decoded body in whatever shape, `retry_after` the header as it came (only the form in
-    seconds is read: a date would need a wall clock). Statuses: ai.google.dev "Troubleshooting".
+    `body` is any decoded JSON, `retry_after` the raw header (only the form in seconds is read; a date would
+    need a wall clock). Statuses: ai.google.dev "Troubleshooting".
     """
     status = read_status(body)
     if status_code == 429 and not _is_overload(status):
@@ -40,10 +40,13 @@ def rejection(status_code: int, body: object, retry_after: str | None, model: st
     if status_code == 404:
         return _not_found(status, model)
     if status_code == 413:
-        return BadInput("request_too_large", "The photos together are larger than Gemini accepts (HTTP 413).")
+        return BadInput(
+            "request_too_large",
+            "The photos together exceed Gemini's size limit (HTTP 413); use fewer or smaller photos.",
+        )
     if status_code in (401, 402, 403, 407):
         return _denied(status_code, status)
-    return _passing(status_code, status, _header_seconds(retry_after))
+    return _transient(status_code, status, _header_seconds(retry_after))
 
 
 def _quota(body: object, header_seconds: float | None) -> GenerationError:
@@ -54,7 +57,7 @@ def _quota(body: object, header_seconds: float | None) -> GenerationError:
 
 
 def _is_overload(status: RpcStatus) -> bool:
-    """Whether Google itself is out of capacity (google-gemini/gemini-cli#26633), and no quota of ours."""
+    """Whether Google is out of capacity (google-gemini/gemini-cli#26633), rather than our quota used up."""
     return "MODEL_CAPACITY_EXHAUSTED" in status.reasons and not status.of_type("QuotaFailure")
 
 
@@ -70,19 +73,19 @@ def _bad_request(status: RpcStatus) -> GenerationError:
     if known_text(400, status) == "input_image":
         return PhotoUnprocessed(
             "photo_unprocessed",
-            "Gemini could not process a photo of this order: use another, or save it again as JPEG or PNG.",
+            "Gemini could not process a photo of this order: use another photo, or save it as JPEG or PNG.",
         )
     where = f": {', '.join(status.fields[:3])}" if status.fields else ""
     shown = status.status or "HTTP 400"
-    return BadInput("invalid_argument", f"Gemini does not accept this order as it stands ({shown}{where}).")
+    return BadInput("invalid_argument", f"Gemini rejected this order as invalid ({shown}{where}).")
 
 
 def _not_found(status: RpcStatus, model: str) -> Misconfigured:
-    """Only Google's own NOT_FOUND retires a model: changing over costs money, no proxy's 404 may."""
+    """Only Google's own NOT_FOUND retires a model, not a proxy's 404: its successor may cost more."""
     if status.status == "NOT_FOUND":
-        return ModelRetired("model_not_found", f"Gemini has no model {model} (any more) (NOT_FOUND).", model)
+        return ModelRetired("model_not_found", f"Gemini has no model {model} (NOT_FOUND).", model)
     return Misconfigured(
-        "not_found", "The Gemini address answers 404, but not as Google does: check the base URL."
+        "not_found", "The Gemini URL answered 404, but not from Google: check GOOGLE_GEMINI_BASE_URL."
     )
 
 
@@ -90,17 +93,17 @@ def _denied(status_code: int, status: RpcStatus) -> Misconfigured:
     code = (status.status or f"http_{status_code}").lower()
     shown = _reason(status, "") or status.status or f"HTTP {status_code}"
     return Misconfigured(
-        code, f"Gemini denies access: check the API key, its restrictions and billing ({shown})."
+        code, f"Gemini denied access: check the API key, its restrictions and billing ({shown})."
     )
 
 
-def _passing(status_code: int, status: RpcStatus, header_seconds: float | None) -> Transient:
-    """Everything else passes, 408, 409, 499 and 5xx foremost; the longer of the two stated delays counts."""
+def _transient(status_code: int, status: RpcStatus, header_seconds: float | None) -> Transient:
+    """Every other status is transient (408, 409, 499, 5xx); the longer of the two stated delays wins."""
     delays = [delay for delay in (status.retry_delay_seconds, header_seconds) if delay is not None]
     name = "MODEL_CAPACITY_EXHAUSTED" if _is_overload(status) else status.status
     code = (name or f"http_{status_code}").lower()
     shown = f"HTTP {status_code}{f' {name}' if name else ''}"
-    return Transient(code, f"Gemini could not answer just now ({shown}).", max(delays, default=None))
+    return Transient(code, f"Gemini is temporarily unavailable ({shown}).", max(delays, default=None))
 
 
 def _reason(status: RpcStatus, prefix: str) -> str | None:

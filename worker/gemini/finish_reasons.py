@@ -1,6 +1,6 @@
-"""What a 200 without an image means, by `finishReason` and `promptFeedback.blockReason`; imports no vendor.
+"""Translates a 200 without an image by `finishReason` and `promptFeedback.blockReason`, without the SDK.
 
-Reasons: `FinishReason` and `BlockedReason` of google-genai 3.6.1. An unknown one is worth another try.
+Reasons: `FinishReason` and `BlockedReason` of google-genai 3.6.1. An unknown one is retried.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ Verdict = Literal["refused", "retry", "misconfigured"]
 FINISH_REASONS: Mapping[str, tuple[Verdict, str]] = {
     "SAFETY": ("refused", "it may violate the safety policies"),
     "PROHIBITED_CONTENT": ("refused", "it may show prohibited content"),
-    "BLOCKLIST": ("refused", "it holds a term from a blocklist"),
-    "SPII": ("refused", "it may hold sensitive personal data"),
+    "BLOCKLIST": ("refused", "it contains a blocked term"),
+    "SPII": ("refused", "it may contain sensitive personal data"),
     "RECITATION": ("refused", "it may copy a protected work"),
-    "IMAGE_SAFETY": ("refused", "the picture may violate the safety policies"),
-    "IMAGE_PROHIBITED_CONTENT": ("refused", "the picture may show prohibited content"),
-    "IMAGE_RECITATION": ("refused", "the picture may copy a protected work"),
+    "IMAGE_SAFETY": ("refused", "the image may violate the safety policies"),
+    "IMAGE_PROHIBITED_CONTENT": ("refused", "the image may show prohibited content"),
+    "IMAGE_RECITATION": ("refused", "the image may copy a protected work"),
     "MODEL_ARMOR": ("refused", "a Model Armor rule blocked it"),
-    "STOP": ("retry", "it ended without a picture"),
+    "STOP": ("retry", "it ended without an image"),
     "FINISH_REASON_UNSPECIFIED": ("retry", "no reason was given"),
-    "NO_IMAGE": ("retry", "it should have made a picture and did not"),
-    "IMAGE_OTHER": ("retry", "making the picture stopped for a reason not named"),
-    "OTHER": ("retry", "it stopped for a reason not named"),
-    "MALFORMED_RESPONSE": ("retry", "the answer came out malformed"),
+    "NO_IMAGE": ("retry", "it should have made an image but did not"),
+    "IMAGE_OTHER": ("retry", "the image failed for an unspecified reason"),
+    "OTHER": ("retry", "it stopped for an unspecified reason"),
+    "MALFORMED_RESPONSE": ("retry", "the answer was malformed"),
     "MAX_TOKENS": ("retry", "it ran out of output tokens"),
-    "CONTINUATION": ("retry", "it stopped half-way, at the limit of one request"),
+    "CONTINUATION": ("retry", "it stopped at the limit of one request"),
     "MALFORMED_FUNCTION_CALL": ("retry", "it tried to call a function"),
     "UNEXPECTED_TOOL_CALL": ("retry", "it tried to call a tool"),
-    "TOO_MANY_TOOL_CALLS": ("retry", "it called tools too often"),
-    "MISSING_THOUGHT_SIGNATURE": ("retry", "it missed a thought signature"),
+    "TOO_MANY_TOOL_CALLS": ("retry", "it made too many tool calls"),
+    "MISSING_THOUGHT_SIGNATURE": ("retry", "a thought signature was missing"),
     "LANGUAGE": ("refused", "its language is not supported"),
     "ESCALATION": ("refused", "an escalation rule filtered it"),
-    "PUP_LIMITED_DISABLED": ("misconfigured", "the account is limited for violating the use policy"),
+    "PUP_LIMITED_DISABLED": ("misconfigured", "the account is restricted for violating the use policy"),
 }
 
-# OTHER is a refusal: Google documents it as "the prompt's language, or other harmful content", so a repeat
-# meets the same block.
+# OTHER is a refusal: Google documents it as "the prompt's language, or other harmful content", so a retry
+# would be blocked again.
 BLOCK_REASONS: Mapping[str, tuple[Verdict, str]] = {
     "SAFETY": ("refused", "it may violate the safety policies"),
-    "OTHER": ("refused", "for its language or for other harmful content"),
-    "BLOCKLIST": ("refused", "it holds a term from a blocklist"),
+    "OTHER": ("refused", "its language is not supported or it has harmful content"),
+    "BLOCKLIST": ("refused", "it contains a blocked term"),
     "PROHIBITED_CONTENT": ("refused", "it asks for prohibited content"),
-    "IMAGE_SAFETY": ("refused", "it is unsafe for making pictures"),
+    "IMAGE_SAFETY": ("refused", "it is unsafe for image generation"),
     "MODEL_ARMOR": ("refused", "a Model Armor rule blocked it"),
-    "JAILBREAK": ("refused", "it looks like an attempt to get round the rules"),
+    "JAILBREAK": ("refused", "it looks like an attempt to bypass the rules"),
     "BLOCKED_REASON_UNSPECIFIED": ("retry", "no reason was given"),
 }
 
@@ -59,20 +59,20 @@ _NO_REASON = ("STOP", "FINISH_REASON_UNSPECIFIED")
 def without_image(finish_reason: str | None) -> Refused | Transient | Misconfigured:
     """Return the error for an answer without an image; its code is the reason in lower case or `no_image`."""
     reason = finish_reason or "FINISH_REASON_UNSPECIFIED"
-    verdict, why = FINISH_REASONS.get(reason, ("retry", "for a reason this version does not know"))
+    verdict, why = FINISH_REASONS.get(reason, ("retry", "unknown reason"))
     known = reason in FINISH_REASONS and reason not in _NO_REASON
     code = reason.lower() if known else "no_image"
-    told = {
+    summary = {
         "refused": "Gemini refused this image",
         "retry": "Gemini answered without an image",
         "misconfigured": "Gemini does not serve this account",
     }
-    return _error(verdict, code, f"{told[verdict]}: {why}{_shown(reason)}.")
+    return _error(verdict, code, f"{summary[verdict]}: {why}{_shown(reason)}.")
 
 
 def blocked(block_reason: str) -> Refused | Transient | Misconfigured:
-    """Return the error for a prompt that was not let in; its code is `blocked_` and the lower-case reason."""
-    verdict, why = BLOCK_REASONS.get(block_reason, ("retry", "for a reason this version does not know"))
+    """Return the error for a blocked prompt; its code is `blocked_` and the reason in lower case."""
+    verdict, why = BLOCK_REASONS.get(block_reason, ("retry", "unknown reason"))
     known = block_reason in BLOCK_REASONS
     code = block_reason.lower().removeprefix("blocked_reason_") if known else "unknown"
     return _error(verdict, f"blocked_{code}", f"Gemini blocked the prompt: {why}{_shown(block_reason)}.")

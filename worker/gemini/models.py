@@ -1,4 +1,4 @@
-"""The default model, and what the database knows of all: who succeeds whom, what an image costs. Pure."""
+"""The default model, and the models that the database knows: their successors and prices."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ DEFAULT_MODEL = "gemini-2.5-flash-image"
 
 
 def price_note(before: str, after: str, prices: Mapping[str, float]) -> str:
-    """Both prices in words, for whoever has to learn that images cost something else from now on."""
+    """Both prices in words, to inform operators of a changed price."""
     if before not in prices or after not in prices:
         return f"check the price of an image of {after}"
     return f"an image costs ${prices[after]:g} instead of ${prices[before]:g}"
 
 
 class KnownModels:
-    """The answer of `generation_models`; without one nothing is known."""
+    """The answer of `generation_models`; None if the database did not answer."""
 
     def __init__(self, answer: Mapping[str, Any] | None) -> None:
         self.rows: dict[str, Mapping[str, Any]] = {
@@ -24,23 +24,27 @@ class KnownModels:
         }
 
     def successors(self, model: str) -> list[str]:
-        """The models that take this one's place, one after the other."""
+        """The chain of successors of a model, in order."""
         chain = [model]
         while (successor := self.rows.get(chain[-1], {}).get("successor")) and successor not in chain:
             chain.append(successor)
         return chain[1:]
 
     def price(self, model: str) -> str | None:
-        """What an image costs, in words: `$0.039 an image`."""
+        """The price in words: `$0.039 an image`."""
         dollars = self.rows.get(model, {}).get("dollars")
         return None if dollars is None else f"${dollars:g} an image"
 
     def costs(self, *models: str) -> str:
         """The prices of some models, in words."""
-        return ", ".join(f"{model} costs {self.price(model) or 'what Google says'}" for model in models)
+        prices = {model: self.price(model) for model in models}
+        return ", ".join(
+            f"{model} costs {price}" if price else f"the price of {model} is unknown"
+            for model, price in prices.items()
+        )
 
     def instead_of(self, model: str, alive: Collection[str]) -> str | None:
-        """Of the models that Google lists, the one to use instead: a successor first, then any known one."""
+        """The model to use instead, of those that Google lists: a successor first, then any known model."""
         others = [row["model"] for row in self.rows.values() if row["dollars"] is not None]
         others.sort(key=lambda other: self.rows[other]["dollars"])
         images = sorted(name for name in alive if "image" in name.removeprefix("imagen") or "banana" in name)
@@ -49,8 +53,12 @@ class KnownModels:
 
 
 def unused_note(model: str, used: Collection[str], known: KnownModels) -> str | None:
-    """That a worker which uses these models asks no gate of that name; None if it may."""
+    """A note that a worker with the `used` models never uses the gate of `model`; None if it does."""
     if model in used:
         return None
-    price = "" if known.price(model) else f"; no price is known for {model}: caps take the dearest"
+    price = (
+        ""
+        if known.price(model)
+        else f"; the price of {model} is unknown: caps assume the highest known price"
+    )
     return f"a worker with these settings uses {' or '.join(used)}, not {model}{price}"

@@ -1,8 +1,7 @@
-"""What a 429 means: a quota that comes back (`RateLimited`), or what never will by itself (`Misconfigured`).
+"""Translates a 429: a quota that resets by itself (`RateLimited`), or one that does not (`Misconfigured`).
 
-The quota's id decides, never the delay alone: with a day's quota used up, `RetryInfo` still names seconds.
-The text decides only where no quota is named and `worker.gemini.error_text` knows it. Pure and total: any
-JSON gives an answer.
+The quota's id decides, not the delay: `RetryInfo` names seconds even if the daily quota is used up. The text
+decides only if no quota is named and `worker.gemini.error_text` knows it. Accepts any JSON.
 """
 
 from __future__ import annotations
@@ -21,14 +20,13 @@ Period = Literal["minute", "day", "unknown"]
 _ID = re.compile(r"[A-Za-z0-9_./-]{1,120}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _DAILY_REASONS = frozenset({"dailyLimitExceeded", "dailyLimitExceededUnreg"})
-_TELLING = {
+_MESSAGES = {
     "minute": ("quota_per_minute", "Gemini's quota per minute is used up"),
-    "day": ("quota_per_day", "Gemini's quota per day is used up; it comes back at midnight Pacific time"),
+    "day": ("quota_per_day", "Gemini's quota per day is used up; it resets at midnight Pacific time"),
     "unknown": ("quota_exhausted", "Gemini is out of capacity or quota for this project"),
 }
 
-
-# Waiting does not help: a person has to pay, or to raise the cap.
+# Waiting does not help: the operator has to pay or raise the cap.
 _BILLING = {
     "no_credit": "The prepaid credit of this Gemini project is used up: add credit in Google AI Studio.",
     "spending_cap": "This Gemini project has reached its monthly spending cap: raise the cap in Google AI "
@@ -38,9 +36,9 @@ _BILLING = {
 
 @dataclass(frozen=True, slots=True)
 class _Violation:
-    """One quota a 429 names; `value` is None where the body leaves it out.
+    """One quota named by a 429; `value` is None if the body omits it.
 
-    A limit in tokens says nothing about how many requests may start: `counts_requests` is false.
+    `counts_requests` is false for a token quota, which does not limit the number of requests.
     """
 
     quota_id: str | None
@@ -51,15 +49,15 @@ class _Violation:
 
     @property
     def is_zero(self) -> bool:
-        """A zero is left out of the JSON, and only the free tier is known to have quotas of zero."""
+        """Whether the quota is zero. The JSON omits zeros; only the free tier has known quotas of zero."""
         return self.value == 0 or (self.value is None and self.is_free_tier)
 
 
 def classify_429(body: object) -> RateLimited | Misconfigured:
-    """Return what to do about a 429, from its decoded body.
+    """Return the error for a 429, from its decoded body.
 
-    Several quotas can be named at once: per day wins over per minute. `limit` is the smallest value, in
-    requests, of the deciding period. Shapes: googleapis/python-genai#2044 and #2065,
+    If several quotas are named, per day wins over per minute. `limit` is the smallest request limit of the
+    deciding period. Shapes: googleapis/python-genai#2044 and #2065,
     RooCodeInc/Roo-Code#3883, gke-labs/gemini-for-kubernetes-development#1215 (`Help` alone lasts until
     midnight); a quota of zero: google-gemini/gemini-cli#8437, continuedev/continue#11558.
     """
@@ -71,18 +69,18 @@ def classify_429(body: object) -> RateLimited | Misconfigured:
     if _has_no_quota(violations):
         return Misconfigured(
             "no_image_quota",
-            "This Gemini project has no quota for images, waiting will not help: enable billing for it, "
-            f"or choose another model{_named(violations[0].quota_id, None)}.",
+            "This Gemini project has no quota for images: enable billing, or choose another model"
+            f"{_named(violations[0].quota_id, None)}.",
         )
     period = _period(status, violations)
     limit, quota_id = _deciding(violations, period)
-    code, text = _TELLING[period]
+    code, text = _MESSAGES[period]
     facts = QuotaFacts(period, status.retry_delay_seconds, limit, quota_id)
     return RateLimited(code, f"{text}{_named(quota_id, limit)}.", facts)
 
 
 def _violations(status: RpcStatus) -> Iterator[_Violation]:
-    """Yield the quotas named by `QuotaFailure`, or by `ErrorInfo` with the same facts under other names."""
+    """Yield the quotas named by `QuotaFailure`, and by `ErrorInfo`, which uses other field names."""
     for failure in status.of_type("QuotaFailure"):
         for item in objects(failure, "violations"):
             yield _violation(item.get("quotaId"), item.get("quotaMetric"), None, item.get("quotaValue"))
@@ -106,7 +104,7 @@ def _violation(quota_id: object, metric: object, unit: object, value: object) ->
 
 
 def _period_of(words: str, unit: object) -> Period:
-    """Read the period out of the quota's names, else out of its unit (`1/min/{project}`)."""
+    """Read the period from the quota's names, else from its unit (`1/min/{project}`)."""
     rate = unit if isinstance(unit, str) else ""
     if "perday" in words or rate.startswith("1/d"):
         return "day"
@@ -122,7 +120,7 @@ def _number(value: object) -> int | None:
 
 
 def _has_no_quota(violations: tuple[_Violation, ...]) -> bool:
-    """A stated zero never comes back; one left out shows in that all quotas are free tier without a value."""
+    """Whether the project has no quota: a stated zero, or only free-tier quotas with omitted values."""
     stated = any(violation.value == 0 for violation in violations)
     return stated or (bool(violations) and all(violation.is_zero for violation in violations))
 
@@ -136,7 +134,7 @@ def _period(status: RpcStatus, violations: tuple[_Violation, ...]) -> Period:
 
 
 def _deciding(violations: tuple[_Violation, ...], period: Period) -> tuple[int | None, str | None]:
-    """Return limit and id of the tightest quota of the period; without a limit, the first one's id."""
+    """Return limit and id of the period's lowest quota; if none has a limit, the first id."""
     named = [violation for violation in violations if violation.period == period]
     counted = [(v.value, v.quota_id) for v in named if v.value is not None and v.counts_requests]
     if counted and period != "unknown":

@@ -1,6 +1,6 @@
-"""Reads Google's error body (`google.rpc.Status` as JSON); imports no vendor and never raises.
+"""Reads Google's error body (`google.rpc.Status` as JSON) without the SDK; never raises.
 
-Only codes, ids and numbers of it are shown: the texts may quote the prompt, so nobody gets to see them.
+Only its codes, ids and numbers are shown, because its texts may quote the prompt.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ Json = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class RpcStatus:
-    """An error body, read; `status` is the canonical name (`NOT_FOUND`), None if the body is not Google's.
+    """A parsed error body; `status` is the canonical name (`NOT_FOUND`), None if the body is not Google's.
 
-    `text` is the message for people; `worker.gemini.error_text` alone may look at it.
+    `text` is the human-readable message; only `worker.gemini.error_text` may use it.
     """
 
     status: str | None = None
@@ -40,13 +40,13 @@ class RpcStatus:
 
     @property
     def retry_delay_seconds(self) -> float | None:
-        """Return the longest `RetryInfo.retryDelay` in seconds; None where missing or unreadable."""
+        """Return the longest `RetryInfo.retryDelay` in seconds; None if missing or invalid."""
         delays = [duration(detail.get("retryDelay")) for detail in self.of_type("RetryInfo")]
         return max((delay for delay in delays if delay is not None), default=None)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Return the request fields a `BadRequest` complains about, as paths without their content."""
+        """Return the paths of the request fields that a `BadRequest` names."""
         violations = (
             item for detail in self.of_type("BadRequest") for item in objects(detail, "fieldViolations")
         )
@@ -55,7 +55,7 @@ class RpcStatus:
 
 
 def read_status(body: object) -> RpcStatus:
-    """Read any decoded JSON: an object with `error`, the inner object alone, or a list around either."""
+    """Read any decoded JSON: an object with `error`, only the inner object, or a list of either."""
     for item in body if isinstance(body, list) else [body]:
         if not isinstance(item, dict):
             continue
@@ -72,17 +72,17 @@ def read_status(body: object) -> RpcStatus:
 
 
 def constant(value: object) -> str | None:
-    """Return `value` if it looks like one of Google's UPPER_SNAKE constants, so that it is safe to show."""
+    """Return `value` if it is an UPPER_SNAKE constant, which is safe to show."""
     return value if isinstance(value, str) and _CONSTANT.fullmatch(value) else None
 
 
 def duration(value: object) -> float | None:
-    """Read a protobuf duration as JSON has it (`"47s"`, `"21.5s"`), in seconds."""
+    """Read a protobuf duration in JSON form (`"47s"`, `"21.5s"`), in seconds."""
     return float(value[:-1]) if isinstance(value, str) and _DURATION.fullmatch(value) else None
 
 
 def objects(parent: Json, key: str) -> tuple[Json, ...]:
-    """Return the objects in the list `parent[key]`, leaving out whatever else stands there."""
+    """Return the objects in the list `parent[key]`, ignoring other values."""
     return tuple(_dicts(parent.get(key)))
 
 
@@ -93,7 +93,7 @@ def _dicts(value: object) -> Iterator[Json]:
 
 
 def _status(error: Json) -> str | None:
-    """Return the canonical name; a proxy's body, which the SDK fills up with "Bad Gateway", has none."""
+    """Return the canonical name; None for a proxy's body, where the SDK puts a text like "Bad Gateway"."""
     return constant(error.get("status"))
 
 

@@ -1,4 +1,4 @@
-"""Builds the google-genai client the way we need it: our key, the Gemini API, no retries of its own."""
+"""Builds the google-genai client with our key, for the Gemini API, without its own retries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The SDK's client and the HTTP clients it was given, which it leaves for us to close."""
+    """The SDK's client and the HTTP clients passed to it, which the SDK does not close."""
 
     client: genai.Client
     http: httpx.AsyncClient
@@ -30,25 +30,23 @@ class Connection:
 
 
 def check_key(api_key: str) -> None:
-    """Refuse a key that cannot travel in a header: h11's complaint about it would quote the key."""
+    """Refuse a key that is not valid in a header, because h11's error message would quote the key."""
     if not api_key:
-        raise Misconfigured("api_key_missing", "No Gemini API key is set.")
+        raise Misconfigured("api_key_missing", "GEMINI_API_KEY is not set.")
     if (
         not (api_key.isascii() and api_key.isprintable())
         or " " in api_key
         or api_key.startswith("auth_tokens/")
     ):
-        raise Misconfigured(
-            "api_key_malformed", "The Gemini API key is not an API key: check GEMINI_API_KEY."
-        )
+        raise Misconfigured("api_key_malformed", "GEMINI_API_KEY is not a valid API key: copy it again.")
 
 
 def connect(api_key: str) -> Connection:
-    """Build the client; needs a checked key. Raises Misconfigured, ValueError, ImportError or OSError.
+    """Build the client for a checked key. Raises Misconfigured, ValueError, ImportError or OSError.
 
-    `vertexai=False` and the key are stated, so that no variable can change them. An httpx client of our own
-    keeps the SDK off aiohttp, which repeats failed calls by itself; the synchronous one only saves the SDK
-    30 ms for certificates of its own. (`_api_client.py` of google-genai 3.6.1)
+    `vertexai=False` and the key are explicit, so that no environment variable changes them. Our httpx client
+    keeps the SDK from using aiohttp, which retries failed calls; the unused synchronous client saves 30 ms of
+    loading certificates. (`_api_client.py` of google-genai 3.6.1)
     """
     import httpx
     from google import genai
@@ -65,15 +63,15 @@ def connect(api_key: str) -> Connection:
         httpx_client=unused, httpx_async_client=http, retry_options=types.HttpRetryOptions(attempts=1)
     )
     client = genai.Client(api_key=api_key, vertexai=False, http_options=options)
-    _keep_for_good()
+    _freeze_garbage_collector()
     return Connection(client, http, unused)
 
 
 @cache
-def _keep_for_good() -> None:
-    """Take what is loaded out of the garbage collector's sight, once.
+def _freeze_garbage_collector() -> None:
+    """Exclude all loaded objects from garbage collection, once per process.
 
-    The SDK brings 80 000 objects. Each full collection looked at them all and kept the event loop for 60 ms.
+    The SDK loads 80 000 objects. Each full collection scanned them and blocked the event loop for 60 ms.
     """
     gc.collect()
     gc.freeze()
