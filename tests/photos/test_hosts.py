@@ -191,7 +191,7 @@ async def test_a_web_page_is_called_a_web_page(world: World, body: bytes) -> Non
     world.host.answers["/album/me.jpg"] = reply(body, content_type="image/jpeg")
     failure = await world.failure()
     assert (type(failure), failure.code) == (BadInput, "photo_not_an_image")
-    assert failure.message.startswith(f"{HOST}/…/me.jpg is a web page, not a photo: share links often are")
+    assert failure.message.startswith(f"{HOST}/…/me.jpg is a web page, not a photo, as share links often are")
 
 
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>{}</Message>{}</Error>'
@@ -277,7 +277,7 @@ async def test_every_refusal_names_the_photo(world: World) -> None:
     """Of an order's many photos it is told which one is meant, also where its host is the trouble."""
     world.names.table[HOST] = [["10.0.0.1"]]
     assert (await world.failure()).message.startswith(
-        f"{HOST}/…/me.jpg: there is no host {HOST} on the public internet"
+        f"{HOST}/…/me.jpg: the host {HOST} was not found on the public internet"
     )
 
 

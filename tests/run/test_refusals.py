@@ -115,7 +115,7 @@ async def test_an_order_whose_photos_are_too_large_together(site: Site) -> None:
 
     row = site.job(job)
     assert (row["status"], row["errorCode"]) == ("failed", "photos_too_large")
-    assert "80.4 MB together; at most 74 MB are possible" in row["errorMessage"]
+    assert "80.4 MB together; the limit is 74 MB" in row["errorMessage"]
     assert (site.job(most)["status"], len(site.calls())) == ("completed", 1)
     site.audit(summary)
 

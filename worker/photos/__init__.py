@@ -1,1 +1,1 @@
-"""Source photos: which addresses are allowed, and how their bytes are fetched."""
+"""Source photos: which URLs and Storage paths are allowed, and how their bytes are fetched."""

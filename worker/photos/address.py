@@ -1,6 +1,6 @@
-"""Which photo addresses we follow: public https URLs, and files in the user's own folder of a listed bucket.
+"""Which photo references are allowed: public https URLs, and files in the user's folder of an allowed bucket.
 
-Pure: looks nothing up. The addresses a host resolves to are judged by `is_public` when connecting.
+Resolves no host. `is_public` checks the IP addresses of a host when connecting.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ MAX_URL_CHARACTERS = 2048
 MAX_REFERENCE_CHARACTERS = 1024
 HTTPS_PORT = 443
 
-# IANA special-purpose registries (RFC 6890 and successors), and what cloud platforms keep for themselves.
+# IANA special-purpose registries (RFC 6890 and successors), and addresses reserved by cloud platforms.
 _SPECIAL_IPV4 = [
     ipaddress.IPv4Network(net)
     for net in (
         *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
         *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15"),
         *("198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        "168.63.129.16/32",  # Azure's own endpoint inside every virtual machine
+        "168.63.129.16/32",  # Azure's platform endpoint in every virtual machine
     )
 ]
-_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")  # the only part IANA has given out as global unicast
+_GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")  # the only block that IANA has allocated as global unicast
 _SPECIAL_IPV6 = [
     ipaddress.IPv6Network(net)
     for net in (
-        "2001::/23",  # IETF protocols, Teredo among them
+        "2001::/23",  # IETF protocols, including Teredo
         "2001:db8::/32",
         "2002::/16",  # 6to4
         "3fff::/20",
@@ -42,7 +42,7 @@ _SPECIAL_IPV6 = [
 ]
 _COMPATIBLE_IPV6 = ipaddress.IPv6Network("::/96")
 
-# Names that lead inside: RFC 6761, 6762 (appendix G), 8375, and the clouds' metadata servers.
+# Names of internal hosts: RFC 6761, 6762 (appendix G), 8375, and the clouds' metadata servers.
 _INSIDE_NAMES = (
     *(
         "localhost",
@@ -66,9 +66,9 @@ _PLAIN_CHARACTERS = "%/?:@!$&'()*+,;=-._~[]|"
 
 @dataclass(frozen=True, slots=True)
 class PhotoUrl:
-    """An https URL that may be fetched once its addresses are checked; `host` is lower-case ASCII.
+    """An https URL that may be fetched if its IP addresses are public; `host` is lower-case ASCII.
 
-    Path and query stay out of `repr`: in a signed URL they are a key. `shown` is what may be told.
+    Path and query are not in `repr`, because in a signed URL they are a credential. Messages use `shown`.
     """
 
     host: str
@@ -96,9 +96,9 @@ class StorageReference:
 
 
 def show(reference: str) -> str:
-    """What a message may say of a reference: host or bucket and last segment, at most 80 characters.
+    """The part of a reference that is safe to show: host or bucket and last segment, at most 80 characters.
 
-    Query, fragment and user name are left out, for they may hold a key.
+    Query, fragment and user name are left out, because they may be credentials.
     """
     bare = re.split(r"[?#]", reference, maxsplit=1)[0]
     scheme = _SCHEME.match(bare)
@@ -116,9 +116,9 @@ def is_url(reference: str) -> bool:
 
 
 def parse_photo_url(url: str) -> PhotoUrl:
-    """Accept an https URL to a public host name or public IPv4 address on port 443.
+    """Accept an https URL with a public host name or public IPv4 address on port 443.
 
-    Raises BadInput: `bad_url` for what is no such URL, `forbidden_address` for what leads inside.
+    Raises BadInput: `bad_url` for an invalid URL, `forbidden_address` for an internal host or address.
     """
     if len(url) > MAX_URL_CHARACTERS:
         raise _bad_url(url, f"is longer than {MAX_URL_CHARACTERS} characters")
@@ -131,14 +131,14 @@ def parse_photo_url(url: str) -> PhotoUrl:
     host = _checked_host(url, _without_port(url, authority))
     target = quote(rest if rest.startswith("/") else f"/{rest}", safe=_PLAIN_CHARACTERS)
     if len(target) > MAX_URL_CHARACTERS - len(f"https://{host}"):
-        raise _bad_url(url, f"is longer than {MAX_URL_CHARACTERS} characters once encoded")
+        raise _bad_url(url, f"is longer than {MAX_URL_CHARACTERS} characters after encoding")
     return PhotoUrl(host, HTTPS_PORT, target, f"https://{host}{target}")
 
 
 def parse_storage_reference(reference: str, user_folder: str, buckets: Collection[str]) -> StorageReference:
-    """Accept `bucket/path` in a listed bucket whose first folder is the user's id, compared as it stands.
+    """Accept `bucket/path` in an allowed bucket if the first folder is exactly the user's folder.
 
-    It is read with the service key, so nothing that a server might decode or normalise is let through.
+    The file is read with the service key, so characters that a server might decode or normalize are refused.
     Raises BadInput: `bad_reference`, `forbidden_bucket` or `foreign_photo`.
     """
     shown = show(reference)
@@ -148,21 +148,19 @@ def parse_storage_reference(reference: str, user_folder: str, buckets: Collectio
     if any(char in "\\%?#" for char in reference) or _has_invisible(reference):
         raise BadInput("bad_reference", f"{shown}: contains one of \\ % ? # or a control character")
     if len(segments) < 2 or any(part.strip() in ("", ".", "..") for part in (bucket, *segments)):
-        raise BadInput(
-            "bad_reference", f"{shown}: not of the form bucket/user/file, without empty or dot folders"
-        )
+        raise BadInput("bad_reference", f"{shown}: must be bucket/user/file, without empty, . or .. folders")
     if bucket not in buckets:
-        raise BadInput("forbidden_bucket", f"{shown}: photos may not be taken from this bucket")
+        raise BadInput("forbidden_bucket", f"{shown}: photos from this bucket are not allowed")
     if segments[0] != user_folder:
-        raise BadInput("foreign_photo", f"{shown}: lies outside the folder of the user who ordered")
+        raise BadInput("foreign_photo", f"{shown}: is not in your own folder")
     return StorageReference(bucket, "/".join(segments))
 
 
 def is_public(ip: str) -> bool:
-    """Whether an address is on the public internet; False for what is no address, or carries a zone.
+    """Whether an IP address is on the public internet; False for an invalid address or one with a zone.
 
-    IPv4 mapped into or compatible with IPv6 is judged by the inner address. Tunnels and translations
-    (6to4, Teredo, NAT64) are refused whatever they contain, since they lead where only a gateway knows.
+    IPv4-mapped and IPv4-compatible IPv6 addresses are checked by their IPv4 address. Tunnels and translations
+    (6to4, Teredo, NAT64) are always refused, because their destination depends on a gateway.
     """
     try:
         address = ipaddress.ip_address(ip)
@@ -183,26 +181,26 @@ def _without_port(url: str, authority: str) -> str:
     if "@" in authority:
         raise _bad_url(url, "contains a user name or password")
     if "[" in authority or authority.count(":") > 1:
-        raise _forbidden(url, "names an IPv6 address; use the host's name")
+        raise _forbidden(url, "has an IPv6 address; use the host name")
     host, colon, port = authority.partition(":")
     if colon and port != str(HTTPS_PORT):
-        raise _forbidden(url, "names a port; only 443, the default, is taken")
+        raise _forbidden(url, "has a port; only the default, 443, is allowed")
     return host
 
 
 def _checked_host(url: str, raw: str) -> str:
-    """Judge the host as it will be looked up: after Unicode normalisation and IDNA."""
+    """Check the host in the form that is resolved: after Unicode normalization and IDNA."""
     host = _ascii_host(url, raw)
     labels = host.split(".")
     if _NUMBER.fullmatch(labels[-1]):
-        # What ends in a number is an IPv4 address to a URL parser, in whatever notation (WHATWG URL, 3.5).
+        # URL parsers treat a host that ends in a number as IPv4, in any notation (WHATWG URL, 3.5).
         if not _is_dotted_quad(host) or not is_public(host):
-            raise _forbidden(url, "names an address that is not on the public internet")
+            raise _forbidden(url, "has an IP address that is not on the public internet")
         return host
     if len(host) > 253 or not all(_HOST_LABEL.fullmatch(label) for label in labels):
         raise _bad_url(url, "has no valid host name")
     if len(labels) == 1 or any(host == name or host.endswith(f".{name}") for name in _INSIDE_NAMES):
-        raise _forbidden(url, "names a host that is not on the public internet")
+        raise _forbidden(url, "has a host that is not on the public internet")
     return host
 
 
@@ -226,15 +224,15 @@ def _is_dotted_quad(host: str) -> bool:
 
 
 def _has_invisible(text: str) -> bool:
-    """Control and format characters, lone surrogates and every space but the plain one."""
+    """Whether a text has control or format characters, lone surrogates, or spaces other than U+0020."""
     return any(
         unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zs", "Zl", "Zp") and char != " " for char in text
     )
 
 
 def _bad_url(url: str, reason: str) -> BadInput:
-    return BadInput("bad_url", f"the photo address {show(url)} {reason}")
+    return BadInput("bad_url", f"the photo URL {show(url)} {reason}")
 
 
 def _forbidden(url: str, reason: str) -> BadInput:
-    return BadInput("forbidden_address", f"the photo address {show(url)} {reason}")
+    return BadInput("forbidden_address", f"the photo URL {show(url)} {reason}")

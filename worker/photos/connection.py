@@ -1,7 +1,7 @@
-"""One connection to a photo host that may be hostile: TLS, and bounds on what the host sends.
+"""One connection to a photo host that may be hostile: TLS, and limits on what the host sends.
 
-The event loop is shared by all runs. So each step takes in little, others have their turn between two steps,
-and what would cost a parser more than it brings is refused before the parser sees it.
+All runs share the event loop. So each step reads little, other tasks run between steps, and input that is
+expensive to parse is refused before the parser gets it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ FIRST_BYTE_SECONDS = 5.0
 
 RATE_SECONDS = 5.0
 RATE_BYTES = 16_384
-"""The least that comes in that time. Whoever is slower cannot send 100 kB in the 20 s that a photo has."""
+"""Minimum number of bytes per RATE_SECONDS. A slower host could not send 100 kB within the 20 s per photo."""
 
 HEAD_BYTES = 16_384
 HEAD_LINES = 256
 MAX_INFORMATIONAL = 16
-"""Bounds on an answer's head, 1xx answers included. A line or a 1xx answer costs h11 some microseconds."""
+"""Limits of a response's head, including 1xx responses. h11 takes microseconds for each."""
 
 FREE_PIECES = 64
 PIECE_BYTES = 256
-"""After that many reads, TLS records or chunks their average must be so long. Hosts send 1 to 64 kB."""
+"""After FREE_PIECES reads, TLS records or chunks, their average size must be at least PIECE_BYTES. Hosts send
+1 to 64 kB at a time."""
 
 _CHUNK_LINE_BYTES = 256
 _CHUNK_LINE = re.compile(rb"([0-9a-fA-F]{1,16})[ \t]{0,8}(?:;[^\r\n]*)?\r\n")
-"""Stricter than h11, whose expression takes a second for a line with 20 000 spaces and a bare line feed."""
+"""Stricter than h11, whose expression takes one second for a line with 20 000 spaces and a bare line feed."""
 _TRAILER_BYTES = 1024
 
 FREE_TLS_BYTES = 65_536
-"""What TLS may need for itself, beside as much as it carries: certificates, tickets, changes of keys."""
+"""Allowed TLS overhead (certificates, tickets, key updates), in addition to one byte per byte of payload."""
 
 _READ_BYTES = 65_536
 _TLS_STEP_BYTES = 4096
@@ -52,9 +53,9 @@ _CHUNKED = re.compile(rb"^transfer-encoding:", re.IGNORECASE | re.MULTILINE)
 
 
 class PhotoStream(httpcore.AsyncNetworkStream):
-    """Reads in small steps from a host, and bounds its answers; each `write` begins a new one.
+    """Reads a host's responses in small steps and limits them; each `write` starts a new response.
 
-    Raises BadInput `photo_refused` for an answer in a shape that no photo has, HostTimedOut for a slow one.
+    Raises BadInput `photo_refused` for an abusive response, HostTimedOut for a slow one.
     """
 
     def __init__(self, tcp: httpcore.AsyncNetworkStream) -> None:
@@ -72,7 +73,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
     ) -> httpcore.AsyncNetworkStream:
-        """Shake hands within `timeout` seconds."""
+        """Do the TLS handshake within `timeout` seconds."""
         self._tls = ssl_context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_hostname)
         try:
             async with asyncio.timeout(timeout):
@@ -93,10 +94,10 @@ class PhotoStream(httpcore.AsyncNetworkStream):
             async with asyncio.timeout_at(self._answer.deadline):
                 await self._step(lambda: tls.write(buffer))
         except TimeoutError:
-            self._answer.late()
+            self._answer.time_out()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
-        """The next piece of the answer, empty at its end; others have their turn before it."""
+        """The next piece of the response, empty at its end; lets other tasks run first."""
         await asyncio.sleep(0)
         loop = asyncio.get_running_loop()
         tls, answer = self._secure(), self._answer
@@ -110,24 +111,24 @@ class PhotoStream(httpcore.AsyncNetworkStream):
                 return b""
             else:
                 self._overhead = max(self._overhead - 2 * len(data), 0)
-                answer.came(data, loop.time())
+                answer.received(data, loop.time())
                 return data
 
     async def aclose(self) -> None:
-        """Close the connection without a word, as is usual over HTTP."""
+        """Close the connection without a TLS close, as is usual for HTTP."""
         await self._tcp.aclose()
 
     def get_extra_info(self, info: str) -> Any:
-        """What httpcore asks for: the TLS object, and whether the socket can be read."""
+        """Information for httpcore: the TLS object, and whether the socket is readable."""
         return self._tls if info == "ssl_object" else self._tcp.get_extra_info(info)
 
     def _secure(self) -> ssl.SSLObject:
         if self._tls is None:
-            raise httpcore.LocalProtocolError("photos are fetched over TLS alone")
+            raise httpcore.LocalProtocolError("photos are fetched only over TLS")
         return self._tls
 
     async def _step(self, call: Callable[[], T]) -> T:
-        """Do something with TLS, sending and taking in what it needs."""
+        """Do one TLS operation, sending and receiving the data it needs."""
         while True:
             try:
                 result = call()
@@ -139,7 +140,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
                 return result
 
     async def _take_in(self) -> None:
-        """Give TLS a little of what came: a record may cost much and bring nothing, as new keys do."""
+        """Pass a little received data to TLS: some records, such as key updates, are expensive and empty."""
         if self._unread:
             await asyncio.sleep(0)
         else:
@@ -151,7 +152,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
         step, self._unread = self._unread[:_TLS_STEP_BYTES], self._unread[_TLS_STEP_BYTES:]
         self._overhead += len(step)
         if self._overhead > FREE_TLS_BYTES:
-            raise _refused("sends more for the encryption than for the photo")
+            raise _refused("sends more TLS overhead than photo data")
         self._incoming.write(step)
 
     async def _send(self) -> None:
@@ -160,7 +161,7 @@ class PhotoStream(httpcore.AsyncNetworkStream):
 
 
 class Answer:
-    """The bounds on one answer, from the request on: its pace, its head, its pieces."""
+    """The limits of one response, from the request on: rate, head and piece size."""
 
     def __init__(self, now: float) -> None:
         self.deadline = now + FIRST_BYTE_SECONDS
@@ -172,11 +173,11 @@ class Answer:
 
     @property
     def step_bytes(self) -> int:
-        """How much to read at once."""
+        """How many bytes to read at once."""
         return _HEAD_STEP_BYTES if self._head else _BODY_STEP_BYTES
 
-    def came(self, data: bytes, now: float) -> None:
-        """Take note of what was read; raises BadInput or HostTimedOut."""
+    def received(self, data: bytes, now: float) -> None:
+        """Check data that was read; raises BadInput or HostTimedOut."""
         if not data:
             return
         self._reads.count(len(data))
@@ -197,13 +198,13 @@ class Answer:
             self._chunks.follow(data)
 
     def next_window(self, now: float) -> None:
-        """Begin to count anew; raises HostTimedOut if too little came."""
+        """Start the next rate window; raises HostTimedOut if the last one had too few bytes."""
         if self._window_bytes < RATE_BYTES:
-            self.late()
+            self.time_out()
         self._window_bytes = 0
         self.deadline = now + RATE_SECONDS
 
-    def late(self) -> NoReturn:
+    def time_out(self) -> NoReturn:
         """Raise HostTimedOut."""
         said = f"the host did not answer within {FIRST_BYTE_SECONDS:g} s"
         if self._begun:
@@ -212,7 +213,7 @@ class Answer:
 
 
 class Head:
-    """Follows the head of an answer and of the 1xx answers before it."""
+    """Checks the head of a response and of the 1xx responses before it."""
 
     def __init__(self) -> None:
         self.chunked = False
@@ -222,7 +223,7 @@ class Head:
         self._informational = 0
 
     def follow(self, data: bytes) -> bytes | None:
-        """What comes after the head, once it has ended; raises BadInput."""
+        """Check a part of the head; returns the data after its end, or None before it. Raises BadInput."""
         self._text += data
         while found := _HEAD_END.search(self._text):
             head, self._text = self._text[: found.end()], self._text[found.end() :]
@@ -234,17 +235,17 @@ class Head:
                 return bytes(self._text)
             self._informational += 1
             if self._informational > MAX_INFORMATIONAL:
-                raise _refused("announces an answer again and again")
+                raise _refused("sends too many 1xx responses")
         self._limit(self._bytes + len(self._text), self._lines + self._text.count(b"\n"))
         return None
 
     def _limit(self, size: int, lines: int) -> None:
         if size > HEAD_BYTES or lines > HEAD_LINES:
-            raise _refused("sends headers without end")
+            raise _refused("sends too many headers")
 
 
 class Chunks:
-    """Follows a body in chunks (RFC 9112, 7.1) and refuses what h11 would spend its time on."""
+    """Checks a chunked body (RFC 9112, 7.1) and refuses input that is slow to parse for h11."""
 
     def __init__(self) -> None:
         self._line = b""
@@ -253,13 +254,13 @@ class Chunks:
         self._pieces = Pieces()
 
     def follow(self, data: bytes) -> None:
-        """Take note of a part of the body; raises BadInput."""
+        """Check a part of the body; raises BadInput."""
         at = 0
         while at < len(data):
             if self._trailer is not None:
                 self._trailer += len(data) - at
                 if self._trailer > _TRAILER_BYTES:
-                    raise _refused("sends trailers without end")
+                    raise _refused("sends too many trailers")
                 return
             if self._left:
                 step = min(self._left, len(data) - at)
@@ -276,23 +277,23 @@ class Chunks:
             size = int(line[1], 16)
             if size:
                 self._pieces.count(size)
-                self._left = size + 2  # its line end
+                self._left = size + 2  # with its CRLF
             else:
                 self._trailer = 0
             self._line = b""
         elif self._line.endswith(b"\n") or len(self._line) > _CHUNK_LINE_BYTES:
-            raise _refused("sends chunks that are none")
+            raise _refused("sends invalid chunks")
 
 
 class Pieces:
-    """Counts pieces, each of which costs the same whatever its length."""
+    """Counts pieces, each of which has a fixed cost regardless of its size."""
 
     def __init__(self) -> None:
         self._number = 0
         self._bytes = 0
 
     def count(self, size: int) -> None:
-        """Count one; raises BadInput if there are too many for what they bring."""
+        """Count one piece; raises BadInput if the average size is too small."""
         self._number += 1
         self._bytes += size
         if self._number > FREE_PIECES and self._bytes < PIECE_BYTES * self._number:

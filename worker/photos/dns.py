@@ -1,7 +1,7 @@
-"""The addresses of photo hosts, looked up beside everything else and public without exception.
+"""Resolves photo hosts in the background and refuses a host unless all its addresses are public.
 
-`getaddrinfo` cannot be cancelled and waits as long as a DNS server stays silent. So it runs in threads of
-its own, neither the event loop's shared ones nor any that the process waits for when it ends.
+`getaddrinfo` cannot be cancelled and blocks until the DNS server answers. So it runs in separate daemon
+threads: not in the event loop's thread pool, and the process does not wait for them at exit.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from worker.photos.address import HTTPS_PORT, is_public
 from worker.photos.hosts import HostTimedOut
 
 Resolver = Callable[[str], Awaitable[Sequence[str]]]
-"""Looks a host up: all its IP addresses, none if there is no such name; or Transient."""
+"""Resolves a host to all its IP addresses, none if the name does not exist; raises Transient."""
 
 LOOKUP_SECONDS = 5.0
 REMEMBERED_SECONDS = 60.0
 MAX_LOOKUPS = 64
 MAX_LOOKUPS_OF_USER = 4
 MAX_ADDRESSES = 64
-"""Of a host; what a DNS server lists beyond, which may be thousands, is neither checked nor connected to."""
+"""Addresses per host; a DNS server may list thousands, and further ones are ignored."""
 
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 async def resolve(host: str) -> list[str]:
-    """Every address the system's resolver gives for a host, none if it knows no such name.
+    """All addresses that the system's resolver returns for a host, none if the name does not exist.
 
-    Raises Transient if it cannot say.
+    Raises Transient if the lookup fails.
     """
     try:
         ipaddress.ip_address(host)
@@ -45,20 +45,18 @@ async def resolve(host: str) -> list[str]:
         return [host]
     try:
         found = await _getaddrinfo(host)
-    except (socket.gaierror, RuntimeError) as exc:  # RuntimeError: the process may start no more threads
+    except (socket.gaierror, RuntimeError) as exc:  # RuntimeError: no more threads can be started
         if isinstance(exc, socket.gaierror) and exc.errno in _NO_SUCH_NAME:
             return []
-        raise Transient(
-            "photo_host_unavailable", f"the host name {host[:80]} could not be looked up"
-        ) from exc
+        raise Transient("photo_host_unavailable", f"the host name {host[:80]} could not be resolved") from exc
     return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 class Lookups:
-    """Looks hosts up, each once a minute; refuses a host unless every address is public.
+    """Resolves each host once a minute; refuses a host unless all its addresses are public.
 
-    A caller waits 5 s at most. The lookup goes on without it and counts until its thread ends, so that a
-    user whose DNS server is silent has a few threads and never all of them.
+    A caller waits at most 5 s. The lookup continues and counts against its user's limit until its thread
+    ends, so that a user with a silent DNS server uses only a few threads.
     """
 
     def __init__(self, resolver: Resolver) -> None:
@@ -68,25 +66,25 @@ class Lookups:
         self._known: dict[str, tuple[float, Sequence[str]]] = {}
 
     async def addresses(self, host: str, user_folder: str) -> Sequence[str]:
-        """The host's addresses, all of them public; raises BadInput or Transient.
+        """The host's addresses, all public; raises BadInput or Transient.
 
-        A name that does not exist and one that leads inside are told alike: whoever orders a photo must
-        not learn the names of the network around us.
+        An unknown name and an internal one get the same error, so that customers cannot discover the names of
+        the internal network.
         """
         try:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 addresses = await self._found(host, user_folder)
         except TimeoutError as exc:
-            said = f"the host name {host[:80]} could not be looked up within {LOOKUP_SECONDS:g} s"
+            said = f"the host name {host[:80]} could not be resolved within {LOOKUP_SECONDS:g} s"
             if host in self._under_way:
                 raise HostTimedOut("photo_host_unavailable", said) from exc
-            raise Transient("photo_host_unavailable", said) from exc  # others' names kept it waiting
+            raise Transient("photo_host_unavailable", said) from exc  # other lookups delayed this one
         if not addresses:
-            raise BadInput("photo_host_unknown", f"there is no host {host[:80]} on the public internet")
+            raise BadInput("photo_host_unknown", f"the host {host[:80]} was not found on the public internet")
         return addresses
 
     async def close(self) -> None:
-        """Forget the lookups under way; their threads end when they do."""
+        """Cancel the pending lookups; their threads end when `getaddrinfo` returns."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -129,13 +127,13 @@ class Lookups:
         if not self._of_user[user_folder]:
             del self._of_user[user_folder]
         if not task.cancelled():
-            task.exception()  # taken note of, also where nobody waits any more
+            task.exception()  # marks it as retrieved, in case no caller is left
 
 
 def _getaddrinfo(host: str) -> asyncio.Future[list[Any]]:
-    """`socket.getaddrinfo` in a daemon thread, which a process can end without."""
+    """Run `socket.getaddrinfo` in a daemon thread, which does not block the process's exit."""
     found: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
-    found.set_running_or_notify_cancel()  # from here on it cannot be cancelled, as the thread cannot
+    found.set_running_or_notify_cancel()  # not cancellable, because the thread is not
 
     def run() -> None:
         try:

@@ -1,7 +1,7 @@
-"""One photo from a host we do not know, over https.
+"""Downloads one photo over https from an untrusted host.
 
-Connects only to addresses that were checked, follows redirects by hand, reads no more than it may and waits
-no longer; never decompresses a body, uses a proxy or tells a query string.
+Connects only to checked addresses, checks every redirect, and limits bytes and time. Never decompresses a
+body, uses a proxy, or shows a query string.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from worker.photos.hosts import HostTimedOut, RunHosts
 
 USER_AGENT = "generation-worker/1"
 _ACCEPT = (
-    "image/jpeg, image/png, image/webp, image/heic, image/heif, */*"  # without */* some hosts answer 406
+    "image/jpeg, image/png, image/webp, image/heic, image/heif, */*"  # some hosts answer 406 without */*
 )
-_CONNECT_SECONDS = 5.0  # for each address, and for TLS
+_CONNECT_SECONDS = 5.0  # per address, and for TLS
 _HEAD_START_SECONDS = 0.25  # RFC 8305, 8: "Connection Attempt Delay"
 _MOST_DIALED = 8  # addresses of one host
 _REDIRECTS = {301, 302, 303, 307, 308}
-_COME_BACK_LATER = {202, 408, 420, 423, 425, 429}  # 420 and 423 are Cloudinary's, 202 is "not made yet"
+_RETRYABLE = {202, 408, 420, 423, 425, 429}  # 420 and 423 are Cloudinary's, 202 is "not ready yet"
 
-# Hosts label plain bytes `aws-chunked`, `none`, `binary` or `UTF-8`; only these say that they are compressed.
+# Encodings that mean compression; hosts also label plain bytes `aws-chunked`, `none`, `binary` or `UTF-8`.
 # Source: IANA, HTTP Content Coding Registry.
 _COMPRESSIONS = {"gzip", "x-gzip", "compress", "x-compress", "deflate", "br", "zstd", "dcb", "dcz", "exi"}
 
-# What S3 and R2, Google, Azure, Supabase and CDNs write where a signed link's time is over.
+# What S3 and R2, Google, Azure, Supabase and CDNs answer for an expired signed URL.
 _EXPIRED = re.compile(rb"expired|in the specified time frame|exp\W{1,4}claim", re.IGNORECASE)
 _MAY_SAY_EXPIRED = {400, 401, 403}
 _REASON_BYTES = 4096
 _REASON_SECONDS = 1.0
 
-_LONGEST_RETRY_AFTER_SECONDS = 600.0  # a stranger's word: heard, but not for long
+_LONGEST_RETRY_AFTER_SECONDS = 600.0  # the host is untrusted, so its delay is capped
 _DATE_BYTES = 64
 _AUTHORITY = re.compile(rb"(?:[a-z][a-z0-9+.-]*:)?//[^/?#]*", re.IGNORECASE)
 
 _user_folder: ContextVar[str] = ContextVar("user_folder")
-"""Whose photo is fetched: httpcore's pool tells a network backend nothing but host and port."""
+"""The user whose photo is fetched; httpcore's pool passes only host and port to the network backend."""
 
 
 class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Connects to one of the addresses that a host was looked up and checked to have, and to no other.
+    """Connects only to the checked addresses of a host.
 
-    TLS is started on top of it with the host's name, so SNI and certificate are the host's.
+    TLS uses the host name, so SNI and the certificate check are those of the host.
     """
 
     def __init__(self, lookups: Lookups, network: httpcore.AsyncNetworkBackend) -> None:
@@ -73,7 +73,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to the checked address that answers first; `timeout` (seconds) is for each of them."""
+        """Connect to the checked address that answers first; `timeout` is in seconds per address."""
         addresses = await self._lookups.addresses(host, _user_folder.get())
 
         def dial(address: str) -> Coroutine[None, None, httpcore.AsyncNetworkStream]:
@@ -83,7 +83,7 @@ class CheckedNetwork(httpcore.AsyncNetworkBackend):
 
 
 def _interleaved(addresses: Sequence[str]) -> list[str]:
-    """The addresses, IPv4 and IPv6 in turns, so that neither hides the other; the first stays first."""
+    """The addresses with IPv4 and IPv6 alternating (RFC 8305); the first stays first."""
     family = ":" in addresses[0]
     own = [address for address in addresses if (":" in address) == family]
     other = [address for address in addresses if (":" in address) != family]
@@ -93,9 +93,9 @@ def _interleaved(addresses: Sequence[str]) -> list[str]:
 async def _race(
     dial: Callable[[str], Coroutine[None, None, httpcore.AsyncNetworkStream]], addresses: Sequence[str]
 ) -> httpcore.AsyncNetworkStream:
-    """The first connection that stands, as RFC 8305 has it; what the others come to is closed.
+    """The first connection that succeeds, as in RFC 8305; the others are closed.
 
-    Each address has a moment before the next is tried beside it, none once it has failed.
+    The next address is tried after a short delay, or as soon as one fails.
     Raises the last error if no address answers.
     """
     left = list(addresses)
@@ -122,16 +122,16 @@ async def _give_up(dials: Iterable[asyncio.Task[httpcore.AsyncNetworkStream]]) -
     tasks = list(dials)
     for task in tasks:
         task.cancel()
-    for came in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(came, httpcore.AsyncNetworkStream):
-            await came.aclose()
+    for result in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(result, httpcore.AsyncNetworkStream):
+            await result.aclose()
 
 
 class PhotoDownload:
-    """Downloads over https, for all runs of a worker. `tls` and `network` default to the real ones.
+    """Downloads over https, shared by all runs of a worker. Tests replace `resolver`, `tls` and `network`.
 
-    `timeout_seconds` caps a whole download, redirects included. `contact` is told to the hosts, some of which
-    refuse whoever gives none.
+    `timeout_seconds` limits a whole download, including redirects. `contact` is sent in the User-Agent,
+    because some hosts refuse clients without one.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class PhotoDownload:
             "User-Agent": f"{USER_AGENT} (+{contact})" if contact else USER_AGENT,
             "Accept": _ACCEPT,
             "Accept-Encoding": "identity",
-            "Connection": "close",  # what a host sends after one answer must not become part of the next
+            "Connection": "close",  # extra data after a response must not be read as the next one
         }
         self._max_bytes = max_bytes
         self._max_redirects = max_redirects
@@ -162,9 +162,9 @@ class PhotoDownload:
         self._pools: list[httpcore.AsyncConnectionPool] = []
 
     async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts) -> bytes:
-        """The body behind a URL, at most `max_bytes`; raises BadInput or Transient.
+        """Download the body of a URL, at most `max_bytes`; raises BadInput or Transient.
 
-        Every hop must be on a host that photos may come from, and that did not time out before in this run.
+        Every redirect target must be on an allowed host that has not timed out in this run.
         """
         hosts.require(url)
         _user_folder.set(user_folder)
@@ -181,14 +181,14 @@ class PhotoDownload:
                     hop = found
         except TimeoutError as exc:
             hosts.timed_out(hop, user_folder)
-            raise HostTimedOut("photo_host_unavailable", f"{hop.shown}: did not arrive in time") from exc
+            raise HostTimedOut("photo_host_unavailable", f"{hop.shown}: the download timed out") from exc
         except HostTimedOut:
             hosts.timed_out(hop, user_folder)
             raise
         raise BadInput("photo_refused", f"{url.shown}: redirected more than {self._max_redirects} times")
 
     async def close(self) -> None:
-        """Close the connections under way."""
+        """Cancel pending lookups and close all connections."""
         await self._lookups.close()
         for pool in self._pools:
             await pool.aclose()
@@ -213,7 +213,9 @@ class PhotoDownload:
                 return _redirected(url, headers[b"location"], hosts)
             if response.status != 200:
                 if response.status in _MAY_SAY_EXPIRED and _says_expired(url, await _reason(response)):
-                    said = f"{url.shown}: the link has expired ({response.status}); order with a fresh one"
+                    said = (
+                        f"{url.shown}: the link has expired ({response.status}); order again with a new one"
+                    )
                     raise BadInput("photo_link_expired", said)
                 _refuse_status(url, response.status, headers)
             refuse_compressed(url.shown, headers.get(b"content-encoding", b"").decode("latin-1"))
@@ -245,22 +247,25 @@ class PhotoDownload:
 
 
 def too_large(shown: str, max_bytes: int) -> BadInput:
-    """The refusal of a photo above the limit, naming the limit."""
+    """The error for a photo above the size limit."""
     return BadInput("photo_too_large", f"{shown}: larger than {max_bytes / 1e6:g} MB")
 
 
 def refuse_compressed(shown: str, content_encoding: str) -> None:
-    """Raise BadInput for an answer that says it is compressed: a few kB may become gigabytes."""
+    """Raise BadInput for a compressed response: a few kB could decompress to gigabytes."""
     if any(name.strip() in _COMPRESSIONS for name in content_encoding.lower().split(",")):
-        raise BadInput("photo_refused", f"{shown}: sent compressed, although that was declined")
+        raise BadInput(
+            "photo_refused",
+            f"{shown}: sent with compression, which is not supported",
+        )
 
 
 @cache
 def public_tls() -> list[ssl.SSLContext]:
-    """What is spoken with a host, and what is tried where that fails; made once, as it takes time.
+    """The usual TLS context and a fallback for older hosts; cached, because creating them takes time.
 
-    Diffie-Hellman in finite fields is left out, since a host can choose numbers of 8192 bits, which keep the
-    event loop for 200 ms. In TLS 1.3 that needs the one curve that everybody must have (RFC 8446, 9.1).
+    Finite-field Diffie-Hellman is disabled, because a host can choose 8192-bit numbers, which block the event
+    loop for 200 ms. For TLS 1.3, that means allowing only the mandatory curve (RFC 8446, 9.1).
     """
     both = [ssl.create_default_context(cafile=certifi.where()) for _ in range(2)]
     for tls in both:
@@ -268,12 +273,12 @@ def public_tls() -> list[ssl.SSLContext]:
         tls.options |= ssl.OP_NO_RENEGOTIATION
     usual, older = both
     usual.set_ecdh_curve("prime256v1")
-    older.maximum_version = ssl.TLSVersion.TLSv1_2  # any curve: those fields are not offered there
+    older.maximum_version = ssl.TLSVersion.TLSv1_2  # any curve; its cipher list excludes finite fields
     return both
 
 
 async def _reason(response: httpcore.Response) -> bytes:
-    """The beginning of a refusal's body; what does not come soon is not waited for."""
+    """The first _REASON_BYTES of an error response's body, as far as received within _REASON_SECONDS."""
     data = bytearray()
     with suppress(TimeoutError, httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError):
         async with asyncio.timeout(_REASON_SECONDS):
@@ -287,13 +292,13 @@ async def _reason(response: httpcore.Response) -> bytes:
 def _says_expired(url: PhotoUrl, reason: bytes) -> bool:
     if _EXPIRED.search(reason):
         return True
-    # Azure may leave out the details; `se` is the end of a signed link's time.
+    # Azure may omit the details; `se` is the expiry of a signed URL.
     azure = b"AuthenticationFailed" in reason and b"did not match" not in reason
     return azure and re.search(r"[?&]se=", url.path_and_query) is not None
 
 
 def _location(raw: bytes) -> str:
-    """A `Location` as hosts write it: raw spaces and raw bytes are encoded as they are, UTF-8 or Latin-1."""
+    """Decode a `Location` header; percent-encodes raw spaces and non-ASCII bytes (UTF-8 or Latin-1)."""
     start = _AUTHORITY.match(raw)
     authority = start[0] if start else b""
     rest = re.sub(rb"[ \x80-\xff]", lambda byte: b"%%%02X" % byte[0][0], raw[len(authority) :])
@@ -302,30 +307,30 @@ def _location(raw: bytes) -> str:
 
 def _redirected(url: PhotoUrl, location: bytes, hosts: RunHosts) -> PhotoUrl:
     if len(location) > MAX_URL_CHARACTERS:
-        raise BadInput("bad_url", f"{url.shown}: redirects to an address that is too long")
+        raise BadInput("bad_url", f"{url.shown}: redirects to a URL that is too long")
     try:
         target = parse_photo_url(urljoin(url.url, _location(location)))
         hosts.require(target)
         return target
     except ValueError as exc:
-        raise BadInput("bad_url", f"{url.shown}: redirects to something that is no address") from exc
+        raise BadInput("bad_url", f"{url.shown}: redirects to an invalid URL") from exc
     except BadInput as exc:
-        raise BadInput(exc.code, f"{url.shown}: redirects elsewhere, and {exc.message}") from exc
+        raise BadInput(exc.code, f"{url.shown}: redirect refused: {exc.message}") from exc
 
 
 def _refuse_status(url: PhotoUrl, status: int, headers: dict[bytes, bytes]) -> NoReturn:
     said = f"{url.shown}: the host answered {status}"
-    if status >= 500 or status in _COME_BACK_LATER:
+    if status >= 500 or status in _RETRYABLE:
         raise Transient("photo_host_unavailable", said, _retry_after_seconds(headers))
     if status in (404, 410):
-        raise BadInput("photo_missing", f"{said}, no such photo")
+        raise BadInput("photo_missing", f"{said}: photo not found")
     if status in (401, 403):
-        raise BadInput("photo_forbidden", f"{said}, not for us to see; the link may have expired")
+        raise BadInput("photo_forbidden", f"{said}: access denied; the link may have expired")
     raise BadInput("photo_refused", said)
 
 
 def _retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
-    """What `Retry-After` asks for, in seconds or as a date; a date counts from the host's own `Date`."""
+    """The delay in `Retry-After`, in seconds or as a date, which is relative to the host's own `Date`."""
     asked = headers.get(b"retry-after", b"")[:_DATE_BYTES].strip()
     if re.fullmatch(rb"\d{1,9}", asked):
         return min(float(asked), _LONGEST_RETRY_AFTER_SECONDS)
@@ -336,7 +341,7 @@ def _retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:
 
 
 def _seconds(date: bytes) -> float | None:
-    """An HTTP date in seconds since 1970; None for what is no date."""
+    """An HTTP date in seconds since 1970; None if it is invalid."""
     try:
         parts = parsedate_tz(date.decode("latin-1"))
         return None if parts is None else float(mktime_tz(parts))
@@ -346,13 +351,15 @@ def _seconds(date: bytes) -> float | None:
 
 @contextmanager
 def _translated(shown: str) -> Iterator[None]:
-    """The one place where errors of httpcore, TLS and sockets become ours; every error names the photo."""
+    """Translate errors of httpcore, TLS and sockets; every error names the photo."""
     try:
         yield
     except (BadInput, Transient) as exc:
         if exc.message.startswith(shown):
             raise
-        raise type(exc)(exc.code, f"{shown}: {exc.message}") from exc  # of the host alone, while connecting
+        raise type(exc)(
+            exc.code, f"{shown}: {exc.message}"
+        ) from exc  # raised while connecting, where only the host is known
     except (
         OSError,
         httpcore.TimeoutException,
@@ -362,9 +369,7 @@ def _translated(shown: str) -> Iterator[None]:
         httpcore.UnsupportedProtocol,
     ) as exc:
         if isinstance(exc, ssl.SSLCertVerificationError):
-            raise BadInput(
-                "photo_tls_invalid", f"{shown}: the host's certificate is not valid for it"
-            ) from exc
+            raise BadInput("photo_tls_invalid", f"{shown}: the host's TLS certificate is not valid") from exc
         late = isinstance(exc, TimeoutError | httpcore.TimeoutException)
         raise (HostTimedOut if late else Transient)(
             "photo_host_unavailable", f"{shown}: the connection failed ({type(exc).__name__})"

@@ -1,6 +1,6 @@
 """Fetches one source photo from Storage or the web, within limits of bytes, time and concurrency.
 
-Refuses what is no photo by its bytes, whatever its name or the host's header says.
+Decides by the bytes whether it is a photo, regardless of its name or content type.
 """
 
 from __future__ import annotations
@@ -23,35 +23,36 @@ MAX_PHOTO_BYTES = 7_000_000
 """Gemini's limit for one inline photo (Vertex AI, "Image understanding")."""
 
 MAX_PHOTOS_BYTES = 74_000_000
-"""Of all photos of one request, 98.7 MB as base64. Gemini takes requests of 100 MB, base64 included, since
-2026-01-08 (Gemini API, "File input methods"); 14 photos may be 98 MB."""
+"""Limit for all photos of one request: 98.7 MB as base64. Since 2026-01-08 Gemini accepts requests of 100 MB,
+including base64 (Gemini API, "File input methods"); 14 photos can have 98 MB."""
 
 _WEB_PAGE = re.compile(
     rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?<(?:!doctype\s+html|html|head|body|title|script|meta|!--)",
     re.IGNORECASE,
 )
 _PAGE_BYTES = 2048
-"""How far is looked for a page's beginning: 7 MB of spaces would keep the event loop for 200 ms."""
+"""How many bytes are searched for the start of a web page; 7 MB of spaces would block the event loop for
+200 ms."""
 
 
 def sendable(photos: tuple[Photo, ...]) -> tuple[Photo, ...]:
-    """Photos for one request, each counted as often as it occurs; raises BadInput if they are too large."""
+    """Check the photos of one request, including duplicates; raises BadInput if they are too large."""
     size = sum(len(photo.data) for photo in photos)
     if size > MAX_PHOTOS_BYTES:
         most = f"{MAX_PHOTOS_BYTES / 1e6:g} MB"
-        said = f"the photos of this order have {size / 1e6:.1f} MB together; at most {most} are possible"
-        raise BadInput("photos_too_large", f"{said}: order with fewer or smaller photos")
+        said = f"the photos of this order have {size / 1e6:.1f} MB together; the limit is {most}"
+        raise BadInput("photos_too_large", f"{said}: use fewer or smaller photos")
     return photos
 
 
 class PhotoBucket(Protocol):
-    """Reads one object of our own Storage, at most `max_bytes`; raises BadInput or Transient."""
+    """Reads one object from our Storage, at most `max_bytes`; raises BadInput or Transient."""
 
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes: ...
 
 
 class _Turns:
-    """At most `most` fetches at a time, and half of them for one user."""
+    """Allows at most `most` concurrent fetches, and half as many for one user."""
 
     def __init__(self, most: int) -> None:
         self._all = asyncio.Semaphore(most)
@@ -59,18 +60,18 @@ class _Turns:
 
     @asynccontextmanager
     async def take(self, user_folder: str) -> AsyncIterator[None]:
-        """Wait for the user's turn, and for one of all; both are held while the context is open."""
+        """Wait for a place of the user and one of all, and hold both while the context is open."""
         async with self._of_user[user_folder], self._all:
             yield
 
 
 class PhotoFetcher:
-    """Fetches the photo behind a reference, for one run: `https://…`, or `bucket/path` in our Storage.
+    """Fetches the photos of one run by reference: `https://…`, or `bucket/path` in our Storage.
 
-    `buckets` and `hosts` are those that photos may come from. At most `max_concurrent` fetches from Storage
-    and as many from the web run at a time, and of each half for one user, so that slow hosts or large photos
-    in one user's orders leave the others their turns. `timeout_seconds` caps a fetch from Storage, from its
-    turn on.
+    `buckets` and `hosts` are the allowed sources. At most `max_concurrent` fetches from Storage and as many
+    from the web run concurrently, and at most half of each for one user, so that one user's slow hosts or
+    large photos do not block others. `timeout_seconds` limits a fetch from Storage, without the wait for its
+    place.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class PhotoFetcher:
             async with asyncio.timeout(self._timeout_seconds):
                 return await self._storage.download(stored.bucket, stored.path, self._max_bytes)
         except TimeoutError as exc:
-            raise Transient("photo_host_unavailable", f"{stored.shown}: did not arrive in time") from exc
+            raise Transient("photo_host_unavailable", f"{stored.shown}: the download timed out") from exc
 
     def _photo(self, data: bytes, shown: str) -> Photo:
         if not data:
@@ -122,7 +123,7 @@ class PhotoFetcher:
         except ValueError as exc:
             if _WEB_PAGE.match(data[:_PAGE_BYTES]):
                 said = (
-                    f"{shown} is a web page, not a photo: share links often are; use the photo's own address"
+                    f"{shown} is a web page, not a photo, as share links often are; use the photo's own URL"
                 )
                 raise BadInput("photo_not_an_image", said) from exc
             raise BadInput("photo_not_an_image", f"{shown}: {exc}") from exc

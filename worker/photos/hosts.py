@@ -1,4 +1,4 @@
-"""Which hosts photos may come from, and which of them one run does not wait for again."""
+"""Which hosts are allowed for photos, and which hosts a run skips because they timed out."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from worker.errors import BadInput, Transient
 from worker.photos.address import PhotoUrl
 
 MAX_TIMED_OUT_HOSTS = 8
-"""After as many silent hosts of one user, only hosts that have answered are waited for: names are free."""
+"""After this many timed-out hosts of one user, only hosts that have answered are tried, because a customer
+can name any number of hosts."""
 
 
 class HostTimedOut(Transient):
-    """A photo host kept us waiting: for its name, its connection, its first byte or the rest."""
+    """A photo host timed out: name lookup, connection, first byte or transfer."""
 
 
 class AllowedHosts:
-    """The hosts that `https://` photos may come from: exact names, `*.cdn.example`, or `*` for all.
+    """The allowed hosts of `https://` photos: exact names, `*.cdn.example`, or `*` for all.
 
-    `*.cdn.example` is every name below `cdn.example`, not that name itself.
+    `*.cdn.example` matches every name below `cdn.example`, but not `cdn.example` itself.
     """
 
     def __init__(self, names: Collection[str]) -> None:
@@ -34,8 +35,8 @@ class AllowedHosts:
 class RunHosts:
     """What one run knows about photo hosts.
 
-    A host that timed out is not waited for again, for the same user: else one customer could make a
-    popular host unavailable to the others.
+    A host that timed out is skipped for the same user only; otherwise one customer could make a popular host
+    unavailable to others.
     """
 
     def __init__(self, allowed: AllowedHosts) -> None:
@@ -44,26 +45,26 @@ class RunHosts:
         self._answered: defaultdict[str, set[str]] = defaultdict(set)
 
     def require(self, url: PhotoUrl) -> None:
-        """Raise BadInput `photo_host_not_allowed` unless photos may come from this host."""
+        """Raise BadInput `photo_host_not_allowed` unless the host is allowed."""
         if url.host not in self._allowed:
-            said = f"{url.shown}: photos may not be taken from {url.host}"
+            said = f"{url.shown}: photos from {url.host} are not allowed"
             raise BadInput("photo_host_not_allowed", said)
 
     def require_answering(self, url: PhotoUrl, user_folder: str) -> None:
-        """Raise Transient for a host that timed out for this user before, or if too many others did."""
+        """Raise Transient for a host that timed out for this user, or if too many others did."""
         timed_out = self._timed_out[user_folder]
         if url.host in timed_out:
-            said = "the host did not answer in time before, in the same run"
+            said = "the host timed out earlier in this run"
         elif len(timed_out) >= MAX_TIMED_OUT_HOSTS and url.host not in self._answered[user_folder]:
-            said = f"{len(timed_out)} other hosts did not answer in time, in the same run"
+            said = f"{len(timed_out)} other hosts of this user timed out in this run"
         else:
             return
         raise Transient("photo_host_unavailable", f"{url.shown}: {said}")
 
     def answered(self, url: PhotoUrl, user_folder: str) -> None:
-        """Note that the host sent what it was asked for."""
+        """Record that the host answered."""
         self._answered[user_folder].add(url.host)
 
     def timed_out(self, url: PhotoUrl, user_folder: str) -> None:
-        """Note that the host kept this user's photo waiting."""
+        """Record that the host timed out for this user."""
         self._timed_out[user_folder].add(url.host)
