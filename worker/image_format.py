@@ -68,7 +68,7 @@ def inspect(data: bytes) -> ImageInfo:
 
 
 def _heif_type(data: bytes) -> str:
-    """Judge by the major brand; for the generic ones (`mif1`, `msf1`) the compatible brands decide."""
+    """Decide by the major brand, or by the compatible brands if it is generic (`mif1`, `msf1`)."""
     size = int.from_bytes(data[:4], "big")
     if size < 16 or size > len(data):
         raise ValueError("the file ends within its header")
@@ -111,7 +111,7 @@ def _jpeg_frame_header(data: bytes) -> bytes:
         if marker in _JPEG_FRAME:
             frame = data[at : at + 2 + size]
         at += 2 + size
-    raise ValueError("the JPEG's header does not end")
+    raise ValueError("the JPEG's header is too long")
 
 
 def _png_frame_header(data: bytes) -> bytes:
@@ -123,7 +123,7 @@ def _png_frame_header(data: bytes) -> bytes:
         if name == b"IDAT":
             return data[:after_header] + data[at : at + 8]
         at += size + 12
-    raise ValueError("the PNG's header does not end")
+    raise ValueError("the PNG's header is too long")
 
 
 def _read_webp(data: bytes) -> ImageInfo:
@@ -142,7 +142,7 @@ def _read_webp(data: bytes) -> ImageInfo:
     elif kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
         width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", data, 26))
     else:
-        raise ValueError("the image's header cannot be read")
+        raise ValueError("the image's header is invalid")
     return ImageInfo("image/webp", width, height)
 
 
@@ -157,4 +157,4 @@ def _read_with_pillow(header: bytes) -> ImageInfo:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise TooManyPixels(f"the image exceeds the limit of {_LIMIT}") from exc
     except (OSError, SyntaxError, ValueError, KeyError, OverflowError, struct.error) as exc:
-        raise ValueError("the image's header cannot be read") from exc
+        raise ValueError("the image's header is invalid") from exc

@@ -166,7 +166,7 @@ def test_fifty_megapixels_pass() -> None:
 def test_header_without_end(data: bytes) -> None:
     """7 MB of empty header parts cost no processor time: reading them all would take seconds."""
     before = time.process_time()
-    with pytest.raises(ValueError, match="does not end"):
+    with pytest.raises(ValueError, match="is too long"):
         inspect(data)
     assert time.process_time() - before < 0.5
 

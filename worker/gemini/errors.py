@@ -68,7 +68,9 @@ def _bad_request(status: RpcStatus) -> GenerationError:
     account_reason = next((reason for reason in status.reasons if reason in _ACCOUNT_REASONS), None)
     if account_reason or status.status == "FAILED_PRECONDITION":
         shown = account_reason or "FAILED_PRECONDITION"
-        text = f"Gemini does not serve this project ({shown}): check billing and the supported locations."
+        text = (
+            f"Gemini is not available for this project ({shown}): check billing and the supported locations."
+        )
         return Misconfigured(shown.lower(), text)
     if known_text(400, status) == "input_image":
         return PhotoUnprocessed(

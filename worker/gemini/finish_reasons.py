@@ -65,7 +65,7 @@ def without_image(finish_reason: str | None) -> Refused | Transient | Misconfigu
     summary = {
         "refused": "Gemini refused this image",
         "retry": "Gemini answered without an image",
-        "misconfigured": "Gemini does not serve this account",
+        "misconfigured": "Gemini is not available for this account",
     }
     return _error(verdict, code, f"{summary[verdict]}: {why}{_shown(reason)}.")
 

@@ -84,7 +84,7 @@ class PhotoUrl:
 
 @dataclass(frozen=True, slots=True)
 class StorageReference:
-    """A file in Supabase Storage; the first folder of `path` is the user's id."""
+    """A file in Supabase Storage; the first folder of `path` is the user's folder."""
 
     bucket: str
     path: str

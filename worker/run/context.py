@@ -29,7 +29,7 @@ from worker.supabase.queue import Queue
 from worker.supabase.storage import PhotoStore
 
 SHUTDOWN_SECONDS = 8.0
-"""Cloud Run kills 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
+"""Cloud Run sends SIGKILL 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""
 
 
 @dataclass(frozen=True, slots=True)

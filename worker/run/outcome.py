@@ -128,27 +128,27 @@ def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
         return Abandoned()
     errors = [o.error for o in outcomes if isinstance(o, ImageErred) and not isinstance(o.error, Refused)]
     sent = any(_reached_gemini(o) for o in outcomes)
-    unkept = [o.error for o in outcomes if isinstance(o, ImageErred) and o.paid]
+    not_stored = [o.error for o in outcomes if isinstance(o, ImageErred) and o.paid]
     for chosen in (
         [error for error in errors if isinstance(error, Misconfigured)],
         [error for error in errors if isinstance(error, BadInput)],
-        unkept,
+        not_stored,
         [error for error in errors if isinstance(error, RateLimited)],
         errors,
     ):
         if chosen:
-            return _from_errors(chosen, sent, bool(unkept))
+            return _from_errors(chosen, sent, bool(not_stored))
     held_back = [o.reason for o in outcomes if isinstance(o, ImageNotStarted)]
     if held_back:
         return Released(held_back[0], _why_not_started(held_back[0]), attempt_spent=sent)
     return Completed()
 
 
-def _from_errors(errors: Sequence[GenerationError], sent: bool, unkept: bool) -> JobOutcome:
+def _from_errors(errors: Sequence[GenerationError], sent: bool, not_stored: bool) -> JobOutcome:
     first = errors[0]
     match first:
         case Misconfigured():
-            return Released(first.code, first.for_customers, attempt_spent=unkept)
+            return Released(first.code, first.for_customers, attempt_spent=not_stored)
         case BadInput():
             return Failed(first.code, first.for_customers)
         case RateLimited():

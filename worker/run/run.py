@@ -60,7 +60,7 @@ async def next_claim(context: RunContext) -> Claim | None:
             _claim_failed(context, error)
             return None
         except BaseException:
-            context.must_finish = True  # cancelled: the database may have given jobs out
+            context.must_finish = True  # cancelled: the database may have assigned jobs
             raise
         if claim.jobs:
             return claim

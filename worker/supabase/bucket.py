@@ -67,7 +67,7 @@ async def _asked(project: Project, name: str) -> Any:
     except (httpx.HTTPError, httpx.InvalidURL) as exc:
         raise QueueUnavailable("unreachable", f"Storage: bucket: {type(exc).__name__}") from exc
     if answer.status_code != 200:
-        error = meaning(read(answer.status_code, answer.content), f"describing bucket {name}")
+        error = meaning(read(answer.status_code, answer.content), f"settings of bucket {name}")
         if isinstance(error, ObjectMissing):
             raise Misconfigured("bucket_missing", f"Storage has no bucket {name}") from error
         raise error

@@ -41,7 +41,7 @@ class Trouble:
 PAUSED = Trouble("project_paused", "the Supabase project is paused (540)", "restore it in the dashboard")
 NO_API = Trouble(
     "api_missing",
-    "no service of Supabase answers at this address (404)",
+    "no Supabase service answers at this URL (404)",
     "check SUPABASE_URL, and in the dashboard that the Data API is on",
 )
 SCHEMA = Trouble(
@@ -50,7 +50,7 @@ SCHEMA = Trouble(
     "expose the schema public in the API settings (dashboard, Project Settings, Data API)",
 )
 NO_JWT_SECRET = Trouble(
-    "api_misconfigured", "PostgREST has no secret to check tokens with", "set PGRST_JWT_SECRET of the stack"
+    "api_misconfigured", "PostgREST has no JWT secret to check tokens", "set PGRST_JWT_SECRET"
 )
 
 _BY_CODE = {"PGRST106": SCHEMA, "PGRST300": NO_JWT_SECRET}
@@ -93,9 +93,11 @@ def project_error(status: int, body: bytes, key_name: str) -> Misconfigured | No
     fields = _object(body)
     code = str(fields.get("code"))
     if status == 403 and code == "42501":
-        return Misconfigured("rights_missing", f"a role may not call its function ({code}): {INSTALL}")
+        return Misconfigured(
+            "rights_missing", f"a role has no right to call a database function ({code}): {INSTALL}"
+        )
     if "statusCode" in fields or _OWN_CODE.fullmatch(code) or (status == 404 and "code" in fields):
-        return None  # Storage's own answer, or PostgREST's
+        return None  # an answer of Storage or PostgREST, not of the gateway
     return _gateway_error(status, str(fields.get("message")), key_name)
 
 
@@ -104,7 +106,7 @@ def _gateway_error(status: int, message: str, key_name: str) -> Misconfigured | 
         return NO_API.error()
     if status == 403:
         fix = f"check SUPABASE_URL, {key_name} and the project's network restrictions"
-        return ProjectRefused("gateway_refused", "a gateway before Supabase refused the call (403)", fix)
+        return ProjectRefused("gateway_refused", "a gateway in front of Supabase refused the call (403)", fix)
     if status == 401:
         legacy = ": the project's legacy keys are disabled" if _LEGACY.search(message) else ""
         return key_trouble(key_name, f"Supabase refused the key (401){legacy}").error()

@@ -238,7 +238,7 @@ def _answer(exc: Any) -> Answer:
 
 def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
     """Translate a failed download: a missing object is bad input; project and transient errors are not."""
-    error = meaning(answer, f"reading from bucket {bucket}")
+    error = meaning(answer, f"read from bucket {bucket}")
     if error.code == "bucket_missing" and bucket != BUCKET:
         fix = "create it, or delete its row from generation.photo_buckets; if it exists, check"
         message = f"the photo bucket {bucket} does not exist: {fix} SUPABASE_SERVICE_ROLE_KEY"

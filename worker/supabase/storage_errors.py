@@ -115,4 +115,4 @@ def meaning(answer: Answer, what: str) -> GenerationError:
     rules = (rule for rule in RULES if rule.names & answer.names or answer.status in rule.statuses)
     rule = next(rules, OTHER)
     fix = f": {rule.fix}" if rule.fix else ""
-    return rule.error(rule.code, f"Storage answered {answer.shown} to {what}{fix}")
+    return rule.error(rule.code, f"Storage answered {answer.shown} ({what}){fix}")
