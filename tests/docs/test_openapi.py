@@ -106,7 +106,7 @@ def test_limits() -> None:
     assert f"more than {process.MAX_BODY_BYTES // 1024} KiB" in str(QUEUE)
     assert f"more than {orders.MAX_BODY_BYTES // 1024**2} MiB" in str(ORDERS)
     for described in (QUEUE, ORDERS):
-        assert f"within {response.BODY_SECONDS:g} s" in str(described)
+        assert f"longer than {response.BODY_SECONDS:g} s" in str(described)
         error = described["components"]["schemas"]["Error"]["properties"]["error"]["properties"]
         assert {error[text]["maxLength"] for text in ("message", "hint")} == {response.MAX_TEXT_LENGTH}
 

@@ -157,7 +157,7 @@ async def test_bad_token_is_refused(google: responses.RequestsMock, case: str) -
     assert bad not in f"{refused.message} {refused.hint}"
 
 
-async def test_token_without_its_signature_names_the_mend(google: responses.RequestsMock) -> None:
+async def test_token_without_its_signature_names_the_fix(google: responses.RequestsMock) -> None:
     """What Cloud Run's IAM check leaves of a token is never believed, and the answer says how to go on."""
     refused = await refusal(guard(), bearer(token().rpartition(".")[0] + REMOVED_SIGNATURE))
     assert (refused.status, refused.code) == (401, "token_signature_removed")

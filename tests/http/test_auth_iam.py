@@ -39,8 +39,8 @@ async def test_token_that_iam_has_checked() -> None:
         ({"email_verified": False}, "account"),
         ({"email": None}, "account"),
         ({"exp": int(time.time()) - HOUR}, "expired"),
-        ({"exp": None}, "no ID token"),
-        ({"exp": "soon"}, "no ID token"),
+        ({"exp": None}, "not an ID token"),
+        ({"exp": "soon"}, "not an ID token"),
     ],
 )
 async def test_claims_still_count(claims: dict[str, Any], reason: str) -> None:

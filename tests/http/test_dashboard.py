@@ -105,16 +105,16 @@ async def test_an_action_is_a_function_of_the_database(body: dict[str, str], act
         ({"action": 1}, "action is missing or unknown"),
         ({"action": ["pause"]}, "action is missing or unknown"),
         ({"action": "cancel"}, "cancel needs batchId"),
-        ({"action": "cancel", "batchId": ""}, "batchId must be a text"),
-        ({"action": "cancel", "batchId": 7}, "batchId must be a text"),
-        ({"action": "cancel", "batchId": "x" * 201}, "batchId must be a text"),
+        ({"action": "cancel", "batchId": ""}, "batchId must be a string"),
+        ({"action": "cancel", "batchId": 7}, "batchId must be a string"),
+        ({"action": "cancel", "batchId": "x" * 201}, "batchId must be a string"),
         ({"action": "resume", "batchId": BATCH}, "unknown field 'batchId'"),
-        ({"action": "pause", "reason": None}, "reason must be a text"),
+        ({"action": "pause", "reason": None}, "reason must be a string"),
         ({"action": "retry-failed", "p_limit": 1}, "unknown field 'p_limit'"),
     ],
 )
 async def test_a_wrong_action_does_nothing(body: dict[str, Any], said: str) -> None:
-    """What is not an action, or not complete, is refused with the field and the mend."""
+    """What is not an action, or not complete, is refused with the field and the fix."""
     worker = Bench()
     async with client(worker) as http:
         error = check_error(await http.post("/actions", json=body), 400, "invalid_request")

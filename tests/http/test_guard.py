@@ -223,7 +223,7 @@ async def test_development_serves_the_developer_on_this_machine_only() -> None:
         refused = await refusal(guard, {"Host": "localhost:8080", "X-Forwarded-For": "::1"}, allowed, "::1")
         assert refused.status == 403
         # Not told to set what is set.
-        assert "WORKER_DEVELOPMENT=1 serves only this machine" in refused.message
+        assert "WORKER_DEVELOPMENT=1 allows only requests from this machine" in refused.message
         assert "http://localhost" in str(refused.hint) and "WORKER_DEVELOPMENT" not in str(refused.hint)
 
 

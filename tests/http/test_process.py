@@ -242,7 +242,7 @@ async def test_without_a_credential_configured_nobody_is_served() -> None:
 
 
 async def test_bad_body_names_the_field() -> None:
-    """The refusal of a field reaches the caller with name and mend."""
+    """The refusal of a field reaches the caller with its name and the fix."""
     worker = Bench()
     async with client(worker) as http:
         answer = await http.post("/", json={"maxJobs": True})

@@ -65,7 +65,7 @@ def test_content_types_that_carry_json(content_type: str) -> None:
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )
-def test_other_content_types_are_refused_with_the_mend(content_type: str) -> None:
+def test_other_content_types_are_refused_with_the_fix(content_type: str) -> None:
     """A body under a page's or form's type is 415, naming the type to send."""
     refused = _refusal(b'{"dryRun": true}', content_type)
     assert refused.status == 415
@@ -83,7 +83,7 @@ def test_other_content_types_are_refused_with_the_mend(content_type: str) -> Non
     ],
 )
 def test_wrong_value_names_its_field(name: str, values: list[str]) -> None:
-    """Each wrong type, value or name is a 400 which names the field and says how to mend it."""
+    """Each wrong type, value or name is a 400 which names the field and says how to fix it."""
     for value in values:
         refused = _refusal(f'{{"{name}": {value}}}'.encode())
         assert refused.status == 400, value

@@ -194,7 +194,7 @@ async def test_check_names_it(site: Site, proxy: FaultProxy, name: str) -> None:
     findings = {finding.name: finding for finding in await check(site.worker(SUPABASE_URL=proxy.url))}
     supabase = findings["supabase"]
     assert supabase.state == "failed"
-    assert refused.fix in f"{supabase.message}; {supabase.mend}"
+    assert refused.fix in f"{supabase.message}; {supabase.fix}"
 
 
 @pytest.mark.parametrize("name", ["legacy key", "paused", "no schema"])
@@ -259,7 +259,7 @@ async def test_only_a_token_that_ended_means_sign_in(
         answer = await place(orders, token)
         error = answer.json()["error"]
         assert (answer.status_code, error["code"], proxy.struck - before) == (500, refused.code, 1)
-        assert error["message"] == "orders cannot be taken at the moment"
+        assert error["message"] == "orders cannot be accepted at the moment"
         assert not [word for word in ("SUPABASE", "key ", "egress", "dashboard") if word in answer.text]
         assert "misconfigured" in orders.log
         assert refused.fix.replace("SERVICE_ROLE", "ANON") in orders.log

@@ -44,7 +44,7 @@ DATABASE = [
 @pytest.mark.parametrize(("code", "expected"), DATABASE)
 def test_database_errors(code: str | int | None, expected: type[GenerationError]) -> None:
     """Each SQLSTATE class, PostgREST code and bare HTTP status means one thing to the worker."""
-    error = APIError({"code": code, "message": "said", "details": "reason", "hint": "mend"})
+    error = APIError({"code": code, "message": "said", "details": "reason", "hint": "fix"})
     with pytest.raises(expected), queue.translated("some_function"):
         raise error
 

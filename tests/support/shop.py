@@ -75,7 +75,7 @@ def enter(window: Window, shop: Shop) -> Page:
     page = window.page
     page.goto(f"{shop.function.url}/dashboard")
     page.get_by_label("Secret").fill(OPERATOR_SECRET)
-    page.get_by_role("button", name="Show the queue").click()
+    page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="Now")).to_be_visible()
     return page
 

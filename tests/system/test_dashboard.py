@@ -24,16 +24,16 @@ pytestmark = pytest.mark.system
 def test_an_empty_queue(window: Window, shop: Shop) -> None:
     """Before the first run the page says what to do, and every part that it is empty; then all is well."""
     page = enter(window, shop)
-    expect(page.get_by_role("status").first).to_contain_text("No run has ever come: set up a clock")
+    expect(page.get_by_role("status").first).to_contain_text("No run has started yet: set up a clock")
     for nothing in (
         "Nothing has been ordered yet.",
         "No photo has been made yet.",
-        "No run has come yet.",
+        "No run has started yet.",
     ):
         expect(page.get_by_text(nothing)).to_be_visible()
     window.check_accessibility()
     shop.run()
-    well = "Good All is well: nothing is due, nothing is stuck."
+    well = "Good All is well: no job is due, no job is stuck."
     expect(page.get_by_role("status").first).to_have_text(well, timeout=20_000)
     window.check(shop.function.url)
 
@@ -79,17 +79,17 @@ def test_a_troubled_queue(window: Window, shop: Shop) -> None:
     )
     page = enter(window, shop)
     expect(page.locator("#troubles")).to_contain_text("photo not found")
-    expect(page.locator("#troubles")).to_contain_text("Their worker died")
+    expect(page.locator("#troubles")).to_contain_text("Worker died")
     expect(page.get_by_role("status").first).to_contain_text("Attention")
     window.check_accessibility()
 
     page.get_by_role("button", name="Retry all failed").click()
     window.check_accessibility()
-    page.get_by_role("button", name="Leave it").click()
+    page.get_by_role("button", name="Go back").click()
     assert shop.statuses() == ["failed", "processing"]
     page.get_by_role("button", name="Retry all failed").click()
     yes(page, "Retry all failed jobs?", "Retry them")
-    expect(page.locator("#said")).to_have_text("1 job taken up again.")
+    expect(page.locator("#said")).to_have_text("Retrying 1 job.")
     assert shop.statuses() == ["pending", "processing"]
 
     page.get_by_role("button", name="Release stale locks").click()
@@ -111,7 +111,7 @@ def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
     assert shop.statuses() == ["cancelled", "cancelled"]
 
     page.get_by_role("button", name="Pause").press("Enter")
-    page.get_by_label("Why").fill("the bill looks odd")
+    page.get_by_label("Reason").fill("the bill looks odd")
     page.get_by_role("dialog").get_by_role("button", name="Pause").press("Enter")
     expect(page.get_by_role("status").first).to_contain_text("Paused (the bill looks odd)")
     assert shop.queue.call("generation_gate")["pauseReason"] == "the bill looks odd"
@@ -141,7 +141,7 @@ def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
     page.reload()
     expect(page.get_by_role("heading", name="Now")).to_be_visible()
     assert page.url == f"{shop.function.url}/dashboard"
-    page.get_by_role("button", name="Forget the secret").click()
+    page.get_by_role("button", name="Sign out").click()
     expect(page.locator("main")).to_be_hidden()
     assert page.evaluate("sessionStorage.length") == 0
 
@@ -168,7 +168,7 @@ def test_without_its_secret_it_says_what_to_set(
         page = window.page
         page.set_viewport_size({"width": width, "height": 844})
         page.goto(f"{function.url}/dashboard")
-        expect(page.get_by_role("heading", name="Nobody is let in yet")).to_be_visible()
+        expect(page.get_by_role("heading", name="Access is not set up")).to_be_visible()
         expect(page.get_by_role("alert")).to_contain_text("OPERATOR_SECRET is not set")
         expect(page.get_by_role("alert")).to_contain_text("openssl rand -hex 32")
         expect(page.locator("#sign-in")).to_be_hidden()
@@ -188,7 +188,7 @@ def test_on_ones_own_machine_it_asks_for_nothing(
         page = window.page
         page.goto(f"{function.url}/dashboard")
         expect(page.get_by_role("heading", name="Now")).to_be_visible()
-        expect(page.get_by_role("button", name="Forget the secret")).to_be_hidden()
+        expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
         window.check(function.url)
 
 
@@ -226,7 +226,7 @@ def test_behind_a_path(window: Window, shop: Shop) -> None:
     page.route("**/*", forward)
     page.goto(f"{base}/queue/dashboard")
     page.get_by_label("Secret").fill(OPERATOR_SECRET)
-    page.get_by_role("button", name="Show the queue").click()
+    page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text(MODEL)).to_be_visible()
     window.check(base)
 

@@ -38,7 +38,7 @@ def test_what_wants_a_look_comes_first_and_by_reason(window: Window, shop: Shop)
     """Whoever opens the page at night sees first what failed: once a reason, with a count and the batches."""
     batches = fail(shop, "a", "b", times=2)
     page = enter(window, shop)
-    expect(page.locator("main h2").first).to_have_text("Jobs that want a look")
+    expect(page.locator("main h2").first).to_have_text("Jobs that need attention")
     groups = page.locator("#troubles > li")
     expect(groups).to_have_count(1)
     expect(groups.locator("h3")).to_have_text("Failed: photo missing · 4 jobs")
@@ -65,7 +65,7 @@ def test_one_batch_is_retried_alone(window: Window, shop: Shop) -> None:
     page = enter(window, shop)
     page.get_by_role("button", name=f"Retry failed jobs of batch {first}").click()
     yes(page, "Retry this batch's failed jobs?", "Retry them")
-    expect(page.locator("#said")).to_have_text("1 job taken up again.")
+    expect(page.locator("#said")).to_have_text("Retrying 1 job.")
     assert shop.statuses() == ["pending", "failed"]
     expect(page.locator("#troubles")).not_to_contain_text(first)
     expect(page.locator("#troubles")).to_contain_text(second)
@@ -89,7 +89,7 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
     expect(dialog).to_contain_text("Job 2: failed")
     expect(dialog).to_contain_text("photo not found")
     expect(dialog.get_by_text("not made", exact=True)).to_have_count(2)
-    dialog.get_by_role("button", name="Retry its failed jobs").click()
+    dialog.get_by_role("button", name="Retry failed jobs").click()
     yes(page, "Retry this batch's failed jobs?", "Retry them")
     expect(dialog).to_contain_text("Job 2: ready")
     window.check(shop.function.url, shop.stack.url)
@@ -98,7 +98,7 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
 def retry_opened(page: Page, batch: str) -> None:
     """Open a batch and have its failed jobs retried; after that the page asks anew for all that it shows."""
     page.locator("#troubles").get_by_role("button", name=f"Open batch {batch}").click()
-    page.get_by_role("dialog", name=f"Batch {batch}").get_by_role("button", name="Retry its failed").click()
+    page.get_by_role("dialog", name=f"Batch {batch}").get_by_role("button", name="Retry failed jobs").click()
 
 
 def release(page: Page, held: Route) -> None:
@@ -172,7 +172,7 @@ def test_charts_have_axes(window: Window, shop: Shop) -> None:
     page = enter(window, shop)
     expect(page.locator("#charts figure")).to_have_count(6)
     photos = page.locator("#charts figure").first
-    expect(photos.locator(".unit")).to_have_text("photos a minute")
+    expect(photos.locator(".unit")).to_have_text("photos per minute")
     expect(photos.locator(".heights span")).to_have_text(["4", "2", "0"])
     expect(photos.locator(".times span").last).to_have_text("now")
     expect(photos.locator(".times span").first).to_have_text(re.compile(r"\d\d:\d\d"))

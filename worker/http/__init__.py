@@ -1,1 +1,1 @@
-"""The HTTP functions: who may call, what a body may say, and how they answer."""
+"""The HTTP functions: authentication, validation of requests, responses."""

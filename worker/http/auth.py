@@ -1,8 +1,8 @@
-"""Who may reach which path: the clock, by its secret or the one service account that Google vouches for, and
-the operator, by another secret. The clock starts runs; the operator sees and changes customers' things.
+"""Checks who may call which path. The clock (Cloud Scheduler or pg_cron) starts runs; it sends WORKER_SECRET
+or the Google ID token of one service account. The operator sees and changes orders; it sends OPERATOR_SECRET.
 
-Where no credential is configured nobody is served, save a developer on this machine who asked for it
-(WORKER_DEVELOPMENT).
+If no credential is configured, every request is refused; with WORKER_DEVELOPMENT=1, those from this machine
+are accepted.
 """
 
 from __future__ import annotations
@@ -20,17 +20,16 @@ from starlette.datastructures import Headers
 from worker import log
 from worker.http.validation import RequestRefused
 
-SECRET_HEADER = "X-Worker-Secret"  # noqa: S105 - a header's name; never Authorization, which IAM needs
+SECRET_HEADER = "X-Worker-Secret"  # noqa: S105 - the name of a header; IAM needs Authorization for itself
 OPERATOR_HEADER = "X-Operator-Secret"
 MAX_TOKEN_LENGTH = 4096
 """Google's ID tokens have about 1 000 characters."""
 
-# Cloud Run's IAM looks at the first of these that a request has, and at no other (Cloud Run, "Authenticating
-# service-to-service"): what stands in the other one is not checked by anybody.
+# Cloud Run's IAM checks only the first of these headers that a request has (Cloud Run, "Authenticating
+# service-to-service"), so the token in the other one is unchecked.
 TOKEN_HEADERS = ("x-serverless-authorization", "authorization")
 
-# Whatever a proxy adds to tell where a request came from. One of them on a loopback connection means
-# that the caller sits elsewhere.
+# Headers that a proxy adds. On a loopback connection they mean that the caller is on another machine.
 FORWARDING_HEADERS = (
     "forwarded",
     "x-forwarded-for",
@@ -40,33 +39,33 @@ FORWARDING_HEADERS = (
     "via",
 )
 
-# What Cloud Run's IAM check leaves of a token: header and claims, and this in the signature's place
-# (Cloud Run troubleshooting, "Token signature is redacted").
+# Cloud Run's IAM check keeps a token's header and claims and replaces its signature with this text (Cloud Run
+# troubleshooting, "Token signature is redacted").
 REMOVED_SIGNATURE = ".SIGNATURE_REMOVED_BY_GOOGLE"
 
 
 class InvalidToken(Exception):
-    """The token proves nothing; the message says why, without quoting it."""
+    """The token is not valid; the message says why and does not quote the token."""
 
 
 class SignatureRemoved(InvalidToken):
-    """Cloud Run's IAM check has taken the signature off the token."""
+    """Cloud Run's IAM check has removed the token's signature."""
 
 
 class CertificatesUnreachable(Exception):
-    """Google's certificates cannot be had, so no token can be judged now."""
+    """Google's certificates could not be fetched, so no token can be verified now."""
 
 
 class TokenVerifier(Protocol):
-    """Judges a Google ID token. Blocks, so it runs in a thread."""
+    """Verifies a Google ID token. Blocks, so call it in a thread."""
 
     def verify(self, token: str) -> None:
-        """Return if the token is good. Raises InvalidToken and CertificatesUnreachable."""
+        """Return if the token is valid. Raises InvalidToken and CertificatesUnreachable."""
         ...
 
 
 class Caller(Flag):
-    """Who may reach a path; no member: everybody."""
+    """Who may call a path; without a member, everybody may."""
 
     CLOCK = auto()
     OPERATOR = auto()
@@ -74,7 +73,7 @@ class Caller(Flag):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """Admits or refuses callers. With `development` and no credential at all, this machine is served."""
+    """Admits or refuses callers. With `development` and no configured credential, admits this machine."""
 
     worker_secret: str | None = field(default=None, repr=False)
     operator_secret: str | None = field(default=None, repr=False)
@@ -83,14 +82,14 @@ class Guard:
 
     @property
     def configured(self) -> Caller:
-        """The callers for whom there is a credential that they could show."""
+        """The callers that have a configured credential."""
         clock = Caller.CLOCK if self.worker_secret or self.verifier is not None else Caller(0)
         return clock | (Caller.OPERATOR if self.operator_secret else Caller(0))
 
     async def admit(self, headers: Headers, client_host: str | None, allowed: Caller) -> None:
-        """Return if one of the `allowed` asks; else RequestRefused: 401, 403, or 503 if it cannot be judged.
+        """Return if the caller is one of `allowed`. `client_host` is the address of the connection.
 
-        `client_host` is the address of the connection.
+        Raises RequestRefused: 401, 403, or 503 if the token could not be verified.
         """
         if not self.configured and self.development and is_local_developer(headers, client_host):
             return
@@ -100,7 +99,7 @@ class Guard:
         if shown & allowed:
             return
         bearer = _bearer(headers)
-        # On an operator's path a token only decides what the refusal says, and a wrong secret says more.
+        # On an operator's path the token only affects the error message, and a wrong secret matters more.
         judged = Caller.CLOCK in allowed or not (shown or OPERATOR_HEADER in headers)
         if judged and self.verifier is not None and bearer is not None:
             await self._check_token(self.verifier, bearer, allowed)
@@ -110,7 +109,7 @@ class Guard:
         raise self._wrong_kind(allowed) if shown else self._unauthorized(headers, allowed)
 
     def _secrets(self) -> tuple[tuple[Caller, str, str, str], ...]:
-        """Whose, its header, its setting and its value, for each secret that is configured."""
+        """For each configured secret: its caller, header, setting and value."""
         both = (
             (Caller.CLOCK, SECRET_HEADER, "WORKER_SECRET", self.worker_secret),
             (Caller.OPERATOR, OPERATOR_HEADER, "OPERATOR_SECRET", self.operator_secret),
@@ -120,7 +119,7 @@ class Guard:
     def _by_secret(self, headers: Headers) -> Caller:
         shown = Caller(0)
         for caller, header, _, secret in self._secrets():
-            # A server decodes header bytes as Latin-1: undone here, so that a secret may be any UTF-8.
+            # The server decodes headers as Latin-1. Encode them back, so that a secret may contain any UTF-8.
             given = headers.get(header, "").encode("latin-1", "replace")
             if hmac.compare_digest(given, secret.encode("utf-8")):
                 shown |= caller
@@ -149,15 +148,15 @@ class Guard:
         for caller, header, name, _ in self._secrets():
             if caller in allowed and header in headers:
                 return self._refuse("wrong_secret", f"{header} does not match the setting {name}", allowed)
-        message = "the request carries no credential that is accepted here"
+        message = "the request has no credential that this path accepts"
         return self._refuse("no_credentials", message, allowed)
 
     def _wrong_kind(self, allowed: Caller) -> RequestRefused:
-        """The credential is good, but for other paths."""
+        """The credential is valid, but not on this path."""
         if allowed == Caller.OPERATOR:
-            message = "this path shows or changes what customers ordered: the clock may not reach it"
+            message = "only the operator may see or change orders; the credential sent is the clock's"
             return RequestRefused(403, "operator_only", message, self._ways(allowed))
-        message = "only the clock may start runs and sweeps: the operator's secret does not"
+        message = "only the clock may start runs and sweeps; the credential sent is the operator's"
         return RequestRefused(403, "clock_only", message, self._ways(allowed))
 
     def _refuse(self, code: str, message: str, allowed: Caller) -> RequestRefused:
@@ -166,7 +165,7 @@ class Guard:
         return RequestRefused(401, code, message, self._ways(allowed), headers)
 
     def _ways(self, allowed: Caller) -> str:
-        """What a caller may send here."""
+        """The credentials that a caller may send."""
         ways = [
             f"{name} in the header {header}" for who, header, name, _ in self._secrets() if who in allowed
         ]
@@ -176,10 +175,10 @@ class Guard:
 
 
 def is_local_developer(headers: Headers, client_host: str | None) -> bool:
-    """True if the request was made on this machine, by no proxy, and by no page of another site.
+    """True if the request comes from this machine, not through a proxy and not from another site's page.
 
-    Host and Origin are looked at because a browser on this machine sends what any page tells it to,
-    also to a name of the page's own that resolves to 127.0.0.1 (DNS rebinding).
+    Host and Origin are checked because any page can make a browser on this machine send requests, also to
+    the page's own domain, which may resolve to 127.0.0.1 (DNS rebinding).
     """
     if any(name in headers for name in FORWARDING_HEADERS):
         return False
@@ -208,7 +207,7 @@ def _is_loopback(host: str | None) -> bool:
 
 
 def _bearer(headers: Headers) -> str | None:
-    """The token that Cloud Run's IAM would have checked, if there is exactly one."""
+    """The token in the header that Cloud Run's IAM checks, if the header occurs once."""
     name = next((name for name in TOKEN_HEADERS if name in headers), "")
     given = headers.getlist(name)
     scheme, _, token = given[0].strip().partition(" ") if len(given) == 1 else ("", "", "")
@@ -220,15 +219,15 @@ def _unconfigured(allowed: Caller) -> RequestRefused:
         return RequestRefused(
             403,
             "operator_secret_missing",
-            "OPERATOR_SECRET is not set, so nobody may see or change here what customers ordered",
-            "set OPERATOR_SECRET (openssl rand -hex 32; not WORKER_SECRET's text), and restart the worker",
+            "OPERATOR_SECRET is not set, so nobody may see or change orders here",
+            "set OPERATOR_SECRET (openssl rand -hex 32; not WORKER_SECRET's value), and restart the worker",
         )
     return RequestRefused(
         403,
         "no_credentials_configured",
-        "the worker serves nobody as long as it has no credential to check",
+        "no credential is configured, so the worker refuses every request",
         "set WORKER_SECRET, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; "
-        "on a developer's own machine WORKER_DEVELOPMENT=1 does without",
+        "on your own machine, WORKER_DEVELOPMENT=1 allows requests without one",
     )
 
 
@@ -236,20 +235,20 @@ def _not_local() -> RequestRefused:
     return RequestRefused(
         403,
         "no_credentials_configured",
-        "WORKER_DEVELOPMENT=1 serves only this machine: requests to localhost, "
-        "through no proxy and from no page of another site",
-        "call it as http://localhost, or set WORKER_SECRET and OPERATOR_SECRET",
+        "WORKER_DEVELOPMENT=1 allows only requests from this machine to localhost, "
+        "not through a proxy and not from another site's page",
+        "call http://localhost, or set WORKER_SECRET and OPERATOR_SECRET",
     )
 
 
 def _signature_removed() -> RequestRefused:
-    # Accepting such a token rests on the service being closed by IAM, which we cannot see from here: once it
-    # is opened, anybody could write one. So somebody has to say that it is.
+    # Such a token is trustworthy only if IAM checks every request to the service. The worker cannot see that,
+    # and without the check anybody could write such a token, so the operator has to confirm it by a setting.
     return RequestRefused(
         401,
         "token_signature_removed",
-        "Cloud Run's IAM check has taken the signature off the token, so it proves nothing any more",
+        "Cloud Run's IAM check has removed the token's signature, so the worker cannot verify the token",
         "if only this service account may invoke the service, set OIDC_CHECKED_BY=cloud-run; "
-        f"or let the caller send WORKER_SECRET in {SECRET_HEADER}, beside the token that IAM wants",
+        f"or have the caller also send WORKER_SECRET in {SECRET_HEADER}, besides the token for IAM",
         {"WWW-Authenticate": "Bearer"},
     )

@@ -1,9 +1,8 @@
-"""How many connections may hold a file descriptor of ours, and for how long.
+"""Limits the number of connections and their duration, since each one holds a file descriptor.
 
-Needed where Google's front end is not before us.
-
-uvicorn bounds an idle connection only. A head sent byte by byte, a body that goes on after the answer, or an
-answer that is never read would hold one for as long as the caller likes, and there may be a thousand of them.
+Google's front end does this on Cloud Run; elsewhere the server must. uvicorn limits idle connections only:
+a client that sends its headers byte by byte, goes on sending its body after the response, or never reads the
+response would hold a connection forever, and a process often has 1024 file descriptors only.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from collections.abc import Callable
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
-"""From a connection's beginning, or its last answer, to the end of the next request's headers."""
+"""From the start of a connection, or its last response, to the end of the next request's headers."""
 
 READ_SECONDS = 30.0
-"""For the caller to take what waits for it, when that fills the buffer (64 KiB), and when we hang up. The
-largest answers have a few hundred KiB."""
+"""How long the client may take to read, once the write buffer (64 KiB) is full or the server closes the
+connection. The largest responses have a few hundred KiB."""
 
 MAX_CONNECTIONS = 256
-"""Of a process, whose runs need file descriptors too, often out of 1024; those beyond are answered 503."""
+"""Per process, which often has 1024 file descriptors and needs some for its runs. The others get a 503."""
 
 TURNED_AWAY_SECONDS = 1.0
-"""For the caller to read that answer: who sends on to a closed connection may lose what was sent to it."""
+"""How long the client may take to read that 503, which could get lost if the connection closed at once."""
 
 _BODY = (
-    b'{"error":{"code":"too_many_connections","message":"the server has as many connections as it may have",'
+    b'{"error":{"code":"too_many_connections","message":"the server has reached its limit of connections",'
     b'"hint":"try again later"}}\n'
 )
 _TURNED_AWAY = (
@@ -37,13 +36,13 @@ _TURNED_AWAY = (
 
 
 class BoundedConnection(H11Protocol):
-    """HTTP/1.1 as uvicorn speaks it, with an end for whoever does not send or does not read.
+    """uvicorn's HTTP/1.1, with timeouts for a client that does not send or does not read.
 
-    A request that has begun has bounds of its own: `BODY_SECONDS`, and the run's deadlines.
+    A request in progress has limits of its own: `BODY_SECONDS`, and the run's deadlines.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request, unless there are too many connections."""
+        """Wait for a request, or refuse the connection if there are too many."""
         self._head, self._reader = _Timer(self.loop), _Timer(self.loop)
         super().connection_made(transport)
         self._turned_away = len(self.connections) > MAX_CONNECTIONS
@@ -53,40 +52,40 @@ class BoundedConnection(H11Protocol):
             self._head.start(HEAD_SECONDS, self._hang_up)
 
     def data_received(self, data: bytes) -> None:
-        """Read what has arrived, unless it is nothing to us any more."""
+        """Parse the received bytes; ignore those of a refused connection."""
         if not self._turned_away:
             super().data_received(data)
 
     def handle_events(self) -> None:
-        """Read what has arrived, and expect no other head while a request is being answered."""
+        """Process the received events; stop the header timeout while a request is being answered."""
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self._head.stop()
 
     def on_response_complete(self) -> None:
-        """Expect the next request, which may have arrived already."""
+        """Wait for the next request, which may have arrived already."""
         self._head.start(HEAD_SECONDS, self._hang_up)
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """Expect the caller to read."""
+        """The write buffer is full: start the read timeout."""
         super().pause_writing()
         self._reader.start(READ_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Expect no more reading: there is room again."""
+        """The write buffer has room again: stop the read timeout."""
         super().resume_writing()
         if not self.transport.is_closing():
             self._reader.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing any more."""
+        """Stop both timeouts."""
         self._head.stop()
         self._reader.stop()
         super().connection_lost(exc)
 
     def _turn_away(self) -> None:
-        if len(self.connections) > 2 * MAX_CONNECTIONS:  # so many come that not even an answer is for all
+        if len(self.connections) > 2 * MAX_CONNECTIONS:  # too many even for a 503 each
             self.transport.abort()
             return
         self.transport.write(_TURNED_AWAY)
@@ -94,12 +93,12 @@ class BoundedConnection(H11Protocol):
         self._reader.start(TURNED_AWAY_SECONDS, self.transport.abort)
 
     def _hang_up(self) -> None:
-        self.transport.close()  # at once, or when the caller has read its last answer
+        self.transport.close()  # flushes the write buffer first
         self._reader.start(READ_SECONDS, self.transport.abort)
 
 
 class _Timer:
-    """Calls something later, unless it is stopped or started again."""
+    """Calls an action after some seconds, unless it is stopped or restarted."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

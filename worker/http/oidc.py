@@ -1,6 +1,6 @@
-"""Google's ID tokens: signature, issuer, audience and account, certificates fetched once per max-age.
+"""Verifies Google's ID tokens: signature, issuer, audience and account. Caches Google's certificates.
 
-Imports google-auth only when the first token comes: an instance that is called by secret never pays for it.
+Imports google-auth only at the first token, so that an instance that is called with a secret starts faster.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from typing import Any, Protocol
 from worker.http.auth import REMOVED_SIGNATURE, CertificatesUnreachable, InvalidToken, SignatureRemoved
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-"""Three parts of URL-safe base64. Python's decoder skips all else, so IAM may have read another text."""
+"""Three parts of URL-safe base64. Python's decoder ignores other characters, so IAM could have read another
+token than we do."""
 
-NOT_GOOGLES = "the bearer is no ID token that Google has signed"
+NOT_GOOGLES = "the bearer is not an ID token signed by Google"
 ISSUERS = ("accounts.google.com", "https://accounts.google.com")
 CLOCK_SKEW_SECONDS = 10
 FETCH_SECONDS = 5.0
 FAILURE_SECONDS = 10.0
-"""So long a failed fetch answers for the next ones, which would keep a thread for FETCH_SECONDS each."""
+"""A failed fetch is cached this long, since each new one could block a thread for FETCH_SECONDS."""
 
 MAX_CACHE_SECONDS = 24 * 3600.0
-"""Google announces keys longer than this before it signs with them; its max-age is about 6 hours."""
+"""Google publishes a key longer than this before it signs with it; its max-age is about 6 hours."""
 
 
 class Certificates(Protocol):
-    """An answer of the certificate endpoint, as google-auth reads it."""
+    """A response of the certificate endpoint, as google-auth expects it."""
 
     @property
     def status(self) -> int: ...
@@ -45,7 +46,7 @@ Fetch = Callable[..., Certificates]
 
 
 def fetch_now(url: str, **options: Any) -> Certificates:
-    """Fetch over a fresh `requests` session; raises google-auth's TransportError."""
+    """Fetch over a new `requests` session. Raises google-auth's TransportError."""
     from google.auth.transport.requests import Request
 
     answer: Certificates = Request()(url, **options)
@@ -53,9 +54,9 @@ def fetch_now(url: str, **options: Any) -> Certificates:
 
 
 class CachedFetch:
-    """A `google.auth.transport.Request` that asks again only after the answer's max-age (seconds, monotonic).
+    """A `google.auth.transport.Request` that caches each response for its max-age.
 
-    An unknown key id does not make it ask earlier: whoever sends forged tokens would decide how often.
+    A token with an unknown key id does not cause a fetch, or forged tokens could cause any number of them.
     """
 
     def __init__(self, fetch: Fetch = fetch_now, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -65,9 +66,9 @@ class CachedFetch:
         self._kept: dict[str, tuple[float, Certificates | CertificatesUnreachable]] = {}
 
     def __call__(self, url: str, method: str = "GET", **_options: Any) -> Certificates:
-        """The certificates at `url`; callers at the same time share one fetch, and its failure.
+        """The certificates at `url`. Concurrent callers share one fetch and its failure.
 
-        Raises CertificatesUnreachable, also for an answer that holds none, such as a proxy's page.
+        Raises CertificatesUnreachable, also if the response contains none (such as a proxy's error page).
         """
         with self._lock:
             until, kept = self._kept.get(url, (0.0, None))
@@ -78,7 +79,7 @@ class CachedFetch:
         return kept
 
     def _fetched(self, url: str, method: str) -> Certificates | CertificatesUnreachable:
-        """Fetch, and keep what came of it."""
+        """Fetch, and cache the response or the failure."""
         from google.auth.exceptions import TransportError
 
         asked_at = self._monotonic()
@@ -119,10 +120,10 @@ def _fresh_seconds(headers: Mapping[str, str]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class GoogleTokens:
-    """Good is a token for exactly `audience`, of exactly `service_account`, and `email_verified`.
+    """Accepts a token for exactly `audience`, of exactly `service_account`, with `email_verified`.
 
-    `behind_iam` says that Cloud Run lets nobody through whose token it has not checked itself: it then takes
-    the signature off (Cloud Run, "Token signature is redacted"), and what is left is believed.
+    `behind_iam` states that Cloud Run's IAM checks the token of every request. IAM then removes the signature
+    (Cloud Run, "Token signature is redacted"), and the remaining claims are trusted.
     """
 
     audience: str
@@ -133,12 +134,11 @@ class GoogleTokens:
 
     def __post_init__(self) -> None:
         if not self.audience or not self.service_account:
-            raise ValueError(
-                "audience and service account must both be given: google-auth takes None for any"
-            )
+            # google-auth accepts any audience if it is given None.
+            raise ValueError("audience and service account are both required")
 
     def verify(self, token: str) -> None:
-        """Return if the token is good. Raises InvalidToken and CertificatesUnreachable, and nothing else."""
+        """Return if the token is valid. Raises only InvalidToken and CertificatesUnreachable."""
         if not TOKEN.fullmatch(token):
             raise InvalidToken(NOT_GOOGLES)
         if not token.endswith(REMOVED_SIGNATURE):
@@ -148,7 +148,7 @@ class GoogleTokens:
         else:
             raise SignatureRemoved("the token's signature has been removed")
         if claims.get("email") != self.service_account or claims.get("email_verified") is not True:
-            raise InvalidToken("the token is not of the account named by OIDC_SERVICE_ACCOUNT")
+            raise InvalidToken("the token's account is not OIDC_SERVICE_ACCOUNT")
 
     def _checked_by_iam(self, token: str) -> Mapping[str, Any]:
         claims = _claims(token)
@@ -156,7 +156,7 @@ class GoogleTokens:
         if isinstance(ends, bool) or not isinstance(ends, int | float):
             raise InvalidToken(NOT_GOOGLES)
         if claims.get("iss") not in ISSUERS or claims.get("aud") != self.audience:
-            raise InvalidToken("the token's audience is not OIDC_AUDIENCE, or it is not Google's")
+            raise InvalidToken("the token's audience is not OIDC_AUDIENCE, or its issuer is not Google")
         if not ends > self.now() - CLOCK_SKEW_SECONDS:
             raise InvalidToken("the token has expired")
         return claims
@@ -172,18 +172,18 @@ class GoogleTokens:
             raise
         except InvalidValue as exc:
             raise InvalidToken(self._why(token)) from exc
-        except Exception as exc:  # a stranger chose the token, so it may make a parser raise anything
+        except Exception as exc:  # the token is untrusted input, which may make a parser raise anything
             raise InvalidToken(NOT_GOOGLES) from exc
 
     def _why(self, token: str) -> str:
-        """The likeliest mistake of a well-formed token; tells names of settings, no values."""
+        """The likely reason why a well-formed token is invalid; names settings, but no values."""
         if _claims(token).get("aud") != self.audience:
             return "the token's audience is not OIDC_AUDIENCE"
-        return "the token has expired, is not valid yet, or is signed in a way that Google does not use"
+        return "the token has expired, is not valid yet, or is not signed by Google"
 
 
 def _claims(token: str) -> Mapping[str, Any]:
-    """What a token claims, unchecked. Raises InvalidToken if it is no JSON object."""
+    """The token's claims, unverified. Raises InvalidToken if they are not a JSON object."""
     payload = token.split(".")[1]
     try:
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))

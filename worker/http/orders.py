@@ -1,6 +1,6 @@
-"""The app's enqueue endpoint: passes an order and its caller's token on, and answers browsers (CORS).
+"""The app's enqueue endpoint: forwards the order and the user's token to the database, and handles CORS.
 
-Decides nothing about the order or the person; the database does, from the token.
+The database checks the order and the token; this module does not.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MAX_KEY_LENGTH = 200
 PREFLIGHT_SECONDS = 3600
 ALLOWED_HEADERS = "authorization, content-type, idempotency-key, apikey, x-client-info"
 
-# A JWT, seen from outside: three parts, the first a JSON object ("ey" is base64 of '{"').
-# Supabase's gateway replaces a bearer that begins with "sb_" by the role of the `apikey` sent along.
-# Letting one through would make its sender whoever our own key is.
+# The shape of a JWT: three parts, the first a JSON object ("ey" is base64 of '{"').
+# A bearer that begins with "sb_" must not pass: Supabase's gateway would replace it with the role of our own
+# `apikey`, and its sender would act as that role.
 TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 MAX_TOKEN_LENGTH = 8192
-"""Supabase's have about 1 000. A gateway's answer to a header too long for it would look like an outage."""
+"""Supabase's tokens have about 1 000. A gateway's error for an overlong header would look like an outage."""
 BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
 
 
 class Enqueuer(Protocol):
-    """What puts an order into the queue as the person whom the token names."""
+    """Enqueues an order as the user whom the token names."""
 
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str
@@ -45,7 +45,7 @@ class Enqueuer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OrderFunction:
-    """`generate_images`: takes orders from pages of `allowed_origins` (`*` = any)."""
+    """`generate_images`: accepts orders from pages of `allowed_origins` (`*` = any)."""
 
     worker: Enqueuer
     allowed_origins: tuple[str, ...] = ("*",)
@@ -53,7 +53,7 @@ class OrderFunction:
     async def respond(self, request: Request) -> Response:
         """Answer a preflight or enqueue one order; 202 as soon as the batch is stored."""
         if request.scope["path"] != "/":
-            raise RequestRefused(404, "not_found", "nothing answers here", "orders are posted to /")
+            raise RequestRefused(404, "not_found", "there is no such path", "send orders with POST to /")
         if request.method == "OPTIONS":
             return self._preflight(request)
         if request.method != "POST":
@@ -69,17 +69,17 @@ class OrderFunction:
         except QueueRefused as exc:
             raise _as_the_database_says(exc) from exc
         except Misconfigured as exc:
-            # What is wrong with the project is for its operator's log, not for the app's users.
+            # The app's users must not read about the project's configuration, so only the log has the reason.
             log.event("misconfigured", level="error", code=exc.code, reason=exc.message)
             raise RequestRefused(
-                500, exc.code, "orders cannot be taken at the moment", "the operator's log says what to fix"
+                500, exc.code, "orders cannot be accepted at the moment", "the server's log says what to fix"
             ) from exc
         return _accepted(batch)
 
     def _preflight(self, request: Request) -> Response:
         if not _allows(self.allowed_origins, request.headers.get("origin", "")):
             raise RequestRefused(
-                403, "origin_not_allowed", "this origin may not order", "add it to CORS_ALLOWED_ORIGINS"
+                403, "origin_not_allowed", "this origin is not allowed", "add it to CORS_ALLOWED_ORIGINS"
             )
         return Response(
             status_code=204,
@@ -93,7 +93,7 @@ class OrderFunction:
 
 
 async def take_order(request: Request, open_function: Callable[[], OrderFunction]) -> Response:
-    """Answer one request, with CORS headers on errors too: without them a page cannot read why it failed."""
+    """Answer one request. Errors have CORS headers too, since a page cannot read a response without them."""
     origins: tuple[str, ...] = ("*",)
 
     async def produce() -> Response:
@@ -110,7 +110,7 @@ def _accepted(batch: Mapping[str, Any]) -> Response:
     count = batch["jobsEnqueued"]
     message = f"{count} job{'' if count == 1 else 's'} enqueued"
     if batch.get("created") is False:
-        message = "this order was enqueued before; here is its batch"
+        message = "this order was enqueued before; batchId is its batch"
     return answer(
         202, {"success": True, "batchId": batch["batchId"], "jobsEnqueued": count, "message": message}
     )
@@ -146,7 +146,7 @@ def _idempotency_key(request: Request) -> str | None:
             400,
             "invalid_idempotency_key",
             f"Idempotency-Key must be one value of 1 to {MAX_KEY_LENGTH} printable ASCII characters",
-            "a UUID per order, kept for its repetitions, will do",
+            "send a new UUID with each order, and the same UUID when you send that order again",
         )
     return key
 

@@ -1,6 +1,6 @@
-"""The HTTP face of the queue's worker: one function, its paths in a small table, each with who may reach it.
+"""The worker's HTTP function. ROUTES has its paths, with the methods and callers that each one allows.
 
-Refuses everything it does not know (path, method, caller, field) before it touches the queue.
+Checks path, method, caller and fields before it calls the queue.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MAX_BODY_BYTES = 64 * 1024
 
 
 class Worker(Protocol):
-    """What works the queue off: one run, or a look at what a run would claim."""
+    """What the HTTP function calls: runs, sweeps, numbers and the operator's actions."""
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
-        """Work, and return the summary; its `stopReason` says why the run ended."""
+        """Do one run and return its summary; `stopReason` says why the run ended."""
         ...
 
     async def peek(self, max_jobs: int | None) -> Mapping[str, Any]:
-        """The jobs that a run would claim now; changes nothing."""
+        """The jobs that a run would claim now, without claiming them."""
         ...
 
     async def stats(self) -> Mapping[str, Any]:
@@ -40,7 +40,7 @@ class Worker(Protocol):
         ...
 
     async def sweep(self, max_jobs: int | None) -> Mapping[str, Any]:
-        """Remove stored objects that no row tells of, and return what was done."""
+        """Remove orphaned objects (stored, but without a row), and return the counts."""
         ...
 
     async def overview(self) -> Mapping[str, Any]:
@@ -52,7 +52,7 @@ class Worker(Protocol):
         ...
 
     async def act(self, action: Action) -> Mapping[str, Any]:
-        """Do what an operator asked for, and return the database's answer."""
+        """Do the operator's action and return the database's answer."""
         ...
 
 
@@ -62,7 +62,7 @@ Handler = Callable[["QueueFunction", Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who answers which methods on a path, and who may ask; no caller named: everybody."""
+    """The handler of a path, its methods and the callers it allows; with no caller, everybody."""
 
     handler: Handler
     methods: tuple[str, ...]
@@ -73,8 +73,8 @@ class Route:
 class QueueFunction:
     """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout.
 
-    `photo_origin` is where the dashboard's photos come from: Supabase's address.
-    `after_run` is given each run's summary before it is answered; it must be quick and never raise.
+    `photo_origin` is the origin that the dashboard loads photos from: Supabase's URL.
+    `after_run` receives each run's summary before the response is sent; it must be quick and never raise.
     """
 
     worker: Worker
@@ -84,10 +84,10 @@ class QueueFunction:
     after_run: AfterRun | None = None
 
     async def respond(self, request: Request) -> Response:
-        """Find the route, check method and caller, and let its handler answer."""
+        """Find the route, check method and caller, and call its handler."""
         route = ROUTES.get(request.scope["path"])
         if route is None:
-            raise RequestRefused(404, "not_found", "nothing answers here", f"there is {', '.join(ROUTES)}")
+            raise RequestRefused(404, "not_found", "there is no such path", f"paths are {', '.join(ROUTES)}")
         if request.method not in route.methods:
             allowed = ", ".join(route.methods)
             raise RequestRefused(405, "method_not_allowed", f"use {allowed} here", headers={"Allow": allowed})
@@ -99,7 +99,7 @@ class QueueFunction:
 
 @contextmanager
 def _our_own_call() -> Iterator[None]:
-    """What is refused here was not the caller's doing: a 4xx would tell a scheduler that it is to blame."""
+    """Answers a refusal of the database with a 500: the request was valid, so a 4xx would be wrong."""
     try:
         yield
     except QueueRefused as exc:
@@ -132,7 +132,7 @@ async def _status(function: QueueFunction, _request: Request) -> Response:
 
 
 async def _metrics(function: QueueFunction, _request: Request) -> Response:
-    from worker.ops import metrics  # loaded by who is asked for it only, so that a run does not wait for it
+    from worker.ops import metrics  # imported here, so that a cold start for a run does not load it
 
     with _our_own_call():
         return text_answer(metrics.metrics_text(await function.worker.stats()), metrics.CONTENT_TYPE)
@@ -145,7 +145,7 @@ async def _overview(function: QueueFunction, _request: Request) -> Response:
 
 @contextmanager
 def _callers_choice() -> Iterator[None]:
-    """What the caller named is not there, or not to be had: the database's refusal is theirs."""
+    """Passes a refusal of the database on to the caller, whose input caused it (such as an unknown batch)."""
     try:
         yield
     except QueueRefused as exc:
@@ -166,21 +166,21 @@ async def _act(function: QueueFunction, request: Request) -> Response:
 
 
 async def _dashboard(function: QueueFunction, _request: Request) -> Response:
-    # Open to everybody, because a browser sends no header of ours when it opens an address; the page holds no
-    # data, and asks for the secret before it asks for any.
+    # Open to everybody, since a browser cannot send our header when it opens a URL. The page has no data; it
+    # loads them with the secret that it asks for.
     return dashboard(function.photo_origin, bool(function.guard.operator_secret))
 
 
 async def _health(_function: QueueFunction, _request: Request) -> Response:
-    # Open to everybody, so it costs nothing and tells nothing: no query, no setting, no name.
+    # Open to everybody, so it makes no query and shows nothing but the version.
     return answer(200, {"ok": True, "version": __version__})
 
 
 EVERYBODY = Caller(0)
 CLOCK, OPERATOR = Caller.CLOCK, Caller.OPERATOR
 
-# What shows or changes what customers ordered is the operator's. A dry run shows ids of jobs and batches, and
-# counts.
+# Only the operator may see or change orders. The clock's dry run shows only counts and the ids of jobs and
+# batches.
 ROUTES: Mapping[str, Route] = {
     "/": Route(_run, ("POST",), CLOCK),
     "/sweep": Route(_sweep, ("POST",), CLOCK),
@@ -191,13 +191,13 @@ ROUTES: Mapping[str, Route] = {
     "/actions": Route(_act, ("POST",), OPERATOR),
     "/dashboard": Route(_dashboard, ("GET", "HEAD"), EVERYBODY),
     "/healthz": Route(_health, ("GET", "HEAD"), EVERYBODY),
-    # Google's front end keeps paths ending in "z" of a run.app address to itself (Cloud Run, known issues).
+    # On run.app, Google's front end does not forward some paths that end in "z" (Cloud Run, known issues).
     "/health": Route(_health, ("GET", "HEAD"), EVERYBODY),
 }
 
 
 async def process_queue(request: Request, open_function: Callable[[], QueueFunction]) -> Response:
-    """Answer one request; `open_function` is called inside the boundary, since it may fail too."""
+    """Answer one request. Calls `open_function` inside `guarded`, since it may raise too."""
 
     async def produce() -> Response:
         return await open_function().respond(request)

@@ -1,6 +1,6 @@
-"""How an HTTP answer looks: JSON, never cached, errors of one shape, and no exception's inside shown.
+"""HTTP responses: JSON, never cached, with errors in one format.
 
-Every function answers through `guarded`, the one boundary where unexpected exceptions end.
+Both HTTP functions respond through `guarded`, which turns exceptions into error responses without details.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SECURITY_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosn
 RETRY_AFTER_SECONDS = 10
 BODY_SECONDS = 15.0
 MAX_TEXT_LENGTH = 500
-"""Longest message or hint: the database's may name as many fields as it was sent."""
+"""Longest message or hint; one of the database may quote many fields of an order."""
 
 
 def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer with a line of its own; escaped to ASCII, so that no string can make it fail."""
+    """A JSON response, ending with a line break; escaped to ASCII, so that every string can be encoded."""
     return Response(
         json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n",
         status_code=status,
@@ -36,12 +36,12 @@ def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | No
 
 
 def text_answer(text: bytes, media_type: str) -> Response:
-    """An answer that is not JSON, with the same headers."""
+    """A response that is not JSON, with the same security headers."""
     return Response(text, headers={**SECURITY_HEADERS, "Content-Type": media_type})
 
 
 def error_answer(refused: RequestRefused, extra: Mapping[str, Any]) -> Response:
-    """`{"error": {"code", "message", "hint"?}}`, with a function's own fields before it."""
+    """`{"error": {"code", "message", "hint"?}}`, after the fields of `extra`."""
     error = {"code": refused.code, "message": _shortened(refused.message)}
     if refused.hint:
         error["hint"] = _shortened(refused.hint)
@@ -55,7 +55,7 @@ def _shortened(text: str) -> str:
 async def guarded(
     request: Request, produce: Callable[[], Awaitable[Response]], extra: Mapping[str, Any] | None = None
 ) -> Response:
-    """Run a handler and turn whatever it raises into an answer; `extra` goes into every error."""
+    """Call a handler and turn every exception into an error response; `extra` is part of each one."""
     with log.bound(**trace_of(request.headers)):
         try:
             return await produce()
@@ -68,11 +68,13 @@ async def guarded(
             log.event("misconfigured", level="error", code=exc.code, reason=exc.message)
             refused = RequestRefused(500, exc.code, exc.message)
         except ClientDisconnect:
-            refused = RequestRefused(400, "client_disconnected", "the connection closed within the body")
+            refused = RequestRefused(
+                400, "client_disconnected", "the connection closed before the body ended"
+            )
         except Exception:  # noqa: BLE001 - the request's boundary
             path = request.scope["path"][:200]
             log.event("request_failed", level="error", exc_info=True, method=request.method, path=path)
-            refused = RequestRefused(500, "internal", "unexpected error; the log has the traceback")
+            refused = RequestRefused(500, "internal", "unexpected error; see the traceback in the log")
         return error_answer(refused, extra or {})
 
 
@@ -81,13 +83,13 @@ def _unavailable(exc: QueueUnavailable) -> RequestRefused:
         503,
         exc.code,
         exc.message,
-        "Supabase did not answer; nothing is lost, try again",
+        "Supabase did not answer; try again, nothing is lost",
         {"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body, counting while it arrives: Content-Length is only a claim. 413 beyond `max_bytes`."""
+    """Read the body; 413 beyond `max_bytes`. Counts the bytes, since Content-Length may be wrong."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -96,16 +98,16 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                 if len(body) > max_bytes:
                     raise _too_large(max_bytes)
     except TimeoutError as exc:
-        raise RequestRefused(408, "body_timeout", f"no whole body within {BODY_SECONDS:g} s") from exc
+        raise RequestRefused(408, "body_timeout", f"the body took longer than {BODY_SECONDS:g} s") from exc
     return bytes(body)
 
 
 def _too_large(max_bytes: int) -> RequestRefused:
-    # The rest is never read: the server closes the connection after such an answer, and so do we.
+    # The rest of the body is not read, so the connection cannot be reused.
     return RequestRefused(
         413,
         "body_too_large",
-        f"the body may have {max_bytes} bytes at most",
-        "send less, or in several requests",
+        f"the body is larger than {max_bytes} bytes",
+        "send less, or split it into several requests",
         {"Connection": "close"},
     )

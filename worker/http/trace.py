@@ -1,6 +1,6 @@
-"""The trace that a request belongs to, as its headers tell, for the log.
+"""Reads a request's trace from its headers, for the log.
 
-W3C Trace Context (https://www.w3.org/TR/trace-context/) goes before Google's older header, which it replaces
+W3C Trace Context (https://www.w3.org/TR/trace-context/) takes precedence over Google's older header
 (https://cloud.google.com/trace/docs/trace-context).
 """
 
@@ -16,7 +16,7 @@ NO_ID = re.compile(r"0+")
 
 
 def trace_of(headers: Mapping[str, str]) -> dict[str, Any]:
-    """`{trace, span, sampled}` as far as the headers have them; ids in hexadecimal; malformed is nothing."""
+    """`{trace, span, sampled}`, each only if the headers have it; ids in hex; ignores malformed headers."""
     w3c = TRACEPARENT.fullmatch(headers.get("traceparent", "").strip())
     if w3c and not w3c[0].startswith("ff") and not NO_ID.fullmatch(w3c[1]) and not NO_ID.fullmatch(w3c[2]):
         return {"trace": w3c[1], "span": w3c[2], "sampled": bool(int(w3c[3], 16) & 1)}

@@ -1,6 +1,6 @@
-"""What a caller may ask for: bodies are read strictly, and each refusal names the field and the mend.
+"""Parses and validates request bodies. Each error names the field and says how to fix it.
 
-Pure: knows no server and no framework. Values of the caller are never echoed, only names of fields.
+Pure: needs no server and no framework. Errors quote names of fields, never the caller's values.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, NoReturn
 from worker.run.request import MAX_JOBS, Action, RunRequest
 
 MIN_BUDGET_SECONDS = 30.0
-"""Least time that a run may be given over HTTP. A third of it is margin, and a slow photo takes 20 s: in less
-nothing is made, and a caller who asks for it again and again keeps the queue from being worked off."""
+"""Shortest run over HTTP. A third of it is margin and a slow photo takes 20 s, so a shorter run would make
+nothing, and a caller who repeats it would keep the queue from being processed."""
 
 JSON_TYPES = ("", "application/json", "application/octet-stream")
-"""Content types read as JSON: none, JSON, and what Cloud Scheduler sends when nobody sets a header."""
+"""Content types accepted as JSON: none, JSON, and Cloud Scheduler's default."""
 
 MAX_VALUES = 10_000
-"""Most names and values of a body; the largest order has under 1 000. A MiB of `[],` takes 0.2 s of the
-server's only thread to read, and as long again to pass on."""
+"""Most names and values in a body; the largest order has under 1 000. Parsing a MiB of `[],` blocks the
+server's only thread for 0.2 s, and forwarding it takes as long again."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 class RequestRefused(Exception):
-    """The request is answered with an error: `status` is HTTP's, `hint` says what to do about it."""
+    """The request gets an error response with the HTTP `status`; `hint` says what to do."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ ACTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "pause": ("pause_generation", ("reason",)),
     "resume": ("resume_generation", ()),
 }
-"""Named as the commands are: the function of each, and the fields it takes."""
+"""Each action, named like its command: its database function and its fields."""
 
 PARAMETERS = {"batchId": "p_batch_id", "reason": "p_reason"}
 REQUIRED = {"cancel": "batchId"}
@@ -61,33 +61,33 @@ MAX_TEXT = 200
 
 
 def parse_action(body: bytes, content_type: str) -> Action:
-    """Read the body of an action: {"action": …, and what it is about}."""
+    """Parse the body of an action: its name and its fields."""
     fields = parse_object(body, content_type)
     name = fields.pop("action", None)
     if not isinstance(name, str) or name not in ACTIONS:
-        raise _invalid("action is missing or unknown", f"it is one of {', '.join(ACTIONS)}")
+        raise _invalid("action is missing or unknown", f"use one of {', '.join(ACTIONS)}")
     function, allowed = ACTIONS[name]
     for field in fields:
         if field not in allowed:
-            hint = f"{name} takes {' and '.join(allowed) or 'nothing'}"
+            hint = f"{name} has {'only the field ' + ' and '.join(allowed) if allowed else 'no fields'}"
             raise _invalid(f"unknown field {field[:60]!r}", hint)
     for field, value in fields.items():
         if not isinstance(value, str) or not 1 <= len(value) <= MAX_TEXT:
-            raise _invalid(f"{field} must be a text of 1 to {MAX_TEXT} characters", "or leave it out")
+            raise _invalid(f"{field} must be a string of 1 to {MAX_TEXT} characters", "or leave it out")
     if name in REQUIRED and REQUIRED[name] not in fields:
-        raise _invalid(f"{name} needs {REQUIRED[name]}", "name what it is about")
+        raise _invalid(f"{name} needs {REQUIRED[name]}", f"send the field {REQUIRED[name]}")
     return Action(function, {PARAMETERS[field]: value for field, value in fields.items()})
 
 
 def parse_id(given: Sequence[str]) -> str:
-    """The one id of an address's query."""
+    """The value of the query parameter `id`, which must occur once."""
     if len(given) != 1 or not 1 <= len(given[0]) <= MAX_TEXT or "\0" in given[0]:
-        raise _invalid(f"id must be there once, with 1 to {MAX_TEXT} characters", "name a batch: ?id=…")
+        raise _invalid(f"id must occur once, with 1 to {MAX_TEXT} characters", "add a batch's id: ?id=…")
     return given[0]
 
 
 def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:
-    """Read the optional body of a run; an empty one asks for the defaults, whatever its content type."""
+    """Parse the optional body of a run; an empty body means the defaults, whatever its content type."""
     if not body.strip():
         return RunRequest()
     fields = parse_object(body, content_type)
@@ -102,7 +102,7 @@ def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunR
 
 
 def parse_sweep(body: bytes, content_type: str) -> int | None:
-    """Read the optional body of a sweep, {"maxJobs": …}; None leaves the default."""
+    """Parse the optional body of a sweep, {"maxJobs": …}; None means the default."""
     if not body.strip():
         return None
     fields = parse_object(body, content_type)
@@ -116,7 +116,7 @@ def _max_jobs(fields: Mapping[str, Any]) -> int | None:
     if "maxJobs" not in fields:
         return None
     value = fields["maxJobs"]
-    # JSON has one kind of number, 5.0 is 5 to it; bool is an int to isinstance.
+    # JSON does not distinguish 5.0 from 5. `type`, because isinstance accepts a bool as an int.
     if type(value) not in (int, float) or not 1 <= value <= MAX_JOBS or value != int(value):
         raise _invalid(f"maxJobs must be a whole number from 1 to {MAX_JOBS}", "or leave the field out")
     return int(value)
@@ -143,7 +143,7 @@ def _dry_run(fields: Mapping[str, Any]) -> bool:
 
 
 def parse_object(body: bytes, content_type: str) -> dict[str, Any]:
-    """Read a JSON object whose every value can be passed on to Postgres as `jsonb`, or refuse it."""
+    """Parse a JSON object; RequestRefused if Postgres could not store it as `jsonb`."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in JSON_TYPES and not kind.endswith("+json"):
         raise RequestRefused(
@@ -158,19 +158,19 @@ def parse_object(body: bytes, content_type: str) -> dict[str, Any]:
     except json.JSONDecodeError as exc:
         raise _bad_json(f"{exc.msg} at line {exc.lineno}, column {exc.colno}") from exc
     except _Repeated as exc:
-        raise _bad_json("a name occurs twice in one object") from exc
+        raise _bad_json("a field occurs twice in one object") from exc
     except ValueError as exc:  # a NaN, or an integer of more digits than Python will read
         raise _bad_json("a number in the body cannot be read") from exc
     except RecursionError as exc:  # a body of 64 KiB of "[" is enough
         raise _bad_json("the body is nested too deeply") from exc
     if not isinstance(value, dict):
-        raise _invalid("the body must be a JSON object", "docs/openapi lists its fields")
+        raise _invalid("the body must be a JSON object", "see docs/openapi for its fields")
     _check_storable(value)
     return value
 
 
 def _check_storable(root: Any) -> None:
-    """Refuse what `jsonb` or UTF-8 cannot carry: NUL, lone surrogates, infinity; and too many values."""
+    """Refuse NUL, unpaired surrogates and infinity, which `jsonb` cannot store, and too many values."""
     waiting = [root]
     seen = 0
     while waiting:
@@ -186,11 +186,11 @@ def _check_storable(root: Any) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise _bad_json("a number in the body is too large")
         elif isinstance(value, str) and _UNSTORABLE.search(value):
-            raise _bad_json("a text in the body contains NUL or half of a surrogate pair")
+            raise _bad_json("a string in the body contains NUL or an unpaired surrogate")
 
 
 class _Repeated(ValueError):
-    """A name occurs twice: readers differ in which one counts, so what was checked might not be used."""
+    """A field occurs twice. Parsers differ in which one they use, so we could check one and use the other."""
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The operator's page: one answer, with its script and style."""
+"""The operator's page: HTML, script and style in one response."""

@@ -1,10 +1,10 @@
-// Asking the worker, making elements, words for numbers.
+// Requests to the worker, creation of elements, formats of numbers.
 "use strict";
 
 const SECRET = "generation-operator-secret";
 const find = (id) => document.getElementById(id);
 
-// --- Asking the worker. Addresses are relative: the page may lie behind any path. The secret goes into a header only.
+// --- Requests. URLs are relative, since a proxy may serve the page below any path. The secret is sent only as a header.
 
 class Refused extends Error {
   constructor(status, error) {
@@ -27,7 +27,7 @@ async function ask(path, body) {
   return value;
 }
 
-// --- Making elements. Texts are always texts; nothing that comes from the queue is read as HTML.
+// --- Elements. Text is set as text, so that no text of the queue is parsed as HTML.
 
 function make(tag, properties = {}, ...children) {
   const space = ["svg", "rect", "line", "title"].includes(tag) ? "http://www.w3.org/2000/svg" : "http://www.w3.org/1999/xhtml";
@@ -40,7 +40,7 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-// One element for each item, found again by its key, so that focus and loaded photos survive a refresh.
+// One element per item. An element is reused for the same key, so that a refresh keeps the focus and loaded photos.
 function keyed(list, items, key, create, update) {
   const known = new Map([...list.children].map((element) => [element.dataset.key, element]));
   items.forEach((item, place) => {
@@ -73,7 +73,7 @@ function rows(body, items, key, cells, classes = []) {
   });
 }
 
-// --- Words for numbers.
+// --- Formats of numbers.
 
 const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
 const seconds = (value) => (value === null || value === undefined ? "–" : duration(value));

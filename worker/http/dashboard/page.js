@@ -1,20 +1,20 @@
-// The page as a whole: actions, signing in, asking again and again.
+// The page as a whole: actions, sign-in, polling.
 
 const ASK_EVERY = 5000;
 const wait = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-// --- Actions: each says what it will do, and is done only after a yes.
+// --- Actions: each shows what it will do, and asks for confirmation.
 
 const ACTIONS = {
-  "retry-failed": { question: "Retry all failed jobs?", consequence: "Every failed job of a batch that was not cancelled is taken up again, with all its attempts. Only photos still missing are made, and paid for. What Gemini refused is left alone.", yes: "Retry them" },
-  "release-stale": { question: "Release stale locks?", consequence: "Jobs locked for more than five minutes become ready again. Their workers are dead; the next run would do the same.", yes: "Release them" },
-  cancel: { question: "Cancel this batch?", consequence: "What it still waits for is not made. Photos that are made stay. This cannot be undone.", yes: "Cancel the batch" },
-  pause: { question: "Pause all generation?", consequence: "No worker starts another photo until somebody resumes. Orders go on being taken.", yes: "Pause" },
-  resume: { question: "Resume generation?", consequence: "The pause ends, and with it every block that a quota has caused.", yes: "Resume" },
+  "retry-failed": { question: "Retry all failed jobs?", consequence: "Every failed job of a batch that was not cancelled is retried, with all its attempts. Only missing photos are made and paid for. Photos that Gemini refused are not retried.", yes: "Retry them" },
+  "release-stale": { question: "Release stale locks?", consequence: "Jobs that have been locked for more than five minutes become ready again. Their workers have died. The next run would do the same.", yes: "Release them" },
+  cancel: { question: "Cancel this batch?", consequence: "Its missing photos are not made. Its finished photos are kept. This cannot be undone.", yes: "Cancel the batch" },
+  pause: { question: "Pause all generation?", consequence: "No worker starts another photo until someone resumes generation. New orders are still accepted.", yes: "Pause" },
+  resume: { question: "Resume generation?", consequence: "This ends the pause and every block that a quota caused.", yes: "Resume" },
 };
-const RETRY_BATCH = { question: "Retry this batch's failed jobs?", consequence: "They are taken up again, with all their attempts. Only photos still missing are made, and paid for. What Gemini refused is left alone.", yes: "Retry them" };
+const RETRY_BATCH = { question: "Retry this batch's failed jobs?", consequence: "They are retried, with all their attempts. Only missing photos are made and paid for. Photos that Gemini refused are not retried.", yes: "Retry them" };
 const OUTCOMES = {
-  "retry-failed": ({ retried }) => `${counted(retried, "job")} taken up again.`,
+  "retry-failed": ({ retried }) => `Retrying ${counted(retried, "job")}.`,
   "release-stale": ({ released }) => `${counted(released, "job")} released.`,
   cancel: ({ jobsCancelled }) => `${counted(jobsCancelled, "job")} cancelled.`,
   pause: () => "Paused.",
@@ -41,7 +41,7 @@ async function act(batchId, action) {
   try {
     say(OUTCOMES[action](await ask("actions", body)));
   } catch (error) {
-    say(`It was not done: ${error.message}`);
+    say(`The action failed: ${error.message}`);
   }
   await refresh();
 }
@@ -55,9 +55,9 @@ async function say(text) {
   if (mine === lastSaid) find("said").hidden = true;
 }
 
-// --- Signing in, and asking again and again.
+// --- Sign-in and polling.
 
-// The form that asks for the secret, or the words why nobody is asked, in the place of the queue.
+// Hides the queue and shows the sign-in form, or the reason why nobody can sign in.
 function showInstead(id) {
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   document.querySelector("main").hidden = true;
@@ -85,18 +85,18 @@ function show(overview) {
   showCharts(overview.stats);
   showGate(overview.stats);
   for (const part of [showTroubles, showBatches, showPhotos, showRuns]) part(overview);
-  write(find("freshness"), `As of ${new Date(overview.at).toLocaleTimeString()}, asked every ${ASK_EVERY / 1000} s while this tab is in front`);
+  write(find("freshness"), `As of ${new Date(overview.at).toLocaleTimeString()}, updated every ${ASK_EVERY / 1000} s while this tab is visible`);
   if (first) document.querySelector("h1").scrollIntoView();
 }
 
-// The batch that is open, brought up to date like the rest. One that is gone says so.
+// The batch whose dialog is open; it is refreshed with the page.
 let opened = null;
 
 async function openBatch(id) {
   opened = id;
   try {
     const details = await ask(`batch?id=${encodeURIComponent(id)}`);
-    if (opened !== id) return; // closed meanwhile, or another one was asked for
+    if (opened !== id) return; // it was closed, or another batch was opened
     showBatch(details);
     if (!find("batch").open) find("batch").showModal();
   } catch (error) {
@@ -115,8 +115,8 @@ async function refresh() {
       return write(find("why"), error.message);
     }
     find("health").hidden = false;
-    showHealth({ level: "trouble", words: error instanceof Refused ? error.message : "The worker does not answer; asking again." });
-    write(find("freshness"), "What is below may be old.");
+    showHealth({ level: "trouble", words: error instanceof Refused ? error.message : "The worker does not respond. Retrying." });
+    write(find("freshness"), "The data below may be out of date.");
   }
 }
 
@@ -138,7 +138,7 @@ find("batch-close").addEventListener("click", () => find("batch").close());
 find("batch").addEventListener("close", () => (opened = null));
 find("close").addEventListener("click", () => find("photo").close());
 
-// Where no secret is configured there is none to ask for: the worker serves a developer's own machine, or says what to set.
+// Without a configured secret the page does not ask for one: the worker serves this machine only, or says what to set.
 if (document.documentElement.dataset.secret === "asked" && !sessionStorage.getItem(SECRET)) showSignIn("");
 
 (async () => {

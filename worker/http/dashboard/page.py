@@ -1,4 +1,4 @@
-"""The operator's page: one answer without data in it, which asks for the secret and then for all else."""
+"""Serves the operator's page, which contains no data: it asks for the secret and then loads the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPTS = ("elements.js", "parts.js", "page.js")
 
 
 def dashboard(photo_origin: str, asks_secret: bool) -> Response:
-    """The page. By its policy it runs its own script and style, asks its own host, shows photos, no more."""
+    """The page. Its policy allows only its own script, style and host, and images of `photo_origin`."""
     page, policy = _page()
     return Response(
         page if asks_secret else page.replace(ASKED, "", 1),
@@ -32,7 +32,7 @@ def dashboard(photo_origin: str, asks_secret: bool) -> Response:
 
 @cache
 def _page() -> tuple[str, str]:
-    """The page, and its policy without the photos'."""
+    """The page, and its content security policy without `img-src`."""
     style = (FOLDER / "page.css").read_text("utf-8")
     script = "\n".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
     page = (FOLDER / "index.html").read_text("utf-8")

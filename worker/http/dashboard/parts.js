@@ -1,4 +1,4 @@
-// Each part of the page, brought up to date from what the worker answered.
+// Updates each part of the page from the worker's response.
 
 function showHealth({ level, words: sentence }) {
   const health = find("health");
@@ -9,7 +9,7 @@ function showHealth({ level, words: sentence }) {
   document.title = `${name} · Generation queue`;
 }
 
-// What wants attention though nothing has failed: a line each.
+// The database's warnings, one line each.
 function showWarnings({ warnings }) {
   const create = () => make("p");
   keyed(find("warnings"), warnings, ({ about, subject }) => `${about} ${subject}`, create, (line, one) => write(line, one.words));
@@ -22,12 +22,12 @@ function showNumbers(stats) {
   const hour = stats.windows.find((window) => window.name === "1h");
   const tiles = [
     ["Due", stats.due.jobs, `${counted(stats.due.images, "image")}, oldest ${seconds(stats.due.oldestSeconds)}`],
-    ["Being made", stats.processing, stats.stale ? `${stats.stale} of dead workers` : counted(stats.runs.active, "run")],
+    ["Being made", stats.processing, stats.stale ? `${stats.stale} whose worker died` : counted(stats.runs.active, "run")],
     ["Waiting for a retry", stats.waiting, nextTry(stats.nextTrySeconds.waiting)],
-    ["Put aside by the quota", stats.rateLimited, nextTry(stats.nextTrySeconds.rateLimited)],
+    ["Waiting for quota", stats.rateLimited, nextTry(stats.nextTrySeconds.rateLimited)],
     ["Photos, last hour", hour.images.completed, `${hour.images.refused} refused`],
     ["Jobs, last hour", hour.jobs.completed, `${hour.jobs.failed} failed`],
-    ["Order to end, last hour", seconds(hour.jobSeconds?.p50), `95 % within ${seconds(hour.jobSeconds?.p95)}`],
+    ["Order to completion, last hour", seconds(hour.jobSeconds?.p50), `95 % within ${seconds(hour.jobSeconds?.p95)}`],
     ["Gemini, last hour", seconds(hour.imageMs?.p50 == null ? null : hour.imageMs.p50 / 1000), `95 % within ${seconds(hour.imageMs?.p95 == null ? null : hour.imageMs.p95 / 1000)}`],
   ];
   const create = ([name]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("span"), make("small")));
@@ -37,14 +37,14 @@ function showNumbers(stats) {
   });
 }
 
-// The top of an axis: a round number, not below the most, of which the half is round as well.
+// The top of an axis: the lowest round number that is not below the maximum and whose half is round too.
 function roundTop(most) {
   const size = 10 ** Math.floor(Math.log10(Math.max(most, 2)));
   return (size > 1 ? [1, 2, 4, 6, 8, 10] : [2, 4, 6, 8, 10]).map((step) => step * size).find((top) => top >= most);
 }
 
-// Bars over time above a time axis, beside an axis with its unit. `parts` gives what lies on top of each other at a point,
-// from the floor up: [kind, value]; `say` its words.
+// A bar chart over time, with both axes. `parts` returns the stacked parts of a point from the bottom up, as [kind, value];
+// `say` returns the text of a point.
 function chart(title, told, unit, points, parts, say) {
   const most = Math.max(0, ...points.map((point) => parts(point).reduce((sum, [, value]) => sum + value, 0)));
   const top = roundTop(most);
@@ -67,42 +67,42 @@ function chart(title, told, unit, points, parts, say) {
     make("div", { class: "unit" }, unit), make("div", { class: "plot" }, make("div", { class: "heights" }, ...heights), picture, make("div", { class: "times" }, ...times)));
 }
 
-function throughput(title, points, good, bad, unit, done) {
+function throughput(title, points, [good, done], [bad, not], unit) {
   const [made, missed] = [good, bad].map((name) => points.reduce((sum, point) => sum + point[name], 0));
-  const told = made + missed ? `${made} ${done}, ${missed} not` : "none";
-  return chart(title, told, unit, points, (point) => [["made", point[good]], ["failed", point[bad]]], (point) => `${point[good]} ${done}, ${point[bad]} not`);
+  const told = made + missed ? `${made} ${done}, ${missed} ${not}` : "none";
+  return chart(title, told, unit, points, (point) => [["made", point[good]], ["failed", point[bad]]], (point) => `${point[good]} ${done}, ${point[bad]} ${not}`);
 }
 
-// The mean, and above it up to the slowest.
+// Two stacked bars per point: the mean, and the difference between the slowest and the mean.
 function latency(title, points, name, perSecond = 1) {
   const time = (value) => seconds(value === null ? null : value / perSecond);
   const told = points.filter((point) => point[name].max !== null);
   const slowest = Math.max(...told.map((point) => point[name].max));
-  const words = told.length ? `lately ${time(told.at(-1)[name].mean)}, at most ${time(slowest)}` : "nothing to measure";
+  const words = told.length ? `latest ${time(told.at(-1)[name].mean)}, slowest ${time(slowest)}` : "no data";
   const longest = told.length ? slowest / perSecond : 0;
   const [size, unit] = longest >= 7200 ? [3600, "hours"] : longest >= 120 ? [60, "minutes"] : [1, "seconds"];
   const scaled = (value) => (value ?? 0) / perSecond / size;
-  return chart(title, words, `${unit}: the mean, and pale the slowest`, points,
+  return chart(title, words, `${unit}: mean, and slowest in a lighter shade`, points,
     (point) => [["mean", scaled(point[name].mean)], ["slowest", Math.max(0, scaled(point[name].max) - scaled(point[name].mean))]],
     (point) => `mean ${time(point[name].mean)}, slowest ${time(point[name].max)}`);
 }
 
 function showCharts({ series: { minutes, hours } }) {
   find("charts").replaceChildren(
-    throughput("Photos, last hour", minutes, "imagesCompleted", "imagesRefused", "photos a minute", "made"),
-    throughput("Photos, last day", hours, "imagesCompleted", "imagesRefused", "photos an hour", "made"),
-    latency("Order to end, last hour", minutes, "jobSeconds"),
-    latency("Order to end, last day", hours, "jobSeconds"),
+    throughput("Photos, last hour", minutes, ["imagesCompleted", "made"], ["imagesRefused", "refused"], "photos per minute"),
+    throughput("Photos, last day", hours, ["imagesCompleted", "made"], ["imagesRefused", "refused"], "photos per hour"),
+    latency("Order to completion, last hour", minutes, "jobSeconds"),
+    latency("Order to completion, last day", hours, "jobSeconds"),
     latency("Gemini, last hour", minutes, "imageMs", 1000),
-    throughput("Jobs, last day", hours, "jobsCompleted", "jobsFailed", "jobs an hour", "completed"),
+    throughput("Jobs, last day", hours, ["jobsCompleted", "completed"], ["jobsFailed", "failed"], "jobs per hour"),
   );
 }
 
-// What one signed-in user may order, and what all daily limits come to now.
+// The limits of one signed-in user; `allowed` is how many images the daily limits allow at the present price.
 function userLimits({ userImagesQueued: queued, userImagesPerDay: images, userDollarsPerDay: money, userImagesAllowed: allowed }) {
   const daily = [images !== null && counted(images, "image"), money !== null && dollars(money)].filter(Boolean).join(" or ");
   const waiting = queued === null ? "any number of images" : counted(queued, "image");
-  return `${waiting} waiting; ${daily || "no limit"} a day${allowed === null ? "" : ` (now ${counted(Math.floor(allowed), "image")})`}`;
+  return `${waiting} waiting; ${daily || "no limit"} per day${allowed === null ? "" : ` (now ${counted(Math.floor(allowed), "image")})`}`;
 }
 
 const CLOSED_BY = { paused: "a pause", daily_cap: "a daily cap", rate_limited: "the quota" };
@@ -111,17 +111,17 @@ function showGate({ gate }) {
   const create = ({ model }) => make("div", {}, make("h3", {}, model), make("p"), make("p"));
   keyed(find("gate"), gate.gates, ({ model }) => model, create, (card, one) => {
     const [rate, state] = card.querySelectorAll("p");
-    const learned = one.learnedFrom ? ` (learned: ${one.learnedFrom === "stated" ? "Gemini said so" : "lowered after a 429"}; allowed ${one.allowed})` : "";
-    write(rate, `${Math.round(one.rate * 10) / 10} starts in ${seconds(one.windowSeconds)}${learned}`);
+    const learned = one.learnedFrom ? ` (learned: ${one.learnedFrom === "stated" ? "stated by Gemini" : "lowered after a 429"}; allowed ${one.allowed})` : "";
+    write(rate, `${Math.round(one.rate * 10) / 10} starts per ${seconds(one.windowSeconds)}${learned}`);
     const closed = [one.closedBy && `closed by ${CLOSED_BY[one.closedBy]}`, one.blockedForSeconds > 0 && `blocked for ${seconds(one.blockedForSeconds)}`];
     write(state, `${one.startedToday} today, ${closed.filter(Boolean).join(", ") || "open"}`);
   });
   const facts = [
     ["Started today", `${counted(gate.startedToday, "image")}, at most ${dollars(gate.spentToday)}${gate.dollarsPerDay === null ? "; no cap" : ` of ${dollars(gate.dollarsPerDay)}`}`],
-    ["Images a day", gate.imagesPerDay === null ? "no cap" : gate.imagesPerDay],
+    ["Images per day", gate.imagesPerDay === null ? "no cap" : gate.imagesPerDay],
     ["Each user", userLimits(gate)],
-    ["Runs at once", `${gate.runs} of ${gate.maxRuns}`],
-    ["A job waits", `at most ${counted(Number(gate.maxAgeHours), "hour")} for a quota`],
+    ["Concurrent runs", `${gate.runs} of ${gate.maxRuns}`],
+    ["Longest wait for quota", counted(Number(gate.maxAgeHours), "hour")],
   ];
   const caps = find("caps");
   if (!caps.children.length) facts.forEach(([name]) => caps.append(make("dt", {}, name), make("dd")));
@@ -130,15 +130,15 @@ function showGate({ gate }) {
   find("resume").hidden = !gate.pausedAt;
 }
 
-// A list without anything in it gives way to a sentence, the table around it too.
+// Shows a sentence instead of an empty list or table.
 function empty(name, nothing) {
   find(`no-${name}`).hidden = !nothing;
   (find(name).closest(".scroll") ?? find(name)).hidden = nothing;
 }
 
-const WHY = { failed: "Failed", stale: "Their worker died", struggling: "Wait for another try" };
+const WHY = { failed: "Failed", stale: "Worker died", struggling: "Waiting for a retry" };
 
-// Troubles by why and code, the largest first; each with its batches.
+// Troubles grouped by reason and code, the largest group first; each with its batches.
 function grouped(troubles, stats) {
   const groups = new Map();
   for (const job of troubles) {
@@ -150,7 +150,7 @@ function grouped(troubles, stats) {
     if (!group.batches.has(job.batchId)) group.batches.set(job.batchId, { id: job.batchId, group: key, jobs: [] });
     group.batches.get(job.batchId).jobs.push(job);
   }
-  // Codes of which every job is older than those that are listed have a group without batches.
+  // The list has only the latest jobs; a code whose jobs are all older gets a group without batches.
   for (const code of Object.keys(stats.lastDay.failuresByCode)) {
     const key = `failed ${code === "unknown" ? null : code}`;
     if (!groups.has(key)) groups.set(key, { key, why: "failed", code, message: null, shown: 0, batches: new Map() });
@@ -195,7 +195,7 @@ function updateTroubleBatch(row, batch, at, told) {
   row.querySelector(".retry").hidden = job.why !== "failed";
 }
 
-// How far a batch is: made, failed (red), and what is still to come; of a cancelled one nothing comes any more.
+// The progress bar of a batch: made, failed (red), and the rest.
 function progress({ id, imagesTotal, imagesDone, imagesFailed }) {
   const most = Math.max(1, imagesTotal);
   const [made, failed] = [imagesDone, imagesFailed].map((count) => (100 * count) / most);
@@ -227,7 +227,7 @@ function showBatches({ batches: all, at }) {
   empty("batches", !batches.length);
 }
 
-// One batch from close by: its jobs with their states, and of each image the photo, or why there is none.
+// The dialog of one batch: its jobs with their states, and for each image the photo or the reason why there is none.
 function showBatch({ batch, jobs, at }) {
   write(find("batch-title"), `Batch ${batch.id}`);
   write(find("batch-state"), `${batch.status}, ordered ${ago(batch.createdAt, at)}: ${imagesOf(batch)}`);
@@ -238,7 +238,7 @@ function showBatch({ batch, jobs, at }) {
     write(title, `Job ${job.id}: ${stateOf(job, at)}`);
     title.dataset.status = job.status;
     write(says, job.errorMessage ?? "");
-    write(told, `${job.attempts} of ${counted(job.maxAttempts, "attempt")}${job.crashes ? `, its worker died ${job.crashes} times` : ""}; ordered ${ago(job.createdAt, at)}`);
+    write(told, `${job.attempts} of ${counted(job.maxAttempts, "attempt")}${job.crashes ? `, its worker died ${counted(job.crashes, "time")}` : ""}; ordered ${ago(job.createdAt, at)}`);
     keyed(item.lastChild, job.images, (image) => image.index, (image) => imageOf(job, image), (place, image) => updateImage(place, image, job));
   });
   const more = batch.jobsTotal - jobs.length;
@@ -248,14 +248,14 @@ function showBatch({ batch, jobs, at }) {
 
 function stateOf(job, at) {
   if (job.status === "processing") return new Date(job.leaseExpiresAt) > new Date(at) ? "being made" : "its worker died";
-  if (job.retryAt && job.status !== "failed") return `waits for another try ${ago(job.retryAt, at)}`;
+  if (job.retryAt && job.status !== "failed") return `waiting for a retry ${ago(job.retryAt, at)}`;
   return job.status === "pending" ? "ready" : words(job.status);
 }
 
-// An image that is given another try, at its next address, if it could not be loaded.
+// A photo. If it does not load, the next refresh tries again with a new URL.
 const photograph = (alt, size) => make("img", { alt, loading: "lazy", ...size, error: ({ target }) => target.removeAttribute("src") });
 
-// A new address each time, as none lasts; what is loaded is not loaded again.
+// Signed URLs expire, so each refresh has new ones. A loaded photo keeps its `src`, so that it is not loaded again.
 function address(picture, url) {
   picture.dataset.url = url ?? "";
   if (url && !picture.getAttribute("src")) picture.src = url;
