@@ -97,7 +97,7 @@ async def test_a_pause_ends_it(cli: CommandLine, site: Site) -> None:
 
 
 async def test_misconfigured(cli: CommandLine, site: Site) -> None:
-    """What only a person can mend ends it with 1, as it does a single run, and is told."""
+    """What only a person can fix ends it with 1, as it does a single run, and is told."""
     await site.order("one")
     site.gemini.configure(invalid_keys=[KEY])
     done = await cli.call("drain")

@@ -38,7 +38,7 @@ async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
     facts = {"period": "minute", "limit": 7, "retryAfterSeconds": 30}
     await site.worker().queue.rpc("report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None})
     shown = (await cli.call("status")).out
-    assert f"{MODEL}: 7 starts per minute" in shown and "allowed (Gemini stated it)" in shown
+    assert f"{MODEL}: 7 starts per minute" in shown and "allowed (stated by Gemini)" in shown
     assert "; closed by the quota; blocked for " in shown
     gates = (await cli.call("status", "--json")).json["gate"]["gates"]
     (gate,) = [each for each in gates if each["model"] == MODEL]

@@ -47,11 +47,11 @@ async def test_an_address_in_place_of_a_host(cli: CommandLine, site: Site) -> No
 async def test_check_warns_of_any_host(site: Site) -> None:
     """`*` is for updates of older installations: check says how to get rid of it."""
     found = {finding.name: finding for finding in await check(site.worker())}["hosts"]
-    assert (found.state, found.message) == ("warning", "any public host may be asked for photos")
-    assert "python -m worker hosts add" in str(found.mend) and "remove '*'" in str(found.mend)
+    assert (found.state, found.message) == ("warning", "https:// photos may come from any public host")
+    assert "python -m worker hosts add" in str(found.fix) and "remove '*'" in str(found.fix)
     site.db.execute("update generation.photo_hosts set host = 'photos.example.com'")
     found = {finding.name: finding for finding in await check(site.worker())}["hosts"]
-    assert (found.state, found.mend) == ("ok", None) and "photos.example.com" in found.message
+    assert (found.state, found.fix) == ("ok", None) and "photos.example.com" in found.message
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ async def test_goes_on_when_supabase_comes_back(cli: CommandLine, site: Site) ->
 
 
 async def test_notices_when_it_is_configured_again(cli: CommandLine, site: Site) -> None:
-    """Misconfigured, the loop says so loudly, spends nothing, and notices by itself when it is mended."""
+    """Misconfigured, the loop says so loudly, spends nothing, and notices by itself when it is fixed."""
     (job,) = await site.order("one")
     site.gemini.configure(invalid_keys=[KEY])
     async with cli.start("run", env=LONG) as program:

@@ -196,7 +196,7 @@ def test_a_new_account_may_take_a_while(cloud: StandInCloud) -> None:
     ],
 )
 def test_what_stops_it_is_said(cloud: StandInCloud, difference: dict[str, object], told: str) -> None:
-    """Whatever is in the way ends the run at once, with an exit code and the mend."""
+    """Whatever is in the way ends the run at once, with an exit code and the fix."""
     cloud.change(**difference)
     done = bootstrap(cloud, stdin=DOT_ENV)
     assert done.code == 1

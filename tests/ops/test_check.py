@@ -1,4 +1,4 @@
-"""`check`: what it finds on the real stack, what mend it names, and with which exit code it ends."""
+"""`check`: what it finds on the real stack, what fix it names, and with which exit code it ends."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def named_hosts(site: Site) -> None:
 
 
 async def look(site: Site, **settings: str) -> dict[str, Finding]:
-    """The findings by name; each that is not ok has a mend or was skipped."""
+    """The findings by name; each that is not ok has a fix or was skipped."""
     findings = await check(site.worker(**settings))
     for finding in findings:
-        assert (finding.mend is None) == (finding.state in ("ok", "skipped")), finding
+        assert (finding.fix is None) == (finding.state in ("ok", "skipped")), finding
     assert [f.name for f in findings] == NAMES
     assert passed(findings) == all(finding.state != "failed" for finding in findings)
     return {finding.name: finding for finding in findings}
@@ -82,13 +82,13 @@ async def test_callers(site: Site) -> None:
     """Without a credential the HTTP function serves nobody: a warning, since the command line needs none."""
     found = await look(site)
     assert found["callers"].state == "warning"
-    assert "WORKER_SECRET" in str(found["callers"].mend)
+    assert "WORKER_SECRET" in str(found["callers"].fix)
     oidc = {"OIDC_AUDIENCE": "worker", "OIDC_SERVICE_ACCOUNT": "caller@example.com"}
     only_runs = (await look(site, **oidc))["callers"]
     assert "caller@example.com" in only_runs.message
-    assert only_runs.state == "warning" and "OPERATOR_SECRET" in str(only_runs.mend)
+    assert only_runs.state == "warning" and "OPERATOR_SECRET" in str(only_runs.fix)
     only_looks = (await look(site, OPERATOR_SECRET="another-one-of-more"))["callers"]
-    assert only_looks.state == "warning" and "starts no run" in only_looks.message
+    assert only_looks.state == "warning" and "cannot start runs" in only_looks.message
 
 
 async def test_settings(cli: CommandLine) -> None:
@@ -107,19 +107,19 @@ async def test_supabase_unreachable(cli: CommandLine, site: Site) -> None:
     found = await look(site, SUPABASE_URL="http://127.0.0.1:9")
     assert states(found)[:7] == ["ok", "failed", *["skipped"] * 4, "ok"]
     assert found["gate"].state == "skipped"
-    assert "SUPABASE_URL" in str(found["supabase"].mend)
+    assert "SUPABASE_URL" in str(found["supabase"].fix)
     done = await cli.call("check", env={"SUPABASE_URL": "http://127.0.0.1:9"})
     assert done.code == 1
-    assert "mend: check SUPABASE_URL" in done.out and done.out.endswith("The worker cannot work yet.\n")
+    assert "fix: check SUPABASE_URL" in done.out and done.out.endswith("The worker cannot work yet.\n")
 
 
 @pytest.mark.parametrize("key", ["publishable", "unknown"])
 async def test_supabase_refuses_the_key(site: Site, key: str) -> None:
-    """The key of anyone, or of another project, is not enough, and the mend names the variable."""
+    """The key of anyone, or of another project, is not enough, and the fix names the variable."""
     wrong = site.stack.publishable_key if key == "publishable" else "sb_secret_of-another-project"
     found = await look(site, SUPABASE_SERVICE_ROLE_KEY=wrong)
     assert found["supabase"].state == "failed", found
-    assert "SUPABASE_SERVICE_ROLE_KEY" in str(found["supabase"].mend)
+    assert "SUPABASE_SERVICE_ROLE_KEY" in str(found["supabase"].fix)
 
 
 async def test_schema_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
@@ -129,7 +129,7 @@ async def test_schema_missing(site: Site, db: psycopg.Connection[DictRow]) -> No
     with changed(db, rename.format(there, away[:-2]), rename.format(away, there[:-2])):
         found = await look(site)
     assert states(found)[1:4] == ["ok", "failed", "ok"]
-    assert "sql/install.sql" in str(found["database"].mend)
+    assert "sql/install.sql" in str(found["database"].fix)
 
 
 async def test_function_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
@@ -143,17 +143,17 @@ async def test_function_missing(site: Site, db: psycopg.Connection[DictRow]) -> 
 
 
 @pytest.mark.parametrize(
-    ("version", "mend"), [(SCHEMA_VERSION - 1, "sql/install.sql"), (SCHEMA_VERSION + 1, "deploy the worker")]
+    ("version", "fix"), [(SCHEMA_VERSION - 1, "sql/install.sql"), (SCHEMA_VERSION + 1, "deploy the worker")]
 )
-async def test_another_schema(site: Site, db: psycopg.Connection[DictRow], version: int, mend: str) -> None:
+async def test_another_schema(site: Site, db: psycopg.Connection[DictRow], version: int, fix: str) -> None:
     """An older schema wants the SQL, a newer one the worker that belongs to it."""
     (row,) = site.rows("select pg_get_functiondef('public.generation_schema_version'::regproc) as code")
     other = row["code"].replace(f"'version', {SCHEMA_VERSION}", f"'version', {version}")
     assert other != row["code"]
     with changed(db, other, row["code"]):
         found = await look(site)
-    assert found["database"].state == "failed" and f"version {version}" in found["database"].message
-    assert mend in str(found["database"].mend)
+    assert found["database"].state == "failed" and f"version is {version}" in found["database"].message
+    assert fix in str(found["database"].fix)
 
 
 async def test_bucket_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
@@ -163,17 +163,17 @@ async def test_bucket_missing(site: Site, db: psycopg.Connection[DictRow]) -> No
     with changed(db, rename.format(*names), rename.format(*reversed(names))):
         found = await look(site)
     assert states(found)[1:4] == ["ok", "ok", "failed"]
-    assert "sql/install.sql" in str(found["bucket"].mend)
+    assert "sql/install.sql" in str(found["bucket"].fix)
 
 
 async def test_bucket_public(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """A bucket that anybody can read is a failure, and its mend is a statement that mends it."""
+    """A bucket that anybody can read is a failure, and its fix is a statement that works."""
     public = "update storage.buckets set public = true where id = 'generated-photos'"
-    mend = public.replace("true", "false")
-    with changed(db, public, mend):
+    fix = public.replace("true", "false")
+    with changed(db, public, fix):
         found = await look(site)
         assert found["bucket"].state == "failed" and "public" in found["bucket"].message
-        assert str(found["bucket"].mend).endswith(mend)
+        assert str(found["bucket"].fix).endswith(fix)
     assert (await look(site))["bucket"].state == "ok"
 
 
@@ -190,7 +190,7 @@ async def test_bucket_that_refuses_what_gemini_makes(site: Site, db: psycopg.Con
         with changed(db, narrow.format(change), back):
             found = (await look(site))["bucket"]
         assert found.state == "failed" and said in found.message
-        assert "sql/install.sql" in str(found.mend)
+        assert "sql/install.sql" in str(found.fix)
 
 
 async def test_photo_bucket_missing(site: Site) -> None:
@@ -198,8 +198,8 @@ async def test_photo_bucket_missing(site: Site) -> None:
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "no-such-bucket" in found.message
-    assert "dashboard (Storage, New bucket" in str(found.mend)
-    assert "generation.photo_buckets" in str(found.mend)
+    assert "dashboard (Storage, New bucket" in str(found.fix)
+    assert "generation.photo_buckets" in str(found.fix)
 
 
 async def test_an_image_that_was_not_kept(site: Site) -> None:
@@ -208,7 +208,7 @@ async def test_an_image_that_was_not_kept(site: Site) -> None:
     site.rows("select report_storage(false, %s::jsonb)", facts)
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "Storage answered 403" in found.message
-    assert "by itself" in str(found.mend)
+    assert "by itself" in str(found.fix)
 
 
 async def test_a_probe_that_proved_nothing(site: Site) -> None:
@@ -218,8 +218,8 @@ async def test_a_probe_that_proved_nothing(site: Site) -> None:
     site.rows(report, True, Jsonb(refused))
     relapsed = site.rows(report, False, Jsonb({"bytes": 9, "mimeType": "image/png"}))[0]["refused"]
     found = (await look(site))["bucket"]
-    assert found.state == "warning" and "python -m worker gate resume" in str(found.mend)
-    assert relapsed["waitUntil"] in str(found.mend) and "by itself" not in str(found.mend)
+    assert found.state == "warning" and "python -m worker gate resume" in str(found.fix)
+    assert relapsed["waitUntil"] in str(found.fix) and "by itself" not in str(found.fix)
 
 
 async def test_an_answer_that_nobody_knows_is_not_called_a_wrong_key(site: Site) -> None:
@@ -230,39 +230,39 @@ async def test_an_answer_that_nobody_knows_is_not_called_a_wrong_key(site: Site)
         found = await look(site, SUPABASE_URL=proxy.url)
     assert found["supabase"].state == "ok"
     assert found["bucket"].state == "failed" and "answered 400" in found["bucket"].message
-    assert "SUPABASE_URL" in str(found["bucket"].mend)
+    assert "SUPABASE_URL" in str(found["bucket"].fix)
 
 
 async def test_gemini_refuses_the_key(site: Site) -> None:
-    """A wrong key fails, and its mend says where keys are made."""
+    """A wrong key fails, and its fix says where keys are made."""
     site.gemini.configure(invalid_keys=[KEY])
     found = await look(site)
     assert found["gemini"].state == "failed"
-    assert "GEMINI_API_KEY" in str(found["gemini"].mend)
+    assert "GEMINI_API_KEY" in str(found["gemini"].fix)
 
 
 async def test_gemini_unreachable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer says nothing about the key: look again."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9")
     found = await look(site)
-    assert found["gemini"].state == "failed" and "again" in str(found["gemini"].mend)
+    assert found["gemini"].state == "failed" and "again" in str(found["gemini"].fix)
 
 
 async def test_default_model_retired(site: Site) -> None:
-    """The worker changes over by itself: the successor, both prices, and how to agree or refuse are told."""
+    """The worker switches by itself: the successor, both prices, and how to agree or refuse are told."""
     site.gemini.configure(retired=[MODEL])
     found = (await look(site))["gemini"]
     assert found.state == "warning"
-    assert f"changes over to {SUCCESSOR} by itself" in found.message and PRICES in found.message
-    assert f"GEMINI_MODEL_NAME={SUCCESSOR}" in str(found.mend)
-    assert "GEMINI_MODEL_FALLBACK=off" in str(found.mend)
+    assert f"switches to {SUCCESSOR} by itself" in found.message and PRICES in found.message
+    assert f"GEMINI_MODEL_NAME={SUCCESSOR}" in str(found.fix)
+    assert "GEMINI_MODEL_FALLBACK=off" in str(found.fix)
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
         ({"GEMINI_MODEL_FALLBACK": "off"}, "GEMINI_MODEL_FALLBACK is off"),
-        ({"GEMINI_MODEL_NAME": MODEL}, "you named it yourself"),
+        ({"GEMINI_MODEL_NAME": MODEL}, "GEMINI_MODEL_NAME names it"),
     ],
 )
 async def test_retired_model_without_fallback(site: Site, settings: dict[str, str], why: str) -> None:
@@ -270,7 +270,7 @@ async def test_retired_model_without_fallback(site: Site, settings: dict[str, st
     site.gemini.configure(retired=[MODEL])
     found = (await look(site, **settings))["gemini"]
     assert found.state == "failed" and why in found.message
-    assert f"GEMINI_MODEL_NAME={SUCCESSOR}" in str(found.mend) and PRICES in str(found.mend)
+    assert f"GEMINI_MODEL_NAME={SUCCESSOR}" in str(found.fix) and PRICES in str(found.fix)
 
 
 async def test_unknown_models(site: Site) -> None:
@@ -279,7 +279,7 @@ async def test_unknown_models(site: Site) -> None:
     assert found.state == "failed" and "gemini-9-image" in found.message
     site.gemini.configure(retired=[MODEL])
     found = (await look(site, GEMINI_MODEL_FALLBACK="gemini-9-image"))["gemini"]
-    assert found.state == "failed" and "would change over to gemini-9-image, but" in found.message
+    assert found.state == "failed" and "would switch to gemini-9-image, but" in found.message
 
 
 def test_settings_are_never_shown() -> None:

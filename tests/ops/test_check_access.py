@@ -58,7 +58,7 @@ async def test_what_was_opened_or_closed_is_told_and_install_puts_it_right(site:
     try:
         found = await access_finding(site.worker().queue, 10)
         assert found.state == "failed" and OPENED[change] in found.message
-        assert "sql/install.sql" in str(found.mend)
+        assert "sql/install.sql" in str(found.fix)
     finally:
         site.stack.postgres.apply([SQL / "install.sql"])
     assert (await access_finding(site.worker().queue, 10)).state == "ok"

@@ -69,7 +69,7 @@ async def look(
 async def test_what_the_build_deploys_is_well(google: responses.RequestsMock, built: dict[str, Any]) -> None:
     """The service that cloudbuild.yaml deploys fits its own settings and the gate, with either clock."""
     findings = await look(google, built)
-    assert [(finding.name, finding.state, finding.mend) for finding in findings] == [
+    assert [(finding.name, finding.state, finding.fix) for finding in findings] == [
         (name, "ok", None) for name in ALL
     ]
 
@@ -123,16 +123,16 @@ CASES: list[tuple[str, str, Change, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "state", "change", "mend"), CASES)
-async def test_each_disease_has_its_mend(
-    google: responses.RequestsMock, closed: dict[str, Any], name: str, state: str, change: Change, mend: str
+@pytest.mark.parametrize(("name", "state", "change", "fix"), CASES)
+async def test_each_disease_has_its_fix(
+    google: responses.RequestsMock, closed: dict[str, Any], name: str, state: str, change: Change, fix: str
 ) -> None:
-    """What does not fit is found where it belongs, with the command that mends it; nothing else is blamed."""
+    """What does not fit is found where it belongs, with the command that fixes it; nothing else is blamed."""
     ill = copy.deepcopy(closed)
     change(ill)
     found = [finding for finding in await look(google, ill) if finding.state != "ok"]
     assert {(finding.name, finding.state) for finding in found} >= {(name, state)}, found
-    assert any(mend in str(finding.mend) for finding in found if finding.name == name), found
+    assert any(fix in str(finding.fix) for finding in found if finding.name == name), found
     assert {finding.name for finding in found} <= {name, "instances", "schedule"}, found
     assert "canary" not in repr(found)
 
@@ -145,7 +145,7 @@ async def test_the_database_waits_ten_seconds_longer(
     service["template"].update(timeout="245s")
     variable(service, "INVOCATION_TIMEOUT_SECONDS", "245")
     [found] = [finding for finding in await look(google, service) if finding.name == "schedule"]
-    assert (found.state, found.mend) == (
+    assert (found.state, found.fix) == (
         "warning",
         f"{GCLOUD}--timeout=240 --update-env-vars=INVOCATION_TIMEOUT_SECONDS=240",
     )
@@ -157,7 +157,7 @@ async def test_clocks_that_nobody_could_use(google: responses.RequestsMock, clos
     for name in ("OIDC_AUDIENCE", "OIDC_SERVICE_ACCOUNT", "OIDC_CHECKED_BY"):
         variable(ill, name, None)
     without = (await look(google, ill))[-2]
-    assert without.state == "failed" and "refuses every caller" in without.message
+    assert without.state == "failed" and "refuses every clock" in without.message
     variable(ill, "WORKER_SECRET", "a-secret-of-sixteen-canary")
     google.reset()
     labelled = (await look(google, ill))[-2]
@@ -167,12 +167,12 @@ async def test_clocks_that_nobody_could_use(google: responses.RequestsMock, clos
 async def test_the_gate_may_be_silent(google: responses.RequestsMock, closed: dict[str, Any]) -> None:
     """Without the database the service is looked at all the same, and what was not compared is told."""
     found = {finding.name: finding for finding in await look(google, closed, None)}
-    assert found["instances"].state == "ok" and "did not say" in found["instances"].message
+    assert found["instances"].state == "ok" and "not compared" in found["instances"].message
 
 
 ANSWERS: list[tuple[dict[str, Any], str, str]] = [
-    ({"status": 403}, "may not use", "--role=roles/run.viewer"),
-    ({"status": 404}, "there is no projects/my-photos", "gcloud run services list --region=us-central1"),
+    ({"status": 403}, "may not access", "--role=roles/run.viewer"),
+    ({"status": 404}, "does not exist", "gcloud run services list --region=us-central1"),
     ({"status": 401}, "no Google credentials", "gcloud auth application-default login"),
     ({"status": 500}, "error (500)", "again"),
     ({"body": requests.ReadTimeout("slow")}, "did not answer in time", "again"),
@@ -180,9 +180,9 @@ ANSWERS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "message", "mend"), ANSWERS)
+@pytest.mark.parametrize(("answer", "message", "fix"), ANSWERS)
 async def test_refusals(
-    google: responses.RequestsMock, site: Site, answer: dict[str, Any], message: str, mend: str
+    google: responses.RequestsMock, site: Site, answer: dict[str, Any], message: str, fix: str
 ) -> None:
     """Whatever keeps the service from being read is one readable finding, asked for once."""
     google.get(
@@ -190,7 +190,7 @@ async def test_refusals(
     )
     [found] = [f for f in await check(site.worker(), NAME, ANONYMOUS) if f.name == "service"]
     assert (found.name, found.state) == ("service", "failed")
-    assert message in found.message and mend in str(found.mend) and "canary" not in repr(found)
+    assert message in found.message and fix in str(found.fix) and "canary" not in repr(found)
     assert len(google.calls) == 1
 
 
@@ -230,7 +230,7 @@ async def test_without_credentials(cli: CommandLine) -> None:
         "name": "service",
         "ok": False,
         "state": "failed",
-        "message": "there are no Google credentials here that Cloud Run accepts",
+        "message": "Cloud Run accepts no Google credentials of this machine",
         "mend": "gcloud auth application-default login",
     }
 

@@ -1,4 +1,4 @@
-"""`check` on the gate: a pause, a used-up cap and a long block are warnings, each with its mend."""
+"""`check` on the gate: a pause, a used-up cap and a long block are warnings, each with its fix."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ ELSEWHERE = DAY | {"model": "another"}
 def test_nothing_to_say(gates: list[dict[str, object]]) -> None:
     """No gate yet, an open one, a block that passes within minutes, and another model's are well."""
     found = gate_finding(GATE | {"gates": gates}, {MODEL})
-    assert (found.state, found.mend) == ("ok", None)
+    assert (found.state, found.fix) == ("ok", None)
 
 
-def test_each_hold_has_its_mend() -> None:
+def test_each_hold_has_its_fix() -> None:
     """What holds the jobs is named with its numbers, and how to end it."""
     capped = gate_finding(GATE | {"gates": [CAPPED]}, {MODEL})
     assert capped.state == "warning" and "$19.97 of $20.00" in capped.message
-    assert str(capped.mend).endswith("gate set --dollars-per-day N")
+    assert str(capped.fix).endswith("gate set --dollars-per-day N")
     both = gate_finding(GATE | {"gates": [CAPPED], "imagesPerDay": 512}, {MODEL})
     assert "512 of 512 images" in both.message
-    assert str(both.mend).endswith("--dollars-per-day N or --images-per-day N")
+    assert str(both.fix).endswith("--dollars-per-day N or --images-per-day N")
     blocked = gate_finding(GATE | {"gates": [DAY]}, {MODEL})
     assert blocked.state == "warning" and "for another 5 h 0 min" in blocked.message
-    assert str(blocked.mend).endswith("gate resume")
+    assert str(blocked.fix).endswith("gate resume")
 
 
 async def test_a_pause(cli: CommandLine, site: Site) -> None:
     """While it is paused the check says so and by whose word, and ends with 0: the worker itself is well."""
     await cli.call("gate", "pause", "the bill looks odd")
     shown = await cli.call("check")
-    assert shown.code == 0 and "(the bill looks odd): nothing starts" in shown.out
-    assert "mend: python -m worker gate resume" in shown.out
-    assert shown.out.endswith("The worker can work, but nothing starts now: see gate.\n")
+    assert shown.code == 0 and "(the bill looks odd): no image starts" in shown.out
+    assert "fix: python -m worker gate resume" in shown.out
+    assert shown.out.endswith("The worker can work, but no image can start now: see gate.\n")
     await cli.call("gate", "resume")
     assert (await cli.call("check")).out.endswith("The worker can work.\n")

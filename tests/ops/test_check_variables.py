@@ -32,7 +32,7 @@ def test_a_misspelled_setting_is_told_with_the_name_that_was_meant(given: str, m
     """Whoever misspells a setting learns that it is ignored, and how it is spelled."""
     (finding,) = misspelled_findings({**ENV, given: "a-value"})
     assert finding.state == "warning" and given in finding.message
-    assert meant in str(finding.mend) and "a-value" not in str(finding)
+    assert meant in str(finding.fix) and "a-value" not in str(finding)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ async def test_check_tells_of_it_whether_or_not_the_settings_are_complete(cli: C
     """The key under a wrong name is named beside the missing one; where all is there it is a warning."""
     missing = await cli.call("check", env={"SUPABASE_SERVICE_ROLE_KEY": None, "SUPABASE_SERVICE_KEY": "x"})
     assert missing.code == 2 and "SUPABASE_SERVICE_ROLE_KEY is not set" in missing.out
-    assert "SUPABASE_SERVICE_KEY is set, but nothing reads it" in missing.out
+    assert "SUPABASE_SERVICE_KEY is set, but not used" in missing.out
     complete = await cli.call("check", env={"MAXJOBS": "5"})
     assert complete.code == 0 and "if you meant MAX_JOBS, rename it" in complete.out

@@ -25,7 +25,7 @@ async def test_an_announced_end_is_warned_of_wherever_one_looks(cli: CommandLine
     assert checked.code == 0 and f"warning  models    {MODEL} is announced to end on" in checked.out
     assert f"python -m worker models set {MODEL}" in checked.out
     (row,) = site.rows("select generation.expected_successor(%s, current_date) as model", MODEL)
-    assert f"by itself once Google has shut it down; to do it now, set GEMINI_MODEL_NAME={row['model']}" in (
+    assert f"by itself when Google shuts the model down; to switch now, set GEMINI_MODEL_NAME={row['model']}" in (
         checked.out
     )
     shown = await cli.call("status")
@@ -65,7 +65,7 @@ async def test_rows_are_shown_and_corrected_from_the_command_line(cli: CommandLi
         "me",
     )
     shown = await cli.call("models", "list")
-    assert f"{MODEL}: $0.04 an image; ends 2031-03-15; then {NEWEST}\n" in shown.out
+    assert f"{MODEL}: $0.04 an image; ends 2031-03-15; successor {NEWEST}\n" in shown.out
     (row,) = site.rows("select source from generation.models where model = %s", MODEL)
     assert row["source"] == "me"
     cleared = await cli.call("models", "set", MODEL, "--ends", "none", "--json")

@@ -176,7 +176,7 @@ def test_answers_are_as_described(busy: Queue, clock: Clock) -> None:
 
 
 async def test_why_the_last_run_could_not_work(queue: Queue, cli: CommandLine) -> None:
-    """What a person has to mend stands in the numbers, in the text and on a terminal."""
+    """What a person has to fix is in the numbers, in the text and on a terminal."""
     problem = "The key is not valid."
     run = queue.run()
     queue.enqueue()

@@ -35,7 +35,7 @@ def test_the_verdict_comes_first_and_stays_on_80_by_24(queue: Queue) -> None:
     queue.enqueue(examples=3)
     stats = queue.call("generation_queue_stats")
     lines = shown(stats)
-    assert lines[0].startswith("Attention") and "No run has ever come" in lines[0]
+    assert lines[0].startswith("Attention") and "No run has started yet" in lines[0]
     assert len(lines) < 24, "one line is left for the prompt"
     for counts in ("ready", "processing", "due", "today:"):
         assert any(counts in line for line in lines), counts
@@ -46,7 +46,7 @@ def test_the_verdict_comes_first_and_stays_on_80_by_24(queue: Queue) -> None:
 async def test_the_text_says_the_verdict_first(cli: CommandLine, site: Site) -> None:
     """A script or a log that gets plain text has the verdict in its first line."""
     first = (await cli.call("status")).out.splitlines()[0]
-    assert first.startswith("attention: No run has ever come")
+    assert first.startswith("attention: No run has started yet")
     await site.run()
     assert (await cli.call("status")).out.startswith("good: All is well")
 

@@ -161,7 +161,7 @@ def test_all_is_well_only_after_a_run(queue: Queue, clock: Clock) -> None:
             queue.open_gate().enqueue()
         verdict = health(queue.call("generation_queue_stats"))
         assert verdict.level == "attention"
-        assert "No run has ever come" in verdict.words and "python -m worker tick" in verdict.words
+        assert "No run has started yet" in verdict.words and "python -m worker tick" in verdict.words
     run = queue.run()
     for job in run.claim():
         queue.complete(job)

@@ -88,7 +88,7 @@ async def test_type_from_bytes(world: World, body: bytes, content_type: str, mim
     ],
 )
 async def test_bad_input(world: World, answer: Answer, code: str) -> None:
-    """What no further try can mend is BadInput with its own code, in a message without the URL's secrets."""
+    """What no further try can fix is BadInput with its own code, in a message without the URL's secrets."""
     world.host.answers["/album/me.jpg"] = answer
     failure = await world.failure()
     assert isinstance(failure, BadInput)

@@ -1,4 +1,4 @@
-"""Failures that may pass, and what only a person can mend: retries, attempts, batches, and the summary."""
+"""Failures that may pass, and what only a person can fix: retries, attempts, batches, and the summary."""
 
 import pytest
 
@@ -97,7 +97,7 @@ async def test_attempts_run_out(site: Site) -> None:
     ],
 )
 async def test_misconfigured(site: Site, settings: dict[str, object], code: str) -> None:
-    """What only a person can mend stops the run; every job is given back as it was, and works once mended."""
+    """What only a person can fix stops the run; every job is given back as it was, and works once fixed."""
     site.gemini.configure(**settings)
     jobs = await site.order("a", "b", "c", images=2)
 

@@ -59,7 +59,7 @@ def test_insert_into_a_cancelled_batch(queue: Queue) -> None:
     "reference", ["https://photos.example.com/a\nb.jpg", "training-photos/user-1/a\tb.jpg"]
 )
 def test_white_space_in_a_reference(queue: Queue, reference: str) -> None:
-    """A line break or tab inside a reference is refused where the caller can still mend it."""
+    """A line break or tab inside a reference is refused where the caller can still fix it."""
     with refused("400", "control_characters", "trainingImageUrls[0]"):
         queue.enqueue(trainingImageUrls=[reference])
 

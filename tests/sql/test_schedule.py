@@ -1,4 +1,4 @@
-"""The files of sql/schedule refuse with a mend, can be run again, and are taken back whole."""
+"""The files of sql/schedule refuse and say how to fix it, can be run again, and are taken back whole."""
 
 import secrets
 from collections.abc import Iterator

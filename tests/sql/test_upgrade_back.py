@@ -75,7 +75,7 @@ def test_the_old_worker_works_after_the_way_back(back: Database) -> None:
 
 
 def test_forward_again_counts_what_the_old_worker_did(back: Database) -> None:
-    """The same file mends its rows, counts its batches and puts the constraints back."""
+    """The same file fixes its rows, counts its batches and puts the constraints back."""
     fresh = catalog.schema(back.connection)
     for statement in (COMPLETE, DELAY, FAIL):
         back.connection.execute(statement.encode(), [claimed(back)["id"]])

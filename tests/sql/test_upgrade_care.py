@@ -168,7 +168,7 @@ def test_locks_of_a_worker_that_is_surely_off_can_be_overridden(scratch: Databas
 
 
 def test_a_failure_in_the_middle_changes_nothing(scratch: Database) -> None:
-    """The upgrade is one transaction: what fails while rows are mended undoes the new types as well."""
+    """The upgrade is one transaction: what fails while rows are fixed undoes the new types as well."""
     once = 'create unique index once on photo_generation_queue ("batchId", "lockedBy") nulls not distinct;'
     scratch.connection.execute(replace(PLAIN, after=f'{UPDATE} "lockedBy" = id; {once}').sql.encode())
     state = catalog.schema(scratch.connection), catalog.rows(scratch.connection)

@@ -200,7 +200,7 @@ def result_of(job: Mapping[str, Any], outcome: str, **fields: object) -> dict[st
 
 @contextmanager
 def refused(status: str, reason: str, field: str = "") -> Iterator[None]:
-    """The block is refused with this HTTP status and reason, naming the field, with a hint how to mend it."""
+    """The block is refused with this HTTP status and reason, naming the field, with a hint how to fix it."""
     with pytest.raises(psycopg.Error) as caught:
         yield
     diagnostics = caught.value.diag

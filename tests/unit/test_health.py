@@ -45,43 +45,47 @@ REPORTED = {"runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": WAIT
 MISCONFIGURED = {"runs": {"active": 0, "secondsSinceLast": 20.0, "lastFinished": BROKEN}}
 
 NEVER_CAME = (
-    "No run has ever come: set up a clock (docs/deploy.md), or make one run with `python -m worker tick`."
+    "No run has started yet: set up a clock (docs/deploy.md), or start one run with `python -m worker tick`."
 )
+
+CLOCK = "check that the clock (Cloud Scheduler or pg_cron) is running."
 
 
 @pytest.mark.parametrize(
     ("numbers", "level", "words"),
     [
-        ({}, "good", "All is well: nothing is due, nothing is stuck."),
-        ({"waiting": 1, "rateLimited": 1}, "good", "Nothing is due; 2 jobs waiting for another try."),
+        ({}, "good", "All is well: no job is due, no job is stuck."),
+        ({"waiting": 1, "rateLimited": 1}, "good", "No job is due; 2 jobs wait for a retry."),
         (DUE, "busy", "4 jobs ready for the next run."),
-        (DUE | {"processing": 1}, "busy", "1 job being made, 4 more ready."),
-        (DUE | BLOCKED, "busy", "4 jobs waiting for Gemini's quota, for another 4 min."),
-        (DUE | PACED | NOBODY, "busy", "4 jobs waiting for Gemini's quota."),
+        (DUE | {"processing": 1}, "busy", "1 job in progress, 4 more ready."),
+        (DUE | BLOCKED, "busy", "4 jobs wait for Gemini's quota for another 4 min."),
+        (DUE | PACED | NOBODY, "busy", "4 jobs wait for Gemini's quota."),
         (DUE | DAY_QUOTA | NOBODY | FAILING, "attention",
-            "Gemini's quota is used up for another 5 h: 4 jobs waiting for it; "
-            "once Google has raised it, `gate resume` ends the block."),
+            "Gemini's quota is used up: 4 jobs wait for another 5 h. "
+            "If Google raises the quota, `gate resume` ends the wait."),
         (DUE | CAPPED | NOBODY | FAILING, "attention",
-            "The daily cap is used up ($19.97 of $20.00): 4 jobs waiting for midnight in California, "
-            "or for `gate set` to raise it."),
+            "The daily cap is reached ($19.97 of $20.00): 4 jobs wait until midnight in California, "
+            "or until `gate set` raises the cap."),
         ({"rateLimited": 1} | CAPPED_TWICE, "attention",
-            "The daily cap is used up ($19.97 of $20.00, 512 of 600 images): 1 job waiting for midnight in "
-            "California, or for `gate set` to raise it."),
+            "The daily cap is reached ($19.97 of $20.00, 512 of 600 images): 1 job waits until midnight in "
+            "California, or until `gate set` raises the cap."),
         (CAPPED | {"waiting": 2, "due": {"jobs": 2, "images": 2, "oldestSeconds": 900.0}}, "attention",
-            "The daily cap is used up ($19.97 of $20.00): 2 jobs waiting for midnight in California, "
-            "or for `gate set` to raise it."),
-        (CAPPED, "good", "All is well: nothing is due, nothing is stuck."),
-        (BLOCKED, "good", "All is well: nothing is due, nothing is stuck."),
-        (FAILING, "attention", "5 jobs failed within a day, 6 were completed; most for crashed."),
-        (FAILING | REPORTED, "attention", "The last run says: Bucket my-uploads is not there: create it."),
-        (DUE | {"stale": 2}, "attention", "2 jobs of dead workers: the next run takes them back."),
-        (DUE | PAUSED | NOBODY, "attention", "Paused (the bill): nothing starts until it is resumed."),
-        (DUE | NOBODY, "trouble", "Jobs are due, but no run has come for 7 min: is the clock on?"),
-        (DUE | NEVER, "trouble", "Jobs are due, but no run has come yet: is the clock on?"),
+            "The daily cap is reached ($19.97 of $20.00): 2 jobs wait until midnight in California, "
+            "or until `gate set` raises the cap."),
+        (CAPPED, "good", "All is well: no job is due, no job is stuck."),
+        (BLOCKED, "good", "All is well: no job is due, no job is stuck."),
+        (FAILING, "attention",
+            "In the last 24 hours 5 jobs failed and 6 completed; most failed with crashed."),
+        (FAILING | REPORTED, "attention", "The last run reports: Bucket my-uploads is not there: create it."),
+        (DUE | {"stale": 1}, "attention", "1 job's worker died; the next run will pick it up."),
+        (DUE | {"stale": 2}, "attention", "The workers of 2 jobs died; the next run will pick them up."),
+        (DUE | PAUSED | NOBODY, "attention", "Paused (the bill): no image starts until `gate resume`."),
+        (DUE | NOBODY, "trouble", f"Jobs are due, but no run has started for 7 min: {CLOCK}"),
+        (DUE | NEVER, "trouble", f"Jobs are due, but no run has started yet: {CLOCK}"),
         (NEVER, "attention", NEVER_CAME),
         ({"ready": 1} | NEVER, "attention", NEVER_CAME),
         (DUE | LONG, "busy", "4 jobs ready for the next run."),
-        (DUE | MISCONFIGURED, "trouble", "The last run could not work: The key is not valid."),
+        (DUE | MISCONFIGURED, "trouble", "The last run failed: The key is not valid."),
     ],
 )  # fmt: skip
 def test_the_verdict(numbers: dict[str, Any], level: str, words: str) -> None:

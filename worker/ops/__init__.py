@@ -1,1 +1,1 @@
-"""Looking after the queue: checks, sweep, health, metrics, Cloud Run."""
+"""Operations: check, sweep, health, metrics, Cloud Run."""

@@ -1,4 +1,4 @@
-"""What the log has to know of the queue so that somebody can be woken: two numbers out of all."""
+"""The numbers of the queue that a run logs, for alerts: the backlog and the share of the daily cap used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Watched(NamedTuple):
-    """How the queue is; `cap_share` is how much of the nearer daily cap is used, None without a cap."""
+    """The numbers; `cap_share` is the largest used share of a daily cap, None without a cap."""
 
     due_jobs: int
     oldest_due_seconds: int
@@ -15,7 +15,7 @@ class Watched(NamedTuple):
 
 
 def watched(stats: Mapping[str, Any]) -> Watched:
-    """That of an answer of `generation_queue_stats`."""
+    """Takes the numbers from an answer of `generation_queue_stats`."""
     due, gate = stats["due"], stats["gate"]
     caps = ((gate["spentToday"], gate["dollarsPerDay"]), (gate["startedToday"], gate["imagesPerDay"]))
     shares = [used / cap if cap else 1.0 for used, cap in caps if cap is not None]

@@ -1,4 +1,4 @@
-"""Looks at everything a run needs, without cost and without changing anything; each finding has its mend."""
+"""Checks everything that a run needs, without cost and without changes. Each finding says how to fix it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from worker.supabase.queue import Queue
 
 SCHEMA_VERSION = 2
-"""The version of `sql/` that this worker is written for."""
+"""The schema version of `sql/` that this worker needs."""
 
 FUNCTIONS = frozenset({
     "add_generation_photo_host", "cancel_generation_batch", "claim_generation_jobs",
@@ -44,11 +44,11 @@ FUNCTIONS = frozenset({
 """The database functions that the worker and its command line call."""
 
 TIMEOUT_SECONDS = 10.0
-UNREACHABLE = "check SUPABASE_URL, and in the dashboard that the project is not paused"
+UNREACHABLE = "check SUPABASE_URL, and check in Supabase's dashboard that the project is not paused"
 
 
 class Parts(Protocol):
-    """What is looked at: the parts of a worker."""
+    """The parts of a worker that are checked."""
 
     settings: Settings
     project: Project
@@ -58,14 +58,14 @@ class Parts(Protocol):
 
 def settings_findings(invalid: InvalidSettings) -> list[Finding]:
     """One finding for each problem of the settings."""
-    mend = "set it in the environment or in .env; docs/settings.md explains each"
-    return [Finding("settings", "failed", problem, mend) for problem in invalid.problems]
+    fix = "set it in the environment or in .env; see docs/settings.md"
+    return [Finding("settings", "failed", problem, fix) for problem in invalid.problems]
 
 
 async def check(
     worker: Parts, service: Resource | None = None, credentials: Credentials | None = None
 ) -> list[Finding]:
-    """Every finding, in the order in which they should be mended; of the service only where one is named."""
+    """All findings, in the order in which to fix them; those about the deployed service if one is given."""
     settings = worker.settings
     supabase = await _supabase(worker)
     there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
@@ -73,7 +73,7 @@ async def check(
     gate = stats["gate"] if stats else None
     known = await known_models(worker.queue, TIMEOUT_SECONDS) if there else KnownModels(None)
     return [
-        Finding("settings", "ok", "complete, and they fit together"),
+        Finding("settings", "ok", "complete and consistent"),
         *supabase,
         await _access(worker.queue, there),
         await gemini_finding(worker.gemini, settings, known),
@@ -87,7 +87,7 @@ async def check(
 
 async def _access(queue: Queue, there: bool) -> Finding:
     if not there:
-        return Finding("access", "skipped", "not looked at before the database answers")
+        return Finding("access", "skipped", "not checked, since the database check failed")
     return await access_finding(queue, TIMEOUT_SECONDS)
 
 
@@ -101,22 +101,22 @@ async def _ask_stats(queue: Queue) -> dict[str, Any] | None:
 async def _deployed(
     gate: dict[str, Any] | None, service: Resource, credentials: Credentials | None
 ) -> list[Finding]:
-    """The service on Cloud Run, compared with its settings and the gate; one finding if unreadable."""
+    """Findings about the service on Cloud Run, its settings and the gate; one if it cannot be read."""
     try:
         deployed = await read_service(service, credentials)
     except CloudRunUnreadable as exc:
-        return [Finding("service", "failed", exc.message, exc.mend)]
+        return [Finding("service", "failed", exc.message, exc.fix)]
     return deployed_findings(deployed, None if gate is None else int(gate["maxRuns"]))
 
 
 async def _supabase(worker: Parts) -> list[Finding]:
-    """Supabase itself, the functions in its database, and the buckets."""
+    """Findings about Supabase, its database functions, buckets and photo hosts."""
     schema = await _ask_schema(worker.queue)
     bucket = await ask_bucket(worker.project)
     if isinstance(schema, ProjectRefused):
         return _no_supabase(schema.said, schema.fix)
     if isinstance(bucket, GenerationError) and bucket.code in KEY_REFUSED:
-        refused = key_trouble(SERVICE_KEY, "it does not accept the key, or the key is not the secret one")
+        refused = key_trouble(SERVICE_KEY, "it does not accept the key, or the key is not a secret key")
         return _no_supabase(refused.said, refused.fix)
     if isinstance(schema, QueueUnavailable):
         return _no_supabase(schema.message, UNREACHABLE)
@@ -132,10 +132,10 @@ async def _supabase(worker: Parts) -> list[Finding]:
     ]
 
 
-def _no_supabase(message: str, mend: str) -> list[Finding]:
-    skipped = "not looked at before Supabase answers"
+def _no_supabase(message: str, fix: str) -> list[Finding]:
+    skipped = "not checked, since Supabase did not answer"
     return [
-        Finding("supabase", "failed", message, mend),
+        Finding("supabase", "failed", message, fix),
         Finding("database", "skipped", skipped),
         Finding("bucket", "skipped", skipped),
         Finding("hosts", "skipped", skipped),
@@ -152,25 +152,25 @@ async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
 def _schema(answer: dict[str, Any]) -> Finding:
     version, missing = answer.get("version"), sorted(FUNCTIONS - set(answer.get("functions") or ()))
     if type(version) is int and version > SCHEMA_VERSION:
-        said = f"its schema has version {version}, newer than the {SCHEMA_VERSION} of this worker"
-        return Finding("database", "failed", said, "deploy the worker that belongs to this schema")
+        said = f"its schema version is {version}, newer than {SCHEMA_VERSION}, which this worker needs"
+        return Finding("database", "failed", said, "deploy the worker that matches this schema")
     if version != SCHEMA_VERSION:
-        said = f"its schema has version {version}, this worker is written for {SCHEMA_VERSION}"
+        said = f"its schema version is {version}; this worker needs {SCHEMA_VERSION}"
         return Finding("database", "failed", said, INSTALL)
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
-    return Finding("database", "ok", f"schema version {version}, all {len(FUNCTIONS)} functions are there")
+    return Finding("database", "ok", f"schema version {version}, has all {len(FUNCTIONS)} functions")
 
 
 def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
-    """Where `https://` photos may come from; `own` is this project's host, which the first run adds."""
+    """The hosts of `https://` photos; `own` is this project's host, which the first run adds."""
     hosts = schema.get("photoHosts")
     if hosts is None:
-        return Finding("hosts", "skipped", "not looked at before the database answers")
+        return Finding("hosts", "skipped", "not checked, since the database check failed")
     if "*" in hosts:
-        said = "any public host may be asked for photos"
-        mend = "name yours: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
-        return Finding("hosts", "warning", said, mend)
+        said = "https:// photos may come from any public host"
+        fix = "add your hosts: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
+        return Finding("hosts", "warning", said, fix)
     names = sorted({*hosts, *([own] if own else [])})
     said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is accepted"
     return Finding("hosts", "ok", f"{said} (to add a host: python -m worker hosts add HOST)")
@@ -182,16 +182,18 @@ def _callers(settings: Settings) -> Finding:
         clock.append(f"the OIDC token of {settings.oidc_service_account}")
     random = "(openssl rand -hex 32)"
     if not clock and not settings.operator_secret:
-        who = "callers on this machine alone" if settings.development else "nobody"
-        said = f"no credential is configured: the HTTP function serves {who} (the command line needs none)"
-        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; and OPERATOR_SECRET"
-        return Finding("callers", "warning", said, mend)
+        refused = "all requests from other machines" if settings.development else "all requests"
+        said = (
+            f"no credential is configured: the HTTP function refuses {refused} (the command line needs none)"
+        )
+        fix = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; and OPERATOR_SECRET"
+        return Finding("callers", "warning", said, fix)
     if not clock:
-        said = "no credential of a clock is configured: the HTTP function starts no run"
-        mend = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
-        return Finding("callers", "warning", said, mend)
+        said = "no credential for a clock is configured: the HTTP function cannot start runs"
+        fix = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
+        return Finding("callers", "warning", said, fix)
     if not settings.operator_secret:
-        said = f"runs start with {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows nothing"
+        said = f"runs need {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows no data"
         return Finding("callers", "warning", said, f"set OPERATOR_SECRET {random}")
-    said = f"runs start with {' or '.join(clock)}; the dashboard's data need X-Operator-Secret"
+    said = f"runs need {' or '.join(clock)}; the dashboard needs X-Operator-Secret"
     return Finding("callers", "ok", said)

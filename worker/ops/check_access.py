@@ -1,4 +1,4 @@
-"""Whether the database's rights are what they should be, as a finding of `check`."""
+"""The finding of `check` about the database's grants, row-level security and policies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from worker.ops.finding import Finding
 from worker.supabase.queue import Queue
 
 SHOWN = 5
-"""How many deviations are told: after a restore there is one for nearly every function."""
+"""How many deviations are listed: after a restore there is one for nearly every function."""
 
-REINSTALL = "run sql/install.sql again: it sets grants, row security and policies (docs/backup.md)"
-REVIEW = "see that it opens what you mean to, or take it away"
+REINSTALL = "run sql/install.sql again; it sets grants, row-level security and policies (docs/backup.md)"
+REVIEW = "check that you want this access, or remove it"
 
 
 async def access_finding(queue: Queue, timeout_seconds: float) -> Finding:
-    """Grants, row-level security and policies, compared by the database itself."""
+    """The database compares its grants, row-level security and policies with the installed ones."""
     try:
         answer = await queue.rpc("generation_access_findings", {}, timeout_seconds)
     except GenerationError as error:
@@ -26,7 +26,7 @@ async def access_finding(queue: Queue, timeout_seconds: float) -> Finding:
 
 
 def read_access(deviations: Sequence[dict[str, Any]]) -> Finding:
-    """One finding of all deviations; what the app has added by itself is a warning."""
+    """One finding for all deviations; what the app has added is a warning only."""
     ours = [each for each in deviations if each["ours"]]
     if ours:
         return Finding("access", "failed", _told(ours), REINSTALL)

@@ -1,4 +1,4 @@
-"""What `check` says of the buckets: the one of generated photos, and those that photos may come from."""
+"""The finding of `check` about the buckets: that of generated photos, and those of source photos."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from worker.supabase.storage import BUCKET
 
 TIMEOUT_SECONDS = 10.0
 KEY_REFUSED = frozenset({"key_refused", "storage_refused"})
-"""Codes of errors that mean that the key is not, or no longer, the secret one."""
+"""Error codes that mean that the key is not a valid secret key."""
 
 PRIVATE = "in the SQL editor: update storage.buckets set public = false where id = 'generated-photos'"
 AGAIN = "run the check again in a minute"
-NEXT_RUN = "fix what it says; the next run has Storage take a probe first, and goes on by itself"
-RESUME = "fix what it says, then python -m worker gate resume; without that no probe is tried before {}"
+NEXT_RUN = "fix this problem; the next run first stores a test object, and continues by itself if that works"
+RESUME = "fix this problem, then run python -m worker gate resume; otherwise no run tries again before {}"
 
 
 async def ask_bucket(project: Project) -> Bucket | GenerationError:
-    """The bucket of generated photos, or why it is not known."""
+    """The bucket of generated photos, or the error of reading it."""
     try:
         return await read_bucket(project, BUCKET, TIMEOUT_SECONDS)
     except GenerationError as error:
@@ -34,32 +34,32 @@ async def ask_bucket(project: Project) -> Bucket | GenerationError:
 async def bucket_finding(
     project: Project, bucket: Bucket | GenerationError, schema: Mapping[str, Any]
 ) -> Finding:
-    """The gravest of what is wrong with the buckets; `schema` names those that photos may come from."""
+    """The worst problem of the buckets; `schema` has the names of the buckets that photos may come from."""
     if isinstance(bucket, GenerationError):
         return Finding("bucket", "failed", bucket.message, _fix(bucket))
     if bucket.public is not False:
         return Finding("bucket", "failed", f"{BUCKET} is public: anybody can read the photos", PRIVATE)
     if bucket.refusal:
-        return Finding("bucket", "failed", bucket.refusal, f"{INSTALL}: it repairs the bucket")
+        return Finding("bucket", "failed", bucket.refusal, f"{INSTALL}; it repairs the bucket")
     refused = schema.get("storageRefused")
     if refused:
-        said = f"an image was paid for and not kept ({refused.get('at')}): {refused.get('problem')}"
+        said = f"an image was paid for but not stored ({refused.get('at')}): {refused.get('problem')}"
         wait_until = refused.get("waitUntil")
         return Finding("bucket", "warning", said, RESUME.format(wait_until) if wait_until else NEXT_RUN)
     missing = await _missing(project, [name for name in schema.get("photoBuckets", ()) if name != BUCKET])
     if missing:
         names = ", ".join(missing)
-        said = f"photos may come from buckets that are not there: {names}"
-        mend = (
-            "create them in the dashboard (Storage, New bucket, not public); "
+        said = f"photos may come from buckets that do not exist: {names}"
+        fix = (
+            "create them in the dashboard (Storage, New bucket, not public), "
             f"or delete their rows from generation.photo_buckets ({names})"
         )
-        return Finding("bucket", "warning", said, mend)
-    return Finding("bucket", "ok", f"{BUCKET} is there, private, and takes what Gemini makes")
+        return Finding("bucket", "warning", said, fix)
+    return Finding("bucket", "ok", f"{BUCKET} exists, is private and accepts Gemini's images")
 
 
 async def _missing(project: Project, names: list[str]) -> list[str]:
-    """Those of the buckets that Storage says are not there."""
+    """Those of the buckets that do not exist."""
     found = await asyncio.gather(*(_is_missing(project, name) for name in names))
     return sorted(name for name, is_missing in zip(names, found, strict=True) if is_missing)
 
@@ -70,7 +70,7 @@ async def _is_missing(project: Project, name: str) -> bool:
     except Misconfigured as error:
         return error.code == "bucket_missing"
     except QueueUnavailable:
-        return False  # not known; the bucket of generated photos was answered for a moment ago
+        return False  # unknown; Storage answered for the bucket of generated photos a moment ago
     return False
 
 

@@ -1,4 +1,4 @@
-"""Whether a database clock that was ahead has left waits behind, as a finding of `check`. Pure."""
+"""The finding of `check` about retry times that the database's clock set while it was ahead. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import Any
 
 from worker.ops.finding import Finding
 
-MEND = (
-    "the next run moves what a wrong clock has set; what stays a person has set, and makes due: "
-    'update photo_generation_queue set "retryAt" = now() where "retryAt" > now() + interval \'49 hours\''
+FIX = (
+    "the next run corrects times that a wrong clock set; if some remain, somebody set them by hand. To make "
+    'these jobs due: update photo_generation_queue set "retryAt" = now() '
+    "where \"retryAt\" > now() + interval '49 hours'"
 )
 
 
 def clock_finding(stats: Mapping[str, Any] | None) -> Finding:
-    """Of the answer of `generation_queue_stats`."""
+    """The finding for an answer of `generation_queue_stats`."""
     if stats is None:
-        return Finding("clock", "skipped", "not looked at before the database answers")
+        return Finding("clock", "skipped", "not checked, since the database check failed")
     words = [each["words"] for each in stats["warnings"] if each["about"] == "clock"]
     if words:
-        return Finding("clock", "warning", "; ".join(words), MEND)
-    return Finding("clock", "ok", "nothing waits longer than it can")
+        return Finding("clock", "warning", "; ".join(words), FIX)
+    return Finding("clock", "ok", "no job or block waits longer than possible")

@@ -1,4 +1,4 @@
-"""The findings of `check` about Gemini's key and models, and about what the database warns of."""
+"""The findings of `check` about Gemini's key and models, and about their announced ends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from worker.settings import Settings
 
 TIMEOUT_SECONDS = 10.0
-GEMINI_KEY = "make a key at https://aistudio.google.com/apikey, set it as GEMINI_API_KEY and enable billing"
-AGREE = "to agree, set GEMINI_MODEL_NAME={}; to refuse, set GEMINI_MODEL_FALLBACK=off"
+GEMINI_KEY = "create a key at https://aistudio.google.com/apikey, set GEMINI_API_KEY to it and enable billing"
+AGREE = "to accept this, set GEMINI_MODEL_NAME={}; to prevent it, set GEMINI_MODEL_FALLBACK=off"
 CORRECT = "{}, or correct the date: python -m worker models set {} --ends DATE"
 
 
@@ -28,11 +28,12 @@ async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels)
     except ModelRetired as error:
         if settings.gemini_model_follows:
             return await _followed(gemini, settings, known, error)
-        why = "GEMINI_MODEL_FALLBACK is off" if settings.gemini_model_is_default else "you named it yourself"
+        default = settings.gemini_model_is_default
+        why = "GEMINI_MODEL_FALLBACK is off" if default else "GEMINI_MODEL_NAME names it"
         said = f"{error.message} Runs stop as misconfigured, since {why}."
         return Finding("gemini", "failed", said, hint_of(known, model, await listed_models(gemini)))
     except RateLimited as error:
-        return Finding("gemini", "warning", error.message, "wait: key and model are good")
+        return Finding("gemini", "warning", error.message, "wait; the key and the model are valid")
     except GenerationError as error:
         again = GEMINI_KEY if isinstance(error, Misconfigured) else "run the check again in a minute"
         return Finding("gemini", "failed", error.message, again)
@@ -43,7 +44,7 @@ async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels)
 
 
 async def _followed(gemini: Gemini, settings: Settings, known: KnownModels, error: ModelRetired) -> Finding:
-    """The model is gone: which one the worker changes over to by itself, and what that will cost."""
+    """The model is retired: the successor that the worker switches to, with its price."""
     tried: list[str] = []
     for successor in followed(settings, known):
         tried.append(successor)
@@ -52,17 +53,19 @@ async def _followed(gemini: Gemini, settings: Settings, known: KnownModels, erro
         except GenerationError:
             continue
         prices = known.costs(successor, error.model)
-        said = f"{error.message} The worker changes over to {successor} by itself: {prices}."
+        said = f"{error.message} The worker switches to {successor} by itself: {prices}."
         return Finding("gemini", "warning", said, AGREE.format(successor))
     gone = (
-        f"would change over to {', then '.join(tried)}, but Gemini has none" if tried else "has no successor"
+        f"The worker would switch to {' or '.join(tried)}, but Gemini does not have it"
+        if tried
+        else "No successor is known"
     )
-    said = f"{error.message} The worker {gone}."
+    said = f"{error.message} {gone}."
     return Finding("gemini", "failed", said, hint_of(known, error.model, await listed_models(gemini)))
 
 
 def followed(settings: Settings, known: KnownModels) -> list[str]:
-    """The models that a worker with these settings changes over to, one after the other."""
+    """The models that a worker with these settings switches to, in order of preference."""
     model, fallback = settings.gemini_model_name, settings.gemini_model_fallback
     if not settings.gemini_model_follows:
         return []
@@ -70,9 +73,9 @@ def followed(settings: Settings, known: KnownModels) -> list[str]:
 
 
 def models_finding(stats: Mapping[str, Any] | None, settings: Settings, known: KnownModels) -> Finding:
-    """Whether the announced end of a model in use, or of the one that the settings ask for, is near."""
+    """Warns if a model in use, or the configured one, is announced to end soon."""
     if stats is None:
-        return Finding("models", "skipped", "not looked at before the database answers")
+        return Finding("models", "skipped", "not checked, since the database check failed")
     words = {each["subject"]: each["words"] for each in stats["warnings"] if each["about"] == "model"}
     named = settings.gemini_model_name
     words |= {named: known.rows.get(named, {}).get("warning")}
@@ -85,15 +88,15 @@ def models_finding(stats: Mapping[str, Any] | None, settings: Settings, known: K
             "; ".join(near.values()),
             CORRECT.format(_change(model, settings, known), model),
         )
-    return Finding("models", "ok", "no announced end within 60 days of a model in use")
+    return Finding("models", "ok", "no model in use is announced to end within 60 days")
 
 
 def _change(model: str, settings: Settings, known: KnownModels) -> str:
-    """How to leave a model that ends."""
+    """How to replace a model that ends."""
     successor = known.rows.get(model, {}).get("expectedSuccessor")
     if not successor:
         return "choose another model (python -m worker models list) and set GEMINI_MODEL_NAME to it"
     change = f"set GEMINI_MODEL_NAME={successor}"
     if model in (settings.gemini_model_name, *followed(settings, known)) and settings.gemini_model_follows:
-        return f"the worker changes over by itself once Google has shut it down; to do it now, {change}"
+        return f"the worker switches by itself when Google shuts the model down; to switch now, {change}"
     return change

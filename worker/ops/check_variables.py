@@ -1,4 +1,4 @@
-"""The findings of `check` about variables that nothing reads, and that are named much like a setting."""
+"""The findings of `check` about misspelled environment variables: unused ones that resemble a setting."""
 
 from __future__ import annotations
 
@@ -10,25 +10,23 @@ from worker.ops.finding import Finding
 from worker.settings import InvalidSettings, OrderSettings, Settings
 
 ALIKE = 0.87
-"""How alike two names are that differ by a slip of the finger: `MAXJOBS` and `MAX_JOBS` are 0.93."""
+"""Similarity of two names that differ by a typo: `MAXJOBS` and `MAX_JOBS` have 0.93."""
 
 
 def misspelled_findings(env: Mapping[str, str]) -> list[Finding]:
-    """A warning for each variable that resembles a setting which is not set. Values are not looked at."""
+    """A warning for each variable whose name resembles an unset setting. Does not read the values."""
     settings = _settings_read_from(env)
     unset = sorted(name for name in settings if not env.get(name))
     meant = {given: _meant(given, unset) for given in sorted(env) if given not in settings}
     return [
-        Finding(
-            "settings", "warning", f"{given} is set, but nothing reads it", f"if you meant {name}, rename it"
-        )
+        Finding("settings", "warning", f"{given} is set, but not used", f"if you meant {name}, rename it")
         for given, name in meant.items()
         if name
     ]
 
 
 def _meant(given: str, settings: list[str]) -> str | None:
-    """The setting that a name resembles most: a slip of the finger away, or with a word left out."""
+    """The setting that a name resembles most: with a typo, or with a word missing."""
     words = given.split("_")
     alike = [(SequenceMatcher(None, given, name).ratio(), name) for name in settings if name[0] == given[0]]
     close = [
@@ -40,7 +38,7 @@ def _meant(given: str, settings: list[str]) -> str | None:
 
 
 def _settings_read_from(env: Mapping[str, str]) -> set[str]:
-    """The names of all variables that the two functions ask for."""
+    """The names of all variables that the two HTTP functions read."""
     recorded = _Recorded(env)
     with suppress(InvalidSettings):
         Settings.from_env(recorded, "worker")
@@ -50,7 +48,7 @@ def _settings_read_from(env: Mapping[str, str]) -> set[str]:
 
 
 class _Recorded(dict[str, str]):
-    """An environment that remembers what it was asked for."""
+    """An environment that records the names that are read."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(env)

@@ -1,6 +1,6 @@
-"""Google Cloud Run's admin API over REST: reads the deployed service, starts the job that drains a backlog.
+"""Cloud Run's admin API over REST: reads the deployed service, starts the job that drains a backlog.
 
-The one module that knows google-cloud-run; imports it only when it is asked, and never shows a value.
+The only module that uses google-cloud-run; imports it at the first call. Never shows values of variables.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ T = TypeVar("T")
 
 
 class CloudRunUnreadable(Exception):
-    """Cloud Run could not be asked; `mend` is the command that helps."""
+    """The call to Cloud Run failed; `fix` is what to do."""
 
-    def __init__(self, message: str, mend: str) -> None:
+    def __init__(self, message: str, fix: str) -> None:
         super().__init__(message)
         self.message = message
-        self.mend = mend
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Resource:
 
     @classmethod
     def parse(cls, text: str, kind: str) -> Resource:
-        """Raises ValueError if the text is not the full name of such a resource."""
+        """Raises ValueError if the text is not the full name of a resource of this kind."""
         found = FULL_NAME.fullmatch(text)
         if not found or found[3] != kind:
-            raise ValueError(f"projects/PROJECT/locations/REGION/{kind}/NAME is needed")
+            raise ValueError(f"must be projects/PROJECT/locations/REGION/{kind}/NAME")
         return cls(found[1], found[2], found[3], found[4])
 
     def __str__(self) -> str:
@@ -56,21 +56,21 @@ class Resource:
 
     @property
     def flags(self) -> str:
-        """What every gcloud command about it ends with."""
+        """The flags of gcloud commands for this resource."""
         return f"--region={self.region} --project={self.project}"
 
 
 def named_service(name: str | None, project: str | None, region: str | None) -> Resource | None:
-    """The service that these name together, None if they name none. Raises ValueError for half a name."""
+    """The service that these options name, None without any. Raises ValueError if some are missing."""
     if name is None and project is None and region is None:
         return None
     if name is not None and "/" in name:
         if project or region:
-            raise ValueError("--service with a full name says project and region itself")
+            raise ValueError("--service is a full name; leave out --project and --region")
     elif project and region:
         name = f"projects/{project}/locations/{region}/services/{name or SERVICE}"
     else:
-        raise ValueError("the service is named by --project and --region, or by --service with its full name")
+        raise ValueError("use --project and --region together, or --service with the full name")
     try:
         return Resource.parse(name, "services")
     except ValueError as exc:
@@ -79,9 +79,9 @@ def named_service(name: str | None, project: str | None, region: str | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """A service as it is deployed; what Cloud Run leaves to its default is 0 or empty.
+    """A service as it is deployed; values left to Cloud Run's default are 0 or empty.
 
-    `plain` holds the variables with their values, `from_secrets` names those that Secret Manager fills.
+    `plain` has the variables with plain values, `from_secrets` the names of those from Secret Manager.
     """
 
     resource: Resource
@@ -100,13 +100,13 @@ class Deployed:
 async def read_service(
     resource: Resource, credentials: Credentials | None = None, seconds: float = READ_SECONDS
 ) -> Deployed:
-    """The service as it is deployed now. Raises CloudRunUnreadable, also after `seconds`."""
+    """The service as it is deployed now. Raises CloudRunUnreadable on an error or after `seconds`."""
 
     def read() -> Deployed:
         from google.cloud import run_v2
 
         with run_v2.ServicesClient(transport="rest", credentials=credentials) as client:
-            # retry=None: the client would go on asking for minutes.
+            # retry=None: by default the client retries for minutes.
             return _deployed(resource, client.get_service(name=str(resource), timeout=seconds, retry=None))
 
     return await _ask(resource, read, seconds)
@@ -115,9 +115,9 @@ async def read_service(
 async def start_job(
     resource: Resource, tasks: int, credentials: Credentials | None = None, seconds: float = READ_SECONDS
 ) -> bool:
-    """Start an execution with so many tasks, unless the latest has not ended; whether it was started.
+    """Start an execution with this many tasks, unless the latest one still runs; returns whether it started.
 
-    Raises CloudRunUnreadable. Two who ask at the same moment may start two: the gate bounds both.
+    Raises CloudRunUnreadable. Two concurrent calls may start two executions, which the gate limits together.
     """
 
     def start() -> bool:
@@ -138,7 +138,7 @@ async def start_job(
 
 
 async def _ask(resource: Resource, ask: Callable[[], T], seconds: float) -> T:
-    """What `ask` returns, called beside the event loop, as are the imports (a quarter of a second)."""
+    """Call `ask` in a thread, since it blocks, as do its imports (a quarter of a second)."""
     try:
         async with asyncio.timeout(seconds):
             return await asyncio.to_thread(_translated, resource, ask)
@@ -147,7 +147,7 @@ async def _ask(resource: Resource, ask: Callable[[], T], seconds: float) -> T:
 
 
 def _translated(resource: Resource, ask: Callable[[], T]) -> T:
-    """What `ask` returns. Raises CloudRunUnreadable for whatever requests and Google's packages raise."""
+    """Call `ask`. Raises CloudRunUnreadable for all errors of requests and of Google's packages."""
     import requests
     from google.api_core.exceptions import Forbidden, GoogleAPIError, NotFound, Unauthenticated
     from google.auth.exceptions import GoogleAuthError, TransportError
@@ -157,18 +157,18 @@ def _translated(resource: Resource, ask: Callable[[], T]) -> T:
     except (TransportError, requests.RequestException) as exc:
         raise CloudRunUnreadable(SLOW, AGAIN) from exc
     except (GoogleAuthError, Unauthenticated) as exc:
-        mend = "gcloud auth application-default login"
-        raise CloudRunUnreadable("there are no Google credentials here that Cloud Run accepts", mend) from exc
+        fix = "gcloud auth application-default login"
+        raise CloudRunUnreadable("Cloud Run accepts no Google credentials of this machine", fix) from exc
     except Forbidden as exc:
-        mend = (
+        fix = (
             f"gcloud projects add-iam-policy-binding {resource.project} --role=roles/run.viewer "
             "--member=user:$(gcloud config get account) --condition=None; "
-            f"if that is not it: gcloud services enable run.googleapis.com --project={resource.project}"
+            f"if that does not help: gcloud services enable run.googleapis.com --project={resource.project}"
         )
-        raise CloudRunUnreadable(f"whoever asks here may not use {resource}", mend) from exc
+        raise CloudRunUnreadable(f"the Google account may not access {resource}", fix) from exc
     except NotFound as exc:
-        mend = f"gcloud run {resource.kind} list {resource.flags} (it shows what there is)"
-        raise CloudRunUnreadable(f"there is no {resource}", mend) from exc
+        fix = f"gcloud run {resource.kind} list {resource.flags} (lists those that exist)"
+        raise CloudRunUnreadable(f"{resource} does not exist", fix) from exc
     except GoogleAPIError as exc:
         code = getattr(exc, "code", None)
         raise CloudRunUnreadable(f"Cloud Run answered with an error ({code})", AGAIN) from exc
@@ -177,7 +177,7 @@ def _translated(resource: Resource, ask: Callable[[], T]) -> T:
 def _deployed(resource: Resource, service: run_v2.Service) -> Deployed:
     template = service.template
     containers = template.containers
-    # Only one container receives requests: the one with a port, or the only one.
+    # The container that receives requests is the one with a port, or the only one.
     container = next((each for each in containers if each.ports), containers[0] if containers else None)
     env = container.env if container else ()
     limits = container.resources.limits if container else {}

@@ -1,4 +1,4 @@
-"""The queue's health in words: what somebody on call wants to know first."""
+"""The queue's health in one sentence, for the operator on call."""
 
 from __future__ import annotations
 
@@ -15,57 +15,58 @@ Level = Literal["good", "busy", "attention", "trouble"]
 Stats = Mapping[str, Any]
 
 NOBODY_CAME_SECONDS = 300.0
-"""A clock calls every minute; with jobs due that nothing holds, five without a run are no coincidence."""
+"""A clock starts a run every minute. If jobs are due and none starts for this long, the clock has failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """How it is, in a word and in a sentence that says what to do if anything is to be done."""
+    """A level, and a sentence that says what is wrong and what to do."""
 
     level: Level
     words: str
 
     def as_json(self) -> dict[str, str]:
-        """The object of the HTTP answers."""
+        """The object in HTTP responses."""
         return {"level": self.level, "words": self.words}
 
 
 def health(stats: Stats) -> Health:
-    """The first of the questions that has an answer, from the worst to the best."""
+    """The first match of QUESTIONS, which are ordered from the worst to the best."""
     for ask in QUESTIONS:
         found = ask(stats)
         if found:
             return found
-    return Health("good", "All is well: nothing is due, nothing is stuck.")
+    return Health("good", "All is well: no job is due, no job is stuck.")
 
 
 def _misconfigured(stats: Stats) -> Health | None:
     run = stats["runs"]["lastFinished"]
     if not run or not (run["stopReason"] == "misconfigured" or _storage_lost(run)):
         return None
-    said = run["problem"] or "`python -m worker check` names the mend."
-    return Health("trouble", f"The last run could not work: {said}")
+    said = run["problem"] or "`python -m worker check` says how to fix it."
+    return Health("trouble", f"The last run failed: {said}")
 
 
 def _storage_lost(run: Mapping[str, Any]) -> bool:
-    """Whether the run stopped because an image that was paid for was not stored, or not recorded."""
+    """Whether the run stopped because a paid image could not be stored or recorded."""
     return run["stopReason"] == "queue_lost" and run["problem"] is not None
 
 
 def _nobody_came(stats: Stats) -> Health | None:
     idle = stats["runs"]["secondsSinceLast"]
     waited = min(stats["due"]["oldestSeconds"] or 0.0, math.inf if idle is None else idle)
-    # A run that finds the gate closed claims nothing, and so leaves no row to be seen by.
+    # With a closed gate (`heldBy`) runs claim nothing and leave no row, so their absence proves nothing.
     if waited < NOBODY_CAME_SECONDS or stats["runs"]["active"] or stats["heldBy"]:
         return None
     since = f"for {duration(idle)}" if idle is not None else "yet"
-    return Health("trouble", f"Jobs are due, but no run has come {since}: is the clock on?")
+    words = f"Jobs are due, but no run has started {since}: check that the clock"
+    return Health("trouble", f"{words} (Cloud Scheduler or pg_cron) is running.")
 
 
 def _never_came(stats: Stats) -> Health | None:
     if stats["runs"]["secondsSinceLast"] is not None:
         return None
-    words = "No run has ever come: set up a clock (docs/deploy.md), or make one run with"
+    words = "No run has started yet: set up a clock (docs/deploy.md), or start one run with"
     return Health("attention", f"{words} `python -m worker tick`.")
 
 
@@ -74,20 +75,22 @@ def _paused(stats: Stats) -> Health | None:
         return None
     reason = stats["gate"]["pauseReason"]
     why = f" ({reason})" if reason else ""
-    return Health("attention", f"Paused{why}: nothing starts until it is resumed.")
+    return Health("attention", f"Paused{why}: no image starts until `gate resume`.")
 
 
 def _reported(stats: Stats) -> Health | None:
-    """What the last run could not do although it went on: jobs wait for it."""
+    """A problem that made jobs of the last run wait, but did not stop the run."""
     run = stats["runs"]["lastFinished"]
-    return Health("attention", f"The last run says: {run['problem']}") if run and run["problem"] else None
+    return Health("attention", f"The last run reports: {run['problem']}") if run and run["problem"] else None
 
 
 def _stale(stats: Stats) -> Health | None:
     stale = stats["stale"]
     if not stale:
         return None
-    return Health("attention", f"{count(stale, 'job')} of dead workers: the next run takes them back.")
+    if stale == 1:
+        return Health("attention", "1 job's worker died; the next run will pick it up.")
+    return Health("attention", f"The workers of {stale} jobs died; the next run will pick them up.")
 
 
 def _failing(stats: Stats) -> Health | None:
@@ -95,36 +98,38 @@ def _failing(stats: Stats) -> Health | None:
     if day["failed"] < 3 or day["failed"] < 0.2 * (day["failed"] + day["completed"]):
         return None
     worst = max(day["failuresByCode"].items(), key=lambda pair: pair[1])[0]
-    words = f"{count(day['failed'], 'job')} failed within a day, {day['completed']} were completed"
-    return Health("attention", f"{words}; most for {worst}.")
+    words = f"In the last 24 hours {count(day['failed'], 'job')} failed and {day['completed']} completed"
+    return Health("attention", f"{words}; most failed with {worst}.")
 
 
 def _capped(stats: Stats) -> Health | None:
     held = _held_jobs(stats, "daily_cap")
     if not held:
         return None
-    words = f"The daily cap is used up ({cap_used(stats['gate'])}): {count(held, 'job')} waiting for midnight"
-    return Health("attention", f"{words} in California, or for `gate set` to raise it.")
+    words = (
+        f"The daily cap is reached ({cap_used(stats['gate'])}): {_waits(held)} until midnight in California"
+    )
+    return Health("attention", f"{words}, or until `gate set` raises the cap.")
 
 
 def _out_of_quota(stats: Stats) -> Health | None:
     held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
     if not held or seconds < LONG_BLOCK_SECONDS:
         return None
-    words = f"Gemini's quota is used up for another {duration(seconds)}: {count(held, 'job')} waiting for it"
-    return Health("attention", f"{words}; once Google has raised it, `gate resume` ends the block.")
+    words = f"Gemini's quota is used up: {_waits(held)} for another {duration(seconds)}"
+    return Health("attention", f"{words}. If Google raises the quota, `gate resume` ends the wait.")
 
 
 def _blocked(stats: Stats) -> Health | None:
     held, seconds = _held_jobs(stats, "rate_limited"), _blocked_seconds(stats)
     if not held:
         return None
-    until = f", for another {duration(seconds)}" if seconds else ""
-    return Health("busy", f"{count(held, 'job')} waiting for Gemini's quota{until}.")
+    until = f" for another {duration(seconds)}" if seconds else ""
+    return Health("busy", f"{_waits(held)} for Gemini's quota{until}.")
 
 
 def _held_jobs(stats: Stats, by: str) -> int:
-    """How many jobs this holds; none where something else does, or nothing."""
+    """How many jobs wait for this reason; 0 if the queue is held for another reason, or not at all."""
     if stats["heldBy"] != by:
         return 0
     return int(max(stats["due"]["jobs"], stats["ready"] + stats["rateLimited"]))
@@ -137,12 +142,12 @@ def _blocked_seconds(stats: Stats) -> float:
 def _working(stats: Stats) -> Health | None:
     working, ready = stats["processing"], stats["ready"]
     if working:
-        return Health("busy", f"{count(working, 'job')} being made, {ready} more ready.")
+        return Health("busy", f"{count(working, 'job')} in progress, {ready} more ready.")
     if ready:
         return Health("busy", f"{count(ready, 'job')} ready for the next run.")
     waiting = stats["waiting"] + stats["rateLimited"]
     if waiting:
-        return Health("good", f"Nothing is due; {count(waiting, 'job')} waiting for another try.")
+        return Health("good", f"No job is due; {_waits(waiting)} for a retry.")
     return None
 
 
@@ -162,13 +167,17 @@ QUESTIONS: tuple[Callable[[Stats], Health | None], ...] = (
 
 
 def unreachable(error: QueueUnavailable) -> str:
-    """What to say instead of a verdict while there are no numbers."""
-    return f"The database cannot be reached ({error.message}); asking again."
+    """The sentence to show while the database does not answer."""
+    return f"The database cannot be reached ({error.message}); retrying."
 
 
 def count(number: int, noun: str) -> str:
     """`1 job`, `2 jobs`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _waits(jobs: int) -> str:
+    return "1 job waits" if jobs == 1 else f"{jobs} jobs wait"
 
 
 def duration(seconds: float) -> str:

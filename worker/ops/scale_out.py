@@ -1,4 +1,4 @@
-"""Starts the Cloud Run job that drains a backlog, when a run of the HTTP function leaves a large one."""
+"""Starts the Cloud Run job that drains the backlog, if a run of the HTTP function leaves a large one."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 LEFT_WORK = ("budget", "max_jobs")
-"""Only such runs ended with more to do and a gate that lets start; for all others nothing is asked."""
+"""Stop reasons of runs that may have left due jobs although the gate is open. Other runs start no job."""
 
 LONGEST_SECONDS = 4.0
 
 
 class Queue(Protocol):
-    """Who knows the backlog."""
+    """Reads the backlog."""
 
     async def rpc(self, name: str, params: Mapping[str, Any], within: float) -> Any: ...
 
 
 class ScaleOut:
-    """Looks after a run whether its job should be started; never raises, and never makes an answer late."""
+    """Decides after a run whether to start the job; never raises, and never delays the response too long."""
 
     def __init__(self, settings: Settings, queue: Queue, credentials: Credentials | None = None) -> None:
         self._settings = settings
@@ -34,20 +34,20 @@ class ScaleOut:
         self._credentials = credentials
 
     async def after(self, summary: Mapping[str, Any]) -> None:
-        """Start the job if the run left more jobs ready than the threshold; failures are only logged."""
+        """Start the job if more jobs are ready than DRAIN_JOB_BACKLOG; failures are only logged."""
         job = self._settings.drain_job
         if job is None or summary["stopReason"] not in LEFT_WORK:
             return
-        # Half of what is left, the rest is the answer's: 2.5 s after a run that used its whole budget.
+        # Half of the remaining time (2.5 s if the run used its whole budget); the response needs the rest.
         left = self._settings.invocation_timeout_seconds - summary["durationSeconds"]
-        seconds = min(left / 2, LONGEST_SECONDS) / 2  # for each of two questions
+        seconds = min(left / 2, LONGEST_SECONDS) / 2  # for each of the two calls
         if seconds <= 0:
             return
         try:
             await self._look(Resource.parse(job, "jobs"), seconds)
         except (CloudRunUnreadable, GenerationError) as exc:
             log.event("drain_job_not_started", level="error", drain_job=job, reason=exc.message)
-        except Exception:  # noqa: BLE001 - the run is done and its answer must leave, whatever happens here
+        except Exception:  # noqa: BLE001 - the run is done, and its response must be sent in any case
             log.event("drain_job_not_started", level="error", drain_job=job, exc_info=True)
 
     async def _look(self, job: Resource, seconds: float) -> None:

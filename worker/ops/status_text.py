@@ -1,4 +1,4 @@
-"""The answers of the database as text for people: the queue's numbers, and the findings of a check. Pure."""
+"""Formats the queue's numbers and the findings of `check` as text. Pure."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def queue_table(stats: Mapping[str, Any]) -> str:
     oldest, tried = stats["oldestReadySeconds"], stats["nextTrySeconds"]
     failures = ", ".join(f"{code} {count}" for code, count in sorted(day["failuresByCode"].items()))
     rows = [
-        ("ready", stats["ready"], f"the oldest for {duration(oldest)}" if oldest is not None else ""),
+        ("ready", stats["ready"], f"oldest: {duration(oldest)}" if oldest is not None else ""),
         ("waiting", stats["waiting"], next_try(tried["waiting"])),
         ("rate limited", stats["rateLimited"], next_try(tried["rateLimited"])),
         ("processing", stats["processing"], ""),
         (
             "stale",
             stats["stale"],
-            "their worker died; the next run takes them back" if stats["stale"] else "",
+            "the worker died; the next run will pick them up" if stats["stale"] else "",
         ),
         ("last 24 hours", None, ""),
         ("completed", day["completed"], ""),
@@ -41,7 +41,7 @@ def queue_table(stats: Mapping[str, Any]) -> str:
 
 
 def next_try(seconds: float | None) -> str:
-    """When the first of the jobs that wait is tried again; nothing where none waits."""
+    """When the first waiting job is retried; empty if none waits."""
     return "" if seconds is None else f"next try in {duration(seconds)}"
 
 
@@ -55,20 +55,20 @@ def _row(name: str, count: int | None, note: str) -> str:
 
 def _last_run(last: Mapping[str, Any] | None) -> str:
     if last is None:
-        return "no run has come yet"
-    started = f"last run (one that found nothing to do is not shown)\n  started at {last['startedAt']}"
+        return "no run has started yet"
+    started = f"last run (idle runs are not shown)\n  started at {last['startedAt']}"
     if last["finishedAt"] is None:
-        return f"{started}\n  not finished: still working, or its worker died"
+        return f"{started}\n  not finished: still running, or its worker died"
     return f"{started}\n  finished at {last['finishedAt']}: {stopped(last)}"
 
 
 def stopped(last: Mapping[str, Any]) -> str:
-    """Why a run ended, and what there is to mend."""
+    """Why a run ended, and what to fix."""
     return f"{last['stopReason']}: {last['problem']}" if last["problem"] else str(last["stopReason"])
 
 
 def duration(seconds: float) -> str:
-    """The two largest units of a time: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """A duration in its two largest units: `45 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     whole = round(seconds)
     for size, unit, smaller, smaller_unit in (
         (86_400, "d", 3600, "h"),
@@ -84,33 +84,33 @@ def gate_table(gate: Mapping[str, Any]) -> str:
     """The answer of `generation_gate` as a table."""
     lines = [_gate_line(each) for each in gate["gates"]]
     if not lines:
-        lines.append("no call has been made yet; a model may start 60 a minute until told otherwise")
+        lines.append("no image has started yet; the default rate is 60 starts per minute and model")
     if gate["pausedAt"]:
         lines.insert(0, f"PAUSED since {gate['pausedAt']}: {gate['pauseReason'] or 'no reason given'}")
     images, dollars = gate["imagesPerDay"], gate["dollarsPerDay"]
     allowed = "spent, no cap in dollars" if dollars is None else f"of ${float(dollars):.2f} spent"
     spent = f"today: at most ${float(gate['spentToday']):.2f} {allowed}"
-    lines.append(f"{spent}; images a day: {'no cap' if images is None else images}")
+    lines.append(f"{spent}; images per day: {'no cap' if images is None else images}")
     lines.append(_user_line(gate))
-    age = f"a job waits at most {gate['maxAgeHours']:g} hours for a quota"
+    age = f"a job waits at most {gate['maxAgeHours']:g} hours for quota"
     lines.append(f"runs: {gate['runs']} of {gate['maxRuns']}; {age}")
     lines.append(f"anonymous users may {'' if gate['allowAnonymous'] else 'not '}order")
     return "\n".join(lines)
 
 
 def _user_line(gate: Mapping[str, Any]) -> str:
-    """What one signed-in user may order; what all daily limits together come to at the present price."""
+    """The limits of one signed-in user, and how many images the daily ones allow at the present price."""
     queued, images, dollars = gate["userImagesQueued"], gate["userImagesPerDay"], gate["userDollarsPerDay"]
     waiting = "any number of images" if queued is None else f"{queued} images"
     daily = [] if images is None else [f"{images} images"]
     daily += [] if dollars is None else [f"${float(dollars):.2f}"]
     allowed = gate["userImagesAllowed"]
     now = "" if allowed is None else f" (now {int(allowed)} images)"
-    return f"each user: {waiting} waiting; {' or '.join(daily) or 'no limit'} a day{now}"
+    return f"each user: {waiting} waiting; {' or '.join(daily) or 'no limit'} per day{now}"
 
 
 def cap_used(gate: Mapping[str, Any]) -> str:
-    """What today has used of each daily cap there is: `$20.00 of $20.00`, `500 of 500 images`."""
+    """The used part of each daily cap: `$20.00 of $20.00`, `500 of 500 images`."""
     used = []
     if gate["dollarsPerDay"] is not None:
         used.append(f"${float(gate['spentToday']):.2f} of ${float(gate['dollarsPerDay']):.2f}")
@@ -125,7 +125,7 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
     if gate["burst"] > 1:
         line += f", burst {gate['burst']}"
     if gate["learnedRate"] is not None:
-        how = "Gemini stated it" if gate["learnedFrom"] == "stated" else "after 429s without a value"
+        how = "stated by Gemini" if gate["learnedFrom"] == "stated" else "lowered after 429s"
         line += f"; {gate['allowed']:g} allowed ({how})"
     if gate["closedBy"]:
         line += f"; closed by {CLOSED_BY[gate['closedBy']]}"
@@ -135,12 +135,12 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
 
 
 def models_table(models: Sequence[Mapping[str, Any]]) -> str:
-    """The models of `generation_models`, a line each."""
+    """The models of `generation_models`, one line each."""
     return "\n".join(_model_line(model) for model in models)
 
 
 def hosts_table(hosts: Sequence[str], own: str | None) -> str:
-    """The hosts of `generation_photo_hosts`, a line each; `own` is this project's."""
+    """The hosts of `generation_photo_hosts`, one line each; `own` is this project's host."""
     notes = {"*": " (any public host)", own: " (this project's own)"}
     lines = [host + notes.get(host, "") for host in hosts]
     none = (
@@ -157,25 +157,25 @@ def _model_line(model: Mapping[str, Any]) -> str:
     if model["announcedEnd"]:
         line += f"; {'ends' if model['endsInDays'] >= 0 else 'ended'} {model['announcedEnd']}"
     if model["retiredSince"]:
-        line += f"; answers 404 since {model['retiredSince'][:10]}"
+        line += f"; Google answers 404 since {model['retiredSince'][:10]}"
     if model["expectedSuccessor"]:
-        line += f"; then {model['expectedSuccessor']}"
+        line += f"; successor {model['expectedSuccessor']}"
     return line + ("; in use" if model["inUse"] else "")
 
 
 def warning_lines(stats: Mapping[str, Any]) -> list[str]:
-    """What the database warns of, a line each."""
+    """The database's warnings, one line each."""
     return [f"warning: {each['words']}" for each in stats["warnings"]]
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
-    """The findings of a check, each with its mend below it, and the verdict."""
+    """The findings of a check, each with its fix below it, and the verdict."""
     lines = []
     width = max(len(finding.name) for finding in findings) + 1
     for finding in findings:
         lines.append(f"{finding.state:<8} {finding.name:<{width}} {finding.message}")
-        if finding.mend:
-            lines.append(f"{'':<8} {'':<{width}} mend: {finding.mend}")
+        if finding.fix:
+            lines.append(f"{'':<8} {'':<{width}} fix: {finding.fix}")
     return "\n".join([*lines, _verdict(findings)])
 
 
@@ -183,4 +183,4 @@ def _verdict(findings: Sequence[Finding]) -> str:
     if not passed(findings):
         return "The worker cannot work yet."
     held = any(finding.name == "gate" and finding.state == "warning" for finding in findings)
-    return "The worker can work, but nothing starts now: see gate." if held else "The worker can work."
+    return "The worker can work, but no image can start now: see gate." if held else "The worker can work."

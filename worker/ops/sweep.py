@@ -1,6 +1,6 @@
-"""The sweep: rids Storage of what no row tells of, and empties the folders of erased users.
+"""The sweep: removes orphaned objects (stored, but without a row) and empties the folders of erased users.
 
-Bounded in time and jobs; what it could not do is done by the next one. Never removes what has a row.
+Limited in time and jobs; the next sweep does the rest. Never removes an object that has a row.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from worker.supabase.folders import Page, StoredObject
 from worker.supabase.storage import OBJECT_NAME
 
 SWEEP_SECONDS = 60.0
-"""The longest sweep. A third of the time for which the database keeps a retried job from being claimed
-(sql/76_sweep.sql), so that even a removal whose answer we gave up on is long over by then."""
+"""The longest sweep. The database does not hand out a retried job for three times as long (sql/76_sweep.sql),
+so that even a removal that timed out here has ended by then."""
 
 SWEEP_JOBS = 500
 CHUNK_JOBS = 20
-"""Jobs asked for at once; what a sweep that dies keeps others from for three minutes."""
+"""Jobs per call. If a sweep dies, these are blocked for other sweeps for three minutes."""
 
 LISTINGS_AT_A_TIME = 8
 CALL_SECONDS = 20.0
 SETTLE_SECONDS = 5.0
-"""Kept at the end, to tell the database what was swept."""
+"""Reserved at the end for recording the swept jobs in the database."""
 
 
 class Queue(Protocol):
-    """The database's functions by name."""
+    """Calls a database function by its name."""
 
     async def rpc(self, function: str, params: Mapping[str, Any], within: float) -> Mapping[str, Any]: ...
 
 
 class Folders(Protocol):
-    """Where the objects lie."""
+    """Lists and removes stored objects."""
 
     async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page: ...
 
@@ -47,7 +47,7 @@ class Folders(Protocol):
 
 @dataclass(slots=True)
 class Swept:
-    """What a sweep did; `more` says that it ended before it ran out of work."""
+    """What a sweep did; `more` says that there is more to sweep."""
 
     jobs: int = 0
     objects: int = 0
@@ -57,7 +57,7 @@ class Swept:
     more: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        """For callers."""
+        """The sweep's JSON."""
         return {
             "jobsSwept": self.jobs,
             "objectsRemoved": self.objects,
@@ -69,7 +69,7 @@ class Swept:
 
 
 class Sweep:
-    """One sweep of at most `seconds`. Make one, use it once; `stopping` ends it early, without harm."""
+    """One sweep of at most `seconds`. Use each object once. Setting `stopping` ends it early and safely."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Sweep:
 
     async def run(self, limit: int) -> dict[str, Any]:
         """Sweep up to `limit` jobs, erased users first. Raises QueueUnavailable and Misconfigured."""
-        # They may be large: no more than half of the time, so that no user keeps all others' folders waiting.
+        # Erased users may have many objects. They get half of the time, so that the jobs are swept as well.
         self._until = (self._began + self._work_until) / 2
         await self._sweep_erasures()
         self._until = self._work_until
@@ -101,7 +101,7 @@ class Sweep:
         return self._told()
 
     async def empty(self, folder: str) -> dict[str, Any]:
-        """Empty the folder of one erased user now, as far as the time goes."""
+        """Empty the folder of one erased user now, as far as the time allows."""
         await self._erase(folder)
         return self._told()
 
@@ -133,7 +133,7 @@ class Sweep:
             raise self._problem
 
     async def _sweep_job(self, job: Mapping[str, Any]) -> bool:
-        """Remove a job's strays; whether that was done."""
+        """Remove a job's orphaned objects; returns whether that succeeded."""
         recorded = frozenset(job["recorded"])
         async with self._places:
             try:
@@ -148,7 +148,7 @@ class Sweep:
         return True
 
     async def _listed(self, folder: str) -> list[StoredObject]:
-        """Every object of a folder; nothing is removed between its pages, so that none is skipped."""
+        """All objects of a folder. Reads all pages before any removal, which would shift the next page."""
         found: list[StoredObject] = []
         offset: int | None = 0
         while offset is not None:
@@ -175,7 +175,7 @@ class Sweep:
         self._done.erasures += bool(answer["done"])
 
     async def _clear(self, folder: str) -> bool:
-        """Remove everything below a folder; whether nothing was left at the last look."""
+        """Remove all objects below a folder; returns whether it was empty at the last listing."""
         while True:
             page = await self._folders.page(folder, 0, self._remaining())
             if not page.objects and not page.folders:
@@ -185,7 +185,7 @@ class Sweep:
             for inner in page.folders:
                 await self._clear(inner)
             if self._done.objects == before:
-                return False  # what is listed cannot be removed
+                return False  # the listed objects cannot be removed
 
     async def _remove(self, objects: Sequence[StoredObject]) -> None:
         if objects:
@@ -194,7 +194,7 @@ class Sweep:
             self._done.size_bytes += sum(each.size_bytes for each in removed)
 
     def _failed(self, error: GenerationError, job: int | None = None) -> None:
-        """It stays to be done; that the time was up is no failure."""
+        """Leave the rest to the next sweep; count a failure unless the time was up."""
         self._done.more = True
         if isinstance(error, Misconfigured):
             self._problem = error
@@ -212,7 +212,7 @@ class Sweep:
         return self._stopping.is_set() or self._monotonic() >= self._until
 
     def _remaining(self, until: float | None = None) -> float:
-        """Seconds a call may take; raises QueueUnavailable when there are none."""
+        """Seconds that a call may take. Raises QueueUnavailable if none are left."""
         seconds = (self._until if until is None else until) - self._monotonic()
         if seconds <= 0:
             raise QueueUnavailable("timeout", "the sweep's time is up")
@@ -220,6 +220,6 @@ class Sweep:
 
 
 def _is_stray(path: str, folder: str, recorded: frozenset[str]) -> bool:
-    """Whether an object lies in the job's own folder, is named as a worker names one, and has no row."""
+    """Whether an object is in the job's own folder, has a worker's kind of name, and has no row."""
     inside, _, name = path.rpartition("/")
     return inside == folder and path not in recorded and OBJECT_NAME.fullmatch(name) is not None
