@@ -1,6 +1,6 @@
-"""The HTTP functions, as functions-framework finds them: process_generation_queue and generate_images.
+"""The HTTP functions for functions-framework: process_generation_queue and generate_images.
 
-The server imports this module before it forks its workers, so importing it opens nothing and cannot fail.
+The server imports this module before it forks its workers, so the import opens no connection and cannot fail.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ if TYPE_CHECKING:
     from worker.app import Application
     from worker.settings import Settings
 
-# Nobody here wants a WebSocket, and a POST that asks to become one would never be answered (uvicorn 0.54 with
-# websockets 15): without them it is answered like any other.
+# Without WebSockets, since uvicorn 0.54 with websockets 15 never answers a POST that asks for an upgrade.
 UvicornWorker.CONFIG_KWARGS["ws"] = "none"
 UvicornWorker.CONFIG_KWARGS["http"] = BoundedConnection
 
 
 @functions_framework.aio.http
 async def process_generation_queue(request: Request) -> Response:
-    """Work the queue off for one invocation and answer with the run's summary."""
+    """Do one run and return its summary; other paths are in `worker.http.process`."""
     return await process_queue(request, lambda: _open().queue)
 
 
 @functions_framework.aio.http
 async def generate_images(request: Request) -> Response:
-    """Enqueue an order for the person whose Supabase token comes with it."""
+    """Enqueue an order for the user of the request's Supabase token."""
     return await take_order(request, _orders)
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """What outlives a request: the application, and the guard with its certificates."""
+    """What is kept between requests: the application, and the guard with its cached certificates."""
 
     application: Application
     queue: QueueFunction
@@ -58,8 +57,8 @@ _opened: _Opened | None = None
 
 
 def _open() -> _Opened:
-    """Open the application at the first request of this process, and again if it has changed (a new loop)."""
-    global _opened  # the server gives a function no place of its own to keep things in
+    """Open the application at the first request of this process, and again for a new event loop."""
+    global _opened  # functions-framework has no other place for state between requests
     application = _application()
     if _opened is None or _opened.application is not application:
         settings = application.settings
@@ -102,8 +101,8 @@ def _settings_read() -> Iterator[None]:
         raise RequestRefused(
             500,
             "misconfigured",
-            "the worker's settings are not complete or do not fit together",
-            "the log names each of them",
+            "the worker's settings are incomplete or inconsistent",
+            "see the log, which lists each problem",
         ) from exc
 
 

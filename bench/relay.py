@@ -28,7 +28,7 @@ class Relay:
         self.url = ""
 
     async def __aenter__(self) -> Self:
-        self.mend()
+        self.repair()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
@@ -44,7 +44,7 @@ class Relay:
         self._fault, self._path = fault, path.encode()
         self._sound.clear()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Forward again, also what was held back."""
         self._fault = None
         self._sound.set()

@@ -179,7 +179,7 @@ class Trials:
         trouble.cancel()
         run.cancel()
         relay.hang_up()
-        relay.mend()
+        relay.repair()
         worker.stopping.clear()  # the next run stands for one of a new process
         reason, useful = self._told(run, began)
         return Result(plan, seconds, useful, self._stood_still_seconds(began), stopped, reason)
@@ -223,4 +223,4 @@ async def _meddle(relay: Relay, trouble: Trouble | None) -> None:
     relay.begin(trouble.fault, trouble.path)
     if trouble.lasts_seconds is not None:
         await asyncio.sleep(trouble.lasts_seconds)
-        relay.mend()
+        relay.repair()

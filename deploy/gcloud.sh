@@ -23,7 +23,7 @@ quoted() {
 look() {
   say "\$ $(quoted "$@")"
   gcloud "$@" </dev/null || fail 'That command failed; Google says why above.' \
-    'Mend it and run this again: what is done stays done.'
+    'Fix it and run this again; completed steps stay completed.'
 }
 
 # Reads if the API is among the `enabled`, else nothing can be there: look_with API COMMAND…
@@ -39,7 +39,7 @@ run() {
   fi
   say "\$ $(quoted "$@")"
   gcloud "$@" </dev/null >/dev/null || fail 'That command failed; Google says why above.' \
-    'Mend it and run this again: what is done stays done.'
+    'Fix it and run this again; completed steps stay completed.'
 }
 
 # A right for an account that may have been made seconds ago: for about a minute Google may not know it everywhere.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # install.sh python|npm: installs one half of what the Makefile's targets need, from the root of the clone.
-# When something is missing it says what, and how to mend it.
+# When something is missing it says what, and how to fix it.
 set -eu
 
 fail() {

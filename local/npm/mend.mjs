@@ -29,7 +29,7 @@ http.Server.prototype.emit = function (event, request, response) {
   allow(request, response);
   if (request.method === "OPTIONS") return response.writeHead(204).end();
   if (request.method === "GET") request.url = request.url.replace(AUTHENTICATED, "$1");
-  if (request.method === "POST" && SIGN.test(request.url)) mend(response);
+  if (request.method === "POST" && SIGN.test(request.url)) fixSignedUrl(response);
   return emit.apply(this, arguments);
 };
 
@@ -39,7 +39,7 @@ function allow(request, response) {
   response.setHeader("access-control-allow-headers", request.headers["access-control-request-headers"] ?? "*");
 }
 
-function mend(response) {
+function fixSignedUrl(response) {
   const { writeHead, end } = response;
   const chunks = [];
   let status, headers;

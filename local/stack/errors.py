@@ -1,10 +1,10 @@
-"""What the local stack raises: one error that says what happened and how to mend it."""
+"""What the local stack raises: one error that says what happened and how to fix it."""
 
 
 class StackError(Exception):
     """The stack cannot start or go on; the text says what happened, what the log said, and what to do."""
 
-    def __init__(self, happened: str, mend: str, log: str = "") -> None:
-        self.happened, self.mend, self.log = happened, mend, log
+    def __init__(self, happened: str, fix: str, log: str = "") -> None:
+        self.happened, self.fix, self.log = happened, fix, log
         said = f"\n{log.rstrip()}\n" if log.strip() else " "
-        super().__init__(f"{happened}{said}{mend}")
+        super().__init__(f"{happened}{said}{fix}")

@@ -78,10 +78,10 @@ def main(owner: str, signal_number: str, user: str, folder: str, *command: str) 
         try:
             step(path)
         except OSError as error:
-            mend = (
+            fix = (
                 "Keep the clone where every user may go, or run it as a user other than root." if user else ""
             )
-            sys.exit(f"{user or 'this user'} cannot reach {path}: {error.strerror}. {mend}")
+            sys.exit(f"{user or 'this user'} cannot reach {path}: {error.strerror}. {fix}")
     os.execv(command[0], command)
 
 

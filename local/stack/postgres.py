@@ -21,7 +21,7 @@ UNDURABLE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 SETTINGS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "timezone=UTC", "log_timezone=UTC")
 LAST = signal.SIGINT  # fast shutdown: open transactions are rolled back, a checkpoint is written
 START_ATTEMPTS = 3
-MEND = "If the data is of no value, `make clean` starts afresh."
+FIX = "If the data is of no value, `make clean` starts afresh."
 
 
 def package(name: str) -> Path:
@@ -123,7 +123,7 @@ class Postgres:
         environment |= {"PGOPTIONS": "-c client_min_messages=warning"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:
-            raise StackError("PostgreSQL refused:", "Mend the SQL and apply it again.", done.stderr)
+            raise StackError("PostgreSQL refused:", "Fix the SQL and apply it again.", done.stderr)
         return done.stdout.rstrip("\n")
 
     def _initialise(self) -> None:
@@ -136,8 +136,8 @@ class Postgres:
             for path in (new, password) if self._user else ():
                 shutil.chown(path, self._user)
         except OSError as error:
-            mend = "Choose another folder, or run as a user other than root."
-            raise StackError(f"Cannot prepare {new}: {error.strerror}.", mend) from error
+            fix = "Choose another folder, or run as a user other than root."
+            raise StackError(f"Cannot prepare {new}: {error.strerror}.", fix) from error
         options = ["--username=postgres", "--auth=scram-sha-256", f"--pwfile={password}", "--encoding=UTF8"]
         options += ["--locale=C.UTF-8", "--no-instructions", *([] if self.durable else ["--no-sync"])]
         command = launched(
@@ -146,7 +146,7 @@ class Postgres:
         done = subprocess.run(command, capture_output=True, text=True, pass_fds=self.folder.lock_fds)
         password.unlink()
         if done.returncode:
-            raise StackError("initdb failed:", "Mend what it names and start again.", done.stderr)
+            raise StackError("initdb failed:", "Fix what it names and start again.", done.stderr)
         new.rename(self.data)
 
     def _serve(self, attempts: int) -> None:
@@ -159,7 +159,7 @@ class Postgres:
         process = Process("postgres", command, self.folder, last_signal=LAST, user=self._user)
         self._process = process
         try:
-            process.wait_until(self._is_ready, MEND)
+            process.wait_until(self._is_ready, FIX)
         except StackError:
             if process.is_running or port_is_free(self.port) or attempts == 1:
                 raise

@@ -72,17 +72,17 @@ class Process:
             log.seek(self._log_start)
             return "\n".join(log.read().decode(errors="replace").splitlines()[-TAIL_LINES:])
 
-    def wait_until(self, is_ready: Callable[[], bool], mend: str, seconds: float = 60.0) -> None:
+    def wait_until(self, is_ready: Callable[[], bool], fix: str, seconds: float = 60.0) -> None:
         """Waits until it is ready; `StackError` with the end of its log if it ends or takes too long."""
         deadline = time.monotonic() + seconds
         while not is_ready():
             if not self.is_running:
                 raise StackError(
-                    f"{self.name} ended with {self._child.returncode} ({self.log}):", mend, self.tail()
+                    f"{self.name} ended with {self._child.returncode} ({self.log}):", fix, self.tail()
                 )
             if time.monotonic() > deadline:
                 raise StackError(
-                    f"{self.name} is not ready after {seconds:.0f} s ({self.log}):", mend, self.tail()
+                    f"{self.name} is not ready after {seconds:.0f} s ({self.log}):", fix, self.tail()
                 )
             time.sleep(0.02)
 

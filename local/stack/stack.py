@@ -130,8 +130,8 @@ class Stack:
         try:
             self.postgres.apply(files)
         except StackError as error:
-            mend = "Mend the SQL. If the data was made by older SQL, `make clean` starts afresh."
-            raise StackError("The project's SQL could not be applied:", mend, error.log) from error
+            fix = "Fix the SQL. If the data was made by older SQL, `make clean` starts afresh."
+            raise StackError("The project's SQL could not be applied:", fix, error.log) from error
         self.psql(f"comment on database postgres is '{_digest(files)}'")
 
 

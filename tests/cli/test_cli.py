@@ -23,13 +23,13 @@ NOBODY = {"SUPABASE_URL": "http://127.0.0.1:9"}
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command's help has an example of itself, says what one will see, and lists the exit codes."""
+    """Every command's help has an example of itself, says what it prints, and lists the exit codes."""
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0
     assert f"python -m worker {command}" in shown.partition("example:")[2]
-    assert "you will see" in shown
+    assert "\noutput: " in shown
     assert "exit codes:\n  0" in shown
     assert max(map(len, shown.splitlines())) <= 110
 
@@ -116,7 +116,7 @@ async def test_supabase_unreachable(cli: CommandLine) -> None:
         done = await cli.call(*command, stdin=b"{}", env=NOBODY)
         said = done.complained(1)
         assert "error: " in said and "python -m worker " in said
-    assert "may have been taken" in said
+    assert "may be enqueued nevertheless" in said
 
 
 async def test_settings_are_listed_at_once(cli: CommandLine) -> None:
@@ -228,7 +228,7 @@ async def test_refusals_come_with_their_hint(cli: CommandLine) -> None:
 async def test_status(cli: CommandLine, site: Site) -> None:
     """The table shows an empty queue as well as a used one; --json is the database's own answer."""
     empty = await cli.call("status")
-    assert empty.code == 0 and "no run has come yet" in empty.out
+    assert empty.code == 0 and "no run has started yet" in empty.out
     await site.order("good")
     await site.order("bad", photo=f"training-photos/{site.user}/gone.png")
     await site.run()

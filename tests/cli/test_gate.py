@@ -63,7 +63,7 @@ async def test_nothing_named(cli: CommandLine) -> None:
     assert "--rate" in (await cli.call("gate", "set")).complained(2)
     assert "must be a number" in (await cli.call("gate", "set", "--images-per-day", "-1")).complained(2)
     said = (await cli.call("gate", "set", "--dollars-per-day", "abc")).complained(2)
-    assert "--dollars-per-day: must be a number from 0, or none, not abc" in said
+    assert "--dollars-per-day: must be a number of at least 0, or none, not abc" in said
 
 
 @pytest.mark.parametrize(

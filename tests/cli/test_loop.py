@@ -154,7 +154,7 @@ async def test_goes_on_when_supabase_comes_back(cli: CommandLine, site: Site) ->
             first = await program.logged("run_failed", reason="queue_lost")
             assert first["severity"] == "ERROR" and 0.5 <= first["pause_seconds"] <= 1
             await program.logged("run_failed", failures=2)
-            proxy.mend()
+            proxy.repair()
             await program.logged("job_completed", job=job)
             program.process.terminate()
             assert await program.ended() == 0

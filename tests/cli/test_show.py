@@ -77,13 +77,13 @@ def test_nothing_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     told = capsys.readouterr()
     assert (ended.value.code, told.out) == (2, "")
-    assert "show the queue in numbers" in told.err and "example:" in told.err
+    assert "show the queue's numbers" in told.err and "example:" in told.err
 
 
 async def test_gate_of_a_misspelled_model(cli: CommandLine, db: object) -> None:
     """A rate for a model that nothing knows is refused, with the names that are known."""
     said = (await cli.call("gate", "set", "--model", "gemini-2.5-flash-imgae", "--rate", "5")).complained(2)
-    assert "no model 'gemini-2.5-flash-imgae' is known" in said and MODEL in said and "--new-model" in said
+    assert "the model 'gemini-2.5-flash-imgae' is unknown" in said and MODEL in said and "--new-model" in said
     assert "imgae" not in (await cli.call("gate", "show", "--json")).out
     taken = await cli.call("gate", "set", "--model", "gemini-9", "--rate", "5", "--new-model")
     assert taken.code == 0 and "gemini-9: 5 starts per minute" in taken.out
@@ -118,7 +118,7 @@ async def test_erase_of_nobody(cli: CommandLine, site: Site) -> None:
     await site.worker().run(RunRequest())
     done = await cli.call("erase", "nobody-here", "--yes")
     assert done.code == 0 and done.json["jobsRemoved"] == 0
-    assert "nothing of 'nobody-here' was found" in done.log
+    assert "nothing was found for 'nobody-here'" in done.log
     assert "was found" not in (await cli.call("erase", site.user, "--yes")).log
 
 

@@ -25,9 +25,8 @@ async def test_an_announced_end_is_warned_of_wherever_one_looks(cli: CommandLine
     assert checked.code == 0 and f"warning  models    {MODEL} is announced to end on" in checked.out
     assert f"python -m worker models set {MODEL}" in checked.out
     (row,) = site.rows("select generation.expected_successor(%s, current_date) as model", MODEL)
-    assert f"by itself when Google shuts the model down; to switch now, set GEMINI_MODEL_NAME={row['model']}" in (
-        checked.out
-    )
+    switch = "by itself when Google shuts the model down; to switch now, set GEMINI_MODEL_NAME"
+    assert f"{switch}={row['model']}" in checked.out
     shown = await cli.call("status")
     assert f"warning: {MODEL} is announced to end on" in shown.out and "in 30 days" in shown.out
     stats = json.loads((await cli.call("status", "--json")).out)

@@ -201,7 +201,7 @@ def test_an_empty_queue(queue: Queue) -> None:
         "generation_queue_next_attempt_seconds",
     }
     assert not absent & {name for name, _ in samples}
-    assert "Ended within" in drawn(told)
+    assert "Ended in the last" in drawn(told)
 
 
 @pytest.mark.parametrize("path", ["/status", "/metrics"])

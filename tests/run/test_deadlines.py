@@ -208,7 +208,7 @@ async def test_supabase_back_in_time(site: Site) -> None:
         run = asyncio.create_task(site.run(SUPABASE_URL=proxy.url))
         await site.open_calls(1)
         proxy.cut()
-        proxy.mend()
+        proxy.repair()
         proxy.lose_answer("/object/generated-photos/")
         site.gemini.release()
         summary = await run

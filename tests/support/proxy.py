@@ -82,7 +82,7 @@ class Proxy:
         for connection in list(self._connections):
             connection.close()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Forward again."""
         self._is_cut, self._cut_at = False, None
 

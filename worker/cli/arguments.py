@@ -1,4 +1,4 @@
-"""The command line's grammar: commands, options and their bounds."""
+"""The command line's parser: commands, options and their limits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from worker.cli.drain import PATIENCE_SECONDS
 from worker.run.request import MAX_JOBS
 
 DEFAULT_ENV_FILE = Path(".env")
-"""Read where no other is named; may be missing."""
+"""Read by default; may be missing."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole grammar; what is parsed carries `handler` and `needs_gemini`."""
+    """The whole parser; its result has `handler` and `needs_gemini`."""
     main = argparse.ArgumentParser(
         prog="python -m worker",
         usage="python -m worker [OPTIONS] COMMAND ...",
@@ -30,32 +30,42 @@ def parser() -> argparse.ArgumentParser:
     found = main.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="python -m worker")
     _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
     _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
-    _drain(_command(found, "drain", "do runs until empty", manual.DRAIN, commands.drain, needs_gemini=True))
-    _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
-    _status(_command(found, "status", "show the queue in numbers", manual.STATUS, commands.status))
-    _show(_command(found, "show", "show a batch or a job", manual.SHOW, commands.show))
-    _release(_command(found, "release-stale", "free old locks", manual.RELEASE_STALE, commands.release_stale))
-    _retry(
+    _drain(
         _command(
-            found, "retry-failed", "take failed jobs up again", manual.RETRY_FAILED, commands.retry_failed
+            found,
+            "drain",
+            "do runs until the queue is empty",
+            manual.DRAIN,
+            commands.drain,
+            needs_gemini=True,
         )
     )
-    _gate(_command(found, "gate", "show or change rate and caps", manual.GATE, commands.gate))
-    _models(
-        _command(found, "models", "show or correct what is known of models", manual.MODELS, commands.models)
+    _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
+    _status(_command(found, "status", "show the queue's numbers", manual.STATUS, commands.status))
+    _show(_command(found, "show", "show a batch or a job", manual.SHOW, commands.show))
+    _release(
+        _command(found, "release-stale", "release old locks", manual.RELEASE_STALE, commands.release_stale)
     )
-    _hosts(
-        _command(found, "hosts", "show or change where photos may come from", manual.HOSTS, commands.hosts)
-    )
+    _retry(_command(found, "retry-failed", "retry failed jobs", manual.RETRY_FAILED, commands.retry_failed))
+    _gate(_command(found, "gate", "show or change rates and caps", manual.GATE, commands.gate))
+    _models(_command(found, "models", "show or correct models and prices", manual.MODELS, commands.models))
+    _hosts(_command(found, "hosts", "show or change the hosts of photos", manual.HOSTS, commands.hosts))
     cancel = _command(found, "cancel", "cancel a batch", manual.CANCEL, commands.cancel)
     cancel.add_argument("batch", metavar="BATCH", help="the batch's id")
-    _sweep(_command(found, "sweep", "remove stray objects", manual.SWEEP, commands.sweep))
+    _sweep(_command(found, "sweep", "remove orphaned objects", manual.SWEEP, commands.sweep))
     _prune(_command(found, "prune", "remove old history", manual.PRUNE, commands.prune))
     erase = _command(found, "erase", "erase a user", manual.ERASE, commands.erase)
     erase.add_argument("user", metavar="USER_ID", help="the user's id, as in the token's `sub`")
-    erase.add_argument("--yes", action="store_true", help="do not ask")
+    erase.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     _check(
-        _command(found, "check", "look for what is missing", manual.CHECK, commands.look, needs_gemini=True)
+        _command(
+            found,
+            "check",
+            "check everything that a run needs",
+            manual.CHECK,
+            commands.look,
+            needs_gemini=True,
+        )
     )
     return main
 
@@ -76,7 +86,7 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.set_defaults(handler=handler, needs_gemini=needs_gemini)
-    # Before the command and after it; here only what is said counts, or it would undo the former.
+    # These options may also stand before the command, so the ones after it must not have a default.
     _environment(command, argparse.SUPPRESS)
     return command
 
@@ -87,81 +97,83 @@ def _environment(command: argparse.ArgumentParser, default: Path | str) -> None:
         "--env-file", metavar="PATH", default=default, help="read settings from this file instead of .env"
     )
     group.add_argument(
-        "--no-env-file", dest="env_file", action="store_const", const=None, help="read no file",
+        "--no-env-file", dest="env_file", action="store_const", const=None, help="do not read a .env file",
         default=argparse.SUPPRESS,
     )  # fmt: skip
 
 
 def _gate(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
-    _json(actions.add_parser("show", help="show rates, what was learned, caps and pause"))
+    _json(actions.add_parser("show", help="show rates, learned rates, caps and pause"))
     change = actions.add_parser("set", help="set a model's rate, or the caps for all models")
     change.add_argument("--model", metavar="NAME", help="the model (default: GEMINI_MODEL_NAME)")
     change.add_argument("--rate", metavar="N", type=whole(1, 100_000), help="images per minute")
-    change.add_argument("--burst", metavar="N", type=whole(1, 1000), help="how many may start at once")
+    change.add_argument("--burst", metavar="N", type=whole(1, 1000), help="images that may start at once")
     for name, kind, told in (
-        ("--images-per-day", cap, "daily cap, or `none`"),
-        ("--dollars-per-day", cap, "daily cap, or `none`"),
-        ("--user-images-queued", cap, "images that one user may have waiting, or `none`"),
-        ("--user-images-per-day", cap, "images that one user may order a day, or `none`"),
-        ("--user-dollars-per-day", cap, "the same in dollars, or `none`"),
-        ("--max-runs", whole(1, 1000), "runs at the same time"),
+        ("--images-per-day", cap, "daily cap in images, or `none`"),
+        ("--dollars-per-day", cap, "daily cap in dollars, or `none`"),
+        ("--user-images-queued", cap, "waiting images of one user, or `none`"),
+        ("--user-images-per-day", cap, "images that one user may order per day, or `none`"),
+        ("--user-dollars-per-day", cap, "dollars that one user may spend per day, or `none`"),
+        ("--max-runs", whole(1, 1000), "concurrent runs"),
         ("--max-age-hours", whole(1, 8760), "age at which a waiting job fails"),
     ):
         change.add_argument(name, metavar="N", type=kind, default=argparse.SUPPRESS, help=told)
     change.add_argument(
         "--allow-anonymous", choices=("yes", "no"), help="whether Supabase's anonymous users may order"
     )
-    change.add_argument("--new-model", action="store_true", help="the model may be one that is not known yet")
-    remove = actions.add_parser("remove", help="remove the gate of a model that nobody uses any more")
+    change.add_argument("--new-model", action="store_true", help="allow a model that is not known yet")
+    remove = actions.add_parser("remove", help="remove the gate of an unused model")
     remove.add_argument("model", metavar="MODEL", help="the model's name")
-    pause = actions.add_parser("pause", help="start nothing until `gate resume`")
-    pause.add_argument("reason", metavar="REASON", nargs="?", help="shown to whoever looks")
+    pause = actions.add_parser("pause", help="start no image until `gate resume`")
+    pause.add_argument("reason", metavar="REASON", nargs="?", help="shown by status, check and the dashboard")
     actions.add_parser("resume", help="end a pause and every block")
 
 
 def _show(command: argparse.ArgumentParser) -> None:
-    command.add_argument("id", metavar="BATCH|JOB", help="a batch's id, or a job's")
+    command.add_argument("id", metavar="BATCH|JOB", help="the id of a batch or a job")
     _json(command)
 
 
 def _models(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
     _json(actions.add_parser("list", help="show prices, announced ends, successors"))
-    change = actions.add_parser("set", help="correct one of them; every worker goes by it from then on")
+    change = actions.add_parser("set", help="correct a model for all workers")
     _json(change)
     change.add_argument("model", metavar="MODEL", help="the model's full name")
     for name, metavar, kind, told in (
-        ("--dollars", "N", cap, "what an image of 1K costs, or `none`"),
+        ("--dollars", "N", cap, "price of a 1K image, or `none`"),
         ("--ends", "DATE", text_or_none, "announced end, like 2027-03-15, or `none`"),
-        ("--successor", "NAME", text_or_none, "the model that takes its place, or `none`"),
+        ("--successor", "NAME", text_or_none, "the model that replaces it, or `none`"),
     ):
         change.add_argument(name, metavar=metavar, type=kind, default=argparse.SUPPRESS, help=told)
-    change.add_argument("--source", metavar="TEXT", help="where that was read")
+    change.add_argument("--source", metavar="TEXT", help="source of the correction")
     change.add_argument("--available", action="store_true", help="forget that Google answered 404 for it")
 
 
 def _hosts(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
     _json(actions.add_parser("list", help="show the hosts that https:// photos may come from"))
-    for name, told in (("add", "let photos come from a host"), ("remove", "take a host out again")):
+    for name, told in (("add", "allow photos from a host"), ("remove", "remove a host")):
         change = actions.add_parser(name, help=told)
         _json(change)
-        change.add_argument("host", metavar="HOST", help="a name, `*.example.com` for all below it, or `*`")
+        change.add_argument(
+            "host", metavar="HOST", help="a host, `*.example.com` for all its subdomains, or `*`"
+        )
 
 
 def text_or_none(text: str) -> str | None:
-    """A text, or `none`."""
+    """A string, or None for `none`."""
     return None if text.lower() == "none" else text
 
 
 def cap(text: str) -> float | None:
-    """A daily cap: a number from 0, or `none`."""
+    """A daily cap: a number from 0, or None for `none`."""
     if text.lower() == "none":
         return None
     value = _float(text)
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number from 0, or none, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, or none, not {text}")
     return value
 
 
@@ -173,9 +185,11 @@ def _tick(command: argparse.ArgumentParser) -> None:
         "--budget-seconds",
         metavar="S",
         type=number(1, 3600),
-        help="take at most S seconds (default: the timeout)",
+        help="take at most S seconds (default: INVOCATION_TIMEOUT_SECONDS)",
     )
-    command.add_argument("--dry-run", action="store_true", help="claim nothing; show what a run would claim")
+    command.add_argument(
+        "--dry-run", action="store_true", help="show what a run would claim, without claiming it"
+    )
 
 
 def _drain(command: argparse.ArgumentParser) -> None:
@@ -184,50 +198,53 @@ def _drain(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=number(0, 3600),
         default=PATIENCE_SECONDS,
-        help=f"wait so long for what is due later (default: {PATIENCE_SECONDS:g})",
+        help=f"longest wait for the next due job (default: {PATIENCE_SECONDS:g})",
     )
 
 
 def _enqueue(command: argparse.ArgumentParser) -> None:
-    command.add_argument("file", metavar="FILE.json", help="the order; - reads stdin")
+    command.add_argument("file", metavar="FILE.json", help="the order, or - for stdin")
     command.add_argument(
-        "--idempotency-key", metavar="KEY", help="makes sending the same order twice harmless"
+        "--idempotency-key", metavar="KEY", help="enqueue orders with the same key only once"
     )
 
 
 def _json(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--json", action="store_true", help="one line of JSON instead of text")
+    command.add_argument("--json", action="store_true", help="print one line of JSON instead of text")
 
 
 def _status(command: argparse.ArgumentParser) -> None:
     _json(command)
-    command.add_argument("--watch", action="store_true", help="show them again and again, until Ctrl-C")
+    command.add_argument("--watch", action="store_true", help="refresh until Ctrl-C")
     command.add_argument(
-        "--every-seconds", metavar="S", type=number(0.1, 3600), default=2.0, help="how often (default: 2)"
-    )
+        "--every-seconds", metavar="S", type=number(0.1, 3600), default=2.0,
+        help="seconds between refreshes (default: 2)",
+    )  # fmt: skip
 
 
 def _check(command: argparse.ArgumentParser) -> None:
     _json(command)
-    command.add_argument("--project", metavar="PROJECT", help="also look at the service deployed in it")
-    command.add_argument("--region", metavar="REGION", help="where the service runs")
+    command.add_argument(
+        "--project", metavar="PROJECT", help="also check the service deployed in this project"
+    )
+    command.add_argument("--region", metavar="REGION", help="the service's region")
     command.add_argument(
         "--service",
         metavar="NAME",
-        help="its name (default: generation-worker), or projects/P/locations/L/services/S for all three",
+        help="its name (default: generation-worker), or all three as projects/P/locations/L/services/S",
     )
 
 
 def _release(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--older-than-seconds", metavar="S", type=number(0, 10**9), default=300.0,
-        help="how old a lock must be (default: 300)",
+        help="minimum age of the locks (default: 300)",
     )  # fmt: skip
 
 
 def _retry(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--batch", metavar="BATCH", help="of this batch only (default: of all)")
-    command.add_argument("--including-refused", action="store_true", help="also what Gemini refused")
+    command.add_argument("--batch", metavar="BATCH", help="only jobs of this batch (default: all)")
+    command.add_argument("--including-refused", action="store_true", help="also retry what Gemini refused")
     command.add_argument(
         "--limit", metavar="N", type=whole(1, 100_000), default=1000, help="at most N jobs (default: 1000)"
     )
@@ -235,26 +252,33 @@ def _retry(command: argparse.ArgumentParser) -> None:
 
 def _sweep(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--limit", metavar="N", type=whole(1, 100_000), help="at most N jobs' folders (default: 500)"
+        "--limit",
+        metavar="N",
+        type=whole(1, 100_000),
+        help="sweep the folders of at most N jobs (default: 500)",
     )
 
 
 def _prune(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--older-than-days", metavar="D", type=whole(1, 36_500), default=30,
-        help="how long ago it must have ended (default: 30)",
+        help="remove what ended at least D days ago (default: 30)",
     )  # fmt: skip
     command.add_argument(
-        "--limit", metavar="N", type=whole(1, 100_000), default=1000, help="about N of each (default: 1000)"
+        "--limit",
+        metavar="N",
+        type=whole(1, 100_000),
+        default=1000,
+        help="remove about N of each kind (default: 1000)",
     )
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:
-    """Reads a whole number within bounds."""
+    """A parser of whole numbers in this range."""
 
     def read(text: str) -> int:
         if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-            raise argparse.ArgumentTypeError(f"a whole number from {least} to {most} is needed")
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
         return int(text)
 
     return read
@@ -268,12 +292,12 @@ def _float(text: str) -> float:
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
-    """Reads a number within bounds; NaN is within none."""
+    """A parser of numbers in this range; refuses NaN."""
 
     def read(text: str) -> float:
         value = _float(text)
         if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"a number from {least:g} to {most:g} is needed")
+            raise argparse.ArgumentTypeError(f"must be a number from {least:g} to {most:g}")
         return value
 
     return read

@@ -1,4 +1,4 @@
-"""What each command does, given a worker: results on stdout, the log on stderr, the exit code returned."""
+"""The commands. Each one takes a worker, prints its result to stdout and returns the exit code."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from worker.run.request import RunRequest
 
 OK = 0
 FAILED = 1
-"""The run failed, the queue could not be reached or refused."""
+"""The run failed, or Supabase could not be reached or refused the call."""
 
 UNUSABLE = 2
-"""The arguments, a file or the settings cannot be used; argparse exits with it too."""
+"""The arguments, a file or the settings are invalid; argparse uses the same code."""
 
 
 LIMITS = {
@@ -47,26 +47,26 @@ LIMITS = {
     "max_runs": "maxRuns",
     "max_age_hours": "maxAgeHours",
 }
-"""The options of `gate set` that are the same for all models, as `set_generation_limits` names them."""
+"""The options of `gate set` for all models, with their names in `set_generation_limits`."""
 
 
 class Unusable(Exception):
-    """What was given cannot be used; the text says why."""
+    """The arguments or a file are invalid; the text says why."""
 
 
 def say(text: str) -> None:
-    """Write a result: one line, or several, to stdout."""
+    """Print a result to stdout."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def say_json(value: Mapping[str, Any]) -> None:
-    """Write a result for machines: one object on one line."""
+    """Print a result as one line of JSON."""
     say(json.dumps(value))
 
 
 async def tick(worker: Worker, options: Namespace) -> int:
-    """One run, or with --dry-run a look at what it would claim."""
+    """Do one run, or with --dry-run show what it would claim."""
     if options.dry_run:
         say_json(await worker.peek(options.max_jobs))
         return OK
@@ -76,21 +76,21 @@ async def tick(worker: Worker, options: Namespace) -> int:
     with stop_on_signal(worker.stop):
         summary = await run_once(worker, RunRequest(options.max_jobs, options.budget_seconds))
     if summary is None:
-        sys.stderr.write("error: told to end, the run did not in time; its jobs come back by themselves\n")
+        sys.stderr.write("error: the run did not stop in time; the next run will pick up its jobs\n")
         return FAILED
     say_json(summary)
     return FAILED if summary["stopReason"] in ("misconfigured", "queue_lost") else OK
 
 
 async def run(worker: Worker, _options: Namespace) -> int:
-    """Run after run until the process is told to end."""
+    """Do one run after the other until SIGTERM or Ctrl-C."""
     with stop_on_signal(worker.stop):
         await loop(worker, Forever(worker.settings.max_idle_seconds, worker.uniform))
     return OK
 
 
 async def drain(worker: Worker, options: Namespace) -> int:
-    """Run after run until the queue is empty, or nothing is due soon."""
+    """Do one run after the other until the queue is empty, or no job is due soon."""
     pace = Drain(options.patience, worker.uniform)
     with stop_on_signal(worker.stop):
         await loop(worker, pace)
@@ -99,14 +99,14 @@ async def drain(worker: Worker, options: Namespace) -> int:
 
 
 async def enqueue(worker: Worker, options: Namespace) -> int:
-    """An order from a file, with the service key."""
+    """Enqueue an order from a file, with the service key."""
     request = read_order(options.file)
     try:
         say_json(await worker.queue.enqueue(request, options.idempotency_key))
     except QueueUnavailable as error:
         if options.idempotency_key:
             raise
-        text = f"{error.message}; the order may have been taken all the same (python -m worker status)"
+        text = f"{error.message}; the order may be enqueued nevertheless (see python -m worker status)"
         raise QueueUnavailable(error.code, text) from error
     return OK
 
@@ -119,7 +119,7 @@ def read_order(name: str) -> dict[str, Any]:
     except OSError as exc:
         raise Unusable(f"{name} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # a NUL in the name
-        raise Unusable("that is not the name of a file") from exc
+        raise Unusable("the file's name contains NUL") from exc
     except RequestRefused as exc:
         where = "stdin" if name == "-" else name
         said = exc.message.replace("the body", "the order")
@@ -127,7 +127,7 @@ def read_order(name: str) -> dict[str, Any]:
 
 
 async def status(worker: Worker, options: Namespace) -> int:
-    """The queue in numbers, once or again and again; tables on a terminal, plain text elsewhere."""
+    """Show the queue's numbers, once or repeatedly: tables on a terminal, plain text elsewhere."""
     if not options.watch:
         _show(await worker.stats(), options.json)
         return OK
@@ -146,7 +146,7 @@ async def status(worker: Worker, options: Namespace) -> int:
 
 
 async def _answers(worker: Worker, seconds: float) -> AsyncIterator[Mapping[str, Any] | QueueUnavailable]:
-    """The numbers every so many seconds, or that there are none, until the process is told to end."""
+    """The numbers, or the error of reading them, every `seconds` until the worker is stopped."""
     while not worker.stopping.is_set():
         answer: Mapping[str, Any] | QueueUnavailable
         try:
@@ -171,7 +171,7 @@ def _show(stats: Mapping[str, Any], as_json: bool) -> None:
 
 
 async def show(worker: Worker, options: Namespace) -> int:
-    """One batch or job with all its images."""
+    """Show one batch or job with its images."""
     details = await worker.queue.rpc("generation_details", {"p_id": options.id})
     if options.json:
         say_json(details)
@@ -181,14 +181,14 @@ async def show(worker: Worker, options: Namespace) -> int:
 
 
 async def release_stale(worker: Worker, options: Namespace) -> int:
-    """Old locks are taken away."""
+    """Release old locks."""
     params = {"p_older_than_seconds": options.older_than_seconds}
     say_json(await worker.queue.rpc("release_stale_generation_jobs", params))
     return OK
 
 
 async def retry_failed(worker: Worker, options: Namespace) -> int:
-    """Failed jobs are taken up again."""
+    """Retry failed jobs."""
     params = {
         "p_batch_id": options.batch,
         "p_including_refused": options.including_refused,
@@ -199,7 +199,7 @@ async def retry_failed(worker: Worker, options: Namespace) -> int:
 
 
 async def gate(worker: Worker, options: Namespace) -> int:
-    """Rates, caps and pause: show them, or change them and show them."""
+    """Change rates, caps or the pause, if asked to, and show them."""
     call = worker.queue.rpc
     answer: Mapping[str, Any]
     if options.action == "pause":
@@ -220,14 +220,14 @@ async def gate(worker: Worker, options: Namespace) -> int:
 
 
 async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
-    """What was named, and nothing else. Raises Unusable if that is nothing."""
+    """Set only the given options. Raises Unusable without any."""
     call = worker.queue.rpc
     limits = {field: getattr(options, name) for name, field in LIMITS.items() if hasattr(options, name)}
     if options.allow_anonymous:
         limits["allowAnonymous"] = options.allow_anonymous == "yes"
     rated = options.rate is not None or options.burst is not None
     if not limits and not rated:
-        raise Unusable("gate set: name what to set, for example --rate 10 or --images-per-day 500")
+        raise Unusable("gate set: add an option, for example --rate 10 or --images-per-day 500")
     if rated and options.model and not options.new_model:
         await _must_be_known(worker, options.model)
     answer: Mapping[str, Any] = {}
@@ -245,36 +245,36 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
 
 
 async def _must_be_known(worker: Worker, model: str) -> None:
-    """A name that nothing knows is most likely misspelled; its gate would hold nobody. Raises Unusable."""
+    """Raises Unusable for an unknown model, whose name is probably misspelled."""
     models = KnownModels(await worker.queue.rpc("generation_models", {}))
     known = {*models.rows, worker.settings.gemini_model_name, *followed(worker.settings, models)}
     if model not in known:
         names = ", ".join(sorted(known))
         raise Unusable(
-            f"gate set: no model {model!r} is known; known are {names} (--new-model takes it all the same)"
+            f"gate set: the model {model!r} is unknown; known are {names} (use --new-model to set it anyway)"
         )
 
 
 async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
-    """The gates that are left. Raises Unusable for the worker's own and for one that is not there."""
+    """Remove a gate; returns the others. Raises Unusable for the configured model and for a missing gate."""
     if model == worker.settings.gemini_model_name:
-        raise Unusable(f"gate remove: {model} is the model of these settings; its gate is in use")
+        raise Unusable(f"gate remove: {model} is GEMINI_MODEL_NAME; its gate is in use")
     answer = await worker.queue.rpc("remove_generation_gate", {"p_model": model})
     if not answer["removed"]:
         names = ", ".join(each["model"] for each in answer["gates"]) or "none"
-        raise Unusable(f"gate remove: {model!r} has no gate; there are: {names}")
+        raise Unusable(f"gate remove: {model!r} has no gate; models with a gate: {names}")
     return answer
 
 
 async def models(worker: Worker, options: Namespace) -> int:
-    """What is known of the models, after a correction if one is named. Raises Unusable for an empty one."""
+    """Show the models, after a correction if asked for. Raises Unusable for a correction without options."""
     call = worker.queue.rpc
     if options.action == "set":
         names = {"dollars": "dollars", "ends": "announcedEnd", "successor": "announcedSuccessor"}
         facts = {field: getattr(options, name) for name, field in names.items() if hasattr(options, name)}
         facts |= {"available": True} if options.available else {}
         if not facts:
-            raise Unusable("models set: name what to set, for example --ends 2027-03-15 or --dollars 0.039")
+            raise Unusable("models set: add an option, for example --ends 2027-03-15 or --dollars 0.039")
         facts |= {"source": options.source} if options.source else {}
         answer = await call("set_generation_model", {"p_model": options.model, "p_facts": facts})
     else:
@@ -287,13 +287,13 @@ async def models(worker: Worker, options: Namespace) -> int:
 
 
 async def hosts(worker: Worker, options: Namespace) -> int:
-    """The hosts that photos may come from, after one was added or removed."""
+    """Add or remove a host of photos, if asked to, and show all hosts."""
     call, own = worker.queue.rpc, worker.project.photo_host
     if options.action == "add":
         answer = await call("add_generation_photo_host", {"p_host": options.host})
     elif options.action == "remove":
         if options.host.lower() == own:
-            raise Unusable("hosts remove: this is the project's own host; every run allows it again")
+            raise Unusable("hosts remove: this is the project's own host, which every run adds again")
         answer = await call("remove_generation_photo_host", {"p_host": options.host})
         if not answer["removed"]:
             names = ", ".join(answer["hosts"]) or "none"
@@ -308,47 +308,47 @@ async def hosts(worker: Worker, options: Namespace) -> int:
 
 
 async def cancel(worker: Worker, options: Namespace) -> int:
-    """What a batch still waits for is not made."""
+    """Cancel the unfinished jobs of a batch."""
     say_json(await worker.queue.rpc("cancel_generation_batch", {"p_batch_id": options.batch}))
     return OK
 
 
 async def sweep(worker: Worker, options: Namespace) -> int:
-    """Stored objects that no row tells of are removed."""
+    """Remove orphaned objects."""
     done = await worker.sweep(options.limit)
     say_json(done)
     return FAILED if done["failures"] else OK
 
 
 async def prune(worker: Worker, options: Namespace) -> int:
-    """What ended long ago is removed, photos excepted."""
+    """Remove old history, except photos."""
     params = {"p_older_than_days": options.older_than_days, "p_limit": options.limit}
     say_json(await worker.queue.rpc("prune_generation_history", params))
     return OK
 
 
 async def erase(worker: Worker, options: Namespace) -> int:
-    """A user is removed from every table, and from Storage. Raises Unusable if that was not confirmed."""
+    """Remove a user from all tables and from Storage. Raises Unusable if that was not confirmed."""
     if not options.yes:
         sys.stderr.write(
-            f"This removes every order and every generated photo of {options.user!r}, for good.\n"
-            "Type the user id to go on: "
+            f"This permanently removes every order and every generated photo of {options.user!r}.\n"
+            "Type the user id to continue: "
         )
         sys.stderr.flush()
         if sys.stdin.readline().strip() != options.user:
-            raise Unusable("nothing was erased: the user id was not confirmed (--yes does without)")
+            raise Unusable("nothing was erased: the user id was not confirmed (--yes skips the question)")
     done = await worker.erase(options.user)
     say_json(done)
     if not any(count for name, count in done.items() if name.endswith("Removed")):
         sys.stderr.write(
-            f"note: nothing of {options.user!r} was found: no order, photo, key or stored object. "
-            "If somebody else was meant, check the id.\n"
+            f"note: nothing was found for {options.user!r}: no order, photo, key or stored object. "
+            "Check that the user id is correct.\n"
         )
     return FAILED if done.get("failures") else OK
 
 
 async def look(worker: Worker, options: Namespace) -> int:
-    """Everything a run needs is looked at."""
+    """Check everything that a run needs."""
     findings = [*await check(worker, _service(options)), *misspelled_findings(os.environ)]
     report(findings, options.json)
     return OK if passed(findings) else FAILED
@@ -362,7 +362,7 @@ def _service(options: Namespace) -> Resource | None:
 
 
 def report(findings: Sequence[Finding], as_json: bool) -> None:
-    """Write findings to stdout."""
+    """Print findings to stdout."""
     if as_json:
         say_json({"ok": passed(findings), "findings": [finding.as_json() for finding in findings]})
     else:
@@ -370,8 +370,8 @@ def report(findings: Sequence[Finding], as_json: bool) -> None:
 
 
 def complain(error: QueueRefused | QueueUnavailable | Misconfigured) -> None:
-    """Tell on stderr what went wrong and what to do about it."""
-    said, hint = error.message, "python -m worker check looks at everything"
+    """Print an error and its hint to stderr."""
+    said, hint = error.message, "run python -m worker check to find the cause"
     if isinstance(error, QueueRefused):
         hint = error.hint or ""
     elif isinstance(error, ProjectRefused):

@@ -1,4 +1,4 @@
-"""A batch or a job from close by, as text for people. Pure."""
+"""Formats one batch or job as text. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from worker.errors import OPERATORS_MATTER
 
 STATES = {
-    "pending": "ready: the next run takes it",
-    "rate_limited": "put aside until the quota allows it",
-    "processing": "being made",
+    "pending": "ready for the next run",
+    "rate_limited": "waiting for quota",
+    "processing": "in progress",
     "completed": "completed",
     "failed": "failed",
     "cancelled": "cancelled",
@@ -18,7 +18,7 @@ STATES = {
 
 
 def details_text(details: Mapping[str, Any]) -> str:
-    """The answer of `generation_details`: the batch, its jobs with their attempts, and every image."""
+    """The answer of `generation_details` as text: the batch, its jobs with their attempts, and all images."""
     lines = [_batch(details["batch"])]
     for job in details["jobs"]:
         lines += ["", *_job(job, details["at"])]
@@ -44,10 +44,11 @@ def _batch(batch: Mapping[str, Any]) -> str:
 def _job(job: Mapping[str, Any], now: str) -> list[str]:
     lines = [f"job {job['id']}: {_state(job, now)}"]
     if job["errorMessage"]:
-        lines.append(f"  it says: {job['errorMessage']} ({job['errorCode'] or 'no code'})")
-        if OPERATORS_MATTER in job["errorMessage"]:  # its customer reads the row too
-            lines.append("  which problem: `python -m worker status` and the log of the run say it")
-    crashes = f", its worker died {job['crashes']} times" if job["crashes"] else ""
+        lines.append(f"  error: {job['errorMessage']} ({job['errorCode'] or 'no code'})")
+        if OPERATORS_MATTER in job["errorMessage"]:  # the message has no details, since customers can read it
+            lines.append("  for details see `python -m worker status` and the run's log")
+    times_died = "once" if job["crashes"] == 1 else f"{job['crashes']} times"
+    crashes = f", its worker died {times_died}" if job["crashes"] else ""
     lines.append(f"  attempts: {job['attempts']} of {job['maxAttempts']}{crashes}")
     times = [f"ordered {_time(job['createdAt'])}"]
     times += [f"first started {_time(job['startedAt'])}"] if job["startedAt"] else []
@@ -59,12 +60,16 @@ def _state(job: Mapping[str, Any], now: str) -> str:
     said = STATES[job["status"]]
     if job["status"] == "processing":
         dead = job["leaseExpiresAt"] <= now
-        return f"{said} by {job['lockedBy']}" if not dead else "its worker died: the next run takes it back"
+        return (
+            f"{said}, locked by {job['lockedBy']}"
+            if not dead
+            else "its worker died; the next run will pick it up"
+        )
     if job["retryAt"] is None:
         return said
     if job["status"] == "pending":
-        return f"waits for another try at {_time(job['retryAt'])}"
-    return f"{said}, tried again at {_time(job['retryAt'])}"
+        return f"waiting, next try at {_time(job['retryAt'])}"
+    return f"{said}, next try at {_time(job['retryAt'])}"
 
 
 def _image(image: Mapping[str, Any]) -> str:
@@ -75,5 +80,5 @@ def _image(image: Mapping[str, Any]) -> str:
 
 
 def _time(text: str) -> str:
-    """To the second; the database writes UTC."""
+    """A timestamp of the database (UTC), to the second."""
     return f"{text[:19].replace('T', ' ')} UTC"

@@ -1,4 +1,4 @@
-"""`drain`: the loop's pace when it is to end by itself, and what it did in the end."""
+"""`drain`: when the loop pauses and when it ends, and the summary of all its runs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from worker.cli.loop import LEAST_PAUSE_SECONDS, failure_pause_seconds, goes_on
 from worker.run.summary import most_common
 
 PATIENCE_SECONDS = 120.0
-"""Longer than a quota of a minute blocks the gate; a daily one is not waited for."""
+"""Longer than the block of a per-minute quota, shorter than that of a daily one."""
 
 FAILURES = 5
-"""Runs in a row without Supabase, about half a minute; whoever started the drain starts it again."""
+"""Consecutive runs without Supabase before `drain` ends, about half a minute. Its caller may restart it."""
 
 COUNTS = ("claimed", "completed", "failed", "retried", "rateLimited", "leaseLost")
 
 
 class Drain:
-    """Ends the loop when the queue is empty, or when nothing is due within `patience_seconds`."""
+    """Ends the loop when the queue is empty, or no job is due within `patience_seconds`."""
 
     def __init__(self, patience_seconds: float, uniform: Uniform) -> None:
         self._patience_seconds = patience_seconds
@@ -31,7 +31,7 @@ class Drain:
         self._last: Mapping[str, Any] = {}
 
     def pause(self, summary: Mapping[str, Any], failures: int) -> float | None:
-        """Seconds until the next run, None where there is nothing to be done soon."""
+        """Seconds until the next run; None ends the loop."""
         self._add(summary)
         if failures:
             if summary["stopReason"] == "misconfigured" or failures >= FAILURES:
@@ -46,11 +46,11 @@ class Drain:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended because nothing could work."""
+        """Whether the last run could not work."""
         return self._last.get("stopReason") in ("misconfigured", "queue_lost")
 
     def as_json(self) -> dict[str, Any]:
-        """What all runs did together, why the last one ended, and when something is due again."""
+        """The totals of all runs, why the last one ended, and when the next job is due."""
         answer = {
             "runs": self._runs,
             "stopReason": self._last.get("stopReason", "shutdown"),

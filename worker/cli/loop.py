@@ -1,4 +1,4 @@
-"""`run` and `drain`: one run after the other, until told to end or until nothing is worth waiting for."""
+"""`run` and `drain`: one run after the other, until the worker is stopped or the pace ends the loop."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from worker.errors import GenerationError, QueueUnavailable
 from worker.run.request import RunRequest
 
 LEAST_PAUSE_SECONDS = 0.5
-"""After a run that did nothing: something is due but held by others, or does not fit into a run."""
+"""After a run that did nothing although a job is due: other runs hold it, or it does not fit into a run."""
 
 IDLE_JITTER = 0.1
-"""Idle workers started together come to look at different times."""
+"""Spreads the claims of idle workers that started together."""
 
 UNREACHABLE_SECONDS = 1.0
-"""The first pause after Supabase did not answer; doubled each time, up to the longest idle sleep."""
+"""The first pause after Supabase did not answer; doubles each time, up to the longest idle sleep."""
 
 MISCONFIGURED_SECONDS = 5.0
 MISCONFIGURED_CAP_SECONDS = 300.0
-"""Each such run makes a few calls that are refused. Five minutes keep that rare and still notice the mend."""
+"""Each misconfigured run makes a few useless calls. Five minutes keep these rare and still notice a fix."""
 
 STOP_SECONDS = 8.5
 CUT_SECONDS = 1.2
-"""A stopped run answers within 8 s; one that hangs is cut, and gives back what it holds if it still can.
-Together below the 10 s that Cloud Run and Docker leave between SIGTERM and SIGKILL."""
+"""A stopped run ends within 8 s. If it hangs, it is cancelled and gets CUT_SECONDS to release its jobs. Both
+together are below the 10 s between SIGTERM and SIGKILL on Cloud Run and Docker."""
 
 
 class Worker(Protocol):
-    """What does the runs; `stopping` is set when it has been told to end."""
+    """Does the runs; `stopping` is set when it should stop."""
 
     stopping: asyncio.Event
     uniform: Uniform
@@ -44,10 +44,10 @@ class Worker(Protocol):
 
 @contextlib.contextmanager
 def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Have `stop` called at the first SIGTERM or Ctrl-C; a second one ends the process at once."""
+    """Call `stop` at the first SIGTERM or Ctrl-C; a second one ends the process at once."""
     before = {number: signal.getsignal(number) for number in signals.SIGNALS}
     if before[signal.SIGINT] is not signal.SIG_IGN:
-        # Else the first Ctrl-C would also cancel the main task (asyncio.Runner), and with it the run.
+        # Otherwise asyncio.Runner would cancel the main task at the first Ctrl-C, and with it the run.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     signals.chain(stop)
     try:
@@ -58,7 +58,7 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
 
 
 async def run_once(worker: Worker, request: RunRequest) -> Mapping[str, Any] | None:
-    """One run's summary, or None if it had to be cut after the stop. Raises what the run raises."""
+    """One run's summary, or None if it hung after the stop and was cancelled. Raises what the run raises."""
     run = asyncio.ensure_future(worker.run(request))
     told = asyncio.ensure_future(worker.stopping.wait())
     await asyncio.wait((run, told), return_when=asyncio.FIRST_COMPLETED)
@@ -73,20 +73,20 @@ async def run_once(worker: Worker, request: RunRequest) -> Mapping[str, Any] | N
 
 
 class Pace(Protocol):
-    """How long to sleep after a run, given how many in a row failed; None ends the loop."""
+    """How long to sleep after a run; `failures` counts consecutive failed runs. None ends the loop."""
 
     def pause(self, summary: Mapping[str, Any], failures: int) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Forever:
-    """`run`: the loop ends only when the worker is stopped; a sleep is `max_idle_seconds` long at most."""
+    """`run`: the loop ends only when the worker is stopped; it sleeps at most `max_idle_seconds`."""
 
     max_idle_seconds: float
     uniform: Uniform
 
     def pause(self, summary: Mapping[str, Any], failures: int) -> float:
-        """After a failure ever longer, else until something is due."""
+        """Until a job is due; after failures, longer each time."""
         if failures:
             reason = str(summary["stopReason"])
             return failure_pause_seconds(reason, failures, self.max_idle_seconds, self.uniform)
@@ -94,7 +94,7 @@ class Forever:
 
 
 async def loop(worker: Worker, pace: Pace) -> None:
-    """Do runs until the worker is stopped or `pace` ends it. What a run cannot do is logged."""
+    """Do runs until the worker is stopped or `pace` ends the loop. Logs the errors of runs."""
     failures = 0
     while not worker.stopping.is_set():
         try:
@@ -120,10 +120,9 @@ async def loop(worker: Worker, pace: Pace) -> None:
 
 
 def pause_seconds(summary: Mapping[str, Any], max_idle_seconds: float, uniform: Uniform) -> float:
-    """How long to sleep after a run that went well: never longer than `max_idle_seconds`.
+    """How long to sleep after a successful run: until the next attempt is due, at most `max_idle_seconds`.
 
-    Not at all while runs end for lack of jobs or time, or for an empty queue they have just emptied: the next
-    claim knows best what comes next. Else until the next attempt is due, or nearly the whole idle time.
+    0 if there may be more to do at once (`goes_on`).
     """
     if goes_on(summary):
         return 0.0
@@ -133,7 +132,7 @@ def pause_seconds(summary: Mapping[str, Any], max_idle_seconds: float, uniform: 
 
 
 def goes_on(summary: Mapping[str, Any]) -> bool:
-    """Whether a run did something and ended for lack of jobs or time: there may be more to do at once."""
+    """Whether there may be more to do: the run did something, and ended by its limits or an empty queue."""
     worked = summary["completed"] or summary["failed"] or any(
         count for name, count in summary["images"].items() if name != "notStarted"
     )  # fmt: skip
@@ -141,10 +140,10 @@ def goes_on(summary: Mapping[str, Any]) -> bool:
 
 
 def failure_pause_seconds(reason: str, failures: int, max_idle_seconds: float, uniform: Uniform) -> float:
-    """How long to sleep after the given number of failed runs in a row: half of the window to all of it.
+    """How long to sleep after this many consecutive failed runs: from half of the window to all of it.
 
-    Not the full jitter of a retry: a pause near zero would only fail again. Where something is misconfigured
-    the window grows to five minutes, since only a person can help.
+    Not full jitter, since a run after a pause near zero would only fail again. The window grows to five
+    minutes if the worker is misconfigured, since only a person can fix that.
     """
     base, cap = UNREACHABLE_SECONDS, max_idle_seconds
     if reason == "misconfigured":
@@ -154,7 +153,7 @@ def failure_pause_seconds(reason: str, failures: int, max_idle_seconds: float, u
 
 
 def _failure(error: GenerationError) -> Mapping[str, Any]:
-    """A run that could not even start, told as a summary. The same words, so that it is handled the same."""
+    """The summary of a run that could not start, with the same stop reasons as other failed runs."""
     reason = "queue_lost" if isinstance(error, QueueUnavailable) else "misconfigured"
     return {"stopReason": reason, "problem": error.message}
 

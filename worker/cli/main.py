@@ -1,4 +1,4 @@
-"""`python -m worker`: reads arguments and settings, does one command, tells errors and exit codes."""
+"""`python -m worker`: reads arguments and settings, runs a command, prints errors, returns the exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worker.settings import InvalidSettings, Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the arguments say and return the exit code. Raises SystemExit for what argparse refuses."""
+    """Run the command and return its exit code. Raises SystemExit if argparse refuses the arguments."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
         read_env_file(options.env_file)
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         complain(error)
         return FAILED
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); flushing it at exit must not complain a second time.
+        # The reader of stdout has closed it (`| head`). Redirect it, so that the flush at exit does not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     except ModuleNotFoundError:
-        raise  # worker/__main__.py says how to install it
-    except Exception:  # noqa: BLE001 - the command's boundary: only the log masks what a traceback may quote
+        raise  # worker/__main__.py says how to install the module
+    except Exception:  # noqa: BLE001 - the command's boundary: the log masks secrets in tracebacks
         log.event("command_failed", level="error", exc_info=True)
         return FAILED
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str]) -> Namespace:
     if not arguments:
         parser().print_help(sys.stderr)
-        raise SystemExit(UNUSABLE)  # nothing was asked for and nothing done: a script must notice
+        raise SystemExit(UNUSABLE)  # an error, so that a script notices that nothing was done
     return parser().parse_args(arguments)
 
 
@@ -67,14 +67,14 @@ async def _execute(options: Namespace, settings: Settings) -> int:
 
 
 def read_env_file(path: str | Path | None) -> None:
-    """Set the variables of a .env that are not exported, as they stand: no `${…}` is replaced.
+    """Set the variables of a .env that are not exported, without replacing `${…}`.
 
-    The default `.env` may be missing. Raises Unusable for a file that was named and cannot be read.
+    The default `.env` may be missing. Raises Unusable if a given file cannot be read.
     """
     if path is None or (path is DEFAULT_ENV_FILE and not DEFAULT_ENV_FILE.exists()):
         return
     try:
-        # Editors on Windows begin a file with a mark that is no part of the first name.
+        # utf-8-sig, since editors on Windows may write a byte order mark.
         with Path(path).open(encoding="utf-8-sig") as stream:
             values = dotenv.dotenv_values(stream=stream, interpolate=False)
         for name, value in values.items():
@@ -87,7 +87,7 @@ def read_env_file(path: str | Path | None) -> None:
 
 
 def warn_of_readers(path: str | Path | None) -> None:
-    """Log a warning where others than its owner may read the file of settings, which holds keys."""
+    """Log a warning if users other than the owner may read the .env file, which contains keys."""
     if path is None or os.name != "posix" or not Path(path).exists():
         return
     mode = stat.S_IMODE(Path(path).stat().st_mode)
@@ -97,7 +97,7 @@ def warn_of_readers(path: str | Path | None) -> None:
 
 
 def read_settings(options: Namespace) -> Settings:
-    """The settings that the command needs, with the log set up. Raises InvalidSettings with all problems."""
+    """Set up the log and read the settings. Raises InvalidSettings with all problems."""
     log.set_up(os.environ)
     gemini = options.needs_gemini and not getattr(options, "dry_run", False)
     return Settings.from_env(os.environ, default_worker_id(), gemini=gemini)
@@ -108,8 +108,6 @@ def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:
         report([*settings_findings(invalid), *misspelled_findings(os.environ)], options.json)
         return UNUSABLE
     lines = [f"  {problem}" for problem in invalid.problems]
-    text = "\n".join(["error: these settings cannot be used:", *lines])
-    sys.stderr.write(
-        f"{text}\nhint: set them in the environment or in .env; docs/settings.md explains each\n"
-    )
+    text = "\n".join(["error: these settings are invalid:", *lines])
+    sys.stderr.write(f"{text}\nhint: set them in the environment or in .env; see docs/settings.md\n")
     return UNUSABLE

@@ -1,67 +1,70 @@
-"""What `--help` teaches: of each command what it does, an example, and what one will see."""
+"""The texts of `--help`: what each command does, an example, and its output."""
 
 EXIT_CODES = """\
 exit codes:
-  0  it was done (jobs may have failed: the summary counts them)
-  1  the run failed, something was found wrong, the queue could not be reached or refused
-  2  the arguments, a file or the settings cannot be used; all problems with the settings are listed at once
+  0  success (jobs may have failed; the summary counts them)
+  1  the run failed, a check failed, or Supabase could not be reached or refused the call
+  2  the arguments, a file or the settings are invalid; all problems with the settings are listed
 """
 
 MAIN = """\
-Works the queue of generated photos off, and looks after it. Results go to stdout, the log to stderr.
+Processes the photo queue, and monitors and controls it. Results go to stdout, the log to stderr.
 
-Settings are environment variables; docs/settings.md explains each. A .env in the working directory is read
-too; what is exported takes precedence. GEMINI_API_KEY is needed by tick, run, drain and check only.
+Settings are environment variables; docs/settings.md explains each one. They are also read from a .env file
+in the working directory; exported variables take precedence. Only tick, run, drain and check need
+GEMINI_API_KEY.
 
 example:
   python -m worker check && python -m worker tick
 """
 
 TICK = """\
-Does one run: claims what is ready, makes the photos, settles the jobs, sums up. It ends by itself, within
-INVOCATION_TIMEOUT_SECONDS; Ctrl-C ends it within 10 s and gives back what was not started.
+Does one run: claims the jobs that are ready, makes their photos, settles the jobs and prints a summary. It
+ends within INVOCATION_TIMEOUT_SECONDS. Ctrl-C ends it within 10 s; it then releases the jobs that it had
+not started.
 
 example:
   python -m worker tick --max-jobs 5
 
-you will see the run's summary, one line of JSON:
+output: the run's summary, one line of JSON
   {"runId": "...", "stopReason": "queue_empty", "claimed": 5, "completed": 5, "failed": 0, ...}
-stopReason says why it ended, "failuresByCode" how many jobs failed with which errorCode.
-With "misconfigured", "problem" says what to mend, and the exit code is 1.
-With --dry-run nothing is claimed, and you see the jobs that are next in line, whatever the gate says:
+"stopReason" says why the run ended; "failuresByCode" counts the failed jobs by errorCode.
+With "misconfigured", "problem" says what to fix, and the exit code is 1.
+With --dry-run it claims nothing and prints the jobs that are next, even if the gate is closed:
   {"jobs": [{"id": 7, "batchId": "...", "status": "pending", "images": 4, ...}], "reason": null, ...}
 """
 
 RUN = """\
 Does one run after the other until SIGTERM or Ctrl-C, which end it within 10 s with exit code 0; a second
-signal ends it at once. Sleeps while nothing is due: until the next retry, at most MAX_IDLE_SECONDS. When
-Supabase cannot be reached, or something is misconfigured, it says so in the log and goes on trying, ever
-less often (after five minutes at most): what is mended without a restart, like billing, is noticed.
-Settings that cannot be used end it at once with exit code 2; there a restart does not help.
+signal ends it at once. If no job is due, it sleeps until the next retry, at most MAX_IDLE_SECONDS. If
+Supabase cannot be reached or something is misconfigured, it logs an error and retries less and less often,
+at least every five minutes. So it notices a fix that needs no restart, such as billing. Invalid settings
+end it at once with exit code 2; then a restart does not help.
 
 example:
   MAX_IDLE_SECONDS=10 python -m worker run
 
-you will see the log on stderr, one line for each thing that happened to a job, and nothing on stdout:
+output: nothing on stdout; the log on stderr, one line for each event
   2026-11-25T12:00:01Z job_completed run=... job=7 batch=... attempt=1 code=None
 """
 
 DRAIN = """\
-Does one run after the other until the queue is empty, and ends with exit code 0. Where a quota, other runs or
-a retry stand in the way, it waits until the next attempt is due, if that is within --patience, and else ends
-too; stopReason says why. Misconfigured, or without Supabase for five runs in a row, it ends with 1. SIGTERM
-or Ctrl-C end it within 10 s. A Cloud Run job does this with a large backlog (docs/deploy.md).
+Does one run after the other until the queue is empty, and ends with exit code 0. If jobs wait for a quota,
+for other runs or for a retry, it waits for the next one if that is due within --patience, and otherwise
+ends too; "stopReason" says why. If something is misconfigured, or five consecutive runs cannot reach
+Supabase, it ends with exit code 1. SIGTERM or Ctrl-C end it within 10 s. A Cloud Run job can drain a large
+backlog with it (docs/deploy.md).
 
 example:
   python -m worker drain --patience 300
 
-you will see the log on stderr, and in the end what all runs did, one line of JSON:
+output: the log on stderr; at the end the totals of all runs, one line of JSON
   {"runs": 12, "stopReason": "queue_empty", "claimed": 1140, "completed": 1138, ..., "imagesMade": 4552, ...}
 """
 
 ENQUEUE = """\
-Enqueues an order from a JSON file ("-" reads stdin) for the user it names. With an idempotency key the same
-order can be sent again without harm: the answer is that of the first time, with "created": false.
+Enqueues an order from a JSON file (- for stdin) for the user that it names. With an idempotency key the same
+order can be sent again safely: the answer is the first one's, with "created": false.
 
 example:
   echo '{"userId": "u1", "basePrompt": "A portrait by the sea", "numImagesPerExample": 2,
@@ -69,33 +72,32 @@ example:
          "exampleImages": [{"url": "training-photos/u1/beach.jpg"}]}' |
     python -m worker enqueue - --idempotency-key order-4711
 
-you will see the batch, one line of JSON, or what is wrong with the order:
+output: the batch, one line of JSON, or an error that says what is wrong with the order
   {"batchId": "...", "jobIds": [7], "jobsEnqueued": 1, "imagesEnqueued": 2, "created": true}
 """
 
 STATUS = """\
-Says in a sentence how it is and what to do, then shows the queue in numbers: what is ready, waiting, put
-aside by a rate limit, being worked on; what ended within 24 hours; the last run and why it ended. "stale"
-jobs are those whose worker died. A terminal also shows ages, percentiles and sparklines, as many as its
-height has. --watch does so again and again until Ctrl-C, and goes on when the database cannot be reached
-for a while.
+Shows the queue's health in one sentence, with what to do, and its numbers: jobs that are ready, waiting, rate
+limited and in progress; jobs that ended in the last 24 hours; the last run and why it ended. "stale" jobs are
+those whose worker died. A terminal also shows ages, percentiles and sparklines if it is tall enough. --watch
+refreshes the output until Ctrl-C, also after an outage of the database.
 
 example:
   python -m worker status --watch
 
-you will see tables, elsewhere than on a terminal plain text, or with --json one line each time:
+output: tables on a terminal, plain text elsewhere, or with --json one line of JSON
   {"ready": 3, "waiting": 1, "rateLimited": 0, "processing": 2, "stale": 0, "lastDay": {...}, ...}
 """
 
 SHOW = """\
-Shows one batch with its jobs, or one job: its state in words, attempts, what went wrong, and of every image
-where it is stored, why it was refused, or that it is still missing.
+Shows one batch with its jobs, or one job: its state, attempts and error, and for each image where it is
+stored, why it was refused, or that it is missing.
 
 example:
   python -m worker show 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
   python -m worker show 7
 
-you will see text, or with --json one line:
+output: text, or with --json one line of JSON
   batch 0b0c41d2-...: partial
     images: 1 of 2 made, 1 failed
   job 7: completed
@@ -104,36 +106,36 @@ you will see text, or with --json one line:
 """
 
 RELEASE_STALE = """\
-Makes jobs ready again that have been locked for long. The next run does that by itself for jobs whose
-worker died. A run lasts less than five minutes, so with less than 300 seconds you may take jobs from a
-living worker: nothing breaks, but photos may be made, and paid for, twice.
+Releases jobs that have been locked for too long, so that they are ready again. The next run does this by
+itself for jobs whose worker died. A run lasts less than five minutes, so with less than 300 seconds you may
+release jobs of a running worker: nothing breaks, but photos may be made and paid for twice.
 
 example:
   python -m worker release-stale --older-than-seconds 300
 
-you will see how many, one line of JSON:
+output: the number of released jobs, one line of JSON
   {"released": 2}
 """
 
 RETRY_FAILED = """\
-Takes failed jobs up again, with all their attempts; only the photos still missing are made. Jobs whose every
-missing photo was refused by Gemini are left alone, unless you say --including-refused.
+Retries failed jobs, with all their attempts; only missing photos are made. Jobs whose missing photos were all
+refused by Gemini are not retried, except with --including-refused.
 
 example:
   python -m worker retry-failed --batch 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
 
-you will see how many, one line of JSON; as many as --limit means that there may be more:
+output: the number of jobs, one line of JSON; if it equals --limit, there may be more
   {"retried": 3}
 """
 
 GATE = """\
-The rate gate lets all workers together start at the rate that is allowed. `show` tells the rate in force,
-what 429s taught, the daily caps and whether it is paused. `set` changes a rate (images per minute, per
-model), a cap (for all models) or what one signed-in user may order; all hold for every worker from its
-next start on, for orders from the next one on, without a deploy.
-`pause` stops every start, `resume` ends the pause and every block, a daily one too. `remove` takes away the
-gate of a model that gave out no start within a day. `set` refuses a model that nothing knows, unless you say
+The rate gate limits how many images all workers together start. `show` shows the current rates, the rates
+learned from 429s, the daily caps and whether generation is paused. `set` changes a rate (images per minute,
+per model), a cap (for all models) or the limits of signed-in users. Changes apply to the next start of
+every worker and to the next order; they need no deploy. `set` refuses an unknown model, except with
 --new-model.
+`pause` stops all starts; `resume` ends the pause and every block, also that of a daily quota. `remove`
+removes the gate of a model that has started no image within a day.
 
 example:
   python -m worker gate show
@@ -145,32 +147,32 @@ example:
   python -m worker gate pause "the bill looks odd"
   python -m worker gate resume
 
-you will see the gate as it is then:
+output: the gate after the change
   gemini-2.5-flash-image: 30 starts per minute, 412 today
-  today: at most $16.07 of $20.00 spent; images a day: no cap
-  each user: 200 images waiting; 1000 images or $10.00 a day (now 256 images)
-  runs: 1 of 3; a job waits at most 72 hours for a quota
+  today: at most $16.07 of $20.00 spent; images per day: no cap
+  each user: 200 images waiting; 1000 images or $10.00 per day (now 256 images)
+  runs: 1 of 3; a job waits at most 72 hours for quota
   anonymous users may not order
 """
 
 MODELS = """\
-Shows what the database knows of Gemini's models: what an image costs, the announced end, the successor. `set`
-corrects a row for every worker, without a deploy; installing the SQL again does not change it back. A model
-that answers 404 is remembered as gone; `set MODEL --available` forgets that.
+Shows the database's table of Gemini's models: price per image, announced end, successor. `set` corrects a row
+for all workers, without a deploy; installing the SQL again keeps the correction. If Google answers 404 for a
+model, the database marks it as retired; `set MODEL --available` removes the mark.
 
 example:
   python -m worker models list
   python -m worker models set gemini-2.5-flash-image --ends 2027-03-15 --source "Gemini API deprecations"
 
-you will see a line for each model, or with --json one line of JSON:
-  gemini-2.5-flash-image: $0.039 an image; ends 2027-03-15; then gemini-nano-banana-2.1
+output: one line per model, or with --json one line of JSON
+  gemini-2.5-flash-image: $0.039 an image; ends 2027-03-15; successor gemini-nano-banana-2.1
 """
 
 HOSTS = """\
-Shows the hosts that https:// photos may come from. An order with a photo of another host is refused, and no
-redirect to another host is followed. `*.example.com` stands for every host below example.com, not for that
-one itself; `*` for any public host. The project's own host is added by every run that does not find it, so
-`remove` refuses it. `add` and `remove` hold for orders and runs from the next one on.
+Shows the hosts that https:// photos may come from. An order with a photo from another host is refused, and
+redirects to other hosts are not followed. `*.example.com` allows all subdomains of example.com, but not
+example.com itself; `*` allows any public host. Each run adds the project's own host if it is missing, so
+`remove` refuses that host. Changes apply to the next order and the next run.
 
 example:
   python -m worker hosts list
@@ -178,79 +180,79 @@ example:
   python -m worker hosts add "*.cdn.example.com"
   python -m worker hosts remove "*"
 
-you will see a line for each host, or with --json one line of JSON:
+output: one line per host, or with --json one line of JSON
   *.cdn.example.com
   abc.supabase.co (this project's own)
   photos.example.com
 """
 
 CANCEL = """\
-Cancels what a batch still waits for. Photos that are made stay; what is being made right now is discarded.
+Cancels the unfinished jobs of a batch. Finished photos are kept; photos in progress are discarded.
 
 example:
   python -m worker cancel 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43
 
-you will see the batch, one line of JSON; a batch that had ended stays as it was:
+output: the batch, one line of JSON; a batch that has ended does not change
   {"batchId": "...", "status": "cancelled", "jobsCancelled": 4}
 """
 
 SWEEP = """\
-Removes stored objects that no row tells of: those of workers that died between storing and recording a
-photo, second copies, what came late for a cancelled order. Looks only into folders of jobs that ended at
-least ten minutes ago, and never touches a photo that has a row. Also empties the folders of erased users.
-Takes a minute at most; what it did not get to is done the next time.
+Removes orphaned objects, which are in Storage but have no row: photos of workers that died between storing
+and recording them, second copies, photos that came too late for a cancelled order. Checks only the folders
+of jobs that ended at least ten minutes ago, and never removes a photo that has a row. Also empties the
+folders of erased users. Takes at most a minute; the next sweep does the rest.
 
 example:
   python -m worker sweep --limit 100
 
-you will see what was done, one line of JSON; "more" means that another sweep has something to do:
+output: the counts, one line of JSON; "more": true means that there is more to sweep
   {"jobsSwept": 12, "objectsRemoved": 3, "bytesRemoved": 5120, "erasuresDone": 0, "failures": 0, ...}
 """
 
 PRUNE = """\
-Removes what ended long ago: whole batches with their jobs, and finished runs; idempotency keys 60 days
-later. Photos stay, with their rows. A batch one of whose jobs still waits for a sweep is left alone, and
-counted in "unswept".
+Removes old history: batches that ended long ago with their jobs, finished runs, and idempotency keys 60 days
+later. Keeps photos and their rows. Keeps a batch while one of its jobs waits for a sweep, and counts it in
+"unswept".
 
 example:
   python -m worker prune --older-than-days 30
 
-you will see what was removed, one line of JSON; "more" means that there is more of it:
+output: the counts, one line of JSON; "more": true means that there is more to remove
   {"more": false, "unswept": 0, "jobsRemoved": 40, "keysRemoved": 0, "runsRemoved": 7, "batchesRemoved": 9}
 """
 
 ERASE = """\
-Erases a user: every order, also what is being made right now, every row, every generated photo. Asks for
-the user id once more, unless you say --yes. The rows go at once, the photos as far as a minute reaches; the
-sweep removes the rest and looks again after ten minutes, when nothing can be on its way any more. Until it is
-done the user cannot order. Source photos in the app's own buckets, and the account, are the app's to delete:
-delete the account first.
+Erases a user: all orders (also those in progress), all rows and all generated photos. Asks you to type the
+user id again, except with --yes. Removes all rows at once, and photos for up to a minute. The sweep removes
+the rest, and checks again after ten minutes, when no upload can be in progress. The user cannot order until
+that is done. Does not delete source photos in the app's own buckets or the user's account. Delete the
+account first.
 
 example:
   python -m worker erase 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43 --yes
 
-you will see what was removed, one line of JSON:
+output: the counts, one line of JSON
   {"jobsRemoved": 3, "photosRemoved": 12, "userFolder": "0b0c...", "objectsRemoved": 12, "more": false, ...}
 """
 
 CHECK = """\
-Looks at everything a run needs: the settings, Supabase and its key, the database functions, the bucket, the
-hosts that photos may come from, the Gemini key and model, who may call the HTTP function, whether a pause, a
-used-up cap or a long block keeps jobs from starting, whether a model ends soon, and whether a database clock
-that was ahead has left waits behind. Changes nothing and costs nothing.
+Checks everything that a run needs: the settings, Supabase and its key, the database functions and their
+access rights, the buckets, the hosts of photos, Gemini's key and model, and the credentials of the HTTP
+function. Also warns if a pause, a reached cap or a long block stops all starts, if a model ends soon, and
+if the database's clock was ahead and set retry times that are too late. Changes nothing and costs nothing.
 
-With --project and --region it also looks at the service deployed on Cloud Run: its timeout, concurrency,
-instances, memory, variables and who may call it. Values are read to compare them and never shown. That needs
-Google credentials: gcloud auth application-default login.
+With --project and --region it also checks the service deployed on Cloud Run: its timeout, concurrency,
+instances, memory, variables, and who may call it. It compares the values of variables, but never shows them.
+This needs Google credentials: gcloud auth application-default login.
 
 example:
   python -m worker check
   python -m worker check --project my-photos-4711 --region us-central1
 
-you will see a line for each thing looked at, with the mend below what is wrong:
+output: one line per check, with the fix below each problem
   ok       supabase  answers and accepts the key
   failed   bucket    there is no bucket generated-photos
-                     mend: run sql/install.sql in the Supabase SQL editor, or psql …
+                     fix: run sql/install.sql in the Supabase SQL editor, or psql …
 or with --json one line: {"ok": true, "findings": [{"name", "state", "message", "mend", "ok"}, ...]}
-Exit code 0: the worker can work (warnings allowed). 1: something failed. 2: it is the settings.
+Exit code 0: the worker can work, perhaps with warnings. 1: a check failed. 2: the settings are invalid.
 """

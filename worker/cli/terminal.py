@@ -1,4 +1,4 @@
-"""The queue's numbers on a terminal: tables, sparklines and colour, all from one answer."""
+"""Shows the queue's numbers on a terminal with tables, sparklines and colors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ AGES = ("≤ 1 min", "≤ 5 min", "≤ 30 min", "≤ 1 h", "≤ 6 h", "≤ 1 d",
 
 
 def show(stats: Mapping[str, Any]) -> None:
-    """Write the numbers once."""
+    """Print the numbers once."""
     console = Console()
     console.print(screen(stats, console))
 
 
 async def watch(answers: AsyncIterator[Mapping[str, Any] | QueueUnavailable]) -> None:
-    """Show each answer in the place of the one before; while there is none, the last numbers below that."""
+    """Replace the screen with each answer. During an outage, show the error above the last numbers."""
     console = Console()
     stats: Mapping[str, Any] | None = None
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -41,7 +41,7 @@ async def watch(answers: AsyncIterator[Mapping[str, Any] | QueueUnavailable]) ->
 def screen(
     stats: Mapping[str, Any] | None, console: Console, outage: QueueUnavailable | None = None
 ) -> RenderableType:
-    """The verdict and below it the numbers, the most important first: as many as a terminal's height has."""
+    """The verdict and the numbers, the most important first; a terminal shows as many as fit its height."""
     first = _verdict(stats, outage)
     if stats is None:
         return first
@@ -66,14 +66,14 @@ def _height(part: RenderableType, console: Console) -> int:
 
 def _verdict(stats: Mapping[str, Any] | None, outage: QueueUnavailable | None) -> RenderableType:
     if outage or stats is None:
-        words = unreachable(outage) if outage else "Asking …"
+        words = unreachable(outage) if outage else "Loading …"
         return Text.assemble(("Trouble", LEVELS["trouble"]), f"  {words}")
     found = health(stats)
     return Text.assemble((found.level.capitalize(), LEVELS[found.level]), f"  {found.words}")
 
 
 def sparkline(values: Sequence[int]) -> str:
-    """A bar for each value, the highest as high as the line; what is more than nothing is never blank."""
+    """A bar for each value, scaled to the largest; a value above 0 is never blank."""
     most = max([*values, 1])
     return "".join(" " if value == 0 else BARS[max(value * len(BARS) // most - 1, 0)] for value in values)
 
@@ -100,15 +100,15 @@ def _queue(stats: Mapping[str, Any]) -> RenderableType:
     tried = stats["nextTrySeconds"]
     for label, field in STATES.items():
         table.add_row(label, str(stats[field]), next_try(tried.get(field)))
-    table.add_row("stale", str(stats["stale"]), "their worker died" if stats["stale"] else "",
+    table.add_row("stale", str(stats["stale"]), "the worker died" if stats["stale"] else "",
         style="red" if stats["stale"] else None)  # fmt: skip
-    oldest = "" if due["oldestSeconds"] is None else f"the oldest for {duration(due['oldestSeconds'])}"
-    table.add_row("due", str(due["jobs"]), f"{due['images']} images {oldest}")
+    oldest = "" if due["oldestSeconds"] is None else f", oldest: {duration(due['oldestSeconds'])}"
+    table.add_row("due", str(due["jobs"]), f"{due['images']} images{oldest}")
     return table
 
 
 def _ages(ages: Mapping[str, Any]) -> RenderableType:
-    table = _table("Since the order", "", *AGES)
+    table = _table("Jobs by time since the order", "", *AGES)
     for label, field in (
         ("pending", "pending"),
         ("rate limited", "rateLimited"),
@@ -119,7 +119,7 @@ def _ages(ages: Mapping[str, Any]) -> RenderableType:
 
 
 def _windows(windows: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = _table("Ended within", "", *(window["name"] for window in windows))
+    table = _table("Ended in the last", "", *(window["name"] for window in windows))
     rows = (
         ("jobs completed", "jobs", "completed"), ("jobs failed", "jobs", "failed"),
         ("images completed", "images", "completed"), ("images refused", "images", "refused"),
@@ -157,8 +157,8 @@ def _gate(stats: Mapping[str, Any]) -> RenderableType:
     last = runs["lastFinished"]
     lines = [
         gate_table(stats["gate"]),
-        f"runs: {runs['lastHour']} within an hour, {runs['diedLastHour']} died",
+        f"runs: {runs['lastHour']} in the last hour, {runs['diedLastHour']} of them died",
     ]
     if last:
-        lines.append(f"the last one ended: {stopped(last)} (at {last['finishedAt'][:19]} UTC)")
+        lines.append(f"last finished run: {stopped(last)} (at {last['finishedAt'][:19]} UTC)")
     return Text("\n".join(["Gate, caps and runs", *lines]))

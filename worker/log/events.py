@@ -1,7 +1,7 @@
 """Structured logs: one event per state change, as JSON on Cloud Run and as readable lines on a terminal.
 
-Never carries prompt text, image bytes, keys or personal data: ids, codes, counts and durations only.
-docs/logs.md has each event.
+Events contain only ids, codes, counts and durations, never prompts, image bytes, keys or personal data.
+docs/logs.md lists all events.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _bound: ContextVar[Mapping[str, Any]] = ContextVar("bound", default={})  # noqa:
 
 
 def event(name: str, /, *, level: str = "info", exc_info: bool = False, **fields: Any) -> None:
-    """Log one event: a snake_case name and its fields, with those bound around it."""
+    """Log one event: a snake_case name and its fields, plus the fields of `bound`."""
     number = logging.getLevelNamesMapping()[level.upper()]
     logger.log(number, name, exc_info=exc_info, extra={**_bound.get(), **fields}, stacklevel=2)
 
 
 @contextmanager
 def bound(**fields: Any) -> Iterator[None]:
-    """Add fields to every event inside, in this task and those it starts."""
+    """Add fields to every event in this block, also in tasks that it starts."""
     token = _bound.set({**_bound.get(), **fields})
     try:
         yield
@@ -37,10 +37,9 @@ def bound(**fields: Any) -> Iterator[None]:
 
 
 def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or when LOG_FORMAT=json.
+    """Send all logs to stderr, as JSON on Cloud Run (K_SERVICE, CLOUD_RUN_JOB) or with LOG_FORMAT=json.
 
-    Whoever logs, no secret of `env` gets through: not even if it stands in another's exception or a library's
-    debugging output.
+    Masks the secrets of `env` in every record, also in exceptions and in the logs of libraries.
     """
     hosted = bool(env.get("K_SERVICE") or env.get("CLOUD_RUN_JOB"))
     as_json = env.get("LOG_FORMAT", "json" if hosted else "line").lower() == "json"
@@ -54,7 +53,7 @@ def set_up(env: Mapping[str, str], stream: TextIO | None = None) -> None:
 
 
 def _formatter(as_json: bool, env: Mapping[str, str], stream: TextIO) -> logging.Formatter:
-    # Each brings a library of its own, and a cold start should load no more than it uses.
+    # Each formatter imports a library; a cold start should load only the one it uses.
     if as_json:
         from worker.log.json_lines import JsonLines
 

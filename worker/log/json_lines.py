@@ -1,6 +1,6 @@
-"""Log records as Cloud Logging and Error Reporting read them: one JSON object a line.
+"""Formats log records for Cloud Logging and Error Reporting: one JSON object per line.
 
-Names and meanings: https://cloud.google.com/logging/docs/structured-logging and
+Fields: https://cloud.google.com/logging/docs/structured-logging and
 https://cloud.google.com/error-reporting/docs/formatting-error-messages
 """
 
@@ -17,7 +17,7 @@ from worker.log.mask import Mask
 FIELDS = ("levelname", "message")
 NAMES = {"levelname": "severity", "exc_info": "stack_trace"}
 LABELS = ("run", "job", "batch")
-"""What a record is looked up by; a label's value is text."""
+"""Fields that are also labels, for queries; a label's value must be a string."""
 
 LABELS_FIELD = "logging.googleapis.com/labels"
 TRACE_FIELDS = {"span": "logging.googleapis.com/spanId", "sampled": "logging.googleapis.com/trace_sampled"}
@@ -26,7 +26,7 @@ REPORTED = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.Repo
 
 
 class JsonLines(JsonFormatter):
-    """A record as JSON: severity, message, labels, trace, its own fields, and for errors what groups them."""
+    """A record as JSON: severity, message, labels, trace, own fields; for errors also what groups them."""
 
     def __init__(self, mask: Mask, env: Mapping[str, str]) -> None:
         super().__init__(FIELDS, rename_fields=NAMES, timestamp="time")
@@ -44,14 +44,14 @@ class JsonLines(JsonFormatter):
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
     ) -> None:
-        """Fill `log_data` from the record."""
+        """Add the record's fields to `log_data`."""
         super().add_fields(log_data, record, message_dict)
         log_data["logger"] = record.name
         labels = {name: str(log_data[name]) for name in LABELS if name in log_data}
         if labels:
             log_data[LABELS_FIELD] = labels
         if "trace" in log_data:
-            # Without its project Cloud Logging cannot link a trace, but a person can still look for it.
+            # Without the project, Cloud Logging cannot link the trace, but it can still be searched for.
             trace = log_data.pop("trace")
             log_data[TRACE_FIELD] = f"projects/{self._project}/traces/{trace}" if self._project else trace
         for name, known_as in TRACE_FIELDS.items():

@@ -1,6 +1,6 @@
-"""The last line before a secret gets into a log: this process's own secrets, and whatever looks like one.
+"""Masks secrets in log records: those of this process, and every text that looks like a token or key.
 
-Nothing of ours writes them; this is for the texts of others, such as an exception that quotes an answer.
+Our own code logs no secrets. This is for texts of libraries, such as an exception that quotes a response.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ SECRET_VARIABLES = (
 )
 MASKED = "***"
 
-_SHORTEST = 8  # what is shorter is no secret, and masking it would make a log unreadable
+_SHORTEST = 8  # a shorter value is not a secret, and masking it would make the log unreadable
 
-# A JWT (a person's access token, Google's ID token, an older Supabase key), Supabase's and Google's API keys.
+# JWTs (a user's access token, Google's ID token, an older Supabase key), Supabase's and Google's API keys.
 _SHAPES = r"eyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*|sb_(?:secret|publishable)_[\w-]{8,}|AIza[\w-]{20,}"
 
 
 class Mask:
-    """Puts `***` in the place of the secrets of an environment, also as JSON, `repr` or a URL writes them."""
+    """Replaces the secrets of an environment with `***`, also as spelled in JSON, `repr` or a URL."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         values = {env.get(name, "").strip() for name in SECRET_VARIABLES}
         written = {way for value in values if len(value) >= _SHORTEST for way in _ways(value)}
-        # The longest first: one secret may begin as another does.
+        # The longest first, since one secret may be a prefix of another.
         known = [re.escape(way) for way in sorted(written, key=len, reverse=True)]
         self._pattern = re.compile("|".join([*known, _SHAPES]), re.ASCII)
 
     def __call__(self, text: str) -> str:
-        """The text without them."""
+        """The text with its secrets masked."""
         return self._pattern.sub(MASKED, text)
 
 
 def _ways(secret: str) -> set[str]:
-    """How a text may write a secret, and how JSON writes that text."""
+    """The spellings of a secret: plain, `repr` and URL, and each of them inside JSON."""
     plain = {secret, repr(secret)[1:-1], quote(secret), quote(secret, safe="")}
     return plain | {json.dumps(way)[1:-1] for way in plain}

@@ -1,4 +1,4 @@
-"""Log records for people: UTC time, event, `field=value …`; coloured on a terminal (not with NO_COLOR)."""
+"""Log records for people: UTC time, event, `field=value …`; colored on a terminal (not with NO_COLOR)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from worker.log.mask import Mask
 FORMAT = "%(thin)s%(asctime)s%(reset)s %(log_color)s%(mark)s%(message)s%(reset)s%(fields)s"
 COLOURS = {"DEBUG": "thin", "INFO": "", "WARNING": "yellow", "ERROR": "bold_red", "CRITICAL": "bold_red"}
 HIDDEN = frozenset({"trace", "span", "sampled"})
-"""Of use only where traces are kept."""
+"""Fields that are useful only in Cloud Logging."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "mark", "fields"}
 
 
 class TerminalLines(ColoredFormatter):
-    """A record as one line, with a traceback below it if there is one."""
+    """A record as one line, with its traceback below it if it has one."""
 
     def __init__(self, mask: Mask, stream: TextIO) -> None:
         super().__init__(FORMAT, "%Y-%m-%dT%H:%M:%SZ", log_colors=COLOURS, stream=stream, reset=False)
@@ -34,5 +34,5 @@ class TerminalLines(ColoredFormatter):
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record carries beyond what every record has."""
+    """The event's own fields: those that not every record has."""
     return {name: value for name, value in vars(record).items() if name not in _STANDARD | HIDDEN}
