@@ -386,7 +386,8 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, coalesce(p_skip_users, '[]'));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images,
+      coalesce(p_skip_users, '[]') || generation.users_near_daily_limit());
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));

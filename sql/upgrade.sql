@@ -1538,8 +1538,34 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
--- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
+-- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
+-- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day.
+create or replace function generation.users_near_daily_limit() returns jsonb
+language plpgsql stable set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+declare
+  v_most constant numeric := generation.images_of_caps() * 3 / 4;
+  v_today constant date := generation.quota_day(generation.clock());
+begin
+  if v_most is null then
+    return '[]';
+  end if;
+  return (
+    with working as materialized (
+      select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
+      where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+    )
+    select coalesce(jsonb_agg(w."userId"), '[]')
+    from (select g."userId", sum(g.images) as images from working as g group by g."userId") as w
+    join generation.flows as f on f."userId" = w."userId" and f.priority = 0 and f."signedIn"
+    where case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * w.images >= v_most);
+end
+$$;
+
+-- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood; those of a user
+-- that have been overtaken move behind the virtual time together, as far apart as they were, so that they take turns with the
+-- jobs of others and do not come before them as one block. The others have had their turn and get another one; while their user's tag row is locked, by an
 -- order of that user's, they wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
@@ -1564,11 +1590,18 @@ begin
     )
     select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
     for no key update of f skip locked);
+  with due as materialized (
+    select q.id, q."userId", q.priority, q."startTag" from public.photo_generation_queue as q where q.id = any (v_ids)
+  ), head as materialized (
+    select p.priority, generation.virtual_time(p.priority) as tag from (select distinct d.priority from due as d) as p
+  ), moved as materialized (
+    select d.id, d."startTag" + greatest(h.tag - min(d."startTag") over (partition by d."userId", d.priority), 0) as tag
+    from due as d join head as h on h.priority = d.priority
+  )
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null, "waitingSince" = null,
-    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
-  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
+  set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = coalesce(t.tag, s.tag)
+  from moved as s left join generation.further_turns(v_used) as t on t.id = s.id
+  where q.id = any (v_ids) and q.id = s.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
     select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
 end
 $$;
@@ -2764,7 +2797,8 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, coalesce(p_skip_users, '[]'));
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images,
+      coalesce(p_skip_users, '[]') || generation.users_near_daily_limit());
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));

@@ -22,7 +22,7 @@ from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
-from worker.run.memory import CALL_BYTES, PHOTO_BYTES, ByteBudget
+from worker.run.memory import CALL_BYTES, PHOTO_BYTES, FairBudget
 from worker.run.photo_memory import PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
@@ -62,7 +62,7 @@ class Worker:
             store=self.store,
             proof=StorageProof(self.store, self.queue),
             open_photos=self._photos,
-            request_memory=ByteBudget(CALL_BYTES, alone=CALL_BYTES),
+            request_memory=FairBudget(CALL_BYTES, alone=CALL_BYTES),
             monotonic=time.monotonic,
             uniform=self.uniform,
         )

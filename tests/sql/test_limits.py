@@ -191,6 +191,38 @@ def test_requests_in_vain_do_not_use_up_a_cap(
     assert queue.connection.execute('select "retryTag" from generation.flows order by 1').fetchall() == turns
 
 
+def test_requests_that_are_under_way_count_as_well(queue: Queue, user: Queue) -> None:
+    """However many runs claim before anything is settled, they take no more than could be sent."""
+    limit(queue, imagesPerDay=100)
+    ask(user, "stranger", examples=50)
+    claimed = sum(len(queue.run().claim(10)) for _ in range(10))
+    assert claimed == 40  # two requests each: 80, and what the last claim had begun
+    service = queue.enqueue("customer", examples=1)
+    (job,) = queue.run().claim(10)
+    assert job["batchId"] == service["batchId"]
+
+
+def test_midnight_brings_no_block_of_jobs(
+    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock
+) -> None:
+    """The jobs of a user that waited for the next day take turns with those that were ordered since."""
+    limit(queue, imagesPerDay=100)
+    ask(user, "stranger", examples=40, images=1)
+    (job,) = queue.run().claim(1)
+    queue.settle(job, "retry", requests=80, retryInSeconds=3600)
+    for number in range(10):
+        queue.enqueue(f"other-{number}", examples=10)
+        for each in queue.run().claim(20):
+            queue.complete(each)
+    clock.set(MIDNIGHT)
+    victim = signed_in(another(), "victim")
+    ask(victim, "victim", examples=5)
+    served = [each["userId"] for each in queue.run().claim(100)]
+    places = [place for place, name in enumerate(served) if name == "victim"]
+    assert len(places) == 5
+    assert places[-1] < 15
+
+
 def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:
     """What was asked for in vain counts also if its order was cancelled before it could be settled."""
     limit(queue, imagesPerDay=40)

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from worker.run.memory import ByteBudget
+from worker.run.memory import FairBudget
 
 
 class Holder:
@@ -41,7 +41,7 @@ Hold = Callable[[str, int], Holder]
 @pytest.fixture
 def hold() -> Hold:
     """Asks for bytes of a room of 20, for an owner."""
-    budget = ByteBudget(20)
+    budget = FairBudget(20)
     return lambda owner, size: Holder(budget.hold(owner, size))
 
 
@@ -62,7 +62,7 @@ async def test_an_owner_waits_for_their_own_half_and_holds_up_nobody_else(hold: 
 
 
 async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
-    budget = ByteBudget(20, alone=20)
+    budget = FairBudget(20, alone=20)
     first, second, third = (Holder(budget.hold("a", size)) for size in (8, 8, 8))
     assert await holding(first, second, third) == [True, True, False]
     other = Holder(budget.hold("b", 10))

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 from worker.run.request import MAX_JOBS, Action, RunRequest
 
-MIN_BUDGET_SECONDS = 30.0
-"""Shortest run over HTTP. A third of it is margin and a slow photo takes 20 s, so a shorter run would make
-nothing, and a caller who repeats it would keep the queue from being processed."""
+MIN_BUDGET_SECONDS = 60.0
+"""Least time that a run may be given over HTTP. Up to a third of it is margin, a slow photo takes 20 s, and
+so does an image of a slow model. With less, a caller who repeats the request could keep jobs from ending."""
 
 JSON_TYPES = ("", "application/json", "application/octet-stream")
 """Content types accepted as JSON: none, JSON, and Cloud Scheduler's default."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
-from worker.run.memory import ByteBudget
+from worker.run.memory import FairBudget
 from worker.run.photo_memory import RunPhotos
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
@@ -45,7 +44,7 @@ class Services:
     store: PhotoStore
     proof: StorageProof
     open_photos: Callable[[Sequence[str], Sequence[str]], RunPhotos]
-    request_memory: ByteBudget
+    request_memory: FairBudget
     monotonic: Callable[[], float]
     uniform: Uniform
 
@@ -74,7 +73,7 @@ class RunContext:
             services.queue, self.id, self.model, self.deadlines, self.stop, services.monotonic
         )
         self.jobs = JobsInFlight(settings.jobs_at_a_time, services.monotonic)
-        self.image_places = asyncio.Semaphore(settings.images_at_a_time)
+        self.image_places = FairBudget(settings.images_at_a_time, alone=settings.images_at_a_time)
         self.summary = Summary(str(self.id), settings.worker_id, self.model, self.stop)
         self.database_time = DatabaseTime(services.monotonic)
         self.photos: RunPhotos | None = None

@@ -56,7 +56,7 @@ async def make_image(context: RunContext, image: Image) -> ImageOutcome:
         except TimeoutError:
             reason = context.limiter.why_not(context.deadlines.start, image.job_ended)
             return ImageNotStarted(image.index, reason)
-        await held.enter_async_context(context.image_places)
+        await held.enter_async_context(context.image_places.hold(image.job.user_folder, 1))
         outcome = await _outcome(context, image)
     if isinstance(outcome, ImageDiscarded) and outcome.job_final:
         image.job_ended.set()

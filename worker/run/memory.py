@@ -1,4 +1,4 @@
-"""Byte budgets shared by all runs of a worker, divided fairly between users."""
+"""Budgets of bytes, and of images at a time, divided fairly between users."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class _Waiter:
     future: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
 
-class ByteBudget:
-    """At most `limit` bytes are held at a time, and at most half of them by one owner.
+class FairBudget:
+    """At most `limit` units (bytes, or images) are held at a time, and at most half of them by one owner.
 
     `alone` is how much one owner may hold while no other owner holds or waits; half of `limit` by default,
     which leaves the other half for the next owner. Requests are granted in the order of start-time fair
-    queueing by bytes, as in the job queue, so that one owner's large requests do not delay another's small
+    queueing by size, as in the job queue, so that one owner's large requests do not delay another's small
     ones; requests of the same owner are granted in order. A request that exceeds its owner's half delays only
     that owner. A request larger than `limit` is granted when nothing else is held, one larger than half when
     its owner holds nothing.
@@ -48,12 +48,12 @@ class ByteBudget:
 
     @property
     def free(self) -> int:
-        """Bytes not held; negative while a single request larger than `limit` is held."""
+        """Units not held; negative while a single request larger than `limit` is held."""
         return self._limit - self._total
 
     @asynccontextmanager
     async def hold(self, owner: str, size: int) -> AsyncIterator[None]:
-        """Wait for `size` bytes, and hold them while the context is open."""
+        """Wait for `size` units, and hold them while the context is open."""
         held = False
 
         def granted() -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
 from worker.photos.fetch import MAX_PHOTO_BYTES
-from worker.run.memory import ByteBudget
+from worker.run.memory import FairBudget
 
 Key = tuple[str, str]
 """A user's folder and a photo reference; photos are never shared between users."""
@@ -49,7 +49,7 @@ class PhotoMemory:
     """The photo cache of one worker. `monotonic` returns seconds."""
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
-        self._budget = ByteBudget(max_bytes)
+        self._budget = FairBudget(max_bytes)
         self._monotonic = monotonic
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._runs: set[RunPhotos] = set()
