@@ -1550,10 +1550,10 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood; those of a user
--- that have been overtaken move behind the virtual time together, as far apart as they were, so that they take turns with the
--- jobs of others and do not come before them as one block. The others have had their turn and get another one; while their user's tag row is locked, by an
--- order of that user's, they wait for the next claim.
+-- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota keep their place. If a user's have been
+-- overtaken, they move to the virtual time together and keep their distances, so that they take turns with other users' jobs
+-- instead of coming before them as one block. The others have had their turn and get another one; while their user's tag row is
+-- locked, by an order of that user's, they wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
