@@ -12,7 +12,6 @@ from typing import TypeVar
 import backoff
 
 T = TypeVar("T")
-E = TypeVar("E", bound=Exception)
 
 MAX_EXPONENT = 30
 """2^30 base units exceed any cap; higher exponents could overflow."""
@@ -22,24 +21,12 @@ Uniform = Callable[[float, float], float]
 
 
 def retried(
-    call: Callable[..., Awaitable[T]],
-    on: type[E],
-    most: int,
-    base_seconds: float,
-    cap_seconds: float | None = None,
-    *,
-    give_up: Callable[[E], bool] = lambda error: False,
-    on_retry: Callable[[E, float], None] = lambda error, wait_seconds: None,
+    call: Callable[..., Awaitable[T]], on: type[Exception], most: int, base_seconds: float, cap_seconds: float
 ) -> Callable[..., Awaitable[T]]:
     """Wrap `call` so that it is retried after errors of type `on`, with at most `most` tries in total.
 
-    `give_up` returns True if an error must not be retried; `on_retry` is called before each wait.
     `backoff` is no longer maintained, so only this function uses it.
     """
-
-    def ends(error: Exception) -> bool:
-        return isinstance(error, on) and give_up(error)
-
     decorated: Callable[..., Awaitable[T]] = backoff.on_exception(
         backoff.expo,
         on,
@@ -47,8 +34,6 @@ def retried(
         factor=base_seconds,
         max_value=cap_seconds,
         jitter=backoff.full_jitter,
-        giveup=ends,
-        on_backoff=lambda details: on_retry(details["exception"], details["wait"]),
         logger=None,
     )(call)
     return decorated
