@@ -103,23 +103,39 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told 503 and closed, far beyond it without a word; those that are there are served."""
+    """They are told 503 and closed, far beyond it without a word; those that are in use are served."""
     async with serving(monkeypatch, seconds=60) as (reader, writer), AsyncExitStack() as opened:
 
-        async def connect() -> asyncio.StreamReader:
+        async def connect(request: bytes) -> asyncio.StreamReader:
             more, its_writer = await asyncio.open_connection(*writer.get_extra_info("peername"))
             opened.callback(its_writer.close)
-            its_writer.write(get("/10/0"))
+            its_writer.write(request)
             return more
 
-        assert b" 200 " in await (await connect()).readuntil(b"\r\n\r\n")
-        beyond = [await (await connect()).read() for _ in range(2)]
+        writer.write(get("/10/2"))
+        in_use = await connect(get("/10/2"))
+        await asyncio.sleep(0.5)
+        beyond = [await (await connect(get("/10/0"))).read() for _ in range(2)]
         assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in beyond)
         assert json.loads(beyond[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
         with suppress(ConnectionResetError):
-            assert await (await connect()).read() == b""
-        writer.write(get("/10/0"))
+            assert await (await connect(get("/10/0"))).read() == b""
+        for each in (reader, in_use):
+            assert b" 200 " in await each.readuntil(b"\r\n\r\n")
+
+
+async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens all connections and sends nothing keeps nobody out: the longest idle is closed."""
+    async with serving(monkeypatch, seconds=60) as (oldest, writer):
+        address = writer.get_extra_info("peername")
+        _, second = await asyncio.open_connection(*address)
+        reader, third = await asyncio.open_connection(*address)
+        third.write(get("/10/0"))
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionResetError):
+            assert await oldest.read() == b""
+        for each in (second, third):
+            each.close()
 
 
 async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:

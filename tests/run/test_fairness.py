@@ -151,3 +151,21 @@ async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(
     rows = [site.job(job) for job in attacking]
     assert {(row["errorCode"], row["attempts"]) for row in rows} == {("photo_host_unavailable", 1)}
     site.audit(summary)
+
+
+async def test_many_images_of_one_user_keep_no_other_user_from_being_claimed(site: Site) -> None:
+    """An order that comes while one user's images fill the run is claimed by that run."""
+    site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[many", times=None)
+    photo = await site.upload("many.png", picture(), user="many")
+    await site.order("many 1", "many 2", images=10, photo=photo, userId="many")
+    running = asyncio.create_task(site.worker(IMAGES_AT_A_TIME="4").run(RunRequest()))
+    await site.open_calls(4)
+
+    (mine,) = await site.order("late")
+    await site.until_row("select from photo_generation_queue where id = %s and status = 'processing'", mine)
+
+    site.gemini.release()
+    await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", mine)
+    site.gemini.configure(rules=[])
+    site.gemini.release()
+    assert (await running)["completed"] == 3

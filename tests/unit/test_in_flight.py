@@ -14,13 +14,13 @@ from worker.jobs import Job
 from worker.run.in_flight import MOST_WAITING, JobsInFlight
 from worker.run.outcome import Completed, JobEnd
 
-PLACES = 4
+PLACES, IMAGES = 4, 6
 
 
 @pytest.fixture
 async def jobs() -> AsyncIterator[JobsInFlight]:
     """The jobs of a run with four places."""
-    in_flight = JobsInFlight(PLACES, asyncio.get_running_loop().time)
+    in_flight = JobsInFlight(PLACES, IMAGES, asyncio.get_running_loop().time)
     yield in_flight
     in_flight.abandon()
 
@@ -79,8 +79,17 @@ async def test_a_user_whose_jobs_wait_gets_no_more(jobs: JobsInFlight) -> None:
     """From half as many as there are places on; others are not held to it."""
     await start(jobs, PLACES // 2 - 1, "few", waiting=True)
     await start(jobs, PLACES // 2, "many", waiting=True)
-    await start(jobs, PLACES, "working", waiting=False)
+    await start(jobs, IMAGES // 2 - 1, "working", waiting=False)
     assert jobs.users_at_limit() == ["many"]
+
+
+async def test_a_user_with_many_unsent_images_gets_no_more_and_holds_up_nobody(jobs: JobsInFlight) -> None:
+    """From as many as are made at a time on; the images of others still count."""
+    await start(jobs, IMAGES // 2, "many", waiting=False)  # a job has two images
+    await start(jobs, 1, "few", waiting=False)
+    assert (jobs.users_at_limit(), jobs.unsent_images()) == (["many"], 2)
+    jobs.count_requests(0)
+    assert (jobs.users_at_limit(), jobs.unsent_images()) == ([], IMAGES - 1 + 2)
 
 
 async def test_a_short_wait_takes_the_place(jobs: JobsInFlight) -> None:

@@ -45,7 +45,7 @@ class BoundedConnection(H11Protocol):
         """Wait for a request, or refuse the connection if there are too many."""
         self._head, self._reader = _Timer(self.loop), _Timer(self.loop)
         super().connection_made(transport)
-        self._turned_away = len(self.connections) > MAX_CONNECTIONS
+        self._turned_away = len(self.connections) > MAX_CONNECTIONS and not self._replace_idle()
         if self._turned_away:
             self._turn_away()
         else:
@@ -84,6 +84,16 @@ class BoundedConnection(H11Protocol):
         self._reader.stop()
         super().connection_lost(exc)
 
+    def _replace_idle(self) -> bool:
+        """Close the connection that has waited longest for a request; False if every one is in use."""
+        idle = [each for each in self.connections if isinstance(each, BoundedConnection) and each._head.runs]
+        if not idle:
+            return False
+        oldest = min(idle, key=lambda each: each._head.started)
+        oldest._head.stop()
+        oldest.transport.abort()
+        return True
+
     def _turn_away(self) -> None:
         if len(self.connections) > 2 * MAX_CONNECTIONS:  # too many even for a 503 each
             self.transport.abort()
@@ -103,9 +113,16 @@ class _Timer:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._handle: asyncio.TimerHandle | None = None
+        self.started = 0.0
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is going to call."""
+        return self._handle is not None and not self._handle.cancelled()
 
     def start(self, seconds: float, action: Callable[[], None]) -> None:
         self.stop()
+        self.started = self._loop.time()
         self._handle = self._loop.call_later(seconds, action)
 
     def stop(self) -> None:

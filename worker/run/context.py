@@ -72,7 +72,7 @@ class RunContext:
         self.limiter = RateLimiter(
             services.queue, self.id, self.model, self.deadlines, self.stop, services.monotonic
         )
-        self.jobs = JobsInFlight(settings.jobs_at_a_time, services.monotonic)
+        self.jobs = JobsInFlight(settings.jobs_at_a_time, settings.images_at_a_time, services.monotonic)
         self.image_places = FairBudget(settings.images_at_a_time, alone=settings.images_at_a_time)
         self.summary = Summary(str(self.id), settings.worker_id, self.model, self.stop)
         self.database_time = DatabaseTime(services.monotonic)

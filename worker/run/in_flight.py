@@ -25,13 +25,16 @@ class JobsInFlight:
 
     `places` is how many jobs a run processes concurrently. A job that waits for its photos, or for its user's
     share of memory, gives up its place after PATIENCE_SECONDS, so that other users' jobs can be claimed. A
-    user with half as many such jobs as there are places gets no more until one of them continues or ends.
+    user with half as many such jobs as there are places gets no more until one of them continues or ends, and
+    neither does a user with `images` unsent images, the number that a run makes concurrently: these images do
+    not count, so that the run claims jobs of other users meanwhile.
 
     `requests` counts the requests sent for each job that is not settled, by job id.
     """
 
-    def __init__(self, places: int, monotonic: Callable[[], float]) -> None:
+    def __init__(self, places: int, images: int, monotonic: Callable[[], float]) -> None:
         self.places = places
+        self.images = images
         self.requests: Counter[int] = Counter()
         self._monotonic = monotonic
         self._jobs: dict[asyncio.Task[JobEnd], Job] = {}
@@ -100,14 +103,22 @@ class JobsInFlight:
         return self.places - len(self._jobs) + waiting
 
     def users_at_limit(self) -> Sequence[str]:
-        """The users whose jobs should not be claimed now, because too many of them are waiting."""
+        """The users of whom no more jobs should be claimed now: enough of their jobs or images wait."""
         waiting = Counter(job.user_id for job in self.waiting_jobs())
-        return [user for user, jobs in waiting.items() if 2 * jobs >= self.places]
+        crowded = {user for user, jobs in waiting.items() if 2 * jobs >= self.places}
+        return sorted(crowded | {user for user, images in self._unsent().items() if images >= self.images})
 
     def unsent_images(self) -> int:
-        """How many images have no request sent yet, not counting jobs without a place."""
-        jobs = [job for job in self._jobs.values() if not self._waits_long(job)]
-        return sum(max(len(job.missing) - self.requests[job.id], 0) for job in jobs)
+        """How many images have no request sent yet, not counting those of users at their limit."""
+        return sum(images for images in self._unsent().values() if images < self.images)
+
+    def _unsent(self) -> Counter[str]:
+        """The images without a request by user, not counting jobs without a place."""
+        unsent: Counter[str] = Counter()
+        for job in self._jobs.values():
+            if not self._waits_long(job):
+                unsent[job.user_id] += max(len(job.missing) - self.requests[job.id], 0)
+        return unsent
 
     def _waits_long(self, job: Job) -> bool:
         since = min(self._waits.get(job.id, ()), default=math.inf)

@@ -154,6 +154,7 @@ def may_claim(context: RunContext) -> bool:
 
 async def _claim(context: RunContext) -> Claim:
     jobs = min(context.jobs.free_places(), context.max_jobs - context.summary.claimed)
+    skipped = context.jobs.users_at_limit()
     images = max(CLAIM_ROUNDS * context.settings.images_at_a_time - context.jobs.unsent_images(), 1)
     claim = await context.services.queue.claim(
         context.id,
@@ -162,13 +163,14 @@ async def _claim(context: RunContext) -> Claim:
         max(context.deadlines.end.remaining, 1.0),
         context.model,
         context.deadlines.generate.within(CLAIM_SECONDS),
-        context.jobs.users_at_limit(),
+        skipped,
         images,
     )
     if claim.answered_at:
         context.database_time.set(claim.answered_at)
     claimed = sum(job.num_images for job in claim.jobs)
-    context.queue_ran_dry = len(claim.jobs) < jobs and claimed < claim.most_images
+    is_short = len(claim.jobs) < jobs and claimed < claim.most_images
+    context.queue_ran_dry = is_short and not skipped
     return claim
 
 
