@@ -66,8 +66,7 @@ as $$
     order by q."retryAt" limit 1000
   ), promoted as (
     select d.id, d.priority, case
-      when d.status = 'rate_limited' or f."retryTag" is null
-        then d."startTag" + greatest(d.now - min(d."startTag") over (partition by d."userId", d.priority), 0)
+      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
       else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
     end as tag, d.suspect
     from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority

@@ -1550,10 +1550,9 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota keep their place. If a user's have been
--- overtaken, they move to the virtual time together and keep their distances, so that they take turns with other users' jobs
--- instead of coming before them as one block. The others have had their turn and get another one; while their user's tag row is
--- locked, by an order of that user's, they wait for the next claim.
+-- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
+-- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
+-- order of that user's, they wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -1577,18 +1576,11 @@ begin
     )
     select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
     for no key update of f skip locked);
-  with due as materialized (
-    select q.id, q."userId", q.priority, q."startTag" from public.photo_generation_queue as q where q.id = any (v_ids)
-  ), head as materialized (
-    select p.priority, generation.virtual_time(p.priority) as tag from (select distinct d.priority from due as d) as p
-  ), moved as materialized (
-    select d.id, d."startTag" + greatest(h.tag - min(d."startTag") over (partition by d."userId", d.priority), 0) as tag
-    from due as d join head as h on h.priority = d.priority
-  )
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = coalesce(t.tag, s.tag)
-  from moved as s left join generation.further_turns(v_used) as t on t.id = s.id
-  where q.id = any (v_ids) and q.id = s.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
+  set status = 'pending', "retryAt" = null, "waitingSince" = null,
+    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
+  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
+  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
     select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
 end
 $$;
@@ -3900,8 +3892,7 @@ as $$
     order by q."retryAt" limit 1000
   ), promoted as (
     select d.id, d.priority, case
-      when d.status = 'rate_limited' or f."retryTag" is null
-        then d."startTag" + greatest(d.now - min(d."startTag") over (partition by d."userId", d.priority), 0)
+      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
       else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
     end as tag, d.suspect
     from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority

@@ -202,27 +202,6 @@ def test_requests_that_are_under_way_count_as_well(queue: Queue, user: Queue) ->
     assert job["batchId"] == service["batchId"]
 
 
-def test_midnight_brings_no_block_of_jobs(
-    queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock
-) -> None:
-    """The jobs of a user that waited for the next day take turns with those that were ordered since."""
-    limit(queue, imagesPerDay=100)
-    ask(user, "stranger", examples=40, images=1)
-    (job,) = queue.run().claim(1)
-    queue.settle(job, "retry", requests=80, retryInSeconds=3600)
-    for number in range(10):
-        queue.enqueue(f"other-{number}", examples=10)
-        for each in queue.run().claim(20):
-            queue.complete(each)
-    clock.set(MIDNIGHT)
-    victim = signed_in(another(), "victim")
-    ask(victim, "victim", examples=5)
-    served = [each["userId"] for each in queue.run().claim(100)]
-    places = [place for place, name in enumerate(served) if name == "victim"]
-    assert len(places) == 5
-    assert places[-1] < 15
-
-
 def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:
     """What was asked for in vain counts also if its order was cancelled before it could be settled."""
     limit(queue, imagesPerDay=40)
