@@ -1504,18 +1504,23 @@ begin
 end
 $$;
 
--- Puts ready jobs off until the next day in California if as many requests were sent today for their user as are three quarters of
--- what the daily caps let start. One user may order half of that; the rest are requests that were sent in vain or for orders of the
--- day before, and what a user orders can bring that about again and again: answers without an image, timeouts, errors. The
--- others are left the last quarter. The jobs are charged no further turn. Users for whom a server orders with the service key are
--- not limited, as in their orders. Skips rows that are locked right now.
+-- How many requests may be sent a day for one user who orders, null for any number: three quarters of what the daily caps let start.
+-- One user may order half of that; the rest are requests that were sent in vain or for orders of the day before, and what a user
+-- orders can bring that about again and again: answers without an image, timeouts, errors. The others are left the last quarter.
+create or replace function generation.user_requests_per_day() returns numeric
+language sql stable set search_path = ''
+as $$ select generation.images_of_caps() * 3 / 4 $$;
+
+-- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
+-- allows. The jobs are charged no further turn. Users for whom a server orders with the service key are not limited, as in their
+-- orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_most constant numeric := generation.images_of_caps() * 3 / 4;
+  v_most constant numeric := generation.user_requests_per_day();
   v_users text[];
 begin
   -- Signed-in users have one priority, and so one row.
@@ -1545,7 +1550,7 @@ language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
-  v_most constant numeric := generation.images_of_caps() * 3 / 4;
+  v_most constant numeric := generation.user_requests_per_day();
   v_today constant date := generation.quota_day(generation.clock());
 begin
   if v_most is null then

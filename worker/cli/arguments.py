@@ -28,6 +28,13 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--version", action="version", version=f"generation-worker {__version__}")
     _environment(main, DEFAULT_ENV_FILE)
     found = main.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="python -m worker")
+    _add_runs(found)
+    _add_operations(found)
+    return main
+
+
+def _add_runs(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that process jobs, and the one that puts them into the queue."""
     _tick(_command(found, "tick", "do one run", manual.TICK, commands.tick, needs_gemini=True))
     _command(found, "run", "do runs until stopped", manual.RUN, commands.run, needs_gemini=True)
     _drain(
@@ -41,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
         )
     )
     _enqueue(_command(found, "enqueue", "enqueue an order", manual.ENQUEUE, commands.enqueue))
+
+
+def _add_operations(found: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that show, control and clean up the queue."""
     _status(_command(found, "status", "show the queue's numbers", manual.STATUS, commands.status))
     _show(_command(found, "show", "show a batch or a job", manual.SHOW, commands.show))
     _release(
@@ -67,7 +78,6 @@ def parser() -> argparse.ArgumentParser:
             needs_gemini=True,
         )
     )
-    return main
 
 
 def _command(
