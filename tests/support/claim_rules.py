@@ -32,8 +32,10 @@ TAKE: dict[str, Any] = {"slots": st.integers(1, 12), "within": st.sampled_from([
 LATENCY = 4.0  # seconds, of every image that `Queue.record` records
 INSERT = """
     insert into photo_generation_queue ("userId", "batchId", "exampleImageUrl", "basePrompt",
-      "numImagesPerExample", priority, "maxAttempts")
-    values (%s, %s, 'https://photos.example.com/a.jpg', 'A portrait', %s, %s, %s) returning id, "batchId" """
+      "numImagesPerExample", priority, "maxAttempts", "createdAt")
+    values (%s, %s, 'https://photos.example.com/a.jpg', 'A portrait', %s, %s, %s, generation.clock())
+    returning id, "batchId" """
+"""The test's clock is not that of the column's default, by which such a job would never become too old."""
 
 
 def handed_out(job: Job) -> dict[str, object]:
