@@ -13,14 +13,13 @@ grant all on public.photo_generation_batches, public.photo_generation_queue, pub
 to service_role;
 
 -- The sequences behind the ids are open by default as well; who could set one back would stop every insert.
--- An old table's may have another name, and has none at this point where the upgrade makes it.
 do $$
 declare
   v_sequence text;
 begin
-  foreach v_sequence in array array_remove(array[
+  foreach v_sequence in array array[
     pg_get_serial_sequence('public.photo_generation_queue', 'id'),
-    pg_get_serial_sequence('public.photo_generation_photos', 'id')], null) loop
+    pg_get_serial_sequence('public.photo_generation_photos', 'id')] loop
     execute format('revoke all on sequence %s from public, anon, authenticated', v_sequence);
   end loop;
 end

@@ -1,8 +1,8 @@
-"""Access as state: grants, policies and schemas are those of the table, installed afresh or upgraded to."""
+"""Access as state: grants, policies and schemas are those of the table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,16 +17,10 @@ from tests.support.access_table import (
     TABLES,
 )
 from tests.support.databases import Database, database
-from tests.support.old_tables import OLD_TABLES
 from tests.support.queue_sql import Connection
 
 pytest_plugins = ("tests.support.database_fixtures",)
 
-# What an old app may have opened beside what Supabase opens by default: the upgrade has to close it.
-GENEROUS = """
-    grant all on public.photo_generation_queue to public, authenticated;
-    grant update ("exampleImagePrompt"), select ("userId") on public.photo_generation_queue to anon, public;
-    alter table public.photo_generation_queue disable row level security;"""
 RELATIONS = """
     select format('%%s.%%s', n.nspname, c.relname) as name, c.relrowsecurity as secured, r.role, v.privilege,
       has_table_privilege(r.role, c.oid, v.privilege) as may,
@@ -54,24 +48,11 @@ NUMBERS = """
 ALL_ROLES = {"roles": list(ROLES)}
 
 
-def fresh(made: Database) -> None:
-    """As a new project installs it."""
-    made.install()
-
-
-def upgraded(made: Database) -> None:
-    """As a project with an old and generous table gets it."""
-    made.connection.execute(OLD_TABLES["serial, enum, integer users, times without zone"].sql.encode())
-    made.connection.execute(GENEROUS.encode())
-    made.upgrade()
-
-
-@pytest.fixture(scope="module", params=[fresh, upgraded], ids=lambda made: str(made.__name__))
-def installed(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[Connection]:
+@pytest.fixture(scope="module")
+def installed(postgres: Postgres) -> Iterator[Connection]:
     """A database with Supabase's default privileges, in which our SQL has been installed."""
-    make: Callable[[Database], None] = request.param
     with database(postgres) as made:
-        make(made)
+        made.install()
         yield made.connection
 
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from local.install_sql import FILES, SQL, install_sql, parts, upgrade_sql
+from local.install_sql import FILES, SQL, install_sql, parts
 from tests.support import catalog
-from tests.support.databases import SWITCH, Database
+from tests.support.databases import Database
 from tests.support.old_tables import OLD_TABLES
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -26,12 +26,11 @@ def test_a_generated_file_equals_its_parts(name: str, text: str) -> None:
     assert (SQL / name).read_text() == text, "run `python -m local.install_sql`"
 
 
-def test_every_numbered_file_is_in_both() -> None:
+def test_install_contains_every_numbered_file_in_order() -> None:
     """No part is left out, and they stand in the order of their names."""
-    for text in (install_sql(), upgrade_sql()):
-        places = [text.index(part.read_text()) for part in parts()]
-        assert len(places) > 5
-        assert places == sorted(places)
+    places = [install_sql().index(part.read_text()) for part in parts()]
+    assert len(places) > 5
+    assert places == sorted(places)
 
 
 def test_check_says_whether_they_are_up_to_date() -> None:
@@ -65,20 +64,8 @@ def test_install_refuses_an_older_table(scratch: Database) -> None:
     before = catalog.schema(scratch.connection)
     refused = scratch.psql("-f", str(SQL / "install.sql"))
     assert refused.returncode != 0
-    assert "HINT:  Run sql/upgrade.sql." in refused.stderr
+    assert "HINT:  Run sql/migrate_old_queue.sql." in refused.stderr
     assert catalog.schema(scratch.connection) == before
-
-
-def test_psql_upgrades_as_the_readme_says(scratch: Database) -> None:
-    """`psql -f` reports; with PGOPTIONS as printed it upgrades; the line to change is printed as it is."""
-    assert SWITCH in README
-    scratch.connection.execute(OLD_TABLES["enum in capitals"].sql.encode())
-    told = scratch.psql("-f", str(SQL / "upgrade.sql"))
-    assert "is public.app_status, not text" in told.stdout
-    (options,) = re.findall(r"PGOPTIONS='(.*?)' psql", README)
-    done = scratch.psql("-f", str(SQL / "upgrade.sql"), options=options)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("schema|no difference|nothing to do|no\n")
 
 
 def test_the_readme_names_every_function_index_and_refusal(scratch: Database) -> None:

@@ -159,17 +159,13 @@ def test_twice_is_once_and_unscheduling_leaves_nothing(scratch: Database) -> Non
     assert requests(scratch.connection) == []
 
 
-def test_installing_and_upgrading_leave_it_alone(scratch: Database) -> None:
-    """A later install.sql or upgrade.sql keeps the kick; the upgrade tells of its trigger as of any other."""
+def test_installing_again_leaves_the_kick_alone(scratch: Database) -> None:
+    """A later install.sql keeps the kick."""
     scratch.install()
     prepare(scratch.connection)
     paste(scratch.connection, "kick.sql")
     before = catalog.schema(scratch.connection)
     scratch.install()
-    told = [finding for finding in scratch.upgrade() if finding.difference != "no difference"]
-    assert [(finding.action, finding.blocking) for finding in told] == [
-        ("the app's own: kept, and off during the upgrade", "no")
-    ]
     assert catalog.schema(scratch.connection) == before
     Queue(scratch.connection).enqueue()
     assert len(requests(scratch.connection)) == 1

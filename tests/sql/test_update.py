@@ -117,12 +117,3 @@ def test_ids_go_on_after_rows_came_without_their_sequences(scratch: Database) ->
     scratch.install()
     job = queue.claimed()
     assert queue.record(job, 0)["result"] == "recorded"
-
-
-def test_upgrade_sends_an_older_installation_to_install(older: Queue, scratch: Database) -> None:
-    """upgrade.sql is for the old worker's table; for a queue of ours it names install.sql."""
-    finding = scratch.report()[0]
-    assert (finding.object, finding.blocking) == ("schema", "yes")
-    assert "sql/install.sql" in finding.action
-    scratch.install()
-    assert scratch.report()[0].difference == "no difference"

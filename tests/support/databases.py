@@ -31,15 +31,15 @@ SUPABASE = """
     create table storage.buckets (
       id text primary key, name text, public boolean, file_size_limit bigint, allowed_mime_types text[]);
     create table storage.objects (bucket_id text, name text);"""
-SWITCH = "-- set local generation.upgrade = 'apply';"
+SWITCH = "-- set local generation.migrate = 'apply';"
 
 
 class Finding(NamedTuple):
-    """One row of the upgrade's table."""
+    """One row of what migrate_old_queue.sql reports."""
 
-    object: str
-    difference: str
-    action: str
+    what: str
+    found: str
+    becomes: str
     blocking: str
 
 
@@ -70,14 +70,20 @@ class Database:
         self.paste((SQL / "install.sql").read_text())
 
     def report(self) -> list[Finding]:
-        """Pastes upgrade.sql as it stands."""
-        return self.paste((SQL / "upgrade.sql").read_text())
+        """Pastes migrate_old_queue.sql as it stands."""
+        return self.paste((SQL / "migrate_old_queue.sql").read_text())
 
-    def upgrade(self, mode: str = "apply") -> list[Finding]:
-        """Pastes upgrade.sql with its one line changed."""
-        text = (SQL / "upgrade.sql").read_text()
+    def step(self) -> list[Finding]:
+        """Pastes migrate_old_queue.sql with its one line changed."""
+        text = (SQL / "migrate_old_queue.sql").read_text()
         assert text.count(SWITCH) == 1
-        return self.paste(text.replace(SWITCH, f"set local generation.upgrade = '{mode}';"))
+        return self.paste(text.replace(SWITCH, SWITCH.removeprefix("-- ")))
+
+    def migrate(self) -> None:
+        """Migrates as docs/migrate.md says."""
+        self.step()
+        self.install()
+        self.step()
 
     def psql(self, *arguments: str, options: str = "") -> subprocess.CompletedProcess[str]:
         """What psql prints, run as sql/README.md says."""

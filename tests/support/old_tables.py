@@ -59,14 +59,17 @@ ENUM = "create type app_status as enum ('pending', 'processing', 'rate_limited',
 
 @dataclass(frozen=True)
 class OldTable:
-    """The columns with their types, how statuses are spelt, and what else the app made before and after."""
+    """The columns with their types, how statuses are spelt, and what else the app made before and after.
+
+    `own` are columns of the app's own; `fix` is what the operator runs because the report asks for it.
+    """
 
     columns: Mapping[str, str]
     before: str = ""
     after: str = ""
     spelling: Mapping[str, str] = field(default_factory=dict)
-    kept: frozenset[tuple[str, str]] = frozenset()
-    mode: str = "apply"
+    own: frozenset[str] = frozenset()
+    fix: str = ""
 
     @property
     def sql(self) -> str:
@@ -101,13 +104,7 @@ class OldTable:
         return f"'{UUIDS.get(value, value) if kind.startswith('uuid') else value}'"
 
 
-def own(*names: str) -> frozenset[tuple[str, str]]:
-    """Parts of the queue's table that stay: `column credits`, `index q`."""
-    parts = (name.split(" ", 1) for name in names)
-    return frozenset((kind, f"public.photo_generation_queue.{name}") for kind, name in parts)
-
-
-EXTRA = own("column updatedAt", "column credits")
+OWN = frozenset({"updatedAt", "credits"})
 CAPITALS = {
     name: name.upper().replace("_", "-")
     for name in ("pending", "processing", "rate_limited", "completed", "failed")
@@ -118,13 +115,13 @@ CAPITAL_ENUM = "create type app_status as enum ({});".format(
 NEEDED = ("id", "userId", "exampleImageUrl", "basePrompt", "status", "createdAt")
 
 OLD_TABLES = {
-    "serial, enum, integer users, times without zone": OldTable(DRIZZLE, before=ENUM, kept=EXTRA),
+    "serial, enum, integer users, times without zone": OldTable(DRIZZLE, before=ENUM, own=OWN),
     "enum in capitals": OldTable(
         DRIZZLE | {"status": "app_status default 'PENDING'"},
         before=CAPITAL_ENUM,
         spelling=CAPITALS,
         after="create index q on photo_generation_queue (\"createdAt\") where status = 'PENDING';",
-        kept=EXTRA,
+        own=OWN,
     ),
     "varchar status with a check, identity, uuid users": OldTable(
         DRIZZLE
@@ -138,7 +135,7 @@ OLD_TABLES = {
             "attempts": "integer not null default 0 check (attempts <= 3)",
             "createdAt": "timestamptz not null default now()",
         },
-        kept=EXTRA,
+        own=OWN,
     ),
     "everything text": OldTable(
         {name: "text" for name in DRIZZLE if name not in ("id", "updatedAt", "credits")}
@@ -168,11 +165,12 @@ OLD_TABLES = {
             alter table photo_generation_queue enable row level security, force row level security;
             create policy theirs on photo_generation_queue for select using ("userId" = 1);
             create policy paid on photo_generation_queue for select using (credits > 0);""",
-        kept=EXTRA
-        | own("constraint paid", "trigger touch", "policy paid")
-        | {("index", "public.photo_generation_queue.public.by_user")},
+        own=OWN,
+        fix="alter table app_credits drop constraint app_credits_job_fkey;",
     ),
     "only what is needed": OldTable(
-        {name: DRIZZLE[name] for name in NEEDED}, before=ENUM, mode="apply_despite_locks"
+        {name: DRIZZLE[name] for name in NEEDED},
+        before=ENUM,
+        fix="update photo_generation_queue set status = 'pending' where status = 'processing';",
     ),
 }
