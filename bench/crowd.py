@@ -143,15 +143,17 @@ async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
 
 async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline) -> None:
     """Ten images in turn: a start from the gate, then the time of a call."""
-    limiter = RateLimiter(gate, run, MODEL, Deadlines(240, 20, time.monotonic), Stop(), time.monotonic)
+    deadlines = Deadlines(240, 20, time.monotonic)
+    limiter = RateLimiter(gate, run, MODEL, HANDS, deadlines, Stop(), time.monotonic)
+    never = asyncio.Event()
 
     async def image() -> None:
         with suppress(NoSlot):
             while True:
-                await limiter.acquire(until)
-                counter.starts.append(time.monotonic())
-                counter.by_run[run] += 1
-                await asyncio.sleep(random.lognormvariate(math.log(CALL_SECONDS), 0.3))
+                async with limiter.start("user", until, never):
+                    counter.starts.append(time.monotonic())
+                    counter.by_run[run] += 1
+                    await asyncio.sleep(random.lognormvariate(math.log(CALL_SECONDS), 0.3))
 
     await asyncio.gather(*(image() for _ in range(HANDS)))
 

@@ -1,7 +1,9 @@
 """What one user's orders cost another: the wall time beside them, against alone.
 
 The attacker orders first: photos that never come, each at a silent host of its own; or the most images, with
-small photos or the largest. The victim orders ten jobs of four images once a run works on the attacker's.
+small photos or the largest; or one or six jobs of ten images at a gate of one start a second, with one worker
+or three. The victim orders ten jobs of four images, or one job beside the last kind, once each worker
+has jobs of the attacker, or all of them are claimed.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import statistics
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 from bench.hostile_hosts import MUTE, PHOTOS, SILENT_DNS, HostileHosts, hostile_hosts
@@ -24,17 +27,20 @@ from worker import log
 from worker.app import Worker
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import MAX_PHOTO_BYTES
-from worker.run.memory import CALL_BYTES, PHOTO_BYTES
+from worker.run.photo_memory import PHOTO_BYTES
 from worker.run.request import RunRequest
 from worker.settings import Settings
 
-PURPOSE = "a user's wall time beside another's orders; about five minutes"
+PURPOSE = "a user's wall time beside another's orders; about seven minutes"
 VICTIM, ATTACKER = "victim", "attacker"
-IMAGES = 40
+IMAGES, FEW_IMAGES = 40, 4
 SLOW_RATE, FAST_RATE = 60, 6000
 """Starts a minute: where the gate is the bound, and where the worker is."""
 
 SILENT_JOBS, MANY_JOBS, MANY_IMAGES = 100, 20, 10
+TIMES = 3
+"""A victim of few images is measured so often; the median counts."""
+
 SCALED = 1000
 """How many times smaller photos and the memory for them are: their bytes would keep the machine busy."""
 
@@ -43,14 +49,25 @@ LATENCY_SECONDS = 2.0
 
 PATIENCE_SECONDS = 600.0
 
+CLAIMED = """
+    select from (
+      select count(distinct "lockedBy") filter (where status = 'processing') as busy,
+        count(*) filter (where status = 'pending') as unclaimed
+      from public.photo_generation_queue
+    ) as q
+    where busy >= {workers} or unclaimed = 0"""
+"""Each worker has jobs, or nothing is left to claim."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What the attacker orders, and at which rate of the gate."""
+    """What the attacker orders, at which rate of the gate; the victim's images, and the workers."""
 
     told: str
     rate: int
     order: Callable[[Site, HostileHosts], None]
+    images: int = IMAGES
+    workers: int = 1
 
 
 def _silent(kind: str) -> Attack:
@@ -64,16 +81,30 @@ def _silent(kind: str) -> Attack:
 
 
 def _many(told: str, photos: int, size: int) -> Attack:
-    def order(site: Site, _hosts: HostileHosts) -> None:
-        data = photo().ljust(size, b"\0")
-        first, *training = [site.upload(ATTACKER, f"{number}.jpg", data) for number in range(photos)]
-        examples = [{"url": first, "prompt": f"number {number}"} for number in range(MANY_JOBS)]
-        site.enqueue(ATTACKER, examples, training, MANY_IMAGES)
-
+    order = _ordered(MANY_JOBS, photos, size)
     return Attack(f"{MANY_JOBS} jobs of {MANY_IMAGES} images with {told}", FAST_RATE, order)
 
 
+def _few(jobs: int, workers: int) -> Attack:
+    told = f"{jobs} job(s) of {MANY_IMAGES} images, {workers} worker(s)"
+    return Attack(told, SLOW_RATE, _ordered(jobs, 2, 0), FEW_IMAGES, workers)
+
+
+def _ordered(jobs: int, photos: int, size: int) -> Callable[[Site, HostileHosts], None]:
+    def order(site: Site, _hosts: HostileHosts) -> None:
+        data = photo().ljust(size, b"\0")
+        first, *training = [site.upload(ATTACKER, f"{number}.jpg", data) for number in range(photos)]
+        examples = [{"url": first, "prompt": f"number {number}"} for number in range(jobs)]
+        site.enqueue(ATTACKER, examples, training, MANY_IMAGES)
+
+    return order
+
+
 ATTACKS = {
+    "one_job": _few(1, 1),
+    "six_jobs": _few(6, 1),
+    "one_job_three_workers": _few(1, 3),
+    "six_jobs_three_workers": _few(6, 3),
     "large": _many("60 MB of photos", 9, 6_600_000 // SCALED),
     "small": _many("two small photos", 2, 0),
     "never": _silent("never"),
@@ -82,51 +113,54 @@ ATTACKS = {
 }
 """Silent are hosts after the request, before TLS, and already when their name is looked up."""
 
-BRIEF = ("large", "never")
+BRIEF = ("one_job", "six_jobs", "six_jobs_three_workers", "large")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What can be said on the command line."""
-    parser.add_argument("--brief", action="store_true", help="half the images, two attacks")
+    parser.add_argument("--brief", action="store_true", help="half the images, four attacks")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
     """The victim alone, then beside each attack; the last line is JSON with the ratios."""
-    images = IMAGES // 2 if options.brief else IMAGES
     names = BRIEF if options.brief else tuple(ATTACKS)
-    alone: dict[int, float] = {}
+    alone: dict[tuple[int, int], float] = {}
     ratios = {}
     with Site(Scale(60.0), (VICTIM,)) as site, hostile_hosts() as hosts, ExitStack() as patches:
         print(site.hardware(), flush=True)
         site.stack.psql("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
         for what, size in (
-            ("app.CALL_BYTES", CALL_BYTES),
             ("app.PHOTO_BYTES", PHOTO_BYTES),
-            ("photo_memory.MAX_PHOTO_BYTES", MAX_PHOTO_BYTES),
+            ("run.photo_memory.MAX_PHOTO_BYTES", MAX_PHOTO_BYTES),
         ):
             patches.enter_context(patch(f"worker.{what}", size // SCALED))
         for name in names:
             attack = ATTACKS[name]
-            if attack.rate not in alone:
-                alone[attack.rate] = _seconds(site, hosts, images, attack.rate, None)
-                print(
-                    f"alone, {attack.rate} a minute: {images} images in {alone[attack.rate]:.1f} s",
-                    flush=True,
-                )
-            seconds = _seconds(site, hosts, images, attack.rate, attack)
-            ratios[name] = round(seconds / alone[attack.rate], 3)
+            if options.brief and attack.images == IMAGES:
+                attack = replace(attack, images=IMAGES // 2)
+            times = 1 if options.brief or attack.images == IMAGES else TIMES
+            kind = attack.rate, attack.images
+            if kind not in alone:
+                nothing = Attack("alone", attack.rate, lambda _site, _hosts: None, attack.images)
+                alone[kind] = _median(site, hosts, nothing, times)
+                told = f"alone, {attack.rate} a minute: {attack.images} images"
+                print(f"{told} in {alone[kind]:.1f} s", flush=True)
+            seconds = _median(site, hosts, attack, times)
+            ratios[name] = round(seconds / alone[kind], 3)
             print(f"beside {attack.told}: {seconds:.1f} s, {ratios[name]:.2f} ×", flush=True)
     print(json.dumps({"ratios": ratios, "worst_ratio": max(ratios.values())}), flush=True)
 
 
-def _seconds(site: Site, hosts: HostileHosts, images: int, rate: int, attack: Attack | None) -> float:
-    """From the victim's order to its last image; one worker does one run after the other."""
-    site.begin(quota=1_000_000, gate_rate=rate)
+def _median(site: Site, hosts: HostileHosts, attack: Attack, times: int) -> float:
+    return statistics.median(_seconds(site, hosts, attack) for _ in range(times))
+
+
+def _seconds(site: Site, hosts: HostileHosts, attack: Attack) -> float:
+    """From the victim's order to its last image; each worker does one run after the other."""
+    site.begin(quota=1_000_000, gate_rate=attack.rate)
     site.simulator.configure({"latency": LATENCY_SECONDS})
-    if attack:
-        attack.order(site, hosts)
-    batch = asyncio.run(_work(site, hosts, images, bool(attack)))
+    batch = asyncio.run(_work(site, hosts, attack))
     (row,) = site.rows(f"""
       select extract(epoch from "completedAt" - "createdAt") as seconds, status
       from public.photo_generation_batches where id = '{batch}'""")
@@ -135,39 +169,45 @@ def _seconds(site: Site, hosts: HostileHosts, images: int, rate: int, attack: At
     return float(row["seconds"])
 
 
-async def _work(site: Site, hosts: HostileHosts, images: int, attacked: bool) -> str:
-    """The victim's batch, ordered once a run works on the attacker's orders, when it has ended."""
+async def _work(site: Site, hosts: HostileHosts, attack: Attack) -> str:
+    """The victim's batch, ordered once the workers have claimed the attacker's jobs, when it has ended."""
     environment = site.environment() | {"LOG_LEVEL": "CRITICAL"}
     log.set_up(environment)
     os.environ["GOOGLE_GEMINI_BASE_URL"] = environment["GOOGLE_GEMINI_BASE_URL"]  # the SDK reads it by itself
-    settings = Settings.from_env(environment, "worker-bench")
-    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
-    worker = Worker(settings, web)
-
-    async def run() -> None:
-        while True:
-            summary = await worker.run(RunRequest())
-            if summary["stopReason"] == "queue_empty":
-                await asyncio.sleep(1)
-
-    running = asyncio.create_task(run())
-    if attacked:
-        await _until(site, running, "select from public.photo_generation_queue where status = 'processing'")
-    (batch,) = await asyncio.to_thread(site.order, VICTIM, images)
+    workers = []
+    for number in range(attack.workers):
+        settings = Settings.from_env(environment, f"worker-{number}")
+        web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
+        workers.append(Worker(settings, web))
+        workers[-1].gemini.prepare()
+        await workers[-1].run(RunRequest())  # with an empty queue: builds its clients
+    await asyncio.to_thread(attack.order, site, hosts)
+    running = [asyncio.create_task(_runs(worker)) for worker in workers]
+    await _until(site, running, CLAIMED.format(workers=attack.workers))
+    (batch,) = await asyncio.to_thread(site.order, VICTIM, attack.images)
     ended = (
         f"""select from public.photo_generation_batches where id = '{batch}' and "completedAt" is not null"""
     )
     await _until(site, running, ended)
-    running.cancel()
-    await asyncio.wait([running])
-    await worker.close()
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+    for worker in workers:
+        await worker.close()
     return batch
 
 
-async def _until(site: Site, running: asyncio.Task[None], query: str) -> None:
-    """Wait until a query finds something, as long as the worker runs."""
+async def _runs(worker: Worker) -> None:
+    while True:
+        summary = await worker.run(RunRequest())
+        if summary["stopReason"] == "queue_empty":
+            await asyncio.sleep(1)
+
+
+async def _until(site: Site, running: Sequence[asyncio.Task[None]], query: str) -> None:
+    """Wait until a query finds something, as long as the workers run."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not running.done() and time.monotonic() < deadline:
+    while not any(task.done() for task in running) and time.monotonic() < deadline:
         if await asyncio.to_thread(site.rows, query):
             return
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)

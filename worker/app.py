@@ -22,8 +22,7 @@ from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
-from worker.run.memory import CALL_BYTES, PHOTO_BYTES, FairBudget
-from worker.run.photo_memory import PhotoMemory, RunPhotos
+from worker.run.photo_memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
 from worker.run.storage_proof import StorageProof
@@ -62,7 +61,6 @@ class Worker:
             store=self.store,
             proof=StorageProof(self.store, self.queue),
             open_photos=self._photos,
-            request_memory=FairBudget(CALL_BYTES, alone=CALL_BYTES),
             monotonic=time.monotonic,
             uniform=self.uniform,
         )

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from tests.support.photo_host import ADDRESS, Loopback, PhotoHost
-from tests.support.runs import Site, picture
+from tests.support.runs import MODEL, Site, picture
 from worker.app import Worker
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import MAX_PHOTO_BYTES
@@ -107,14 +107,17 @@ async def test_new_orders_are_made_while_others_wait_for_photos(
 async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_claimed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One user's photos are so large that two images fit; another user's order is made meanwhile."""
+    """One user's photos are so large that two jobs fit; another user's order is made meanwhile."""
     monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
     large = picture() + bytes(100_000)
-    monkeypatch.setattr("worker.app.CALL_BYTES", 5 * len(large))  # an image has the photo twice
-    photo = await site.upload("large.png", large, user="attacker")
-    attacking = await site.order(*"abc", images=10, photo=photo, userId="attacker")
+    monkeypatch.setattr("worker.run.photo_memory.MAX_PHOTO_BYTES", len(large))
+    monkeypatch.setattr("worker.app.PHOTO_BYTES", 4 * len(large))
+    attacking = []
+    for name in "abcd":
+        photo = await site.upload(f"{name}.png", large, user="attacker")
+        attacking += await site.order(name, photo=photo, userId="attacker")
     site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
-    running = asyncio.create_task(site.worker(JOBS_AT_A_TIME="2").run(RunRequest()))
+    running = asyncio.create_task(site.worker(JOBS_AT_A_TIME="4").run(RunRequest()))
     await site.open_calls(2)
 
     (mine,) = await site.order("late")
@@ -122,7 +125,7 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
 
     assert not any(site.photos(job) for job in attacking)
     site.gemini.release()
-    assert (await running)["completed"] == 4
+    assert (await running)["completed"] == 5
 
 
 async def test_a_claim_takes_few_images(site: Site) -> None:
@@ -169,3 +172,22 @@ async def test_many_images_of_one_user_keep_no_other_user_from_being_claimed(sit
     site.gemini.configure(rules=[])
     site.gemini.release()
     assert (await running)["completed"] == 3
+
+
+async def test_a_small_order_is_made_in_turns_with_a_large_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the gate is slow, its starts go to users in turns, and not to whose images came first."""
+    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 0.05)
+    site.rows("select set_generation_rate(%s, 30, 1, 6, 0.1)", MODEL)
+    photo = await site.upload("large.png", picture(), user="large")
+    await site.order("large 1", "large 2", "large 3", images=10, photo=photo, userId="large")
+    running = asyncio.create_task(site.worker().run(RunRequest()))
+    await site.until(lambda ledger: ledger.calls)
+
+    await site.order("small", images=2)
+    assert (await running)["completed"] == 4
+
+    calls = [call.prompt_start for call in site.calls()]
+    last = max(place for place, prompt in enumerate(calls) if "[small]" in prompt)
+    assert last < len(calls) // 3, calls

@@ -1,7 +1,5 @@
 """A worker's memory for photos: what does not fit waits for its turn or a later run, and costs nothing."""
 
-import asyncio
-
 import pytest
 
 from tests.support.runs import Site, picture
@@ -18,9 +16,9 @@ async def order_with_own_photo(site: Site, name: str) -> int:
     return job
 
 
-@pytest.mark.parametrize(("room", "most"), [("PHOTO_BYTES", 1), ("CALL_BYTES", 1), ("", 4)])
+@pytest.mark.parametrize(("room", "most"), [("PHOTO_BYTES", 1), ("", 4)])
 async def test_turns(site: Site, monkeypatch: pytest.MonkeyPatch, room: str, most: int) -> None:
-    """With memory for one job's photos, or for one call's, they go one after the other; all are made."""
+    """With memory for one job's photos, they go one after the other; all are made."""
     if room:
         monkeypatch.setattr(f"worker.app.{room}", 1)
     site.gemini.add_rule(SLOW, times=None)
@@ -59,21 +57,3 @@ async def test_jobs_with_the_same_photos_need_the_memory_once(
 
     assert (summary["completed"], site.gemini.ledger.most_open()) == (4, 4)
     site.audit(summary)
-
-
-async def test_another_runs_calls_take_the_memory(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that finds the memory for calls taken by a longer run, until its own ends, goes back unspent."""
-    monkeypatch.setattr("worker.app.CALL_BYTES", 1)
-    site.gemini.add_rule({"kind": "image", "latency_seconds": 6}, prompt="[a]", times=1)
-    worker = site.worker()
-    await order_with_own_photo(site, "a")
-    longer = asyncio.create_task(worker.run(RunRequest(max_jobs=1)))
-    while not site.gemini.ledger.most_open():
-        await asyncio.sleep(0.02)
-    b = await order_with_own_photo(site, "b")
-
-    summary = await worker.run(RunRequest(max_jobs=1, budget_seconds=3))
-
-    assert (summary["claimed"], summary["images"]["notStarted"]) == (1, 1)
-    assert (site.job(b)["errorCode"], site.job(b)["attempts"]) == ("budget", 0)
-    assert (await longer)["completed"] == 1

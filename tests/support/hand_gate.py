@@ -84,12 +84,19 @@ class Ticker:
 
 
 class Limiter(RateLimiter):
-    """A run's rate limiter and what it is made of; the run has far more time than a test."""
+    """A run's rate limiter and what it is made of; the run has far more time than a test, and more places
+    unless a test says how many.
+    """
 
-    def __init__(self, gate: HandGate, ticker: Ticker) -> None:
+    def __init__(self, gate: HandGate, ticker: Ticker, places: int = 10_000) -> None:
         self.stop = Stop()
         self.deadlines = Deadlines(260, 6, ticker)
-        super().__init__(gate, RUN, "model", self.deadlines, self.stop, ticker)
+        super().__init__(gate, RUN, "model", places, self.deadlines, self.stop, ticker)
+
+    async def acquire(self, latest: Deadline) -> int:
+        """The epoch of a slot, whose place is given back at once."""
+        async with self.start("user", latest, asyncio.Event()) as epoch:
+            return epoch
 
 
 def starts(*offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 10) -> dict[str, Any]:
@@ -120,7 +127,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def epoch_or_none(limiter: RateLimiter, latest: Deadline) -> int | None:
+async def epoch_or_none(limiter: Limiter, latest: Deadline) -> int | None:
     """The epoch of a slot, None where there is none."""
     try:
         return await limiter.acquire(latest)

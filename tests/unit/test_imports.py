@@ -11,7 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = ROOT / "worker"
 
-VALUES = {"errors", "jobs", "secret", "backoff", "deadline", "http_client", "image_format", "log"}
+VALUES = {
+    "errors", "jobs", "secret", "backoff", "deadline", "fair_budget", "http_client", "image_format", "log",
+}  # fmt: skip
 """What everything may import: these know each other alone."""
 
 ARROWS = {

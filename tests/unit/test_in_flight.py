@@ -58,8 +58,8 @@ async def start(jobs: JobsInFlight, count: int, user_id: str, waiting: bool) -> 
 
 async def test_a_job_takes_a_place(jobs: JobsInFlight) -> None:
     """And its images count as unsent until their requests have been sent."""
-    await start(jobs, 2, "user", waiting=False)
-    assert jobs.free_places() == PLACES - 2
+    await start(jobs, 1, "user", waiting=False)
+    assert jobs.free_places() == PLACES - 1
     before = jobs.unsent_images()
     jobs.count_requests(0)
     assert jobs.unsent_images() == before - 1
@@ -79,17 +79,17 @@ async def test_a_user_whose_jobs_wait_gets_no_more(jobs: JobsInFlight) -> None:
     """From half as many as there are places on; others are not held to it."""
     await start(jobs, PLACES // 2 - 1, "few", waiting=True)
     await start(jobs, PLACES // 2, "many", waiting=True)
-    await start(jobs, IMAGES // 2 - 1, "working", waiting=False)
+    await start(jobs, IMAGES // 4, "working", waiting=False)
     assert jobs.users_at_limit() == ["many"]
 
 
 async def test_a_user_with_many_unsent_images_gets_no_more_and_holds_up_nobody(jobs: JobsInFlight) -> None:
-    """From as many as are made at a time on; the images of others still count."""
-    await start(jobs, IMAGES // 2, "many", waiting=False)  # a job has two images
+    """From more than half of those that are made at a time on; the images of others still count."""
+    await start(jobs, 2, "many", waiting=False)  # a job has two images
     await start(jobs, 1, "few", waiting=False)
     assert (jobs.users_at_limit(), jobs.unsent_images()) == (["many"], 2)
     jobs.count_requests(0)
-    assert (jobs.users_at_limit(), jobs.unsent_images()) == ([], IMAGES - 1 + 2)
+    assert (jobs.users_at_limit(), jobs.unsent_images()) == ([], IMAGES // 2 + 2)
 
 
 async def test_a_short_wait_takes_the_place(jobs: JobsInFlight) -> None:

@@ -42,6 +42,83 @@ async def test_first_come_first_served(ticker: Ticker) -> None:
     assert all(at - began >= offset for at, offset in zip(times, (0, 0.02, 0.04), strict=True))
 
 
+class Image:
+    """An image of a user that waits for a start, and then is made until it is told to end."""
+
+    def __init__(self, limiter: Limiter, user: str, ticker: Ticker, order: list[str]) -> None:
+        self._made = asyncio.Event()
+        self.task = asyncio.create_task(self._make(limiter, user, ticker, order))
+
+    async def _make(self, limiter: Limiter, user: str, ticker: Ticker, order: list[str]) -> None:
+        async with limiter.start(user, ticker.never, asyncio.Event()):
+            order.append(user)
+            await self._made.wait()
+
+    async def end(self) -> None:
+        self._made.set()
+        await self.task
+
+
+async def test_users_take_turns_at_starts(ticker: Ticker) -> None:
+    """Who has asked for ten before gets every second one while another user waits, and not the next ten."""
+    gate = HandGate(starts(0), starts(60), starts(*[0] * 10))
+    limiter, order = Limiter(gate, ticker), list[str]()
+    images = [Image(limiter, "many", ticker, order) for _ in range(10)]
+    await settled()
+    images += [Image(limiter, "few", ticker, order) for _ in range(2)]
+    await settled()
+    assert order == ["many"]
+    ticker.ahead += 60
+    limiter.stop.pause()
+    limiter.stop.resume()
+    await asyncio.wait_for(asyncio.gather(*(image.end() for image in images)), 30)
+    assert order[:5] == ["many", "many", "few", "many", "few"]
+
+
+async def test_images_that_wait_for_a_start_take_no_place(ticker: Ticker) -> None:
+    """While one user's wait, another's gets a place as soon as it has a start."""
+    gate = HandGate(*[starts(0)] * 10)
+    limiter, order = Limiter(gate, ticker, places=2), list[str]()
+    many = [Image(limiter, "many", ticker, order) for _ in range(5)]
+    await settled()
+    few = Image(limiter, "few", ticker, order)
+    await settled()
+    assert order == ["many", "many"]
+    await many[0].end()
+    await settled()
+    assert order == ["many", "many", "few"]
+    await asyncio.wait_for(asyncio.gather(*(image.end() for image in (*many, few))), 30)
+
+
+async def test_a_place_without_a_start_is_given_back(ticker: Ticker) -> None:
+    """Whoever is cancelled or refused on the way leaves the next one what they had."""
+    limiter, order = Limiter(HandGate(starts(0, 60)), ticker, places=2), list[str]()
+    images = [Image(limiter, "many", ticker, order) for _ in range(3)]
+    await settled()
+    images[1].task.cancel()
+    await settled()
+    ticker.ahead += 60
+    limiter.stop.pause()
+    limiter.stop.resume()
+    await asyncio.wait_for(images[2].end(), 30)
+    assert order == ["many", "many"]
+    await images[0].end()
+
+
+async def test_asks_for_no_more_than_have_a_place(ticker: Ticker) -> None:
+    gate = HandGate(starts(0), starts(0, 0))
+    gate.open.clear()
+    limiter, order = Limiter(gate, ticker, places=3), list[str]()
+    images = [Image(limiter, "many", ticker, order) for _ in range(9)]
+    await gate.entered.wait()
+    await settled()
+    gate.open.set()
+    await settled()
+    assert (gate.asked, len(order)) == ([1, 2], 3)
+    for image in images:
+        image.task.cancel()
+
+
 async def test_asks_for_as_many_as_wait(ticker: Ticker) -> None:
     """One question gets starts for all who wait; what is over serves those who come later."""
     gate = HandGate(starts(0), starts(0, 0, 0, 0), starts(0))

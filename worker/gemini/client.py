@@ -41,11 +41,6 @@ class GenerationRequest:
     photos: tuple[Photo, ...]
     aspect_ratio: str
 
-    @property
-    def photo_bytes(self) -> int:
-        """The size of all photos together."""
-        return sum(len(photo.data) for photo in self.photos)
-
 
 class Gemini:
     """Requests images from Gemini. `prepare` or the first call imports the SDK (0.4 s, outside the timeout).

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import defaultdict
-from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Collection
 from typing import Protocol
 
 from worker.errors import BadInput, Transient
+from worker.fair_budget import FairBudget
 from worker.image_format import TooManyPixels, inspect
 from worker.jobs import Photo
 from worker.photos.address import StorageReference, is_url, parse_photo_url, parse_storage_reference
@@ -51,20 +50,6 @@ class PhotoBucket(Protocol):
     async def download(self, bucket: str, path: str, max_bytes: int) -> bytes: ...
 
 
-class _Turns:
-    """Allows at most `most` concurrent fetches, and half as many for one user."""
-
-    def __init__(self, most: int) -> None:
-        self._all = asyncio.Semaphore(most)
-        self._of_user = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(max(most // 2, 1)))
-
-    @asynccontextmanager
-    async def take(self, user_folder: str) -> AsyncIterator[None]:
-        """Wait for a place of the user and one of all, and hold both while the context is open."""
-        async with self._of_user[user_folder], self._all:
-            yield
-
-
 class PhotoFetcher:
     """Fetches the photos of one run by reference: `https://…`, or `bucket/path` in our Storage.
 
@@ -91,17 +76,17 @@ class PhotoFetcher:
         self._hosts = RunHosts(AllowedHosts(hosts))
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
-        self._storage_turns = _Turns(max_concurrent)
-        self._web_turns = _Turns(max_concurrent)
+        self._storage_places = FairBudget(max_concurrent)
+        self._web_places = FairBudget(max_concurrent)
 
     async def fetch(self, reference: str, user_folder: str) -> Photo:
         """The photo's bytes, with the type read from them; raises BadInput or Transient."""
         if is_url(reference):
             url = parse_photo_url(reference)
-            async with self._web_turns.take(user_folder):
+            async with self._web_places.hold(user_folder, 1):
                 return self._photo(await self._web.get(url, user_folder, self._hosts), url.shown)
         stored = parse_storage_reference(reference, user_folder, self._buckets)
-        async with self._storage_turns.take(user_folder):
+        async with self._storage_places.hold(user_folder, 1):
             return self._photo(await self._from_storage(stored), stored.shown)
 
     async def _from_storage(self, stored: StorageReference) -> bytes:

@@ -15,7 +15,6 @@ from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
-from worker.run.memory import FairBudget
 from worker.run.photo_memory import RunPhotos
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
@@ -33,18 +32,13 @@ SHUTDOWN_SECONDS = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Services that all runs of a worker share.
-
-    `open_photos` takes the allowed buckets and hosts. `request_memory` limits the bytes of photos in requests
-    to Gemini.
-    """
+    """Services that all runs of a worker share. `open_photos` takes the allowed buckets and hosts."""
 
     queue: Queue
     gemini: Gemini
     store: PhotoStore
     proof: StorageProof
     open_photos: Callable[[Sequence[str], Sequence[str]], RunPhotos]
-    request_memory: FairBudget
     monotonic: Callable[[], float]
     uniform: Uniform
 
@@ -70,10 +64,15 @@ class RunContext:
         )
         self.stop = Stop()
         self.limiter = RateLimiter(
-            services.queue, self.id, self.model, self.deadlines, self.stop, services.monotonic
+            services.queue,
+            self.id,
+            self.model,
+            settings.images_at_a_time,
+            self.deadlines,
+            self.stop,
+            services.monotonic,
         )
         self.jobs = JobsInFlight(settings.jobs_at_a_time, settings.images_at_a_time, services.monotonic)
-        self.image_places = FairBudget(settings.images_at_a_time, alone=settings.images_at_a_time)
         self.summary = Summary(str(self.id), settings.worker_id, self.model, self.stop)
         self.database_time = DatabaseTime(services.monotonic)
         self.photos: RunPhotos | None = None

@@ -1,11 +1,11 @@
-"""One image: memory → place → slot → generate → store → record. Returns the outcome as a value."""
+"""One image: place and slot → generate → store → record. Returns the outcome as a value."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from worker import log
@@ -34,6 +34,7 @@ class Image:
     """An image to make, and its progress: whether a request was `sent` and an image was `paid` for.
 
     `job_ended` is shared by all images of the job and is set when one of them finds that the job is final.
+    `place` is the image's place among those in progress, from the request until it is stored and recorded.
     """
 
     job: Job
@@ -42,21 +43,12 @@ class Image:
     job_ended: asyncio.Event
     sent: bool = False
     paid: bool = False
+    place: AsyncExitStack = field(default_factory=AsyncExitStack)
 
 
 async def make_image(context: RunContext, image: Image) -> ImageOutcome:
     """Make the image and return its outcome, which includes expected failures."""
-    memory = context.services.request_memory.hold(image.job.user_folder, image.request.photo_bytes)
-    async with AsyncExitStack() as held:
-        # Memory before a place: a user who waits for memory must not block a place.
-        try:
-            with context.jobs.waiting(image.job):
-                async with context.deadlines.generate.timeout():  # another run may hold the memory longer
-                    await held.enter_async_context(memory)
-        except TimeoutError:
-            reason = context.limiter.why_not(context.deadlines.start, image.job_ended)
-            return ImageNotStarted(image.index, reason)
-        await held.enter_async_context(context.image_places.hold(image.job.user_folder, 1))
+    async with image.place:
         outcome = await _outcome(context, image)
     if isinstance(outcome, ImageDiscarded) and outcome.job_final:
         image.job_ended.set()
@@ -111,10 +103,12 @@ def _is_last(context: RunContext, error: Transient) -> bool:
 
 
 async def _request(context: RunContext, image: Image) -> GeneratedImage:
-    """Wait for a slot and send one request."""
+    """Wait for a place and a slot, and send one request."""
     gemini = context.services.gemini
     gemini.prepare()  # before taking a slot, which would expire during the SDK's import
-    epoch = await context.limiter.acquire(context.deadlines.start, image.job_ended)
+    await image.place.aclose()  # a retry waits for its turn like any other request
+    start = context.limiter.start(image.job.user_folder, context.deadlines.start, image.job_ended)
+    epoch = await image.place.enter_async_context(start)
     image.sent = True
     context.jobs.count_requests(image.job.id)
     try:

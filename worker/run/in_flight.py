@@ -26,15 +26,15 @@ class JobsInFlight:
     `places` is how many jobs a run processes concurrently. A job that waits for its photos, or for its user's
     share of memory, gives up its place after PATIENCE_SECONDS, so that other users' jobs can be claimed. A
     user with half as many such jobs as there are places gets no more until one of them continues or ends, and
-    neither does a user with `images` unsent images, the number that a run makes concurrently: these images do
-    not count, so that the run claims jobs of other users meanwhile.
+    neither does a user with more than `most_unsent` unsent images, half of the `images` that a run makes
+    concurrently: these do not count, so that the run claims jobs of other users meanwhile.
 
     `requests` counts the requests sent for each job that is not settled, by job id.
     """
 
     def __init__(self, places: int, images: int, monotonic: Callable[[], float]) -> None:
         self.places = places
-        self.images = images
+        self.most_unsent = images // 2
         self.requests: Counter[int] = Counter()
         self._monotonic = monotonic
         self._jobs: dict[asyncio.Task[JobEnd], Job] = {}
@@ -106,11 +106,13 @@ class JobsInFlight:
         """The users of whom no more jobs should be claimed now: enough of their jobs or images wait."""
         waiting = Counter(job.user_id for job in self.waiting_jobs())
         crowded = {user for user, jobs in waiting.items() if 2 * jobs >= self.places}
-        return sorted(crowded | {user for user, images in self._unsent().items() if images >= self.images})
+        return sorted(
+            crowded | {user for user, images in self._unsent().items() if images > self.most_unsent}
+        )
 
     def unsent_images(self) -> int:
         """How many images have no request sent yet, not counting those of users at their limit."""
-        return sum(images for images in self._unsent().values() if images < self.images)
+        return sum(images for images in self._unsent().values() if images <= self.most_unsent)
 
     def _unsent(self) -> Counter[str]:
         """The images without a request by user, not counting jobs without a place."""

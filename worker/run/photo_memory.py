@@ -15,9 +15,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from worker.errors import BadInput, Transient
+from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.fetch import MAX_PHOTO_BYTES
-from worker.run.memory import FairBudget
+
+PHOTO_BYTES = 192 * 1024 * 1024
+"""Limit for source photos: those that jobs hold, and those cached for later jobs. Requests to Gemini hold no
+copies: photos are encoded while they are sent."""
 
 Key = tuple[str, str]
 """A user's folder and a photo reference; photos are never shared between users."""

@@ -1,7 +1,7 @@
 """The rate limiter of one run: every request to Gemini, including retries, first takes a slot.
 
 The rate gate in the database assigns slots to all workers. A run asks for as many slots as it has images
-waiting with their photos loaded, and serves them first come, first served.
+waiting with their photos loaded, and places for them; it gives the slots to users in turns.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 from worker import log
 from worker.deadline import Deadline
 from worker.errors import GenerationError, QuotaFacts
+from worker.fair_budget import FairBudget
 from worker.run.deadlines import Deadlines
 from worker.run.outcome import NotStartedReason
 from worker.run.stop import Stop
@@ -40,9 +42,10 @@ class NoSlot(Exception):
 
 
 class RateLimiter:
-    """The slots of one run. `refusal` is the gate's reason if its last answer had no slots.
+    """The slots of one run, which makes at most `places` images concurrently.
 
-    A slot expires `graceSeconds` after its time, and when the gate's epoch increases, as after a 429.
+    `refusal` is the gate's reason if its last answer had no slots. A slot expires `graceSeconds` after its
+    time, and when the gate's epoch increases, as after a 429.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class RateLimiter:
         database: Database,
         run_id: UUID,
         model: str,
+        places: int,
         deadlines: Deadlines,
         stop: Stop,
         monotonic: Callable[[], float],
@@ -62,9 +66,8 @@ class RateLimiter:
         self._monotonic = monotonic
         self._slots: deque[float] = deque()
         self._grace = self._horizon = 0.0
-        self._epoch: int | None = None
-        self._waiting = 0
-        self._turn = asyncio.Lock()
+        self._epoch = 0  # unknown
+        self._places = FairBudget(places, alone=places)
         self.refusal: str | None = None
         self.blocked_until = -math.inf
 
@@ -72,31 +75,21 @@ class RateLimiter:
         """Switch to the gate of another model and discard the slots of the old one."""
         self._model = model
         self._slots.clear()
-        self._epoch = None
+        self._epoch = 0
         self.refusal = None
         self.blocked_until = -math.inf
 
-    async def acquire(self, latest: Deadline, ended: asyncio.Event | None = None) -> int:
-        """Wait for a slot, first come, first served; return its epoch, which `report` needs after a 429.
+    @asynccontextmanager
+    async def start(self, owner: str, latest: Deadline, ended: asyncio.Event) -> AsyncIterator[int]:
+        """Wait for a place and a slot, and hold the place while the context is open.
 
+        Owners take turns. Only the image whose turn it is has a place without a slot, so that one owner's
+        waiting images cannot occupy all places. Yields the slot's epoch, which `report` needs after a 429.
         Raises NoSlot as soon as it is known that there is no slot before `latest`, when the run starts no
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
-        self._waiting += 1
-        try:
-            async with self._turn:
-                epoch = await self._next(latest, ended)
-        finally:
-            self._waiting -= 1
-        if epoch is None:
-            raise NoSlot(self.why_not(latest, ended))
-        return epoch
-
-    def why_not(self, latest: Deadline, ended: asyncio.Event | None = None) -> NotStartedReason:
-        """Why a waiting request will not start before `latest`."""
-        if self._is_over(ended):
-            return "stopped"
-        return "rate_limited" if self.blocked_until > latest.at or self.refusal else "budget"
+        async with self._places.hold(owner, 1, lambda: self._next(latest, ended)) as epoch:
+            yield epoch
 
     async def report(self, facts: QuotaFacts, epoch: int) -> None:
         """Report a 429 to the gate, with the `epoch` of its slot, and discard slots of older epochs.
@@ -120,7 +113,7 @@ class RateLimiter:
         if model != self._model:
             return
         self.block(answer["blockedForSeconds"])
-        if answer["epoch"] > (self._epoch or 0):
+        if answer["epoch"] > self._epoch:
             self._slots.clear()
             self._epoch = answer["epoch"]
 
@@ -132,31 +125,39 @@ class RateLimiter:
         while self._slots and self._slots[0] < self.blocked_until:
             self._slots.popleft()
 
-    def _is_over(self, ended: asyncio.Event | None) -> bool:
-        return self._stop.paused or (ended is not None and ended.is_set())
-
-    async def _next(self, latest: Deadline, ended: asyncio.Event | None) -> int | None:
-        """Wait for the next slot and return its epoch; None if there is none."""
+    async def _next(self, latest: Deadline, ended: asyncio.Event) -> int:
+        """Wait for the next slot and return its epoch. Raises NoSlot."""
         while not self._is_over(ended):
             now = self._monotonic()
             while self._slots and self._slots[0] + self._grace < now:
                 self._slots.popleft()
             due = self._slots[0] if self._slots else max(self.blocked_until - self._horizon, now)
             if due > latest.at:
-                return None
+                break
             if due > now:
                 await self._stop.sleep(due - now)
             elif self._slots:
                 self._slots.popleft()
                 return self._epoch
             elif not await self._refill(latest):
-                return None
-        return None
+                break
+        raise NoSlot(self._why_not(latest, ended))
+
+    def _why_not(self, latest: Deadline, ended: asyncio.Event) -> NotStartedReason:
+        if self._is_over(ended):
+            return "stopped"
+        return "rate_limited" if self.blocked_until > latest.at or self.refusal else "budget"
+
+    def _is_over(self, ended: asyncio.Event) -> bool:
+        return self._stop.paused or ended.is_set()
 
     async def _refill(self, latest: Deadline) -> bool:
-        """Request a slot for each waiting image. Returns False if there is none before `latest`."""
+        """Request a slot for each waiting image for which there is a place.
+
+        Returns False if there is none before `latest`.
+        """
         model, answer = self._model, await self._ask(latest)
-        if model != self._model or answer["epoch"] < (self._epoch or 0):
+        if model != self._model or answer["epoch"] < self._epoch:
             return True  # outdated: the model changed or a 429 was reported while the call was pending
         received = self._monotonic()
         self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
@@ -177,7 +178,7 @@ class RateLimiter:
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,
-            "p_slots": min(max(self._waiting, 1), MOST_SLOTS),
+            "p_slots": min(1 + min(self._places.waiting, self._places.free), MOST_SLOTS),
             "p_within_seconds": latest.at - self._monotonic(),
         }
         return await self._database.rpc("take_start_slots", params, self._deadlines.generate, tries=1)

@@ -148,8 +148,7 @@ def may_claim(context: RunContext) -> bool:
     """
     places = context.settings.jobs_at_a_time
     least = places if context.queue_ran_dry else places - places * 3 // 4
-    most_images = context.settings.images_at_a_time // 2
-    return context.jobs.free_places() >= least and context.jobs.unsent_images() <= most_images
+    return context.jobs.free_places() >= least and context.jobs.unsent_images() <= context.jobs.most_unsent
 
 
 async def _claim(context: RunContext) -> Claim:

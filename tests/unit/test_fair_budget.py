@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from worker.run.memory import FairBudget
+from worker.fair_budget import FairBudget
 
 
 class Holder:

@@ -1,19 +1,14 @@
-"""Budgets of bytes, and of images at a time, divided fairly between users."""
+"""A budget of bytes, fetches or images at a time, divided fairly between users."""
 
 from __future__ import annotations
 
 import asyncio
 from bisect import insort
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-
-PHOTO_BYTES = 192 * 1024 * 1024
-"""Limit for source photos: those that jobs hold, and those cached for later jobs."""
-
-CALL_BYTES = 104 * 1024 * 1024
-"""Limit for photos in requests to Gemini, which are encoded while they are sent."""
+from typing import Any
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +21,7 @@ class _Waiter:
 
 
 class FairBudget:
-    """At most `limit` units (bytes, or images) are held at a time, and at most half of them by one owner.
+    """At most `limit` units (bytes, fetches or images) are held at a time, and at most half by one owner.
 
     `alone` is how much one owner may hold while no other owner holds or waits; half of `limit` by default,
     which leaves the other half for the next owner. Requests are granted in the order of start-time fair
@@ -40,6 +35,7 @@ class FairBudget:
         self._limit = limit
         self._share = limit // 2
         self._alone = self._share if alone is None else alone
+        self._closed = False
         self._held: Counter[str] = Counter()
         self._total = 0
         self._waiting: list[_Waiter] = []
@@ -51,28 +47,45 @@ class FairBudget:
         """Units not held; negative while a single request larger than `limit` is held."""
         return self._limit - self._total
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait to be granted."""
+        return len(self._waiting)
+
     @asynccontextmanager
-    async def hold(self, owner: str, size: int) -> AsyncIterator[None]:
-        """Wait for `size` units, and hold them while the context is open."""
+    async def hold(
+        self, owner: str, size: int, first: Callable[[], Awaitable[Any]] | None = None
+    ) -> AsyncIterator[Any]:
+        """Wait for `size` units, and hold them while the context is open.
+
+        Then waits for `first`, and yields its result; nobody else is granted anything meanwhile.
+        """
         held = False
 
         def granted() -> None:
             nonlocal held
             held = True
+            self._closed = first is not None
             self.add(owner, size)
 
         try:
-            await self.wait(owner, lambda: size, granted)
-            yield
+            try:
+                await self.wait(owner, lambda: size, granted)
+                result = await first() if first else None
+            finally:
+                if held:
+                    self._closed = False
+                    self._serve()
+            yield result
         finally:
             if held:
                 self.add(owner, -size)
 
     async def wait(self, owner: str, size: Callable[[], int], granted: Callable[[], None]) -> None:
-        """Wait until `size()` bytes are free, then call `granted`, which must `add` them.
+        """Wait until `size()` units are free, then call `granted`, which must `add` them.
 
         Both are called without an await in between, so `granted` sees the same state as `size`.
-        A cancelled caller may have been granted its bytes.
+        A cancelled caller may have been granted its units.
         """
         waiter = _Waiter(owner, self._take_turn(owner, size()), size, granted)
         insort(self._waiting, waiter, key=lambda each: each.turn)
@@ -85,7 +98,7 @@ class FairBudget:
                 self._serve()
 
     def add(self, owner: str, size: int) -> None:
-        """Add `size` bytes to what the owner holds; a negative size releases them."""
+        """Add `size` units to what the owner holds; a negative size releases them."""
         self._held[owner] += size
         self._total += size
         if not self._held[owner]:
@@ -94,7 +107,7 @@ class FairBudget:
             self._serve()
 
     def _take_turn(self, owner: str, size: int) -> float:
-        """The virtual start time of a new request, in bytes granted per owner."""
+        """The virtual start time of a new request, in units granted per owner."""
         turn = max(self._next_turn.get(owner, 0), self._now)
         self._next_turn = {name: due for name, due in self._next_turn.items() if due > self._now}
         self._next_turn[owner] = turn + size
@@ -106,6 +119,8 @@ class FairBudget:
         share = self._alone if len(owners) == 1 else self._share
         behind: set[str] = set()
         for waiter in waiting:
+            if self._closed:
+                return
             size = waiter.size()
             if waiter.owner in behind or not self._fits(self._held[waiter.owner], size, share):
                 behind.add(waiter.owner)
