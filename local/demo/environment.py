@@ -43,6 +43,7 @@ def worker_environment(stack: Stack, secret: str, pace: Pace, gemini: Mapping[st
         "WORKER_ID": "local",
         "INVOCATION_TIMEOUT_SECONDS": f"{pace.invocation_seconds:g}",
         "MARGIN_SECONDS": f"{pace.margin_seconds:g}",
+        "MAX_JOBS": f"{pace.jobs_a_call}",
         "CALL_TIMEOUT_SECONDS": f"{pace.call_seconds:g}",
         "RETRY_BASE_SECONDS": f"{pace.retry_base_seconds:g}",
         **gemini,

@@ -70,7 +70,6 @@ class Scheduler:
         post = asyncio.ensure_future(
             http.post(
                 self._function.url,
-                json={"maxJobs": self._pace.jobs_a_call},
                 headers={"X-Worker-Secret": self._secret},
                 timeout=self._pace.invocation_seconds + 10,
             )

@@ -27,7 +27,9 @@ from local.stack.stack import DATA, Stack
 
 FOLDER = DATA / "up"
 SETTINGS = FOLDER / "worker.env"
-PACE = Pace(invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0)
+PACE = Pace(
+    invocation_seconds=60.0, margin_seconds=5.0, call_seconds=20.0, retry_base_seconds=2.0, jobs_a_call=100
+)
 EMAIL = "demo@example.com"
 SOURCES = {"me.jpg": PORTRAIT, "example.jpg": PALACE}
 """The demo user's source photos, under the names that the order in docs/http.md uses."""

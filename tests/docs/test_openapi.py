@@ -14,7 +14,7 @@ import yaml
 from worker import __version__
 from worker.http import orders, process, response
 from worker.http.auth import OPERATOR_HEADER, SECRET_HEADER, Caller
-from worker.http.validation import MIN_BUDGET_SECONDS
+from worker.http.validation import MIN_BUDGET_SECONDS, MIN_JOBS
 from worker.ops.sweep import Swept
 from worker.run.request import MAX_JOBS
 from worker.run.stop import StopReason
@@ -97,6 +97,7 @@ def test_limits() -> None:
     """The described bounds are the code's: jobs, seconds, bytes, times and lengths."""
     for name in ("RunRequest", "SweepRequest"):
         assert SCHEMAS[name]["properties"]["maxJobs"]["maximum"] == MAX_JOBS
+    assert f"at least {MIN_JOBS} without" in SCHEMAS["RunRequest"]["properties"]["maxJobs"]["description"]
     required = dict.fromkeys(("SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY"), "key-of-a-test-1234567890")
     usual = Settings.from_env({"SUPABASE_URL": "https://a.supabase.co", **required}, "worker")
     seconds = SCHEMAS["RunRequest"]["properties"]["budgetSeconds"]

@@ -112,11 +112,11 @@ async def test_run_answers_with_its_summary() -> None:
     """A run that did its duty is 200 with the summary, whatever became of the jobs."""
     worker = Bench({"stopReason": "budget", "jobsFailed": 3})
     async with client(worker) as http:
-        answer = await http.post("/", json={"maxJobs": 5, "budgetSeconds": 60})
+        answer = await http.post("/", json={"maxJobs": 50, "budgetSeconds": 150})
     assert (answer.status_code, answer.json()) == (200, {"stopReason": "budget", "jobsFailed": 3})
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-store"
-    assert worker.asked == [RunRequest(5, 60.0, dry_run=False)]
+    assert worker.asked == [RunRequest(50, 150.0, dry_run=False)]
 
 
 async def test_empty_body_runs_and_dry_run_only_peeks() -> None:

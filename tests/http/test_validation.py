@@ -43,10 +43,12 @@ def test_every_field_is_read() -> None:
     """The three fields, at both ends of their ranges."""
     full = parse_run(b'{"maxJobs": 1000, "budgetSeconds": 240, "dryRun": true}', JSON, 240.0)
     assert full == RunRequest(1000, 240.0, dry_run=True)
-    least = parse_run(b'{"maxJobs": 1, "budgetSeconds": 60.0, "dryRun": false}', JSON, 240.0)
-    assert least == RunRequest(1, 60.0, dry_run=False)
+    least = parse_run(b'{"maxJobs": 10, "budgetSeconds": 150.0, "dryRun": false}', JSON, 240.0)
+    assert least == RunRequest(10, 150.0, dry_run=False)
+    look = parse_run(b'{"maxJobs": 1, "dryRun": true}', JSON, 240.0)
+    assert look == RunRequest(1, dry_run=True)
     assert parse_run(b"{}", JSON, 240.0) == RunRequest()
-    assert parse_run(b'{"maxJobs": 1e2, "budgetSeconds": 60}', JSON, 240.0) == RunRequest(100, 60.0)
+    assert parse_run(b'{"maxJobs": 1e2, "budgetSeconds": 150}', JSON, 240.0) == RunRequest(100, 150.0)
 
 
 def test_where_invocations_are_short_a_run_may_have_all_their_time() -> None:
@@ -75,8 +77,11 @@ def test_other_content_types_are_refused_with_the_fix(content_type: str) -> None
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("maxJobs", ["0", "-1", "1001", "true", "false", "null", '"5"', "1.5", "1e4", "[]", "{}", "9" * 400]),
-        ("budgetSeconds", ["0", "59.9", "240.1", "1e999", "true", "null", '"60"', "[1]", "-60", "9" * 400]),
+        (
+            "maxJobs",
+            ["0", "9", "-1", "1001", "true", "false", "null", '"5"', "1.5", "1e4", "[]", "{}", "9" * 400],
+        ),
+        ("budgetSeconds", ["0", "149.9", "240.1", "1e999", "true", "null", '"60"', "[1]", "-60", "9" * 400]),
         ("dryRun", ["0", "1", "null", '"true"', "[]"]),
         ("maxjobs", ["5"]),
         ("limit", ["5"]),
@@ -178,7 +183,7 @@ def test_any_bytes_are_read_or_refused(body: bytes, content_type: str) -> None:
         assert 400 <= refused.status < 500
 
 
-@given(jobs=st.integers(1, 1000), seconds=st.floats(60, 240), dry=st.booleans())
+@given(jobs=st.integers(10, 1000), seconds=st.floats(150, 240), dry=st.booleans())
 def test_the_whole_range_is_reached(jobs: int, seconds: float, dry: bool) -> None:
     """Every allowed combination is accepted as it is."""
     body = json.dumps({"maxJobs": jobs, "budgetSeconds": seconds, "dryRun": dry}).encode()

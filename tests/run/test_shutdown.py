@@ -71,7 +71,7 @@ async def test_everything_a_job_waits_for(site: Site) -> None:
         first = await stopped(site.worker(SUPABASE_URL=proxy.url), *gates)
 
     assert rows(site, listed, photo) == [("pending", 0, "stopped")] * 2
-    assert rows(site, generate) == [("pending", 1, "cut")]
+    assert rows(site, generate) == [("pending", 0, "cut")]
     assert rows(site, put, record, refused) == [("pending", 1, "timeout")] * 3
     assert rows(site, limited) == [("rate_limited", 0, "rate_limited")]
     assert (first["stopReason"], first["claimed"], first["leaseLost"]) == ("shutdown", 7, 0)

@@ -23,6 +23,7 @@ from worker.run.outcome import (
     Abandoned,
     Completed,
     Failed,
+    ImageCut,
     ImageDiscarded,
     ImageErred,
     ImageMade,
@@ -41,6 +42,7 @@ DAILY = ImageErred(3, RateLimited("quota", "wait", QuotaFacts("day", 5.0)), sent
 IMPOSSIBLE = ImageErred(4, BadInput("photo_missing", "gone"))
 WRONG_KEY = ImageErred(5, Misconfigured("key_invalid", "bad key"), sent=True)
 NOT_STARTED = ImageNotStarted(6, "budget")
+CUT = ImageCut(9, attempt_spent=False)
 GONE = ImageDiscarded(7, job_final=True)
 MADE = ImageMade(8)
 RELEASED = "The run ended before this job started; the next run will pick it up."
@@ -62,6 +64,7 @@ outcomes = st.one_of(
     st.builds(ImageMade, st.integers(0, 9), st.booleans()),
     st.builds(ImageDiscarded, st.integers(0, 9), st.booleans()),
     st.builds(ImageErred, st.integers(0, 9), errors, st.booleans(), st.booleans()),
+    st.builds(ImageCut, st.integers(0, 9), st.booleans()),
     st.builds(ImageNotStarted, st.integers(0, 9), st.sampled_from(["budget", "rate_limited", "stopped"])),
 )
 
@@ -73,9 +76,9 @@ def test_made_and_refused_is_complete() -> None:
 
 
 def test_the_order_of_precedence() -> None:
-    """Ended before misconfigured before impossible before quota before retry before not started."""
-    chain: list[ImageOutcome] = [GONE, WRONG_KEY, IMPOSSIBLE, LIMITED, TRANSIENT, NOT_STARTED, MADE]
-    expected = [Abandoned, Released, Failed, PutAside, Retry, Released, Completed]
+    """Ended before misconfigured before impossible before quota before retry before cut and not started."""
+    chain: list[ImageOutcome] = [GONE, WRONG_KEY, IMPOSSIBLE, LIMITED, TRANSIENT, CUT, NOT_STARTED, MADE]
+    expected = [Abandoned, Released, Failed, PutAside, Retry, Released, Released, Completed]
     for place, kind in enumerate(expected):
         assert isinstance(decide(chain[place:]), kind), chain[place:]
 
@@ -121,6 +124,15 @@ def test_an_attempt_is_given_back_only_if_nothing_was_sent() -> None:
     adopted = decide([NOT_STARTED, ImageMade(1, adopted=True)])
     assert isinstance(adopted, Released)
     assert not adopted.attempt_spent
+
+
+def test_what_the_runs_end_cuts_spends_nothing() -> None:
+    """Whatever else was made or not started; but it does in a run that is too short for a request."""
+    for other in (MADE, NOT_STARTED, REFUSED, CUT):
+        outcome = decide([other, CUT])
+        assert isinstance(outcome, Released) and not outcome.attempt_spent, other
+    too_short = decide([CUT, ImageCut(1, attempt_spent=True)])
+    assert isinstance(too_short, Released) and too_short.attempt_spent
 
 
 @given(st.lists(outcomes, max_size=10))

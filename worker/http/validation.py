@@ -13,9 +13,13 @@ from typing import Any, NoReturn
 
 from worker.run.request import MAX_JOBS, Action, RunRequest
 
-MIN_BUDGET_SECONDS = 60.0
-"""Least time that a run may be given over HTTP. Up to a third of it is margin, a slow photo takes 20 s, and
-so does an image of a slow model. With less, a caller who repeats the request could keep jobs from ending."""
+MIN_BUDGET_SECONDS = 150.0
+"""Least time that a run may be given over HTTP: enough for two requests to Gemini that take as long as they
+may. With less, a caller who repeats the request could keep jobs from ending, or make them fail."""
+
+MIN_JOBS = 10
+"""Least jobs that a run may be limited to over HTTP: as many as it processes concurrently. With fewer, a
+caller who repeats the request could occupy all places for runs with little work."""
 
 JSON_TYPES = ("", "application/json", "application/octet-stream")
 """Content types accepted as JSON: none, JSON, and Cloud Scheduler's default."""
@@ -94,10 +98,11 @@ def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunR
     for name in fields:
         if name not in ("maxJobs", "budgetSeconds", "dryRun"):
             raise _invalid(f"unknown field {name[:60]!r}", "allowed are maxJobs, budgetSeconds and dryRun")
+    dry_run = _dry_run(fields)
     return RunRequest(
-        max_jobs=_max_jobs(fields),
+        max_jobs=_max_jobs(fields, 1 if dry_run else MIN_JOBS),
         budget_seconds=_budget_seconds(fields, max_budget_seconds),
-        dry_run=_dry_run(fields),
+        dry_run=dry_run,
     )
 
 
@@ -112,13 +117,13 @@ def parse_sweep(body: bytes, content_type: str) -> int | None:
     return _max_jobs(fields)
 
 
-def _max_jobs(fields: Mapping[str, Any]) -> int | None:
+def _max_jobs(fields: Mapping[str, Any], least: int = 1) -> int | None:
     if "maxJobs" not in fields:
         return None
     value = fields["maxJobs"]
     # JSON does not distinguish 5.0 from 5. `type`, because isinstance accepts a bool as an int.
-    if type(value) not in (int, float) or not 1 <= value <= MAX_JOBS or value != int(value):
-        raise _invalid(f"maxJobs must be a whole number from 1 to {MAX_JOBS}", "or leave the field out")
+    if type(value) not in (int, float) or not least <= value <= MAX_JOBS or value != int(value):
+        raise _invalid(f"maxJobs must be a whole number from {least} to {MAX_JOBS}", "or leave the field out")
     return int(value)
 
 

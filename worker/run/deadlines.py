@@ -26,7 +26,7 @@ response."""
 
 class Deadlines:
     """The deadlines of a run of `seconds`; the last `margin_seconds` are reserved for the work after the
-    requests."""
+    requests. `seconds_for_requests` is the time before it, unless the run is shortened."""
 
     def __init__(self, seconds: float, margin_seconds: float, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -38,6 +38,7 @@ class Deadlines:
         self.settle = Deadline(times["settle"], monotonic)
         self.answer = Deadline(times["answer"], monotonic)
         self.end = Deadline(times["end"], monotonic)
+        self.seconds_for_requests = times["generate"] - self.began
         self.start = Deadline(self._latest_start(), monotonic)
 
     def expect_latency(self, seconds: float | None) -> None:

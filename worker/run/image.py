@@ -20,13 +20,24 @@ from worker.errors import (
 from worker.gemini.client import GenerationRequest
 from worker.jobs import GeneratedImage, Job
 from worker.run.context import RunContext
-from worker.run.outcome import CUT, ImageDiscarded, ImageErred, ImageMade, ImageNotStarted, ImageOutcome
+from worker.run.outcome import (
+    ImageCut,
+    ImageDiscarded,
+    ImageErred,
+    ImageMade,
+    ImageNotStarted,
+    ImageOutcome,
+)
 from worker.run.rate_limiter import NoSlot
 from worker.settings import STORE_SECONDS
 from worker.supabase.storage import object_path, photo_row
 
 LONGEST_RETRY_SECONDS = 2.0
 """Longest wait between the two tries of a request; after a longer server delay a later run retries."""
+
+
+class _Cut(Exception):
+    """The request was cancelled at the run's deadline."""
 
 
 @dataclass(slots=True)
@@ -60,6 +71,10 @@ async def _outcome(context: RunContext, image: Image) -> ImageOutcome:
         return await _generate_and_save(context, image)
     except NoSlot as exc:
         return ImageNotStarted(image.index, exc.reason)
+    except _Cut:
+        log.event("image_erred", level="warning", image=image.index, code="cut", paid=False)
+        two_requests = 2 * context.settings.call_timeout_seconds
+        return ImageCut(image.index, context.deadlines.seconds_for_requests < two_requests)
     except GenerationError as error:
         if not image.sent and context.not_tried(error):
             return ImageNotStarted(image.index, "stopped")
@@ -118,7 +133,7 @@ async def _request(context: RunContext, image: Image) -> GeneratedImage:
         await context.limiter.report(error.facts, epoch)
         raise
     except TimeoutError as exc:
-        raise Transient(CUT, "The run timed out during the request to Gemini.") from exc
+        raise _Cut from exc
 
 
 async def _save(context: RunContext, image: Image, generated: GeneratedImage) -> ImageOutcome:

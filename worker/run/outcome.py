@@ -16,8 +16,7 @@ from worker.errors import (
 )
 from worker.jobs import Job
 
-CUT = "cut"
-"""Error code of a request that was cancelled at the run's deadline."""
+_CUT = "The run ended during the request to Gemini; the next run will send it again."
 
 NotStartedReason = Literal["budget", "rate_limited", "stopped"]
 
@@ -56,7 +55,18 @@ class ImageNotStarted:
     reason: NotStartedReason
 
 
-ImageOutcome = ImageMade | ImageDiscarded | ImageErred | ImageNotStarted
+@dataclass(frozen=True, slots=True)
+class ImageCut:
+    """Its request was cancelled at the run's deadline; Gemini may still bill it.
+
+    Spends an attempt in a run too short for such a request: the next one could be cut in the same way.
+    """
+
+    index: int
+    attempt_spent: bool
+
+
+ImageOutcome = ImageMade | ImageDiscarded | ImageErred | ImageCut | ImageNotStarted
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +103,8 @@ class PutAside:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Released back to the queue. Spends an attempt only if a request was sent that may be billed."""
+    """Released back to the queue. Spends an attempt only if a request was sent that may be billed, unless the
+    run's end cut one."""
 
     code: str
     message: str
@@ -121,8 +132,8 @@ def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
     """Derive the job's outcome from those of its images. The first that applies wins, in this order:
 
     job already final, misconfigured, bad input, paid for but not stored, quota used up, other errors (retry),
-    not all started, complete. A refused image counts as done, because its refusal is recorded. An image that
-    was paid for but not stored always spends the attempt.
+    cut by the run's end, not all started, complete. A refused image counts as done, because its refusal is
+    recorded. An image that was paid for but not stored always spends the attempt.
     """
     if any(isinstance(o, ImageDiscarded) and o.job_final for o in outcomes):
         return Abandoned()
@@ -138,6 +149,9 @@ def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
     ):
         if chosen:
             return _from_errors(chosen, sent, bool(not_stored))
+    cut = [o for o in outcomes if isinstance(o, ImageCut)]
+    if cut:
+        return Released("cut", _CUT, attempt_spent=any(o.attempt_spent for o in cut))
     held_back = [o.reason for o in outcomes if isinstance(o, ImageNotStarted)]
     if held_back:
         return Released(held_back[0], _why_not_started(held_back[0]), attempt_spent=sent)
@@ -171,7 +185,7 @@ def _reached_gemini(outcome: ImageOutcome) -> bool:
             return not adopted
         case ImageErred(sent=sent):
             return sent
-        case ImageDiscarded():
+        case ImageDiscarded() | ImageCut():
             return True
         case ImageNotStarted():
             return False

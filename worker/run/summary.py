@@ -9,7 +9,7 @@ from typing import Any, assert_never
 
 from worker.errors import Refused
 from worker.run.outcome import (
-    CUT,
+    ImageCut,
     ImageDiscarded,
     ImageErred,
     ImageMade,
@@ -110,8 +110,10 @@ def _image_count(outcome: ImageOutcome) -> str:
             return "adopted" if adopted else "made"
         case ImageErred(error=Refused()):
             return "refused"
-        case ImageErred(error=error):
-            return "cut" if error.code == CUT else "erred"
+        case ImageErred():
+            return "erred"
+        case ImageCut():
+            return "cut"
         case ImageDiscarded():
             return "discarded"
         case ImageNotStarted():
