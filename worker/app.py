@@ -66,6 +66,7 @@ class Worker:
         )
         self._gallery = Gallery(self.store, time.monotonic)
         self._runs: set[RunContext] = set()
+        self._stats: asyncio.Task[Mapping[str, Any]] | None = None
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """Do one run and return its summary. Raises QueueUnavailable if the first claim gets no answer."""
@@ -84,8 +85,11 @@ class Worker:
         return await self.queue.rpc("peek_generation_jobs", params, SHUTDOWN_SECONDS)
 
     async def stats(self) -> Mapping[str, Any]:
-        """The queue in numbers: the answer of `generation_queue_stats`."""
-        return await self.queue.rpc("generation_queue_stats", {}, SHUTDOWN_SECONDS)
+        """The queue in numbers, as `generation_queue_stats` answers. Concurrent callers share one query."""
+        if self._stats is None or self._stats.done():
+            query = self.queue.rpc("generation_queue_stats", {}, SHUTDOWN_SECONDS)
+            self._stats = asyncio.create_task(query)
+        return await asyncio.shield(self._stats)
 
     async def overview(self) -> Mapping[str, Any]:
         """The dashboard's data: health, statistics, the latest rows, and photos with signed URLs."""

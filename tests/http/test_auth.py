@@ -6,9 +6,10 @@ import asyncio
 import base64
 import datetime as dt
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jwt
 import pytest
@@ -18,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
+from google.auth.exceptions import TransportError
 from starlette.datastructures import Headers
 
 from worker.http.auth import REMOVED_SIGNATURE, Caller, Guard
@@ -202,6 +204,26 @@ async def test_forged_tokens_do_not_queue_up_while_certificates_are_unreachable(
     refusals.append(await refusal(keeper, bearer(token())))
     assert {(refused.status, refused.code) for refused in refusals} == {(503, "certificates_unreachable")}
     assert len(google.calls) == 1
+
+
+async def test_tokens_that_wait_for_certificates_occupy_no_threads_of_others() -> None:
+    """Names are looked up, and files read, in the threads of the event loop."""
+    fetching, open_again = threading.Event(), threading.Event()
+
+    def fetch(_url: str, **_options: object) -> NoReturn:
+        fetching.set()
+        open_again.wait(60)
+        raise TransportError
+
+    keeper = Guard(verifier=GoogleTokens(AUDIENCE, ACCOUNT, CachedFetch(fetch)))
+    forged = [asyncio.create_task(refusal(keeper, bearer(token(key=OTHER_KEY)))) for _ in range(50)]
+    try:
+        while not fetching.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(asyncio.to_thread(lambda: None), 10)
+    finally:
+        open_again.set()
+    assert {refused.status for refused in await asyncio.gather(*forged)} == {503}
 
 
 async def test_certificates_are_fetched_once_per_max_age(google: responses.RequestsMock) -> None:

@@ -138,6 +138,50 @@ async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyP
             each.close()
 
 
+async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither does whoever begins as many requests and sends the rest of none."""
+    begun = b"POST /10/60 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    async with serving(monkeypatch, seconds=60) as (oldest, writer):
+        address = writer.get_extra_info("peername")
+        writer.write(begun)
+        _, second = await asyncio.open_connection(*address)
+        second.write(begun)
+        await asyncio.sleep(0.2)
+        reader, third = await asyncio.open_connection(*address)
+        third.write(get("/10/0"))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionResetError):
+            assert await oldest.read() == b""
+        for each in (second, third):
+            each.close()
+
+
+async def test_whoever_still_reads_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that asks for nothing gives way, and not an older one whose answer is not read yet."""
+    async with serving(monkeypatch, seconds=60) as (reader, writer):
+        writer.write(get("/20000000/0"))
+        await reader.readuntil(b"\r\n\r\n")
+        address = writer.get_extra_info("peername")
+        idle, second = await asyncio.open_connection(*address)
+        await asyncio.sleep(0.2)
+        answer, third = await asyncio.open_connection(*address)
+        third.write(get("/10/0"))
+        assert b" 200 " in await answer.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionResetError):
+            assert await idle.read() == b""
+        assert len(await reader.readexactly(20_000_000)) == 20_000_000
+        for each in (second, third):
+            each.close()
+
+
+async def test_a_timer_that_has_called_no_longer_runs() -> None:
+    timer, called = connection._Timer(asyncio.get_running_loop()), asyncio.Event()
+    timer.start(0, called.set)
+    assert timer.runs
+    await called.wait()
+    assert not timer.runs
+
+
 async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may take as long as it takes, and each answer starts the time anew."""
     async with serving(monkeypatch) as (reader, writer):

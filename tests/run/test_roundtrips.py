@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 
+import pytest
+
 from bench.roundtrips import Trips
-from tests.support.runs import Site
+from tests.support.runs import MODEL, Site
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs",)
@@ -64,3 +67,28 @@ async def test_a_run_takes_starts_for_all_who_wait(site: Site) -> None:
     trips = await counted(site)
     assert trips[STORE] == 8
     assert trips[SLOTS] <= 4
+
+
+async def test_numbers_asked_for_at_once_are_one_query(site: Site) -> None:
+    """Whoever asks for them many times at once puts no more load on the database; the next query is new."""
+    trips, worker = Trips(), site.worker()
+    worker.project.http.event_hooks["request"].append(trips.note)
+    answers = await asyncio.gather(*(worker.stats() for _ in range(20)))
+    assert trips.counted["generation_queue_stats"] == 1
+    assert all(answer == answers[0] for answer in answers)
+    await worker.stats()
+    assert trips.counted["generation_queue_stats"] == 2
+
+
+async def test_a_run_with_a_user_at_the_limit_does_not_claim_at_each_jobs_end(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims when that user may have more, or after a pause."""
+    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 60)
+    site.rows("select set_generation_rate(%s, 60, 1, 6, 0.1)", MODEL)
+    await site.order(*"abcdefgh")
+    trips, worker = Trips(), site.worker(IMAGES_AT_A_TIME="4")
+    worker.project.http.event_hooks["request"].append(trips.note)
+    summary = await worker.run(RunRequest())
+    assert summary["completed"] == 8
+    assert trips.counted[CLAIM] <= 4, trips.counted

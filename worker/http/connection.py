@@ -45,7 +45,7 @@ class BoundedConnection(H11Protocol):
         """Wait for a request, or refuse the connection if there are too many."""
         self._head, self._reader = _Timer(self.loop), _Timer(self.loop)
         super().connection_made(transport)
-        self._turned_away = len(self.connections) > MAX_CONNECTIONS and not self._replace_idle()
+        self._turned_away = len(self.connections) > MAX_CONNECTIONS and not self._replace_waiting()
         if self._turned_away:
             self._turn_away()
         else:
@@ -84,12 +84,23 @@ class BoundedConnection(H11Protocol):
         self._reader.stop()
         super().connection_lost(exc)
 
-    def _replace_idle(self) -> bool:
-        """Close the connection that has waited longest for a request; False if every one is in use."""
-        idle = [each for each in self.connections if isinstance(each, BoundedConnection) and each._head.runs]
-        if not idle:
+    @property
+    def _awaits_request(self) -> bool:
+        """Whether the client has sent no request, or not all of it, and has read every response."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            return self.cycle.more_body
+        return self._head.runs and not self.transport.get_write_buffer_size()
+
+    def _replace_waiting(self) -> bool:
+        """Close the connection that has waited longest for a request, or the rest of one; False if all are
+        in use."""
+        others = [
+            each for each in self.connections if isinstance(each, BoundedConnection) and each is not self
+        ]
+        waiting = [each for each in others if each._awaits_request]
+        if not waiting:
             return False
-        oldest = min(idle, key=lambda each: each._head.started)
+        oldest = min(waiting, key=lambda each: each._head.started)
         oldest._head.stop()
         oldest.transport.abort()
         return True
@@ -118,13 +129,18 @@ class _Timer:
     @property
     def runs(self) -> bool:
         """Whether it is going to call."""
-        return self._handle is not None and not self._handle.cancelled()
+        return self._handle is not None
 
     def start(self, seconds: float, action: Callable[[], None]) -> None:
         self.stop()
         self.started = self._loop.time()
-        self._handle = self._loop.call_later(seconds, action)
+        self._handle = self._loop.call_later(seconds, self._call, action)
 
     def stop(self) -> None:
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
+
+    def _call(self, action: Callable[[], None]) -> None:
+        self._handle = None
+        action()

@@ -68,7 +68,7 @@ async def next_claim(context: RunContext) -> Claim | None:
             _set_next_attempt(context, claim.next_attempt_seconds)
             context.stop.end(claim_reason(claim.reason, "queue_empty"))
             return None
-        await _wait_for_an_end(context, CLAIM_PAUSE_SECONDS)
+        await _wait_for_more(context)
         await settle_until(context, lambda: may_claim(context), context.deadlines.save)
     return None
 
@@ -190,10 +190,15 @@ def _may_get_more(context: RunContext, claim: Claim) -> bool:
     return claim.reason in ("isolated", "queue_empty", "busy") and bool(context.jobs)
 
 
-async def _wait_for_an_end(context: RunContext, seconds: float) -> None:
-    """Wait up to `seconds` for a job to end, and settle it."""
-    before = len(context.jobs)
-    await settle_until(context, lambda: len(context.jobs) < before, context.deadlines.save.within(seconds))
+async def _wait_for_more(context: RunContext) -> None:
+    """Wait for a job to end after an empty claim, or for a user to leave their limit; settle ended jobs."""
+    jobs, at_limit = context.jobs, context.jobs.users_at_limit()
+    before = len(jobs)
+
+    def changed() -> bool:
+        return jobs.users_at_limit() != at_limit if at_limit else len(jobs) < before
+
+    await settle_until(context, changed, context.deadlines.save.within(CLAIM_PAUSE_SECONDS))
 
 
 def _set_next_attempt(context: RunContext, seconds: float | None) -> None:
