@@ -43,8 +43,7 @@ begin
 end
 $$;
 
--- Which images of a job are neither made nor given up. (Schema version 1 asked without the batch.)
-drop function if exists generation.missing_images(bigint, integer);
+-- Which images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off

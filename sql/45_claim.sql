@@ -324,29 +324,24 @@ begin
 end
 $$;
 
--- Claims had no p_photo_host, no p_skip_users and no p_max_images before.
-drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text);
-drop function if exists public.claim_generation_jobs(uuid, text, uuid, integer, numeric, text, text, jsonb);
-drop function if exists generation.claimed(text, text);
-drop function if exists generation.lock_ready_jobs(text, integer, double precision);
-drop function if exists generation.lock_first_jobs(integer, double precision, boolean);
-
 -- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
 -- p_photo_host is the host of the project's address, which photos may come from; of the users in p_skip_users, an array of ids,
 -- nothing is handed out, because the run has enough jobs of theirs that only wait. p_max_images ends the jobs handed out with the
--- one that brings their images to it; null, the default, is no bound.
+-- one that brings their images to it; null, the default, is no bound. p_schema_version is the version of the schema that the worker
+-- needs; null, the default, is any.
 -- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, mostImages, answeredAt};
 -- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
 -- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`). Locks: the run, the gate if a wrong clock has set it, jobs, then batches, then
--- tag rows of users whose retries are due; rows locked by others are skipped.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if a wrong clock has set it, jobs,
+-- then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
-  p_photo_host text default null, p_skip_users jsonb default '[]', p_max_images integer default null
+  p_photo_host text default null, p_skip_users jsonb default '[]', p_max_images integer default null,
+  p_schema_version integer default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -365,6 +360,10 @@ begin
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   if p_max_images < 1 then
     perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
+  end if;
+  if p_schema_version > generation.schema_version() then
+    perform generation.refuse('409', 'schema_too_old',
+      format('the database is at %s, this worker needs %s', generation.schema_version(), p_schema_version), 'Run sql/install.sql.');
   end if;
   if jsonb_typeof(p_skip_users) <> 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');

@@ -82,9 +82,6 @@ begin
 end
 $$;
 
--- Schema version 1 had record_failed_image without the batch.
-drop function if exists public.record_failed_image(bigint, integer, text, text);
-
 -- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
 -- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
 -- photo, which then stands) or `job_final`, also when the job is of another batch than p_batch_id. Errors: PT400.

@@ -1,7 +1,16 @@
 -- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
 -- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
 
--- The version of this schema, which `check` compares with the worker's.
+-- The version of the schema: the highest migration that has run.
+create or replace function generation.schema_version() returns integer
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select max(m.number) from generation.schema_migrations as m);
+end
+$$;
+
+-- The version of the schema, which `check` compares with what the worker needs, and what else it looks at.
 -- Returns {version, functions: the names of the functions that are there, photoBuckets, photoHosts, storageRefused: see
 -- report_storage}.
 -- Safe to repeat: reads only.
@@ -10,7 +19,7 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   perform generation.require_service();
-  return jsonb_build_object('version', 2,
+  return jsonb_build_object('version', generation.schema_version(),
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
     'photoHosts', generation.allowed_photo_hosts(),

@@ -263,7 +263,7 @@ begin
   select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
-    'schemaVersion', (public.generation_schema_version() ->> 'version')::integer,
+    'schemaVersion', generation.schema_version(),
     'ready', (select count(*) from public.photo_generation_queue as q
       where q.status = 'pending' and q."retryAt" is null),
     'waiting', (select count(*) from public.photo_generation_queue as q

@@ -31,6 +31,7 @@ $$;
 alter table public.photo_generation_batches enable row level security;
 alter table public.photo_generation_queue enable row level security;
 alter table public.photo_generation_photos enable row level security;
+alter table generation.schema_migrations enable row level security;
 alter table generation.failed_images enable row level security;
 alter table generation.runs enable row level security;
 alter table generation.idempotency_keys enable row level security;

@@ -112,7 +112,11 @@ class Postgres:
         for file in files:
             self._run_psql("-f", str(file))
 
-    def _run_psql(self, *what: str) -> str:
+    def run(self, text: str) -> None:
+        """Runs the text of an SQL file in one session; `StackError` names the line."""
+        self._run_psql("-f", "-", text=text)
+
+    def _run_psql(self, *what: str, text: str | None = None) -> str:
         command = [str(self.bin / "psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", *what]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         environment |= {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGDATABASE": "postgres"}
@@ -121,7 +125,7 @@ class Postgres:
             "PGPASSWORD": self._password,
         }  # not in `ps`, where all can read it
         environment |= {"PGOPTIONS": "-c client_min_messages=warning"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment)
         if done.returncode:
             raise StackError("PostgreSQL refused:", "Fix the SQL and apply it again.", done.stderr)
         return done.stdout.rstrip("\n")

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local.install_sql import install_sql
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from local.stack.supabase import Supabase
@@ -16,9 +17,9 @@ ACCESS = SQL / "80_access.sql"  # who may do what; applied at every start, whate
 DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `make clean` removes it
 
 
-def project_sql() -> list[Path]:
-    """The numbered SQL files, in the order they are applied; the others are for other occasions."""
-    return sorted(SQL.glob("[0-9]*.sql"))
+def project_sql() -> str:
+    """What an installation runs, made of its parts as they are now."""
+    return install_sql()
 
 
 class Stack:
@@ -120,20 +121,20 @@ class Stack:
         """Applies the project's SQL unless the database remembers this very text; whether it did."""
         if self.psql(
             "select shobj_description(oid, 'pg_database') from pg_database where datname = 'postgres'"
-        ) == (_digest(project_sql())):
+        ) == _digest(project_sql()):
             return False
         self._apply()
         return True
 
     def _apply(self) -> None:
-        files = project_sql()
+        text = project_sql()
         try:
-            self.postgres.apply(files)
+            self.postgres.run(text)
         except StackError as error:
             fix = "Fix the SQL. If the data was made by older SQL, `make clean` starts afresh."
             raise StackError("The project's SQL could not be applied:", fix, error.log) from error
-        self.psql(f"comment on database postgres is '{_digest(files)}'")
+        self.psql(f"comment on database postgres is '{_digest(text)}'")
 
 
-def _digest(files: list[Path]) -> str:
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -20,8 +20,8 @@ from tests.support.queue_sql import Clock, Queue
 from tests.support.served import SECRET
 from worker import __version__
 from worker.cli.terminal import BARS, screen, sparkline
-from worker.ops.check import SCHEMA_VERSION
 from worker.ops.metrics import metrics_text
+from worker.supabase.queue import SCHEMA_VERSION
 
 pytest_plugins = (
     "tests.support.runs",

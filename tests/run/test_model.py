@@ -164,7 +164,7 @@ async def test_what_the_operator_corrects_is_followed_and_survives_an_installati
     site.gemini.configure(retired=[MODEL])
     site.rows(SUCCEED, "gemini-3-pro-image", MODEL)
     site.rows("update generation.prices set dollars = 0.02 where model = %s returning model", MODEL)
-    site.stack.postgres.apply(project_sql())
+    site.stack.postgres.run(project_sql())
     await site.order("a")
 
     summary = await site.run()

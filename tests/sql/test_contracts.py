@@ -4,13 +4,13 @@ import re
 
 import pytest
 
-from local.install_sql import parts
+from local.install_sql import functions
 from worker.ops.check import FUNCTIONS
 
 FUNCTION = re.compile(r"((?:^-- ?.*\n)*)^create or replace function public\.(\w+)", re.MULTILINE)
 CONTRACTS = {
     name: " ".join(line.removeprefix("--").strip() for line in comment.splitlines())
-    for part in parts()
+    for part in functions()
     for comment, name in FUNCTION.findall(part.read_text())
 }
 REPETITION = re.compile(r"(?:Safe to repeat(?: with a key)?|Not repeated by the worker): (\w[^.]*)\.")

@@ -8,7 +8,7 @@ import pytest
 from postgrest.exceptions import APIError
 from supabase import AsyncClient
 
-from local.install_sql import SQL, parts
+from local.install_sql import SQL, functions, migrations
 from tests.conftest import User
 from tests.support.queue_sql import Queue, blocked, order, refused
 
@@ -100,7 +100,7 @@ def test_every_advisory_lock_names_its_purpose() -> None:
     """Also in the files that are optional: the class is a constant, so no id can leave it."""
     calls = [
         call
-        for path in (*parts(), *(SQL / "schedule").glob("*.sql"))
+        for path in (*migrations(), *functions(), *(SQL / "schedule").glob("*.sql"))
         for call in re.findall(r"pg_\w*advisory\w*(\(.*)", path.read_text())
     ]
     named = [re.match(r"\(hashtext\('(generation\.[a-z]+)'\), ", call) for call in calls]

@@ -117,7 +117,7 @@ def test_twice_is_once(as_installed: None, db: Connection, stack: Stack) -> None
     job = queue.claimed(images=2)
     queue.record(job, 0)
     before, row = catalogue(db), queue.job(job["id"])
-    stack.postgres.apply(project_sql())
+    stack.postgres.run(project_sql())
     assert catalogue(db) == before
     assert queue.job(job["id"]) == row
     check_invariants(db)
@@ -139,7 +139,7 @@ def live_through(version: int) -> None:
     """Installs the SQL twice on a plain PostgreSQL and takes jobs through their whole lives there."""
     with plain_postgres(version) as postgres:
         for _ in range(2):
-            postgres.apply(project_sql())
+            postgres.run(project_sql())
         with connect(postgres.db_url) as connection:
             queue = Queue(connection)
             assert queue.one("show server_version_num")["server_version_num"].startswith(str(version))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from local.install_sql import FILES, SQL, install_sql, parts
+from local.install_sql import FILES, SQL, functions, install_sql
 from tests.support import catalog
 from tests.support.databases import Database
 from tests.support.old_tables import OLD_TABLES
@@ -28,7 +28,7 @@ def test_a_generated_file_equals_its_parts(name: str, text: str) -> None:
 
 def test_install_contains_every_numbered_file_in_order() -> None:
     """No part is left out, and they stand in the order of their names."""
-    places = [install_sql().index(part.read_text()) for part in parts()]
+    places = [install_sql().index(part.read_text()) for part in functions()]
     assert len(places) > 5
     assert places == sorted(places)
 
@@ -51,7 +51,7 @@ def test_install_twice_equals_the_parts(scratch: Database) -> None:
     once = catalog.schema(scratch.connection)
     scratch.install()
     assert scratch.psql("-f", str(SQL / "install.sql")).returncode == 0
-    for part in parts():
+    for part in functions():
         scratch.connection.execute(part.read_bytes())
     assert catalog.schema(scratch.connection) == once
     assert len(once) > 150
@@ -71,11 +71,11 @@ def test_install_refuses_an_older_table(scratch: Database) -> None:
 def test_the_readme_names_every_function_index_and_refusal(scratch: Database) -> None:
     """Whoever adds one describes it."""
     scratch.install()
-    functions = {row["proname"] for row in scratch.connection.execute(FUNCTIONS.encode()).fetchall()}
+    names = {row["proname"] for row in scratch.connection.execute(FUNCTIONS.encode()).fetchall()}
     indexes = {
         row["name"].rpartition(".")[2] for row in scratch.connection.execute(NAMES.encode()).fetchall()
     }
-    text = "".join(part.read_text() for part in parts())
+    text = "".join(part.read_text() for part in functions())
     reasons = set(re.findall(r"generation\.refuse\('\d+', '(\w+)'", text))
-    assert len(functions) > 10 < len(reasons)
-    assert {name for name in functions | indexes | reasons if f"`{name}" not in README} == set()
+    assert len(names) > 10 < len(reasons)
+    assert {name for name in names | indexes | reasons if f"`{name}" not in README} == set()

@@ -11,9 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from local.install_sql import SQL
 from local.stack.postgres import Postgres
-from tests.support.databases import database
+from tests.support.databases import Database, database
 from tests.support.queue_sql import Clock, Queue, order, refused
 from worker.gemini.models import DEFAULT_MODEL
 
@@ -366,12 +365,9 @@ def test_a_fresh_installation_is_limited(fresh: Queue) -> None:
     assert told["userImagesAllowed"] == 512
 
 
-def test_an_update_keeps_the_caps_and_brings_the_limits(fresh: Queue) -> None:
+def test_an_update_keeps_the_caps_and_brings_the_limits(scratch: Database) -> None:
     """Where nobody had set a daily cap there is none after an update; limits per user are new, and on."""
-    columns = ("userImagesQueued", "userImagesPerDay", "userDollarsPerDay")
-    fresh.call("set_generation_limits", p_limits={"dollarsPerDay": None})
-    for column in columns:
-        fresh.connection.execute(f'alter table generation.limits drop column "{column}"'.encode())
-    fresh.connection.execute((SQL / "install.sql").read_bytes())
-    told = fresh.call("generation_gate")
+    scratch.install_earlier("0.1.0")
+    scratch.install()
+    told = Queue(scratch.connection).call("generation_gate")
     assert {name: told[name] for name in INSTALLED} == INSTALLED | {"dollarsPerDay": None}

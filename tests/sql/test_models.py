@@ -22,7 +22,7 @@ PHOTO = """
 def seeded(stack: Stack, queue: Queue) -> Queue:
     """The rows of a fresh installation, announced ends included."""
     queue.connection.execute("truncate generation.models, generation.prices")
-    stack.postgres.apply([SQL / "10_tables.sql"])
+    stack.postgres.apply([SQL / "migrations" / "0004_initial_rows.sql"])
     return queue
 
 
@@ -58,7 +58,7 @@ def test_installing_again_keeps_what_an_operator_changed(stack: Stack, seeded: Q
         'update generation.models set successor = %s, source = null, "announcedEnd" = null where model = %s',
         [NEW, MIDDLE],
     )
-    stack.postgres.apply([SQL / "10_tables.sql"])
+    stack.postgres.apply([SQL / "migrations" / "0004_initial_rows.sql"])
     known = models(seeded)
     assert (known[OLD]["announcedEnd"], known[NEW]["dollars"]) == ("2030-01-01", 0.5)
     assert (known[MIDDLE]["successor"], known[MIDDLE]["announcedEnd"]) == (NEW, "2026-10-29")
@@ -73,7 +73,7 @@ def test_a_price_alone_says_nothing_of_the_announcement(stack: Stack, seeded: Qu
     after = models(seeded)[OLD]
     assert after["dollars"] == 0.05
     assert (after["source"], after["asOf"]) == (before["source"], before["asOf"])
-    stack.postgres.apply([SQL / "10_tables.sql"])
+    stack.postgres.apply([SQL / "migrations" / "0004_initial_rows.sql"])
     assert models(seeded)[MIDDLE]["announcedEnd"] == "2026-10-29"
     seeded.call("set_generation_model", p_model=OLD, p_facts={"announcedEnd": None, "source": "mail"})
     assert models(seeded)[OLD]["source"] == "mail"

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked, refused
-from worker.ops.check import SCHEMA_VERSION
+from worker.supabase.queue import SCHEMA_VERSION
 
 pytest_plugins = ("tests.support.queue_fixtures",)
 

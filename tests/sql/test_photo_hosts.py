@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from local.install_sql import SQL
 from local.stack.postgres import Postgres
 from tests.support.databases import Database, database
 from tests.support.queue_sql import Queue, order, refused
@@ -206,16 +205,15 @@ def test_a_fresh_installation_asks_nobody(installed: Database) -> None:
     ],
 )
 def test_an_update_breaks_no_app_that_orders_from_other_hosts(
-    installed: Database, fields: dict[str, object], expected: list[str]
+    scratch: Database, fields: dict[str, object], expected: list[str]
 ) -> None:
     """An older installation whose orders come from other hosts keeps asking any; a list stays."""
-    queue = Queue(installed.connection)
-    allow(queue, "*")
+    scratch.install_earlier("0.1.0")
+    queue = Queue(scratch.connection)
     queue.call("enqueue_generation_batch", p_request=order(**fields))  # type: ignore[arg-type]
-    queue.connection.execute("drop table generation.photo_hosts")
-    installed.install()
-    assert hosts(installed) == expected
+    scratch.install()
+    assert hosts(scratch) == expected
     queue.call("add_generation_photo_host", p_host="photos.example.com")
     queue.call("remove_generation_photo_host", p_host="*")
-    queue.connection.execute((SQL / "install.sql").read_bytes())
-    assert hosts(installed) == ["photos.example.com"]
+    scratch.install()
+    assert hosts(scratch) == ["photos.example.com"]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.sql.test_hygiene_plans import scans
 from tests.support.queue_sql import NOON, Clock, Queue
-from worker.ops.check import SCHEMA_VERSION
+from worker.supabase.queue import SCHEMA_VERSION
 
 pytest_plugins = ("tests.support.queue_fixtures",)
 

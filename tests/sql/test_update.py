@@ -1,109 +1,154 @@
-"""An installation of an earlier version is brought up to date by install.sql, and keeps all it holds."""
+"""install.sql brings every earlier installation up to date, keeps its rows, and runs each migration once."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from typing import Any
 
+import psycopg
 import pytest
 
+from local.install_sql import functions, install_sql, migrations, version
 from local.stack.postgres import Postgres
 from tests.conftest import connect
 from tests.support import catalog
-from tests.support.databases import Database, database
+from tests.support.databases import VERSIONS, Database, database
 from tests.support.queue_sql import Queue, blocked
 
 pytest_plugins = ("tests.support.database_fixtures",)
 
-# What version 1 had otherwise, as far as `create … if not exists` and `create or replace` would let it stand.
-VERSION_1 = """
-    alter table photo_generation_photos drop constraint photo_generation_photos_once,
-      add constraint photo_generation_photos_once unique ("jobId", "imageIndex");
-    create index photo_generation_photos_batch on photo_generation_photos ("batchId");
-    alter table generation.failed_images drop constraint failed_images_pkey, drop column "batchId",
-      add primary key ("jobId", "imageIndex");
-    drop function generation.missing_images(text, bigint, integer);
-    create function generation.missing_images(p_job_id bigint, p_images integer) returns integer[]
-    language sql as 'select null::integer[]';
-    drop function record_failed_image(bigint, integer, text, text, text);
-    create function record_failed_image(p_job_id bigint, p_image_index integer, p_code text, p_message text)
-    returns jsonb language sql as 'select null::jsonb';
-    create or replace function generation_schema_version() returns jsonb
-    language sql stable as $$ select jsonb_build_object('version', 1) $$;"""
-KEPT = """
-    select (select jsonb_agg(to_jsonb(p) order by p.id) from photo_generation_photos as p) as photos,
-      (select jsonb_agg(to_jsonb(f) order by f."jobId") from generation.failed_images as f) as failed"""
+UNBOUND = "2026-11-25"
+
+# Rows that every version can hold: a job in each state, one half made, and images of jobs that are gone.
+FILL = """
+    insert into photo_generation_batches
+      (id, "userId", "jobsTotal", "jobsDone", "jobsFailed", "imagesTotal", "imagesDone", "imagesFailed")
+    values ('b', 'u', 5, 1, 1, 15, 4, 4);
+    insert into photo_generation_queue (id, "batchId", "userId", "exampleImageUrl", "basePrompt",
+      "numImagesPerExample", status, "startTag", "retryAt", "lockedBy", "lockedAt", "leaseExpiresAt",
+      "errorMessage", "startedAt", "completedAt")
+    select v.id, 'b', 'u', 'https://photos.example.com/a.jpg', 'p', 3, v.status, 3 * v.id,
+      case v.status when 'rate_limited' then now() + interval '1 hour' end, w.worker, w.since,
+      w.since + interval '280 seconds', case v.status when 'failed' then 'No.' end,
+      case when v.status <> 'pending' then now() - interval '1 hour' end,
+      case when v.status in ('completed', 'failed') then now() end
+    from (values (1, 'pending'), (2, 'processing'), (3, 'rate_limited'), (4, 'completed'), (5, 'failed'))
+      as v (id, status)
+    left join (select 'w/r/c' as worker, now() - interval '1 hour' as since) as w on v.status = 'processing';
+    insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
+      "mimeType", width, height, bytes, model)
+    select p.job, 'b', 'u', p.image, format('u/b/%s/%s', p.job, p.image), 'image/png', 1, 1, 1, 'model'
+    from (values (2, 0), (4, 0), (4, 1), (4, 2)) as p (job, image);
+    insert into generation.failed_images
+    select f.*
+    from (values (2, 1, now()), (99, 0, now()), (1, 2, now() - interval '1 day')) as v (job, image, at)
+    cross join lateral jsonb_populate_record(null::generation.failed_images, jsonb_build_object(
+      'jobId', v.job, 'imageIndex', v.image, 'code', 'safety', 'message', 'No.', 'createdAt', v.at,
+      'batchId', 'gone')) as f;
+    insert into generation.runs (id, "workerId", "startedAt", "endsBy")
+    values (gen_random_uuid(), 'w', now() - interval '1 hour', now() - interval '55 minutes');
+    insert into generation.flows ("userId", priority, "lastTag") values ('u', 0, 15);
+    insert into generation.photo_buckets values ('my-uploads');
+    delete from generation.photo_buckets where bucket = 'generated-photos'"""
+HELD = ("public.photo_generation_batches", "public.photo_generation_queue", "public.photo_generation_photos",
+    "generation.failed_images", "generation.runs", "generation.flows",
+    "generation.photo_buckets")  # fmt: skip
+Schema = dict[tuple[str, str], str]
 
 
-@pytest.fixture
-def older(scratch: Database) -> Iterator[Queue]:
-    """An installation of version 1: a job with a photo and a refusal, and a refusal whose job is gone."""
-    scratch.install()
-    queue = Queue(scratch.connection).open_gate()
-    gone = queue.claimed()
-    queue.refuse(gone, 0)
-    queue.connection.execute("delete from photo_generation_queue")
-    job = queue.claimed(images=3)
-    queue.record(job, 0)
-    queue.refuse(job, 1)
-    queue.connection.execute(VERSION_1)
-    yield queue
+def install_earlier(made: Database, name: str) -> None:
+    """Installs an earlier version and fills it."""
+    made.install_earlier(name)
+    made.connection.execute(FILL)
+
+
+def rows(made: Database) -> dict[str, list[Any]]:
+    """Every row of the tables that are filled, as JSON."""
+    return {
+        table: [
+            row["row"]
+            for row in made.connection.execute(
+                f"select to_jsonb(t) as row from {table} as t order by to_jsonb(t) ->> 'id', t::text".encode()
+            ).fetchall()
+        ]
+        for table in HELD
+    }
 
 
 @pytest.fixture(scope="module")
-def fresh(postgres: Postgres) -> Iterator[dict[tuple[str, str], str]]:
+def fresh(postgres: Postgres) -> Schema:
     """The catalog of an installation of today."""
     with database(postgres) as made:
         made.install()
-        yield catalog.schema(made.connection)
+        return catalog.schema(made.connection)
 
 
-def test_install_again_is_a_fresh_installation(
-    older: Queue, scratch: Database, fresh: dict[tuple[str, str], str]
+@pytest.fixture
+def unbound(scratch: Database) -> Iterator[Database]:
+    """An installation from before images were bound to batches, with its rows."""
+    install_earlier(scratch, UNBOUND)
+    yield scratch
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_an_earlier_version_becomes_a_fresh_installation_with_its_rows(
+    scratch: Database, fresh: Schema, name: str
 ) -> None:
-    """install.sql, run again, leaves the tables, keys, functions and rights of a first installation."""
-    assert catalog.schema(older.connection) != fresh
+    """Tables, keys, indexes, functions and rights are those of today; every value that was there still is."""
+    install_earlier(scratch, name)
+    before = rows(scratch)
     scratch.install()
-    assert catalog.schema(older.connection) == fresh
+    assert catalog.schema(scratch.connection) == fresh
+    after = rows(scratch)
+    before["generation.failed_images"] = [
+        row | {"batchId": None} for row in before["generation.failed_images"]
+    ]
+    after["generation.failed_images"] = [row | {"batchId": None} for row in after["generation.failed_images"]]
+    for table, kept in before.items():
+        assert [{key: new[key] for key in old} for old, new in zip(kept, after[table], strict=True)] == kept
 
 
-def test_install_again_keeps_all_rows(older: Queue, scratch: Database) -> None:
-    """Photos and refusals stay; a refusal is bound to its job's batch, or to none where the job is gone."""
-    before = older.one(KEPT.encode())
+@pytest.mark.parametrize("name", VERSIONS)
+def test_work_goes_on_after_an_update(scratch: Database, name: str) -> None:
+    """What was ready is claimed, what a worker had left is taken back, and only missing images are made."""
+    install_earlier(scratch, name)
     scratch.install()
-    after = older.one(KEPT.encode())
-    batches = [row.pop("batchId") for row in after["failed"]]
-    assert after == before
-    assert batches == ["", after["photos"][0]["batchId"]]
+    queue = Queue(scratch.connection).open_gate()
+    queue.call("release_stale_generation_jobs", p_older_than_seconds=0)
+    jobs = {job["id"]: job for job in queue.run().claim()}
+    assert sorted(jobs) == [1, 2]
+    assert 0 not in jobs[2]["missing"]
+    for job in jobs.values():
+        queue.complete(job)
+    assert queue.batch("b")["jobsDone"] == 3
+    assert queue.enqueue()["jobIds"] == [6]
 
 
-def test_a_refusal_older_than_the_job_is_not_the_jobs(older: Queue, scratch: Database) -> None:
-    """After ids had started again, a new job is not left without an image that an old job was refused."""
-    older.connection.execute("""
-        insert into generation.failed_images ("jobId", "imageIndex", code, message, "createdAt")
-        select id, 2, 'safety', 'Not made.', "createdAt" - interval '1 day' from photo_generation_queue""")
+def test_a_refused_image_is_bound_to_its_jobs_batch(unbound: Database) -> None:
+    """Of a job that is gone, or that came later under the same id, it belongs to no batch."""
+    unbound.install()
+    images = {
+        (row["jobId"], row["imageIndex"]): row["batchId"] for row in rows(unbound)["generation.failed_images"]
+    }
+    assert images == {(2, 1): "b", (99, 0): "", (1, 2): ""}
+
+
+def test_jobs_claimed_before_claims_were_counted_are_swept(scratch: Database) -> None:
+    """Nobody knows how often a job had been claimed: the folder of each that had is looked into once."""
+    install_earlier(scratch, "2026-11-24")
     scratch.install()
-    older.call("release_stale_generation_jobs", p_older_than_seconds=0)
-    (job,) = older.run().claim()
-    assert job["missing"] == [2]
+    claims = {row["id"]: row["claims"] for row in rows(scratch)["public.photo_generation_queue"]}
+    assert claims == {1: 0, 2: 2, 3: 2, 4: 2, 5: 2}
 
 
-def test_install_again_makes_no_deadlock(older: Queue, scratch: Database) -> None:
+def test_installing_makes_no_deadlock(unbound: Database) -> None:
     """A worker that holds a job when install.sql begins goes on to the batch, and both of them succeed."""
-    with connect(scratch.url) as worker, connect(scratch.url) as watcher:
+    with connect(unbound.url) as worker, connect(unbound.url) as watcher:
         worker.execute("begin; select from photo_generation_queue for no key update")
-        with blocked(older, lambda _: scratch.install(), Queue(watcher)) as installed:
+        with blocked(Queue(unbound.connection), lambda _: unbound.install(), Queue(watcher)) as installed:
             worker.execute('update photo_generation_batches set "jobsDone" = "jobsDone"; commit')
         installed.result()
-
-
-def test_work_goes_on_after_install_again(older: Queue, scratch: Database) -> None:
-    """A job half done before is finished: only its third image is missing."""
-    scratch.install()
-    older.call("release_stale_generation_jobs", p_older_than_seconds=0)
-    (job,) = older.run().claim()
-    assert job["missing"] == [2]
-    older.complete(job)
-    assert older.batch(job["batchId"])["status"] == "partial"
 
 
 def test_ids_go_on_after_rows_came_without_their_sequences(scratch: Database) -> None:
@@ -117,3 +162,64 @@ def test_ids_go_on_after_rows_came_without_their_sequences(scratch: Database) ->
     scratch.install()
     job = queue.claimed()
     assert queue.record(job, 0)["result"] == "recorded"
+
+
+def test_each_migration_runs_once_and_is_recorded(scratch: Database) -> None:
+    """A second installation runs none again; the highest number is the version of the schema."""
+    recorded = 'select number, name, "appliedAt" from generation.schema_migrations order by number'
+    scratch.install()
+    first = scratch.connection.execute(recorded.encode()).fetchall()
+    scratch.install()
+    assert scratch.connection.execute(recorded.encode()).fetchall() == first
+    assert [f"{row['number']:04}_{row['name']}.sql" for row in first] == [path.name for path in migrations()]
+    assert Queue(scratch.connection).call("generation_schema_version")["version"] == version()
+
+
+def test_a_migration_that_changed_after_it_ran_is_refused(scratch: Database) -> None:
+    """Two databases with the same version have the same tables; whoever edits a migration learns it."""
+    scratch.install()
+    scratch.connection.execute("update generation.schema_migrations set hash = 'other' where number = 2")
+    with pytest.raises(psycopg.errors.RaiseException, match=r"migration 2 \(earlier_versions\) has changed"):
+        scratch.install()
+
+
+def test_a_newer_database_is_not_taken_back(scratch: Database) -> None:
+    """An older install.sql over a newer schema would put old functions over new tables: it is refused."""
+    scratch.install()
+    scratch.connection.execute("insert into generation.schema_migrations values (9999, 'later', '')")
+    with pytest.raises(psycopg.errors.RaiseException, match=f"at 9999, this file is for {version()}"):
+        scratch.install()
+
+
+def test_functions_of_an_earlier_version_go(scratch: Database, fresh: Schema) -> None:
+    """Other parameters, another result, or no use any more: nothing of it stays. The app's functions do."""
+    scratch.install()
+    scratch.connection.execute("""
+        drop function generation.virtual_time;
+        create function generation.virtual_time(p_priority smallint) returns text
+          language sql as 'select null::text';
+        create function generation.roll_up(p_old text) returns void language sql as '';
+        create function generation.long_gone() returns void language sql as '';
+        create function public.app_uses() returns jsonb language sql as 'select public.generation_gate()';
+        create function public.pause_generation(integer) returns text language sql as 'select null::text';
+        create view app_view as select generation.quota_day(now()) as day""")
+    scratch.install()
+    kept = {("function", "public.pause_generation(integer)")}
+    assert catalog.schema(scratch.connection).keys() - fresh.keys() == kept
+    assert scratch.connection.execute("select app_uses() is not null as works").fetchall() == [
+        {"works": True}
+    ]
+    assert scratch.connection.execute("select count(*) from app_view").fetchall() == [{"count": 1}]
+
+
+def test_migrations_call_no_functions_of_the_queue() -> None:
+    """Functions are made after all migrations, so that one that a migration called would not be there yet."""
+    names = re.findall(
+        r"^create or replace function (\w+\.\w+)", "".join(p.read_text() for p in functions()), re.M
+    )
+    called = [(path.name, name) for path in migrations() for name in names if f"{name}(" in path.read_text()]
+    assert called == []
+    assert len(names) > 100
+    assert install_sql().index("call pg_temp.migrate(1,") < install_sql().index(
+        f"create or replace function {names[0]}"
+    )

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from local.install_sql import SQL, parts
+from local.install_sql import SQL, functions, migrations
 
 UNREAD = re.compile(r"'(?:[^']|'')*'|--.*")
 CHANGE = re.compile(r"\b(?:update|delete from) +\w+\.\w+[^;]*")
-FILES = [*parts(), *sorted((SQL / "schedule").glob("*.sql"))]
+FILES = [*migrations(), *functions(), *sorted((SQL / "schedule").glob("*.sql"))]
 
 
 def innermost(statement: str) -> str:

@@ -56,6 +56,7 @@ TABLES = {
     "public.photo_generation_queue": READ_OWN,
     "public.photo_generation_photos": READ_OWN,
     "generation.erasures": CLOSED,
+    "generation.schema_migrations": CLOSED,
     "generation.failed_images": CLOSED,
     "generation.flows": CLOSED,
     "generation.gates": CLOSED,

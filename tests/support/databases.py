@@ -3,8 +3,10 @@
 import re
 import secrets
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
@@ -32,6 +34,11 @@ SUPABASE = """
       id text primary key, name text, public boolean, file_size_limit bigint, allowed_mime_types text[]);
     create table storage.objects (bucket_id text, name text);"""
 SWITCH = "-- set local generation.migrate = 'apply';"
+
+
+# install.sql as it was: of the first day, before images were bound to batches, of 0.1.0, before migrations.
+EARLIER = Path(__file__).with_name("installations.tar.xz")
+VERSIONS = ("2026-11-24", "2026-11-25", "0.1.0", "before-migrations")
 
 
 class Finding(NamedTuple):
@@ -68,6 +75,13 @@ class Database:
     def install(self) -> None:
         """Pastes install.sql."""
         self.paste((SQL / "install.sql").read_text())
+
+    def install_earlier(self, name: str) -> None:
+        """Pastes install.sql as it was in an earlier version."""
+        with tarfile.open(EARLIER) as archive:
+            file = archive.extractfile(f"{name}.sql")
+            assert file is not None
+            self.paste(file.read().decode())
 
     def report(self) -> list[Finding]:
         """Pastes migrate_old_queue.sql as it stands."""

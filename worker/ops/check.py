@@ -16,6 +16,7 @@ from worker.ops.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.ops.finding import Finding
 from worker.run.model_retirement import known_models
 from worker.settings import InvalidSettings, Settings
+from worker.supabase.queue import SCHEMA_VERSION
 from worker.supabase.rpc_errors import INSTALL, SERVICE_KEY, key_trouble
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from worker.gemini.client import Gemini
     from worker.supabase.client import Project
     from worker.supabase.queue import Queue
-
-SCHEMA_VERSION = 2
-"""The schema version of `sql/` that this worker needs."""
 
 FUNCTIONS = frozenset({
     "add_generation_photo_host", "cancel_generation_batch", "claim_generation_jobs",
@@ -151,15 +149,13 @@ async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
 
 def _schema(answer: dict[str, Any]) -> Finding:
     version, missing = answer.get("version"), sorted(FUNCTIONS - set(answer.get("functions") or ()))
-    if type(version) is int and version > SCHEMA_VERSION:
-        said = f"its schema version is {version}, newer than {SCHEMA_VERSION}, which this worker needs"
-        return Finding("database", "failed", said, "deploy the worker that matches this schema")
-    if version != SCHEMA_VERSION:
-        said = f"its schema version is {version}; this worker needs {SCHEMA_VERSION}"
+    if not isinstance(version, int) or version < SCHEMA_VERSION:
+        said = f"the database is at {version}, this worker needs {SCHEMA_VERSION}"
         return Finding("database", "failed", said, INSTALL)
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
-    return Finding("database", "ok", f"schema version {version}, has all {len(FUNCTIONS)} functions")
+    newer = f", newer than {SCHEMA_VERSION}, which this worker needs" if version > SCHEMA_VERSION else ""
+    return Finding("database", "ok", f"schema version {version}{newer}; has all {len(FUNCTIONS)} functions")
 
 
 def _hosts(schema: dict[str, Any], own: str | None) -> Finding:

@@ -13,11 +13,14 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from worker.deadline import Within
-from worker.errors import BearerRefused, NotExecuted, QueueRefused, QueueUnavailable
+from worker.errors import BearerRefused, Misconfigured, NotExecuted, QueueRefused, QueueUnavailable
 from worker.jobs import Job
 from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry
-from worker.supabase.rpc_errors import call_error
+from worker.supabase.rpc_errors import call_error, schema_too_old
+
+SCHEMA_VERSION = 4
+"""The schema version that this worker needs: the last file in `sql/migrations/` that it relies on."""
 
 TRIES = 4
 """Tries per call; if Supabase refuses immediately, the waits between them add up to at most 3.5 s."""
@@ -136,8 +139,9 @@ class Queue:
             "p_photo_host": self._project.photo_host,
             "p_skip_users": list(skip_users),
             "p_max_images": max_images,
+            "p_schema_version": SCHEMA_VERSION,
         }
-        answer = await self._call("claim_generation_jobs", params, within)
+        answer = await self._claim(params, within)
         return Claim(
             jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
             successors=tuple(answer.get("successors") or ()),
@@ -220,6 +224,20 @@ class Queue:
             raise QueueRefused(
                 "not_signed_in", "the access token was not accepted", 401, "sign in again"
             ) from exc
+
+    async def _claim(self, params: Mapping[str, Any], within: Within) -> dict[str, Any]:
+        """Claim; raise Misconfigured with both versions if the database is older than this worker."""
+        try:
+            return await self._call("claim_generation_jobs", params, within)
+        except Misconfigured as error:
+            if error.code != "schema_missing":
+                raise
+            # A database from before claims had `p_schema_version`.
+            there = (await self._call("generation_schema_version", {}, within)).get("version", 0)
+            if there >= SCHEMA_VERSION:
+                raise
+            said = f"the database is at {there}, this worker needs {SCHEMA_VERSION}"
+            raise schema_too_old(said) from error
 
     async def _call(
         self,

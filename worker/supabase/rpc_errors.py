@@ -119,7 +119,8 @@ def call_error(
     """Translate PostgREST's error; `code` is an SQLSTATE, a PGRST code, or a non-JSON answer's status."""
     text, said = str(code), message or "no message"
     if re.fullmatch(r"PT\d{3}", text):
-        return QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
+        refused = QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
+        return schema_too_old(said) if refused.code == "schema_too_old" else refused
     if text in ("PGRST202", "PGRST203", "42883"):
         return Misconfigured(
             "schema_missing",
@@ -133,6 +134,11 @@ def call_error(
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
     # Class 22 is invalid data, which the caller has to correct.
     return QueueRefused("database_error", f"{function}: {said}", 400 if text[:2] == "22" else 500, hint)
+
+
+def schema_too_old(said: str) -> Misconfigured:
+    """The database lacks migrations that this worker needs; `said` has both versions."""
+    return Misconfigured("schema_too_old", f"{said}: {INSTALL}")
 
 
 def _bearer_error(code: str, said: str, function: str) -> GenerationError:
