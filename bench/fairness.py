@@ -26,7 +26,7 @@ from local.stack.errors import StackError
 from worker import log
 from worker.app import Worker
 from worker.photos.download import PhotoDownload
-from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.photos.prepare import MAX_PREPARED_BYTES
 from worker.run.photo_memory import PHOTO_BYTES
 from worker.run.request import RunRequest
 from worker.settings import Settings
@@ -132,7 +132,7 @@ def measure(options: Namespace) -> None:
         site.stack.psql("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
         for what, size in (
             ("app.PHOTO_BYTES", PHOTO_BYTES),
-            ("run.photo_memory.MAX_PHOTO_BYTES", MAX_PHOTO_BYTES),
+            ("run.photo_memory.MAX_PREPARED_BYTES", MAX_PREPARED_BYTES),
         ):
             patches.enter_context(patch(f"worker.{what}", size // SCALED))
         for name in names:
@@ -177,7 +177,7 @@ async def _work(site: Site, hosts: HostileHosts, attack: Attack) -> str:
     workers = []
     for number in range(attack.workers):
         settings = Settings.from_env(environment, f"worker-{number}")
-        web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
+        web = PhotoDownload(network=hosts.network)
         workers.append(Worker(settings, web))
         workers[-1].gemini.prepare()
         await workers[-1].run(RunRequest())  # with an empty queue: builds its clients

@@ -29,10 +29,11 @@ from unittest.mock import patch
 
 import httpcore
 
-from tests.support.photo_host import Authority, photo, web_fetcher
+from tests.support.photo_host import Authority, NoBucket, fetcher_of, photo
 from worker.errors import GenerationError
 from worker.photos.download import PhotoDownload, public_tls
-from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
+from worker.photos.fetch import PhotoFetcher
+from worker.settings import MAX_PHOTO_BYTES
 
 PURPOSE = "the event loop's worst lag under hostile photo hosts; about two minutes"
 DOMAIN = "hostile.example"
@@ -232,8 +233,8 @@ async def attacked(
             end = "under way"
         ends[end] += 1
 
-    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, network=hosts.network)
-    fetchers = {user: web_fetcher(web) for user in urls}
+    web = PhotoDownload(network=hosts.network)
+    fetchers = {user: fetcher_of(NoBucket(), web, max_bytes=MAX_PHOTO_BYTES) for user in urls}
     for user, fetcher in fetchers.items():
         await fetcher.fetch(hosts.good, user)  # loads what is loaded once
     gc.collect()

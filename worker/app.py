@@ -15,12 +15,14 @@ from uuid import uuid4
 from worker import log
 from worker.backoff import Uniform
 from worker.errors import QueueUnavailable
+from worker.fair_budget import FairBudget
 from worker.gemini.client import Gemini
 from worker.ops.alerts import watched
 from worker.ops.health import health
 from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.photos.download import PhotoDownload
-from worker.photos.fetch import MAX_PHOTO_BYTES, PhotoFetcher
+from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
+from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.photo_memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest
@@ -53,7 +55,11 @@ class Worker:
         self.gemini = Gemini(settings.gemini_api_key.reveal(), time.monotonic)
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
-        self._web = web or PhotoDownload(max_bytes=MAX_PHOTO_BYTES, contact=settings.photo_contact)
+        self._web = web or PhotoDownload(contact=settings.photo_contact)
+        self._preparer = PhotoPreparer(
+            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES)
+        )
+        self._originals = FairBudget(ORIGINAL_BYTES)
         self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)
         self._services = Services(
             queue=self.queue,
@@ -146,6 +152,7 @@ class Worker:
     async def close(self) -> None:
         """Close all connections."""
         await self._web.close()
+        await self._preparer.close()
         await self.gemini.close()
         await self.project.close()
 
@@ -156,7 +163,13 @@ class Worker:
         return Sweep(self.queue, Folders(self.project), time.monotonic, seconds, self.stopping)
 
     def _photos(self, buckets: Sequence[str], hosts: Sequence[str]) -> RunPhotos:
-        return self._memory.open(PhotoFetcher(self.store, self._web, buckets, hosts))
+        return self._memory.open(self._fetcher(buckets, hosts))
+
+    def _fetcher(self, buckets: Sequence[str], hosts: Sequence[str]) -> PhotoFetcher:
+        most = self.settings.photo_max_bytes
+        return PhotoFetcher(
+            self.store, self._web, self._preparer, self._originals, buckets, hosts, max_bytes=most
+        )
 
 
 @dataclass(frozen=True, slots=True)

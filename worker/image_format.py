@@ -59,7 +59,7 @@ def inspect(data: bytes) -> ImageInfo:
     if data[4:8] == b"ftyp":
         return ImageInfo(_heif_type(data), 0, 0)
     webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    info = _read_webp(data) if webp else _read_with_pillow(_frame_header(data))
+    info = ImageInfo("image/webp", *webp_size(data)) if webp else _read_with_pillow(_frame_header(data))
     if info.width < 1 or info.height < 1:
         raise ValueError(f"the image has no pixels ({info.width} x {info.height})")
     if info.width * info.height > MAX_PIXELS:
@@ -126,9 +126,10 @@ def _png_frame_header(data: bytes) -> bytes:
     raise ValueError("the PNG's header is too long")
 
 
-def _read_webp(data: bytes) -> ImageInfo:
-    """Read the size from the first chunk only: Pillow parses all of them, 20 ms for 7 MB of tiny frames.
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file; raises ValueError.
 
+    Reads the first chunk only: Pillow parses all of them, 20 ms for 7 MB of tiny frames.
     Source: RFC 9649, 2.5 to 2.7 (containers) and 3.4 (VP8L); RFC 6386, 9.1 (VP8).
     """
     if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
@@ -143,7 +144,7 @@ def _read_webp(data: bytes) -> ImageInfo:
         width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", data, 26))
     else:
         raise ValueError("the image's header is invalid")
-    return ImageInfo("image/webp", width, height)
+    return width, height
 
 
 def _read_with_pillow(header: bytes) -> ImageInfo:

@@ -86,10 +86,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A loaded source photo: its bytes and the type read from them."""
+    """A source photo as it is sent to Gemini; `original_bytes` is the size of the file it was made from."""
 
     data: bytes = field(repr=False)
     mime_type: str
+    original_bytes: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

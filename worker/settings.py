@@ -17,6 +17,12 @@ MAX_RUN_SECONDS = 270.0
 """The longest run, even if the platform allows more: leases (at most 290 s) then expire within five minutes,
 and "locked for more than 5 minutes" always means a dead worker."""
 
+MAX_EDGE = 2048
+"""Pixels of a prepared photo's long edge. Gemini's tiles make more useless for a reference photo."""
+
+MAX_PHOTO_BYTES = 30_000_000
+"""The largest file of a source photo; the memory for originals is made for it."""
+
 STORE_SECONDS = 15.0
 """Timeout of storing a received image: a 5 MB upload, with retries."""
 
@@ -37,8 +43,8 @@ class InvalidSettings(Exception):
 class Settings:
     """The worker's settings; times in seconds. docs/settings.md explains each.
 
-    `gemini_model_follows`: if Google shuts the model down, use `gemini_model_fallback` if set, otherwise the
-    model's successor.
+    `photo_max_edge`, in pixels, is None for photos that keep their size. `gemini_model_follows`: if Google
+    shuts the model down, use `gemini_model_fallback` if set, otherwise the model's successor.
     """
 
     supabase_url: str
@@ -65,6 +71,8 @@ class Settings:
     retry_cap_seconds: float = 600.0
     max_idle_seconds: float = 30.0
     photo_contact: str | None = None
+    photo_max_edge: int | None = MAX_EDGE
+    photo_max_bytes: int = MAX_PHOTO_BYTES
     drain_job: str | None = None
     drain_job_backlog: int = 500
     drain_job_tasks: int = 1
@@ -103,6 +111,8 @@ class Settings:
             retry_cap_seconds=read.number("RETRY_CAP_SECONDS", 600.0, 1.0, 86_400.0),
             max_idle_seconds=read.number("MAX_IDLE_SECONDS", 30.0, 1.0, 3600.0),
             photo_contact=read.contact("PHOTO_CONTACT"),
+            photo_max_edge=read.max_edge("PHOTO_MAX_EDGE"),
+            photo_max_bytes=round(read.number("PHOTO_MAX_MB", MAX_PHOTO_BYTES / 1e6, 0.1, 30.0) * 1e6),
             drain_job=read.job("DRAIN_JOB"),
             drain_job_backlog=read.whole("DRAIN_JOB_BACKLOG", 500, 1, 1_000_000),
             drain_job_tasks=read.whole("DRAIN_JOB_TASKS", 1, 1, 100),
@@ -282,6 +292,10 @@ class _Reader:
             self.problems.append(f"{name} must be a number from {least:g} to {most:g}{shown}")
             return default
         return number
+
+    def max_edge(self, name: str) -> int | None:
+        """Pixels of a photo's long edge; None for `off`."""
+        return None if self.text(name).lower() == "off" else self.whole(name, MAX_EDGE, 512, 4096)
 
     def one_of(self, name: str, allowed: tuple[str, ...]) -> str:
         """The value in upper case; empty if not set."""

@@ -25,6 +25,7 @@ from local.simulator.client import OpenProtocol
 from local.simulator.control import Control
 from local.simulator.faults import Answer, Rule
 from local.simulator.ledger import Ledger
+from local.simulator.photos import Received
 from local.simulator.service import Service
 
 
@@ -39,6 +40,7 @@ class Simulator:
         self._stage = Stage(settings)
         self._clock = clock
         self.ledger = Ledger()
+        self.received = Received()
         self.url = ""
 
     def __enter__(self) -> Simulator:
@@ -77,7 +79,7 @@ class Simulator:
     async def _serve(self, listener: socket.socket, running: threading.Event) -> None:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(2, "picture")
-        self._service = Service(self._stage, self.ledger, self._pool, self._clock)
+        self._service = Service(self._stage, self.ledger, self.received, self._pool, self._clock)
         control = Control(self._stage, self.ledger, self._service.release)
         self._server = uvicorn.Server(
             uvicorn.Config(

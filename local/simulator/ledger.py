@@ -29,7 +29,8 @@ class Call:
     """One call. Times are the simulator's clock in seconds; `ended` is None while it is open.
 
     `images` counts the images made, which are billed whether or not the client was there to get them.
-    `admitted` tells that it passed key, model and quota. `detail` is the finish reason, 429 shape or status.
+    `photo_shas` are the SHA-256 of its photos. `admitted` tells that it passed key, model and quota.
+    `detail` is the finish reason, 429 shape or status.
     """
 
     sequence: int
@@ -47,6 +48,7 @@ class Call:
     admitted: bool = False
     images: int = 0
     image_shas: tuple[str, ...] = ()
+    photo_shas: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The call as a JSON object, keys as the fields."""

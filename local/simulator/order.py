@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from local.simulator.photos import MAX_BODY_BYTES, Blob
 from local.simulator.pictures import SIZES
 
 
@@ -15,13 +16,22 @@ class InvalidOrder(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was ordered; `photo` is the first inline photo as base64, `photos` how many came."""
+    """What was ordered, with its inline photos."""
 
     prompt: str
-    photo: str | None = field(repr=False)
-    photos: int
+    blobs: tuple[Blob, ...] = field(repr=False)
     aspect_ratio: str
     wants_image: bool
+
+    @property
+    def photo(self) -> str | None:
+        """The first photo as base64."""
+        return self.blobs[0][1] if self.blobs else None
+
+    @property
+    def photos(self) -> int:
+        """How many photos came."""
+        return len(self.blobs)
 
 
 def _get(value: dict[str, Any], camel: str, snake: str) -> Any:
@@ -29,9 +39,15 @@ def _get(value: dict[str, Any], camel: str, snake: str) -> Any:
     return value.get(camel, value.get(snake))
 
 
-def _photos(parts: list[dict[str, Any]]) -> list[str]:
+def _photos(parts: list[dict[str, Any]]) -> tuple[Blob, ...]:
+    for part in parts:
+        by_url = _get(part, "fileData", "file_data")
+        if by_url and str(_get(by_url, "mimeType", "mime_type")) in ("image/heic", "image/heif"):
+            raise InvalidOrder("Unsupported MIME type for a file by URL: HEIC and HEIF are taken inline")
     found = [_get(part, "inlineData", "inline_data") for part in parts]
-    return [str(blob.get("data", "")) for blob in found if blob]
+    return tuple(
+        (str(_get(blob, "mimeType", "mime_type")), str(blob.get("data", ""))) for blob in found if blob
+    )
 
 
 def _aspect_ratio(generation: dict[str, Any]) -> str:
@@ -51,8 +67,7 @@ def _read(document: Any) -> Order:
     photos = _photos(parts)
     return Order(
         prompt="\n".join(str(part["text"]) for part in parts if "text" in part),
-        photo=photos[0] if photos else None,
-        photos=len(photos),
+        blobs=photos,
         aspect_ratio=_aspect_ratio(generation),
         wants_image="IMAGE" in [str(modality).upper() for modality in modalities],
     )
@@ -60,6 +75,8 @@ def _read(document: Any) -> Order:
 
 def read(body: bytes) -> Order:
     """Return the order in a request's JSON body; raise InvalidOrder where the API would answer 400."""
+    if len(body) > MAX_BODY_BYTES:
+        raise InvalidOrder(f"Request payload size exceeds the limit: {MAX_BODY_BYTES} bytes.")
     try:
         return _read(json.loads(body))
     except (KeyError, TypeError, AttributeError) as exc:

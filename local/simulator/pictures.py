@@ -5,8 +5,6 @@ A picture depends only on photo, prompt and number, so the same order draws the 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import colorsys
 import hashlib
 import io
@@ -16,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps, UnidentifiedImageError
+
+from local.simulator.photos import UnreadablePhoto, decoded
 
 # Pixels of a 1K image by aspect ratio: Gemini API, "Image generation", table of gemini-2.5-flash-image.
 SIZES: dict[str, tuple[int, int]] = {
@@ -32,10 +32,6 @@ SIZES: dict[str, tuple[int, int]] = {
 }
 Colour = tuple[int, int, int]
 Look = Callable[[Image.Image, random.Random], Image.Image]
-
-
-class UnreadablePhoto(ValueError):
-    """The photo is not base64 or not an image that can be decoded."""
 
 
 def _colour(hue: float, saturation: float, value: float) -> Colour:
@@ -71,13 +67,13 @@ LOOKS: tuple[Look, ...] = (_tint, _duotone, _poster, _contours)
 
 
 def _decode(photo_base64: str, size: tuple[int, int]) -> Image.Image:
-    """Decode, turn upright and crop centred to `size` pixels; the SDK sends the URL-safe alphabet."""
+    """Decode, turn upright and crop centred to `size` pixels."""
+    data = decoded(photo_base64)
     try:
-        data = base64.b64decode(photo_base64.replace("-", "+").replace("_", "/"), validate=True)
         image = Image.open(io.BytesIO(data))
         image.draft("RGB", size)
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError) as exc:
+    except (UnidentifiedImageError, OSError, ValueError) as exc:
         raise UnreadablePhoto(str(exc)) from exc
     return ImageOps.fit(upright, size, Image.Resampling.BILINEAR)
 

@@ -24,7 +24,8 @@ from local.simulator.exhausted import Exhausted
 from local.simulator.faults import MAKING, Answer
 from local.simulator.ledger import Ledger, Outcome, fingerprint
 from local.simulator.order import InvalidOrder, Order, read
-from local.simulator.pictures import Painter, UnreadablePhoto
+from local.simulator.photos import InvalidPhoto, Received, UnreadablePhoto
+from local.simulator.pictures import Painter
 from local.simulator.reply import Reply
 
 
@@ -41,13 +42,16 @@ class _Call:
 class Service:
     """Serves the API's routes by the stage's behaviour and writes the ledger."""
 
-    def __init__(self, stage: Stage, ledger: Ledger, pool: Executor, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, stage: Stage, ledger: Ledger, received: Received, pool: Executor, clock: Callable[[], float]
+    ) -> None:
         self._stage = stage
         self._ledger = ledger
         self._pool = pool
         self._clock = clock
         self._painter = Painter()
         self._held = asyncio.Event()
+        self._received = received
 
     def routes(self) -> list[Route]:
         """The routes, for v1 and v1beta alike."""
@@ -101,8 +105,8 @@ class Service:
         arrived = self._clock()
         refused = self._refused(request, arrived)
         async with Client(scope, receive, send) as client:
-            order, invalid = await self._in_pool(_read, body)
-            call = self._open(request, arrived, order, len(body))
+            order, shas, invalid = await self._in_pool(self._read, body)
+            call = self._open(request, arrived, order, shas, len(body))
             refused = refused or invalid
             if refused is not None:
                 await self._send(client, call, refused)
@@ -113,7 +117,9 @@ class Service:
     async def _in_pool(self, work: Callable[..., Any], *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *args)
 
-    def _open(self, request: Request, arrived: float, order: Order, bytes_in: int) -> _Call:
+    def _open(
+        self, request: Request, arrived: float, order: Order, shas: tuple[str, ...], bytes_in: int
+    ) -> _Call:
         model, held = request.path_params["model"], self._held
         sequence = self._ledger.open(
             started=arrived,
@@ -122,10 +128,22 @@ class Service:
             prompt_sha=hashlib.sha256(order.prompt.encode()).hexdigest()[:16],
             prompt_start=order.prompt[:60],
             photos=order.photos,
+            photo_shas=shas,
             bytes_in=bytes_in,
             aspect_ratio=order.aspect_ratio,
         )
         return _Call(sequence, model, order, held)
+
+    def _read(self, body: bytes) -> tuple[Order, tuple[str, ...], Reply | None]:
+        """The order and its photos' SHA-256, or the 400 that it gets."""
+        order = Order("", (), "", wants_image=True)
+        try:
+            order = read(body)
+            return order, self._received.take(order.blobs), None
+        except (InvalidOrder, InvalidPhoto) as exc:
+            return order, (), reply.invalid(str(exc))
+        except UnreadablePhoto:
+            return order, (), reply.invalid(reply.UNREADABLE)
 
     def _refused(self, request: Request, arrived: float) -> Reply | None:
         model, version = request.path_params["model"], request.path_params["version"]
@@ -219,14 +237,6 @@ class Service:
             if start + step >= len(content):
                 self._close(call, made.outcome, made.detail)
             await client.send(content[start : start + step], more=start + step < len(content))
-
-
-def _read(body: bytes) -> tuple[Order, Reply | None]:
-    """The order, or an empty one and the 400 that it gets."""
-    try:
-        return read(body), None
-    except InvalidOrder as exc:
-        return Order("", None, 0, "", wants_image=True), reply.invalid(str(exc))
 
 
 class _Endpoint:

@@ -25,7 +25,7 @@ from tests.support.queue_sql import Connection, Queue
 from tests.support.runs import SOURCES, Site, fresh_order, picture
 from tests.support.schedule_sql import requests
 from tests.support.tokens import Signer
-from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.settings import MAX_PHOTO_BYTES
 
 pytest_plugins = (
     "tests.support.queue_fixtures",
@@ -178,11 +178,12 @@ def test_users_upload_nothing_but_images(callers: Callers, signer: Signer, name:
 
 
 @pytest.mark.usefixtures("upload_policy")
-def test_the_bucket_for_source_photos_takes_what_gemini_takes(db: Connection) -> None:
+def test_the_bucket_for_source_photos_takes_what_the_worker_prepares(db: Connection) -> None:
     """By the type that is declared and by size, Storage itself refuses the rest."""
     rows = db.execute("select * from storage.buckets where id = %s", [SOURCES]).fetchall()
     assert [(row["public"], row["file_size_limit"]) for row in rows] == [(False, MAX_PHOTO_BYTES)]
     assert set(rows[0]["allowed_mime_types"]) == {
+        *("image/avif", "image/bmp", "image/gif", "image/tiff"),
         "image/heic",
         "image/heif",
         "image/jpeg",

@@ -15,7 +15,6 @@ from tests.support.hostile import ADDRESSES, UNSEEN_OR_LONG, URLS, USER, reached
 from tests.support.photo_host import (
     ADDRESS,
     HOST,
-    MAX_BYTES,
     OTHER_HOST,
     URL,
     Authority,
@@ -47,7 +46,7 @@ def test_the_tables_are_large_enough() -> None:
 
 async def test_no_url_is_even_looked_up() -> None:
     """A fetcher as in production refuses every hostile URL and reference before any lookup or connection."""
-    web = PhotoDownload(max_bytes=MAX_BYTES)
+    web = PhotoDownload()
     fetcher = web_fetcher(web, "uploads")
     hostile = [*(url for _, url in URLS), *UNSEEN_OR_LONG, *(text for _, text in references())]
     with reached() as found:
@@ -77,7 +76,7 @@ async def test_no_hostile_address_is_connected_to(address: str, others: list[str
     async def resolver(_host: str) -> list[str]:
         return next(answers)
 
-    web = PhotoDownload(max_bytes=MAX_BYTES, resolver=resolver)
+    web = PhotoDownload(resolver=resolver)
     fetcher = web_fetcher(web)
     with reached() as found:
         for _ in range(2):
@@ -96,7 +95,7 @@ async def test_a_server_inside_gets_no_byte(authority: Authority) -> None:
         host.port = port
         names.table |= {HOST: [["127.0.0.1"]], OTHER_HOST: [["::ffff:127.0.0.1"]]}
         network = Loopback(host)
-        web = PhotoDownload(max_bytes=MAX_BYTES, resolver=names, network=network, tls=authority.client)
+        web = PhotoDownload(resolver=names, network=network, tls=authority.client)
         fetcher = web_fetcher(web)
         for url, code in (
             (f"https://{HOST}/", "photo_host_unknown"),

@@ -9,7 +9,7 @@ import pytest
 
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
-from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.photos.prepare import MAX_PREPARED_BYTES
 from worker.run.photo_memory import HeldPhotos, PhotoMemory, RunPhotos
 
 USER = "user-1"
@@ -72,7 +72,7 @@ def source() -> Source:
 @pytest.fixture
 def memory() -> PhotoMemory:
     """Room for the largest photos of four jobs with one photo each, and so for two of one user."""
-    return PhotoMemory(4 * MAX_PHOTO_BYTES, Clock())
+    return PhotoMemory(4 * MAX_PREPARED_BYTES, Clock())
 
 
 async def fetch(run: RunPhotos, *references: str, user: str = USER) -> list[Photo]:
@@ -155,11 +155,11 @@ async def test_one_user_fills_no_more_than_half(memory: PhotoMemory, source: Sou
 
 async def test_unused_photos_make_room_the_least_recently_used_first(source: Source) -> None:
     source.size = 4_000_000
-    memory = PhotoMemory(2 * MAX_PHOTO_BYTES, Clock())  # for two of these and one that may be the largest
+    memory = PhotoMemory(2 * MAX_PREPARED_BYTES, Clock())  # for two of these and one that may be the largest
     run = memory.open(source)
     for reference in ("a", "b", "a", "c", "a", "b"):
         await fetch(run, reference)
-        assert await source.kept_bytes() <= 2 * MAX_PHOTO_BYTES
+        assert await source.kept_bytes() <= 2 * MAX_PREPARED_BYTES
     assert [reference for reference, _ in source.asked] == ["a", "b", "c", "b"]
 
 
@@ -218,7 +218,7 @@ async def test_failures(memory: PhotoMemory, source: Source, failure: Exception,
 
 async def test_jobs_cancelled_at_any_moment_leave_nothing_behind(source: Source) -> None:
     """Whatever is cancelled whenever: in the end no photo is kept, and there is all the room there was."""
-    memory = PhotoMemory(4 * MAX_PHOTO_BYTES, Clock())
+    memory = PhotoMemory(4 * MAX_PREPARED_BYTES, Clock())
     run = memory.open(source)
     for moment in range(12):
         source.gate.clear()

@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 import pytest
+from PIL import Image
 
+from tests.support.photo_files import saved
 from tests.support.photo_host import ADDRESS, Loopback, PhotoHost
 from tests.support.runs import MODEL, Site, picture
 from worker.app import Worker
+from worker.photos.decode import Limits, Source
 from worker.photos.download import PhotoDownload
-from worker.photos.fetch import MAX_PHOTO_BYTES
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
@@ -33,7 +35,7 @@ async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
     network = Loopback(PhotoHost(), silent=[ADDRESS])
-    web = PhotoDownload(max_bytes=MAX_PHOTO_BYTES, resolver=_address, network=network)
+    web = PhotoDownload(resolver=_address, network=network)
     yield web
     await web.close()
 
@@ -109,12 +111,17 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
 ) -> None:
     """One user's photos are so large that two jobs fit; another user's order is made meanwhile."""
     monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
-    large = picture() + bytes(100_000)
-    monkeypatch.setattr("worker.run.photo_memory.MAX_PHOTO_BYTES", len(large))
-    monkeypatch.setattr("worker.app.PHOTO_BYTES", 4 * len(large))
+    noise = {
+        name: saved(Image.effect_noise((300, 300), 60 + number), "PNG") for number, name in enumerate("abcd")
+    }
+    largest = max(
+        len(Source("PNG", photo, Limits(2048, 10**7), 10**9).prepare().data) for photo in noise.values()
+    )
+    monkeypatch.setattr("worker.run.photo_memory.MAX_PREPARED_BYTES", largest)
+    monkeypatch.setattr("worker.app.PHOTO_BYTES", 4 * largest)
     attacking = []
-    for name in "abcd":
-        photo = await site.upload(f"{name}.png", large, user="attacker")
+    for name in noise:
+        photo = await site.upload(f"{name}.png", noise[name], user="attacker")
         attacking += await site.order(name, photo=photo, userId="attacker")
     site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
     running = asyncio.create_task(site.worker(JOBS_AT_A_TIME="4").run(RunRequest()))

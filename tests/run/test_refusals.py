@@ -1,6 +1,9 @@
 """Images that Gemini will never make and orders that can never work: they fail at once, for good."""
 
+import math
+
 from tests.support.runs import Site, picture
+from worker.photos.prepare import MAX_PREPARED_BYTES
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs",)
@@ -80,6 +83,7 @@ async def test_impossible_orders(site: Site) -> None:
         "missing": (f"training-photos/{site.user}/gone.png", "photo_missing"),
         "text": (await site.upload("note.png", b"this is no photo"), "photo_not_an_image"),
         "empty": (await site.upload("empty.png", b""), "photo_empty"),
+        "cut": (await site.upload("cut.png", picture()[:-40]), "photo_damaged"),
         "large": (await site.upload("large.png", picture() + b"\0" * 7_000_000), "photo_too_large"),
         "inside": ("https://10.0.0.1/me.png", "forbidden_address"),
         "foreign": ("training-photos/somebody-else/me.png", "foreign_photo"),
@@ -93,30 +97,28 @@ async def test_impossible_orders(site: Site) -> None:
         )
     (good,) = await site.order("good")
 
-    summary = await site.run()
+    summary = await site.run(PHOTO_MAX_MB="7")
 
     found = {name: (site.job(job)["status"], site.job(job)["errorCode"]) for name, job in jobs.items()}
     assert found == {name: ("failed", code) for name, (_, code) in orders.items()}
     assert all(site.job(job)["errorMessage"] and site.batch(job) == "failed" for job in jobs.values())
     assert "gone.png" in site.job(jobs["missing"])["errorMessage"]
-    assert (summary["failed"], summary["completed"], site.batch(good)) == (6, 1, "completed")
+    assert site.job(jobs["cut"])["errorMessage"].endswith("cut.png is damaged: it ends early")
+    assert (summary["failed"], summary["completed"], site.batch(good)) == (7, 1, "completed")
     assert len(site.calls()) == 1
     site.audit(summary)
 
 
-async def test_an_order_whose_photos_are_too_large_together(site: Site) -> None:
-    """What no request holds fails before anything is sent; a photo that is named twice counts twice."""
+async def test_an_order_of_the_most_photos_fits_into_one_request(site: Site) -> None:
+    """A photo that is named twice counts twice; each is at most a fourteenth of what Gemini takes."""
     photo = await site.upload("large.png", picture() + bytes(6_700_000))
-    one_too_many = [photo] * 11
-    (job,) = await site.order("a", images=2, photo=photo, trainingImageUrls=one_too_many)
-    (most,) = await site.order("b", photo=photo, trainingImageUrls=one_too_many[1:])
+    (job,) = await site.order("a", photo=photo, trainingImageUrls=[photo] * 13)
 
     summary = await site.run()
 
-    row = site.job(job)
-    assert (row["status"], row["errorCode"]) == ("failed", "photos_too_large")
-    assert "80.4 MB together; the limit is 74 MB" in row["errorMessage"]
-    assert (site.job(most)["status"], len(site.calls())) == ("completed", 1)
+    (call,) = site.calls()
+    assert (site.job(job)["status"], call.photos) == ("completed", 14)
+    assert 14 * math.ceil(MAX_PREPARED_BYTES / 3) * 4 < 100_000_000 - 1_000_000  # and the prompt
     site.audit(summary)
 
 

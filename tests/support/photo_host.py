@@ -21,9 +21,11 @@ from cryptography.x509.oid import NameOID
 from PIL import Image
 
 from worker.errors import BadInput, GenerationError, Transient
+from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.download import PhotoDownload
-from worker.photos.fetch import PhotoFetcher
+from worker.photos.fetch import ORIGINAL_BYTES, PhotoBucket, PhotoFetcher
+from worker.photos.kinds import kind_of
 
 HOST = "photos.example.com"
 OTHER_HOST = "cdn.example.com"
@@ -201,9 +203,27 @@ class NoBucket:
         raise AssertionError(f"{bucket}/{path} was asked for")
 
 
+class AsItIs:
+    """Prepares nothing: the photo is the file."""
+
+    async def prepare(self, data: bytes, user_folder: str, shown: str) -> Photo:
+        try:
+            return Photo(data, f"image/{kind_of(data).lower()}")
+        except ValueError as exc:
+            raise BadInput("photo_not_an_image", f"{shown} {exc}") from exc
+
+
+def fetcher_of(
+    bucket: PhotoBucket, web: PhotoDownload, *buckets: str, hosts: Sequence[str] = ("*",), **limits: Any
+) -> PhotoFetcher:
+    """Fetches photos and leaves them as they are."""
+    limits = {"max_bytes": MAX_BYTES, **limits}
+    return PhotoFetcher(bucket, web, AsItIs(), FairBudget(ORIGINAL_BYTES), buckets, hosts, **limits)
+
+
 def web_fetcher(web: PhotoDownload, *buckets: str, hosts: Sequence[str] = ("*",)) -> PhotoFetcher:
     """A fetcher of photos from the web, and of references to buckets that it must refuse."""
-    return PhotoFetcher(NoBucket(), web, buckets, hosts)
+    return fetcher_of(NoBucket(), web, *buckets, hosts=hosts)
 
 
 class Names:
@@ -251,8 +271,7 @@ async def running(
     host, names = PhotoHost(), Names()
     host.answers["/album/me.jpg"] = answer or reply(photo())
     loopback = Loopback(host, **(network or {}))
-    options: dict[str, Any] = {"max_bytes": MAX_BYTES, **limits}
-    web = PhotoDownload(resolver=names, network=loopback, tls=tls or authority.client, **options)
+    web = PhotoDownload(resolver=names, network=loopback, tls=tls or authority.client, **limits)
     async with host.serve(authority):
         yield World(web_fetcher(web, hosts=hosts), web, host, names, loopback)
         await web.close()

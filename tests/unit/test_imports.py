@@ -33,7 +33,8 @@ ARROWS = {
 """Package, or module beside the packages, and what it may import. None of these arrows goes round."""
 
 VENDORS = {
-    "PIL": {"image_format"},
+    "PIL": {"image_format", "photos.decode"},
+    "pi_heif": {"photos.decode"},
     "backoff": {"backoff"},
     "certifi": {"photos.download"},
     "colorlog": {"log.terminal_lines"},
@@ -62,9 +63,10 @@ VENDORS = {
 }  # fmt: skip
 """Each vendor is known to these modules; every other module is pure: the standard library and our own."""
 
-TWO_PACKAGES = {"google.auth", "httpx"}
-"""Vendors that more than one package knows: one package checks Google's tokens and one gets them; httpx
-carries every call but those to photo hosts. Any other vendor is known to one package."""
+TWO_PACKAGES = {"PIL", "google.auth", "httpx"}
+"""Vendors that more than one package knows: Pillow decodes photos in a process of its own, and reads the size
+of generated images; one package checks Google's tokens and one gets them; httpx carries every call but those
+to photo hosts. Any other vendor is known to one package."""
 
 MAY_READ_TIMES = {"http.auth", "http.oidc", "log.terminal_lines", "supabase.database_time"}
 """Modules that read times which others wrote: tokens' and certificates', the database's, log records'."""

@@ -137,7 +137,6 @@ class PhotoDownload:
     def __init__(
         self,
         *,
-        max_bytes: int,
         max_redirects: int = 3,
         max_connections: int = 64,
         timeout_seconds: float = 20.0,
@@ -152,7 +151,6 @@ class PhotoDownload:
             "Accept-Encoding": "identity",
             "Connection": "close",  # extra data after a response must not be read as the next one
         }
-        self._max_bytes = max_bytes
         self._max_redirects = max_redirects
         self._max_connections = max_connections
         self._timeout_seconds = timeout_seconds
@@ -161,7 +159,7 @@ class PhotoDownload:
         self._tls = tls
         self._pools: list[httpcore.AsyncConnectionPool] = []
 
-    async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts) -> bytes:
+    async def get(self, url: PhotoUrl, user_folder: str, hosts: RunHosts, max_bytes: int) -> bytes:
         """Download the body of a URL, at most `max_bytes`; raises BadInput or Transient.
 
         Every redirect target must be on an allowed host that has not timed out in this run.
@@ -174,7 +172,7 @@ class PhotoDownload:
                 for _ in range(self._max_redirects + 1):
                     hosts.require_answering(hop, user_folder)
                     with _translated(hop.shown):
-                        found = await self._request(hop, hosts)
+                        found = await self._request(hop, hosts, max_bytes)
                     hosts.answered(hop, user_folder)
                     if isinstance(found, bytes):
                         return found
@@ -193,17 +191,17 @@ class PhotoDownload:
         for pool in self._pools:
             await pool.aclose()
 
-    async def _request(self, url: PhotoUrl, hosts: RunHosts) -> bytes | PhotoUrl:
+    async def _request(self, url: PhotoUrl, hosts: RunHosts, max_bytes: int) -> bytes | PhotoUrl:
         usual, *older = self._connections()
         try:
-            return await self._ask(usual, url, hosts)
+            return await self._ask(usual, url, hosts, max_bytes)
         except ssl.SSLError as exc:
             if not older or isinstance(exc, ssl.SSLCertVerificationError):
                 raise
-        return await self._ask(older[0], url, hosts)
+        return await self._ask(older[0], url, hosts, max_bytes)
 
     async def _ask(
-        self, pool: httpcore.AsyncConnectionPool, url: PhotoUrl, hosts: RunHosts
+        self, pool: httpcore.AsyncConnectionPool, url: PhotoUrl, hosts: RunHosts, max_bytes: int
     ) -> bytes | PhotoUrl:
         target = httpcore.URL(scheme="https", host=url.host, port=url.port, target=url.path_and_query)
         timeouts = {"timeout": {"connect": _CONNECT_SECONDS}}
@@ -219,19 +217,7 @@ class PhotoDownload:
                     raise BadInput("photo_link_expired", said)
                 _refuse_status(url, response.status, headers)
             refuse_compressed(url.shown, headers.get(b"content-encoding", b"").decode("latin-1"))
-            return await self._read(url, headers.get(b"content-length", b""), response)
-
-    async def _read(self, url: PhotoUrl, length: bytes, response: httpcore.Response) -> bytes:
-        self._limit(url, int(length) if re.fullmatch(rb"\d{1,20}", length) else 0)
-        data = bytearray()
-        async for chunk in response.aiter_stream():
-            data += chunk
-            self._limit(url, len(data))
-        return bytes(data)
-
-    def _limit(self, url: PhotoUrl, size: int) -> None:
-        if size > self._max_bytes:
-            raise too_large(url.shown, self._max_bytes)
+            return await _read(url, headers.get(b"content-length", b""), response, max_bytes)
 
     def _connections(self) -> Sequence[httpcore.AsyncConnectionPool]:
         if not self._pools:
@@ -244,6 +230,19 @@ class PhotoDownload:
                 for tls in ([self._tls] if self._tls else public_tls())
             ]
         return self._pools
+
+
+async def _read(url: PhotoUrl, length: bytes, response: httpcore.Response, max_bytes: int) -> bytes:
+    stated = int(length) if re.fullmatch(rb"\d{1,20}", length) else 0
+    data = bytearray()
+    if stated <= max_bytes:
+        async for chunk in response.aiter_stream():
+            data += chunk
+            if len(data) > max_bytes:
+                break
+        else:
+            return bytes(data)
+    raise too_large(url.shown, max_bytes)
 
 
 def too_large(shown: str, max_bytes: int) -> BadInput:

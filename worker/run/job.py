@@ -10,7 +10,6 @@ from worker import log
 from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini.client import GenerationRequest
 from worker.jobs import Job, Photo
-from worker.photos.fetch import sendable
 from worker.run.context import RunContext
 from worker.run.image import Image, make_image, record
 from worker.run.outcome import (
@@ -83,7 +82,7 @@ async def _fetch_photos(
             places = range(len(job.photo_references))
             fetches = [asyncio.create_task(_fetch_photo(job, place, reserved)) for place in places]
             try:
-                return sendable(tuple(await asyncio.gather(*fetches)))
+                return tuple(await asyncio.gather(*fetches))
             finally:
                 for fetch in fetches:
                     fetch.cancel()

@@ -17,11 +17,11 @@ from typing import Protocol
 from worker.errors import BadInput, Transient
 from worker.fair_budget import FairBudget
 from worker.jobs import Photo
-from worker.photos.fetch import MAX_PHOTO_BYTES
+from worker.photos.prepare import MAX_PREPARED_BYTES
 
-PHOTO_BYTES = 192 * 1024 * 1024
-"""Limit for source photos: those that jobs hold, and those cached for later jobs. Requests to Gemini hold no
-copies: photos are encoded while they are sent."""
+PHOTO_BYTES = 96 * 1024 * 1024
+"""Limit for prepared photos: those that jobs hold, and those cached for later jobs. Requests to Gemini hold
+no copies: photos are encoded while they are sent."""
 
 Key = tuple[str, str]
 """A user's folder and a photo reference; photos are never shared between users."""
@@ -35,13 +35,13 @@ class PhotoSource(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A photo that is reserved, being fetched, or loaded. `size` is MAX_PHOTO_BYTES until it is known.
+    """A photo that is reserved, being fetched, or loaded. `size` is MAX_PREPARED_BYTES until it is known.
 
     `holders` is the number of jobs that hold it, `waiting` the number that wait for `fetch`.
     """
 
     began: float
-    size: int = MAX_PHOTO_BYTES
+    size: int = MAX_PREPARED_BYTES
     holders: int = 0
     waiting: int = 0
     fetch: asyncio.Task[Photo] | None = None
@@ -71,7 +71,7 @@ class PhotoMemory:
 
         def size() -> int:
             known = (self._usable(key, usable_since) for key in keys)
-            return sum(MAX_PHOTO_BYTES if entry is None else self._unheld(entry) for entry in known)
+            return sum(MAX_PREPARED_BYTES if entry is None else self._unheld(entry) for entry in known)
 
         def granted() -> None:
             for key in keys:

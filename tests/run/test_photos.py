@@ -1,0 +1,46 @@
+"""What Gemini gets of the photos that people have: upright, in sRGB, small, and without metadata."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from tests.support.photo_files import PHOTOS, SECRET, is_close
+from tests.support.runs import Site
+
+pytest_plugins = ("tests.support.runs",)
+
+MOST = 14
+
+
+def check(name: str, sent: bytes) -> None:
+    """The photo shows what it should, and nothing else is in the file."""
+    _, size, colors = PHOTOS[name]
+    with Image.open(io.BytesIO(sent), formats=("JPEG", "PNG")) as image:
+        assert (name, image.size, image.mode, getattr(image, "n_frames", 1)) == (name, size, "RGB", 1)
+        for place, color in colors.items():
+            at = tuple(int(share * side) for share, side in zip(place, image.size, strict=True))
+            assert is_close(image, place, color), (name, place, image.getpixel((at[0], at[1])), color)
+        assert not image.getexif(), name
+        assert not {"exif", "xmp", "comment", "icc_profile"} & image.info.keys(), name
+    assert SECRET.encode() not in sent and SECRET.encode("utf-16") not in sent, name
+
+
+async def test_gemini_gets_photos_upright_in_srgb_small_and_without_metadata(site: Site) -> None:
+    names = list(PHOTOS)
+    uploaded = {name: await site.upload(name, PHOTOS[name][0](), "image/jpeg") for name in names}
+    orders = [names[start : start + MOST] for start in range(0, len(names), MOST)]
+    jobs = []
+    for number, (first, *others) in enumerate(orders):
+        photos = [uploaded[name] for name in others or [first]]
+        jobs += await site.order(str(number), photo=uploaded[first], trainingImageUrls=photos)
+
+    summary = await site.run()
+
+    assert [site.job(job)["errorMessage"] for job in jobs] == [None] * len(jobs)
+    for number, order in enumerate(orders):
+        (call,) = site.calls(str(number))
+        for name, sha in zip(order, call.photo_shas, strict=False):  # a photo alone is sent twice
+            check(name, site.gemini.received.photo(sha))
+    site.audit(summary)

@@ -1,0 +1,193 @@
+"""Photos as people have them, made here: sideways, with GPS, in any type, mode and color profile."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageCms, ImageOps
+
+SECRET = "SECRET-PLACE-48.8584N-2.2945E"
+SAMPLES = Path(__file__).parent / "samples"
+
+Color = tuple[int, int, int]
+RED, GREEN, BLUE, WHITE = (230, 20, 20), (20, 200, 20), (20, 20, 230), (255, 255, 255)
+
+
+def marked(size: tuple[int, int] = (96, 64), mode: str = "RGB") -> Image.Image:
+    """A blue picture with a red corner at the top left and a green one at the top right."""
+    image = Image.new("RGB", size, BLUE)
+    image.paste(RED, (0, 0, size[0] // 3, size[1] // 3))
+    image.paste(GREEN, (size[0] - size[0] // 3, 0, size[0], size[1] // 3))
+    return image.convert(mode)
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """The file of a picture; JPEG without subsampling, so that its colors are exact."""
+    usual: dict[str, Any] = {"quality": 95, "subsampling": 0} if kind in ("JPEG", "MPO") else {}
+    usual |= {"lossless": True} if kind == "WEBP" else {}
+    usual |= {"quality": 95, "subsampling": "4:4:4"} if kind == "AVIF" else {}
+    out = io.BytesIO()
+    image.save(out, kind, **{**usual, **options})
+    return out.getvalue()
+
+
+def exif(orientation: int = 1) -> bytes:
+    """EXIF with an orientation, a position, and the maker's words."""
+    found = Image.Exif()
+    found[0x0112] = orientation
+    found[0x010F] = SECRET
+    gps = found.get_ifd(0x8825)
+    gps[1], gps[2], gps[3], gps[4] = "N", (48.0, 51.0, 30.0), "E", (2.0, 17.0, 40.0)
+    gps[29] = SECRET
+    return found.tobytes()
+
+
+STORED: dict[int, Callable[[Image.Image], Image.Image]] = {
+    1: lambda image: image,
+    2: ImageOps.mirror,
+    3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    4: ImageOps.flip,
+    5: lambda image: image.transpose(Image.Transpose.TRANSPOSE),
+    6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    7: lambda image: image.transpose(Image.Transpose.TRANSVERSE),
+    8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+}
+"""How a camera stores an upright picture that it gives an EXIF orientation."""
+
+
+def sideways(orientation: int, kind: str = "JPEG") -> bytes:
+    """The marked picture as a camera stores it."""
+    return saved(STORED[orientation](marked()), kind, exif=exif(orientation))
+
+
+def profile(red: bytes = b"gXYZ", green: bytes = b"rXYZ") -> bytes:
+    """sRGB's profile with red and green exchanged, so that a conversion shows."""
+    found = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    at_red, at_green = found.index(b"rXYZ"), found.index(b"gXYZ")
+    found[at_red : at_red + 4], found[at_green : at_green + 4] = red, green
+    return bytes(found)
+
+
+ADOBE_RGB = {b"rXYZ": (0.60974, 0.31111, 0.01947), b"gXYZ": (0.20528, 0.62567, 0.06087),
+             b"bXYZ": (0.14919, 0.06322, 0.74457)}  # fmt: skip
+"""Colorants of Adobe RGB (1998), adapted to D50."""
+
+
+def adobe_rgb() -> bytes:
+    """A profile with the colorants of Adobe RGB."""
+    found = bytearray(profile(b"rXYZ", b"gXYZ"))
+    for name, colorant in ADOBE_RGB.items():
+        entry = found.index(name)
+        at = int.from_bytes(found[entry + 4 : entry + 8], "big") + 8
+        found[at : at + 12] = b"".join(round(value * 65536).to_bytes(4, "big") for value in colorant)
+    return bytes(found)
+
+
+def deep_grey() -> bytes:
+    """A PNG of 16 bits, the left half dark and the right half light."""
+    row = b"\x00\x40" * 48 + b"\x00\xc0" * 48
+    return saved(Image.frombytes("I;16", (96, 64), row * 64), "PNG")
+
+
+def floating_grey() -> bytes:
+    """A TIFF whose pixels are numbers from 0 to 1."""
+    image = Image.new("F", (96, 64), 0.25)
+    image.paste(0.75, (48, 0, 96, 64))
+    return saved(image, "TIFF")
+
+
+def see_through(mode: str) -> Image.Image:
+    """A picture whose lower half is transparent."""
+    image = marked(mode="RGBA")
+    image.putalpha(Image.new("L", image.size, 255))
+    image.paste((0, 0, 0, 0), (0, 32, 96, 64))
+    return image.convert(mode)
+
+
+def animated(kind: str) -> bytes:
+    """The marked picture first, then a green one."""
+    return saved(marked(), kind, save_all=True, append_images=[Image.new("RGB", (96, 64), GREEN)])
+
+
+def inverted_polyglot() -> bytes:
+    """A photo with a page in a comment and another behind its end."""
+    page = f"<html><script>alert('{SECRET}')</script></html>".encode()
+    return saved(marked(), "JPEG", comment=page) + page
+
+
+TOP_LEFT, TOP_RIGHT, MIDDLE, BOTTOM = (0.1, 0.1), (0.9, 0.1), (0.5, 0.6), (0.5, 0.95)
+LEFT, RIGHT = (0.2, 0.5), (0.8, 0.5)
+CORNERS = {TOP_LEFT: RED, TOP_RIGHT: GREEN, MIDDLE: BLUE}
+GREY = {LEFT: (64, 64, 64), RIGHT: (192, 192, 192)}
+Expected = tuple[Callable[[], bytes], tuple[int, int], dict[tuple[float, float], Color]]
+
+PHOTOS: dict[str, Expected] = {
+    **{f"orientation-{n}.jpg": (partial(sideways, n), (96, 64), CORNERS) for n in STORED},
+    "orientation-6.png": (lambda: sideways(6, "PNG"), (96, 64), CORNERS),
+    "orientation-8.webp": (lambda: sideways(8, "WEBP"), (96, 64), CORNERS),
+    "orientation-5.tif": (lambda: sideways(5, "TIFF"), (96, 64), CORNERS),
+    "orientation-7.avif": (lambda: sideways(7, "AVIF"), (96, 64), CORNERS),
+    "large.jpg": (lambda: saved(marked((5000, 2500)), "JPEG", exif=exif()), (2048, 1024), CORNERS),
+    "long.png": (lambda: saved(marked((300, 9000)), "PNG"), (68, 2048), CORNERS),
+    "progressive.jpg": (lambda: saved(marked((4200, 2100)), "JPEG", progressive=True), (2048, 1024), CORNERS),
+    "comment.jpg": (inverted_polyglot, (96, 64), CORNERS),
+    "xmp.webp": (lambda: saved(marked(), "WEBP", xmp=SECRET.encode(), exif=exif()), (96, 64), CORNERS),
+    "two.mpo": (lambda: animated("MPO"), (96, 64), CORNERS),
+    "moving.gif": (lambda: animated("GIF"), (96, 64), CORNERS),
+    "moving.png": (lambda: animated("PNG"), (96, 64), CORNERS),
+    "moving.webp": (lambda: animated("WEBP"), (96, 64), CORNERS),
+    "pages.tif": (lambda: animated("TIFF"), (96, 64), CORNERS),
+    "plain.bmp": (lambda: saved(marked(), "BMP"), (96, 64), CORNERS),
+    "plain.avif": (lambda: saved(marked(), "AVIF"), (96, 64), CORNERS),
+    "cmyk.jpg": (lambda: saved(marked(mode="CMYK"), "JPEG"), (96, 64), CORNERS),
+    "cmyk.tif": (lambda: saved(marked(mode="CMYK"), "TIFF"), (96, 64), CORNERS),
+    "cmyk-with-a-profile-of-rgb.jpg": (
+        lambda: saved(marked(mode="CMYK"), "JPEG", icc_profile=profile()), (96, 64), CORNERS,
+    ),
+    "palette.png": (lambda: saved(marked().quantize(8), "PNG"), (96, 64), CORNERS),
+    "grey.jpg": (lambda: saved(Image.new("L", (96, 64), 90), "JPEG"), (96, 64), {MIDDLE: (90, 90, 90)}),
+    "black-and-white.png": (lambda: saved(Image.new("1", (96, 64), 1), "PNG"), (96, 64), {MIDDLE: WHITE}),
+    "deep-grey.png": (deep_grey, (96, 64), GREY),
+    "floating-grey.tif": (floating_grey, (96, 64), GREY),
+    "lab.tif": (lambda: saved(lab(), "TIFF"), (96, 64), CORNERS),
+    "see-through.png": (lambda: saved(see_through("RGBA"), "PNG"), (96, 64), {BOTTOM: WHITE}),
+    "see-through-grey.png": (lambda: saved(see_through("LA"), "PNG"), (96, 64), {BOTTOM: WHITE}),
+    "see-through.gif": (
+        lambda: saved(see_through("RGBA"), "GIF"), (96, 64), {TOP_LEFT: RED, BOTTOM: WHITE},
+    ),
+    "see-through-and-large.png": (
+        lambda: saved(see_through("RGBA").resize((4200, 2100)), "PNG"),
+        (2048, 1024), {TOP_LEFT: RED, BOTTOM: WHITE},
+    ),
+    "exchanged.jpg": (
+        lambda: saved(marked(), "JPEG", icc_profile=profile()),
+        (96, 64), {TOP_LEFT: (20, 230, 20), TOP_RIGHT: (200, 20, 20)},
+    ),
+    "adobe.png": (
+        lambda: saved(Image.new("RGB", (96, 64), (100, 200, 100)), "PNG", icc_profile=adobe_rgb()),
+        (96, 64), {MIDDLE: (0, 200, 92)},
+    ),
+    "broken-profile.png": (lambda: saved(marked(), "PNG", icc_profile=b"no profile"), (96, 64), CORNERS),
+    "eight.heic": (lambda: (SAMPLES / "rgb-8.heif").read_bytes(), (29, 100), {}),
+    "ten.heic": (lambda: (SAMPLES / "rgb-10.heif").read_bytes(), (29, 100), {}),
+    "see-through.heic": (lambda: (SAMPLES / "rgba-8.heif").read_bytes(), (29, 100), {}),
+}  # fmt: skip
+"""By name: the file, the size that Gemini gets, and the colors at places given as shares of the size."""
+
+
+def lab() -> Image.Image:
+    """The marked picture in CIE Lab."""
+    source, target = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    return ImageCms.buildTransform(source, target, "RGB", "LAB").apply(marked())
+
+
+def is_close(image: Image.Image, place: tuple[float, float], color: Color, within: int = 12) -> bool:
+    """Whether the picture has about this color at a place."""
+    at = (int(place[0] * image.width), int(place[1] * image.height))
+    found = image.getpixel(at)
+    assert isinstance(found, tuple)
+    return all(abs(one - other) <= within for one, other in zip(found, color, strict=True))

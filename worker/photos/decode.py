@@ -1,0 +1,292 @@
+"""Turns one photo into what a model needs: upright, sRGB, small, and without metadata.
+
+Pure functions from bytes to bytes, for `worker.photos.decoder`, the process that may be killed. Decoding a
+hostile file here can take any time and memory; that process limits both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import NoReturn
+
+import pi_heif
+from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from worker.image_format import webp_size
+from worker.photos import strip
+from worker.photos.kinds import is_complete
+
+MAX_PIXELS = 100_000_000
+QUALITIES = (90, 75, 60)
+"""JPEG qualities, tried until a photo has at most its number of bytes; then it is halved in size."""
+
+_PLAIN = ("RGB", "CMYK", "LAB", "L")
+_BAND_PIXELS = 1_000_000
+_PALETTE_COLORS = 4096
+"""A photo with more colors is not tried as PNG: it would be larger than the JPEG, and takes much longer."""
+
+_BYTES_PER_PIXEL = {"PNG": 4, "GIF": 4, "BMP": 4, "TIFF": 8, "WEBP": 16, "AVIF": 10, "HEIF": 7}
+_BYTES_PER_DEEP_PIXEL = 14
+"""Memory that decoding takes, measured with Pillow 13 and pi-heif 1.4; the second for a HEIF of
+10 or 12 bits."""
+_WORKING_BYTES = 40_000_000
+"""Memory for bands, encoded bytes and libraries."""
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+Image.MAX_IMAGE_PIXELS = None  # `Source` has its own limit, and says what it is
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+pi_heif.options.DECODE_THREADS = 1
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+
+
+class Unusable(Exception):
+    """The photo cannot be prepared; `code` is that of the BadInput, `reason` follows the photo's name."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a prepared photo may be: pixels on its long edge (None: any number), and bytes."""
+
+    max_edge: int | None
+    max_bytes: int
+
+    @property
+    def edge(self) -> int:
+        """The long edge as a number."""
+        return self.max_edge or MAX_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prepared photo."""
+
+    data: bytes
+    mime_type: str
+    width: int
+    height: int
+
+
+class Source:
+    """A photo whose header has been read; `memory` is what `prepare` takes at most, in bytes."""
+
+    def __init__(self, kind: str, data: bytes, limits: Limits, max_memory: int) -> None:
+        self._kind, self._data, self._limits = kind, data, limits
+        if not is_complete(kind, data):
+            raise Unusable("photo_damaged", "is damaged: it ends early")
+        with _readable():
+            size = webp_size(data) if kind == "WEBP" else None  # Pillow would reserve memory for its pixels
+        _check_pixels(size or (1, 1))
+        with _readable():
+            image = Image.open(BytesIO(data), formats=(kind,))
+        _check_pixels(image.size)
+        width, height = image.size
+        shrink = min(limits.edge / max(width, height), 1.0)
+        # A JPEG is then decoded at a half, a quarter or an eighth of its size.
+        image.draft(None, (math.ceil(width * shrink), math.ceil(height * shrink)))
+        self._image = image
+        self.memory = _memory(kind, image, (width, height), shrink)
+        if self.memory > max_memory:
+            _too_large(width, height, round(width * height * max_memory / self.memory))
+
+    def prepare(self) -> Prepared:
+        """Decode, convert and encode the photo; only once. Raises Unusable.
+
+        Without a limit of the edge, a file that a model can read as it is loses its metadata only.
+        """
+        image = self._image
+        del self._image  # decoded pixels are freed as soon as they are converted
+        with _readable():
+            image.load()
+        orientation, profile = _orientation(image), image.info.get("icc_profile")
+        if self._limits.max_edge is None and orientation == 1 and (kept := self._kept(image)):
+            return kept
+        small = _shrunk(image, self._limits.edge)
+        del image
+        return _encoded(_upright(_srgb(small, profile), orientation), self._limits)
+
+    def _kept(self, image: Image.Image) -> Prepared | None:
+        """The original bytes without metadata; None if a model could not read them or they are too many."""
+        if self._kind not in strip.KINDS or image.mode == "CMYK" or getattr(image, "n_frames", 1) > 1:
+            return None
+        with _readable():
+            data = strip.without_metadata(self._kind, self._data)
+        if len(data) > self._limits.max_bytes:
+            return None
+        return Prepared(data, f"image/{self._kind.lower()}", *image.size)
+
+
+def _memory(kind: str, image: Image.Image, size: tuple[int, int], shrink: float) -> int:
+    """Bytes for decoding and what is kept of it, or for the copies of the result if those are more."""
+    width, height = size
+    pixels = width * height
+    decoded = image.size[0] * image.size[1]
+    factor = max(math.floor(1 / shrink) * decoded / pixels, 1)
+    kept = 4 * decoded / factor**2
+    if kind == "JPEG":
+        # A progressive JPEG keeps the coefficients of the whole photo while it is decoded.
+        coefficients = 2 * pixels * _samples(image) if image.info.get("progressive") else 0
+        decoding = 4 * decoded + coefficients
+    else:
+        deep = kind == "HEIF" and image.info.get("bit_depth", 8) > 8
+        decoding = (_BYTES_PER_DEEP_PIXEL if deep else _BYTES_PER_PIXEL[kind]) * pixels
+    return round(_WORKING_BYTES + max(decoding + kept, 12 * pixels * shrink**2))
+
+
+def _samples(image: Image.Image) -> float:
+    """Samples per pixel of a JPEG: 1.5 for the usual 4:2:0."""
+    layers = [(across, down) for _, across, down, _ in getattr(image, "layer", ())] or [(1, 1)] * 4
+    most = max(across for across, _ in layers) * max(down for _, down in layers)
+    return float(sum(across * down for across, down in layers) / most)
+
+
+def _shrunk(image: Image.Image, max_edge: int) -> Image.Image:
+    """The image in mode RGB, CMYK, LAB or L, at most `max_edge` pixels long."""
+    factor = max(max(image.size) // max_edge, 1)
+    if factor > 1 or image.mode not in _PLAIN or "transparency" in image.info:
+        bands = (_plain(band).reduce(factor) for band in _bands(image, factor))
+        image = _stacked(bands, image.size, factor)
+    image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
+    return image
+
+
+def _bands(image: Image.Image, factor: int) -> Iterator[Image.Image]:
+    """The image in bands of rows, so that a conversion needs memory for one band at a time."""
+    width, height = image.size
+    rows = max(_BAND_PIXELS // width // factor, 1) * factor
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(top + rows, height)))
+
+
+def _stacked(bands: Iterator[Image.Image], size: tuple[int, int], factor: int) -> Image.Image:
+    width, height = (-(-side // factor) for side in size)
+    first = next(bands)
+    whole = Image.new(first.mode, (width, height))
+    whole.paste(first)
+    top = first.height
+    for band in bands:
+        whole.paste(band, (0, top))
+        top += band.height
+    return whole
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The image in mode RGB, CMYK, LAB or L with 8 bits; what is transparent becomes white."""
+    if image.mode.startswith("I;16"):
+        return Image.frombytes("L", image.size, image.convert("I;16").tobytes()[1::2])
+    if image.mode in ("I", "F"):
+        return _scaled(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode in _PLAIN:
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """32 bits a pixel, whose range no file states: 0 to 1, 0 to 255 or 0 to 65535, by the largest."""
+    extrema = image.convert("F").getextrema()
+    largest = extrema[1] if isinstance(extrema[1], float) else 255.0
+    scale = next((255 / most for most in (1.0, 255.0, 65535.0) if largest <= most), 255 / max(largest, 1.0))
+    return image.convert("F").point(lambda value: value * scale + 0.0).convert("L")
+
+
+def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Convert from the photo's color profile; without one, or with one of no use, as Pillow converts."""
+    if image.mode == "LAB":
+        return _transformed(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            return _transformed(image, source)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            pass
+    return image.convert("RGB")
+
+
+def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
+    target = ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(source, target, image.mode, "RGB").apply(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # noqa: BLE001 - a damaged header of metadata is no reason to refuse the photo
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def _encoded(image: Image.Image, limits: Limits) -> Prepared:
+    """Encode as JPEG, or as PNG if that is smaller, with at most `max_bytes`."""
+    image.info.clear()  # or Pillow would write the comment and the profile
+    while True:
+        for quality in QUALITIES:
+            data, mime_type = _smaller(image, quality)
+            if len(data) <= limits.max_bytes:
+                return Prepared(data, mime_type, *image.size)
+        image = ImageOps.scale(image, 0.5)
+
+
+def _smaller(image: Image.Image, quality: int) -> tuple[bytes, str]:
+    jpeg = _saved(lambda out: image.save(out, "JPEG", quality=quality))
+    if image.getcolors(_PALETTE_COLORS) is not None:
+        png = _saved(lambda out: image.save(out, "PNG"))
+        if len(png) < len(jpeg):
+            return png, "image/png"
+    return jpeg, "image/jpeg"
+
+
+def _saved(save: Callable[[BytesIO], None]) -> bytes:
+    out = BytesIO()
+    save(out)
+    return out.getvalue()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Translate what Pillow and its plugins raise for a file that they cannot read: any exception."""
+    try:
+        yield
+    except MemoryError as exc:
+        raise Unusable("photo_too_large", "needs too much memory to open: make it smaller") from exc
+    except UnidentifiedImageError as exc:
+        raise Unusable("photo_damaged", "is damaged: its header cannot be read") from exc
+    except Exception as exc:
+        ends = isinstance(exc, EOFError) or any(word in str(exc).lower() for word in ("truncat", "end of"))
+        reason = "it ends early" if ends else "it cannot be decoded"
+        raise Unusable("photo_damaged", f"is damaged: {reason}") from exc
+
+
+def _check_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        _too_large(*size, MAX_PIXELS)
+
+
+def _too_large(width: int, height: int, most: int) -> NoReturn:
+    said = f"has {width} x {height} pixels; the limit for such a file is {most / 1e6:.0f} megapixels"
+    raise Unusable("photo_too_large", said)
