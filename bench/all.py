@@ -22,6 +22,7 @@ PARTS = (
     "roundtrips",
     "cold",
     "memory",
+    "photos",
     "kick",
     "stats",
     "fairness",

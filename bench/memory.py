@@ -13,9 +13,11 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from bench.served import SECRET, served
 from bench.site import IMAGES_PER_JOB, Site
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
+from tests.support.clone import descendants
 from worker.gemini.models import DEFAULT_MODEL
 
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
@@ -36,10 +39,12 @@ MOST = 400
 """Images of a shorter run; the longer must do twice as many within an invocation."""
 
 SIDES = {"small": 512, "large": 3300}
-"""Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG; 7 MB is the most that is sent to Gemini."""
+"""Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG."""
 
-ORDERS, PHOTOS = 10, 11
-"""Of the worst run: orders of one image, and the most large photos that fit into a request, each its own."""
+ORDERS, PHOTOS = 10, 14
+"""Of the worst run: orders of one image, and the most photos that an order can have, each its own."""
+
+SAMPLE_SECONDS = 0.02
 
 USERS = tuple(f"customer-{number}" for number in range(3))
 """Who orders for the runs at once, half as much each: one user alone gets half of the memory."""
@@ -55,7 +60,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a process used in all: seconds of processor, and the most memory it had resident."""
+    """What a process and its decoders used: seconds of processor, and the most memory at one time."""
 
     processor_seconds: float
     peak_megabytes: float
@@ -99,7 +104,7 @@ def measure(options: Namespace) -> None:
     with Site(Scale(6.0), (USER, *USERS)) as site:
         print(site.hardware(), flush=True)
         site.simulator.configure({"scale": 1.0})
-        idle = Case(0, _repeated(site, 0))
+        idle = Case(0, repeated(site, 0))
         print(f"idle run: {idle}", flush=True)
         base = statistics.median(idle.milliseconds) / 1000
         cases = {}
@@ -107,10 +112,10 @@ def measure(options: Namespace) -> None:
             photo = _photo(side)
             site.upload(USER, "me.jpg", photo)
             for count in (images, 2 * images):
-                cases[size, count] = case = Case(count, _repeated(site, count), base)
+                cases[size, count] = case = Case(count, repeated(site, count), base)
                 print(f"{count:>4} images of 2 photos of {len(photo) / 1e6:.1f} MB, each: {case}", flush=True)
         orders = _upload_worst(site, USER, ORDERS, photo)
-        worst = Case(ORDERS, _repeated(site, ORDERS, lambda: _order_worst(site, USER, orders)), base)
+        worst = Case(ORDERS, repeated(site, ORDERS, lambda: _order_worst(site, USER, orders)), base)
         print(f"{ORDERS:>4} images of {PHOTOS} such photos of their own, each: {worst}", flush=True)
         at_once = _three_at_once(site, photo)
         print(
@@ -155,9 +160,12 @@ def _three_at_once(site: Site, photo: bytes) -> float:
     settings = SETTINGS | {"WORKER_SECRET": SECRET, "MAX_JOBS": str(ORDERS // 2)}
     environment = site.environment() | settings
     with served("process_generation_queue", ROOT / "main.py", environment) as function:
-        with ThreadPoolExecutor(len(USERS)) as callers:
+        ended = threading.Event()
+        with ThreadPoolExecutor(len(USERS) + 1) as callers:
+            memory = callers.submit(_most_megabytes, function.pid, ended)
             summaries = list(callers.map(lambda _: json.loads(function.ask()), USERS))
-        peak = sum(map(_most_megabytes, function.pids))
+            ended.set()
+            peak = memory.result()
     if [summary["images"]["made"] for summary in summaries] != [ORDERS // 2] * len(USERS):
         raise StackError(
             f"Not each of the runs made its images: {summaries}", "See the function's log above."
@@ -165,13 +173,27 @@ def _three_at_once(site: Site, photo: bytes) -> float:
     return peak
 
 
-def _most_megabytes(pid: int) -> float:
-    """The most that a process has had resident."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+def _most_megabytes(pid: int, ended: threading.Event) -> float:
+    """The most that a process and its descendants have at one time until the event is set."""
+    most = 0
+    while not ended.wait(SAMPLE_SECONDS):
+        most = max(most, _kilobytes((pid, *descendants(pid))))
+    return most / 1024
 
 
-def _repeated(site: Site, images: int, order: Callable[[], object] | None = None) -> tuple[Spent, ...]:
+def _kilobytes(pids: Sequence[int]) -> int:
+    """What processes have by themselves, and once the files, libraries above all, that they share."""
+    own, files = 0, [0]
+    for pid in pids:
+        with suppress(OSError):
+            lines = (line.split() for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            found = {words[0]: int(words[1]) for words in lines if words and words[0].startswith("Rss")}
+            own += found.get("RssAnon:", 0) + found.get("RssShmem:", 0)
+            files.append(found.get("RssFile:", 0))
+    return own + max(files)
+
+
+def repeated(site: Site, images: int, order: Callable[[], object] | None = None) -> tuple[Spent, ...]:
     usual = (lambda: site.order(USER, images)) if images else (lambda: None)
     return tuple(_run(site, images, order or usual) for _ in range(REPEATS))
 
@@ -184,13 +206,17 @@ def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
     command = [sys.executable, "-m", "worker", "--no-env-file", "tick"]
     started = subprocess.Popen(command, env=site.environment() | settings, stdout=subprocess.PIPE)
     assert started.stdout is not None
-    summary = json.loads(started.stdout.read())
+    ended = threading.Event()
+    with ThreadPoolExecutor(1) as watching:
+        memory = watching.submit(_most_megabytes, started.pid, ended)
+        summary = json.loads(started.stdout.read())
+        ended.set()
     _, status, used = os.wait4(started.pid, 0)
     if status or summary["images"]["made"] != images:
         raise StackError(
             f"A run of {images} images did not make them all: {summary}", "Try fewer with `--images`."
         )
-    return Spent(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+    return Spent(used.ru_utime + used.ru_stime, memory.result())
 
 
 def _begin(site: Site) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def sideways(orientation: int, kind: str = "JPEG") -> bytes:
     return saved(STORED[orientation](marked()), kind, exif=exif(orientation))
 
 
+@cache  # it has its time in it
 def profile(red: bytes = b"gXYZ", green: bytes = b"rXYZ") -> bytes:
     """sRGB's profile with red and green exchanged, so that a conversion shows."""
     found = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

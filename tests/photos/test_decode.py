@@ -1,0 +1,175 @@
+"""One photo from bytes to bytes: cut, mutated and enormous files, the size of the result, and `off`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as some
+from PIL import Image
+
+from tests.support.hostile_files import png_of
+from tests.support.photo_files import (
+    CORNERS,
+    PHOTOS,
+    SAMPLES,
+    SECRET,
+    exif,
+    is_close,
+    marked,
+    profile,
+    saved,
+    sideways,
+)
+from worker.photos.decode import MAX_PIXELS, Limits, Prepared, Source, Unusable
+from worker.photos.kinds import kind_of
+
+MEMORY = 448 * 1024 * 1024
+USUAL = Limits(2048, 5_000_000)
+KEPT = Limits(None, 5_000_000)
+
+WHOLE = {
+    "JPEG": saved(marked(), "JPEG", exif=exif()),
+    "progressive": saved(marked(), "JPEG", progressive=True),
+    "PNG": saved(marked(), "PNG"),
+    "WEBP": saved(marked(), "WEBP", exif=exif()),
+    "lossy": saved(marked(), "WEBP", lossless=False),
+    "GIF": saved(marked(), "GIF"),
+    "BMP": saved(marked(), "BMP"),
+    "TIFF": saved(marked(), "TIFF", compression="tiff_lzw"),
+    "AVIF": saved(marked(), "AVIF"),
+    "HEIF": (SAMPLES / "rgb-8.heif").read_bytes(),
+}
+
+
+def prepared(data: bytes, limits: Limits = USUAL, memory: int = MEMORY) -> Prepared:
+    """What becomes of a file."""
+    return Source(kind_of(data), data, limits, memory).prepare()
+
+
+def picture(made: Prepared) -> Image.Image:
+    """The prepared photo, decoded by itself."""
+    image = Image.open(io.BytesIO(made.data), formats=(made.mime_type.removeprefix("image/").upper(),))
+    image.load()
+    assert image.size == (made.width, made.height)
+    return image
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of Pillow about damaged EXIF
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_a_file_that_breaks_off_is_damaged(kind: str, tenth: int) -> None:
+    """At every tenth of its length; the reason says so in words."""
+    whole = WHOLE[kind]
+    with pytest.raises(Unusable) as caught:
+        prepared(whole[: len(whole) * tenth // 10])
+    assert caught.value.code == "photo_damaged"
+    assert caught.value.reason.startswith("is damaged: it")
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@given(
+    kind=some.sampled_from(sorted(WHOLE)),
+    at=some.floats(0, 1, exclude_max=True),
+    bytes_there=some.binary(min_size=1, max_size=8),
+    cut=some.booleans(),
+)
+@example(kind="JPEG", at=0.0, bytes_there=b"\xff\xd8\xff", cut=True)
+def test_a_mutated_file_is_prepared_or_refused_in_words(
+    kind: str, at: float, bytes_there: bytes, cut: bool
+) -> None:
+    """Never another exception, whatever is in the file."""
+    whole = WHOLE[kind]
+    start = int(at * len(whole))
+    data = whole[:start] + bytes_there + (b"" if cut else whole[start + len(bytes_there) :])
+    try:
+        made = prepared(data)
+    except Unusable as error:
+        assert error.code in ("photo_damaged", "photo_too_large") and error.reason.startswith(
+            ("is ", "has ", "needs ")
+        )
+    except ValueError as error:
+        assert str(error).startswith("is ")
+    else:
+        assert picture(made).mode == "RGB"
+
+
+def test_a_photo_of_a_hundred_megapixels_is_prepared() -> None:
+    made = prepared(saved(Image.new("L", (10_000, 9_990), 90), "JPEG"))
+    assert (made.width, made.height) == (2048, 2046)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            lambda: png_of(10_001, 10_000),
+            "10001 x 10000 pixels; the limit .* 100 mega",
+        ),
+        (lambda: saved(Image.new("1", (20_000, 2_000)), "TIFF"), None),
+        (lambda: saved(Image.new("1", (30_000, 2_000)), "TIFF"), "30000 x 2000 pixels; the limit .* 5. mega"),
+    ],
+)
+def test_more_pixels_than_fit_into_memory_are_refused_before_they_are_decoded(
+    data: Callable[[], bytes], said: str | None
+) -> None:
+    if said is None:
+        assert prepared(data()).width == 2048
+        return
+    with pytest.raises(Unusable, match=said) as caught:
+        prepared(data())
+    assert caught.value.code == "photo_too_large"
+    assert MAX_PIXELS == 100_000_000
+
+
+def test_a_photo_has_at_most_the_bytes_that_fit_into_a_request() -> None:
+    """Noise does not compress: its quality is lowered, and then its size."""
+    noise = saved(Image.effect_noise((512, 512), 100), "PNG")
+    best = prepared(noise)
+    found = {part: prepared(noise, Limits(2048, round(len(best.data) * part))) for part in (0.6, 0.05)}
+    assert all(len(made.data) <= len(best.data) * part for part, made in found.items())
+    assert (best.width, found[0.6].width, found[0.05].width) == (512, 512, 128)
+
+
+def test_drawings_are_sent_as_png_and_photographs_as_jpeg() -> None:
+    """Whichever is smaller."""
+    assert prepared(saved(marked((800, 600)), "BMP")).mime_type == "image/png"
+    assert prepared(saved(Image.effect_noise((800, 600), 60).convert("RGB"), "PNG")).mime_type == "image/jpeg"
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_off_keeps_the_pixels_bytes_and_drops_the_metadata(kind: str) -> None:
+    options = (
+        {"comment": SECRET.encode()} if kind == "JPEG" else {"xmp": SECRET.encode()} if kind == "WEBP" else {}
+    )
+    original = (
+        saved(marked((1200, 800)), kind, exif=exif(), icc_profile=profile(), **options) + SECRET.encode()
+    )
+    plain = saved(marked((1200, 800)), kind, icc_profile=profile())
+    made = prepared(original, KEPT)
+    image = picture(made)
+    assert made.mime_type == f"image/{kind.lower()}" and len(image.info["icc_profile"]) == len(profile())
+    assert image.tobytes() == Image.open(io.BytesIO(plain)).tobytes()
+    assert SECRET.encode() not in made.data and not image.getexif()
+    assert len(made.data) <= len(plain)
+
+
+@pytest.mark.parametrize("name", ["orientation-6.jpg", "cmyk.jpg", "moving.webp", "eight.heic", "long.png"])
+def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
+    """At its full size."""
+    make, size, colors = PHOTOS[name]
+    image = picture(prepared(make(), KEPT))
+    assert image.mode == "RGB" and not image.getexif() and getattr(image, "n_frames", 1) == 1
+    assert image.size == ((300, 9000) if name == "long.png" else size)
+    assert all(is_close(image, place, color) for place, color in colors.items())
+
+
+@pytest.mark.parametrize("edge", [512, 1000, 4096])
+def test_the_long_edge_is_the_settings(edge: int) -> None:
+    made = prepared(
+        sideways(6) if edge == 4096 else saved(marked((3000, 5000)), "JPEG"), Limits(edge, 5_000_000)
+    )
+    assert max(made.width, made.height) == (96 if edge == 4096 else edge)
+    assert all(is_close(picture(made), place, color) for place, color in CORNERS.items())

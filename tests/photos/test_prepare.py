@@ -1,0 +1,161 @@
+"""Decoders: each content is prepared once, a hostile file is cut, and neither harms another user's photo."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.clone import descendants
+from tests.support.photo_files import marked, saved
+from worker.errors import BadInput, Transient
+from worker.fair_budget import FairBudget
+from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
+
+
+def preparer_of(max_edge: int | None = 2048) -> PhotoPreparer:
+    """As the worker builds it."""
+    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
+
+
+@pytest.fixture
+async def preparer() -> AsyncIterator[PhotoPreparer]:
+    made = preparer_of()
+    yield made
+    await made.close()
+
+
+def endless() -> bytes:
+    """A small progressive JPEG whose last scan is repeated so often that decoding it takes minutes."""
+    data = saved(marked((2000, 2000), "L"), "JPEG", progressive=True, quality=20)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * 60_000 + data[-2:]
+
+
+def photo(name: str) -> bytes:
+    """A photo of its own: what is behind the end of a JPEG makes it another file."""
+    return saved(marked(), "JPEG") + name.encode()
+
+
+def decoders() -> set[int]:
+    """The processes that decode."""
+    found = set()
+    for pid in descendants(os.getpid()):
+        line = Path(f"/proc/{pid}/cmdline")
+        if line.exists() and b"worker.photos.decoder" in line.read_bytes():
+            found.add(pid)
+    return found
+
+
+async def until_decoding(seconds: float = 10.0) -> set[int]:
+    """Wait for a decoder that is busy."""
+    deadline = time.monotonic() + seconds
+    while not (found := decoders()):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def test_the_same_content_is_prepared_once_for_everybody(
+    preparer: PhotoPreparer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From two addresses, for two users, at the same time or later."""
+    caplog.set_level("INFO", "worker")
+    data = photo("one")
+    users = ("a", "b", "a")
+    first, *others = await asyncio.gather(*(preparer.prepare(data, user, "me.jpg") for user in users))
+    later = await preparer.prepare(bytes(data), "c", "you.jpg")
+    assert all(each is first for each in (*others, later))
+    prepared = [record for record in caplog.records if record.message == "photo_prepared"]
+    assert [record.__dict__["bytes"] for record in prepared] == [len(data)]
+    assert [record.__dict__["sent_bytes"] for record in prepared] == [len(first.data)]
+
+
+async def test_what_was_prepared_last_is_kept_up_to_a_number_of_bytes(
+    preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await preparer.prepare(photo("one"), "a", "1.jpg")
+    monkeypatch.setattr("worker.photos.prepare.CACHE_BYTES", 2 * len(one.data))
+    two = await preparer.prepare(photo("two"), "a", "2.jpg")
+    assert await preparer.prepare(photo("one"), "a", "1.jpg") is one
+    await preparer.prepare(photo("three"), "a", "3.jpg")
+    assert await preparer.prepare(photo("one"), "a", "1.jpg") is one
+    assert await preparer.prepare(photo("two"), "a", "2.jpg") is not two
+
+
+async def test_a_file_that_takes_too_long_is_cut_and_refused_once_for_all(
+    preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's photo is prepared meanwhile; the same file is not tried again."""
+    monkeypatch.setattr("worker.photos.prepare.CPU_SECONDS", 1)
+    hostile = endless()
+    slow = asyncio.create_task(preparer.prepare(hostile, "attacker", "slow.jpg"))
+    await until_decoding()
+    await preparer.prepare(photo("victim"), "victim", "me.jpg")
+    assert not slow.done()
+    with pytest.raises(BadInput, match=r"slow\.jpg takes more than 1 seconds to decode"):
+        await slow
+    left = decoders()
+    with pytest.raises(BadInput, match=r"again\.jpg takes more than"):
+        await preparer.prepare(hostile, "attacker", "again.jpg")
+    assert decoders() == left
+
+
+async def test_a_user_has_half_of_the_decoders(preparer: PhotoPreparer) -> None:
+    """One file that takes minutes, and many behind it: another user's photo does not wait for them."""
+    hostile = endless()
+    files = [hostile[:-2] + bytes([number]) + hostile[-2:] for number in range(5)]
+    slow = [asyncio.create_task(preparer.prepare(each, "attacker", "slow.jpg")) for each in files]
+    await until_decoding()
+    await asyncio.wait_for(preparer.prepare(photo("victim"), "victim", "me.jpg"), 10)
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+
+
+async def test_a_run_that_ends_stops_the_decoding_of_its_photos(preparer: PhotoPreparer) -> None:
+    """The process is killed, and another takes its place."""
+    slow = asyncio.create_task(preparer.prepare(endless(), "user", "slow.jpg"))
+    busy = await until_decoding()
+    slow.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await slow
+    assert not busy & decoders()
+    assert (await preparer.prepare(photo("next"), "user", "me.jpg")).data
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGSEGV, "photo_damaged"), (signal.SIGKILL, "photo_not_prepared")]
+)
+async def test_a_decoder_that_crashes_fails_its_photo_and_one_that_is_killed_does_not(
+    preparer: PhotoPreparer, number: signal.Signals, code: str
+) -> None:
+    """A crash is the file's doing; whoever else ends the process, the photo is worth another try."""
+    slow = asyncio.create_task(preparer.prepare(endless(), "user", "slow.jpg"))
+    (busy,) = await until_decoding()
+    os.kill(busy, number)
+    with pytest.raises((BadInput, Transient)) as caught:
+        await slow
+    assert caught.value.code == code and caught.value.message.startswith("slow.jpg")
+    assert (await preparer.prepare(photo("next"), "user", "me.jpg")).data
+
+
+async def test_a_decoder_gets_no_secret(preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "secret-of-the-worker")
+    await preparer.prepare(photo("one"), "user", "me.jpg")
+    (pid,) = decoders()
+    assert b"secret-of-the-worker" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_closing_ends_the_decoders() -> None:
+    preparer = preparer_of()
+    await preparer.prepare(photo("one"), "user", "me.jpg")
+    assert decoders()
+    await preparer.close()
+    assert not decoders()
