@@ -26,7 +26,7 @@ def migrations() -> list[Path]:
 
 def functions() -> list[Path]:
     """The files that every installation runs, in their order: functions, rights, Realtime and Storage."""
-    return sorted(SQL.glob("[0-9]*.sql"))
+    return sorted((SQL / "functions").glob("[0-9]*.sql"))
 
 
 def version() -> int:

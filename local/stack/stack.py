@@ -13,7 +13,7 @@ from local.stack.supabase import Supabase
 
 CLONE = Path(__file__).resolve().parent.parent.parent
 SQL = CLONE / "sql"
-ACCESS = SQL / "80_access.sql"  # who may do what; applied at every start, whatever was granted meanwhile
+ACCESS = SQL / "functions" / "80_access.sql"  # who may do what; applied at every start
 DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `make clean` removes it
 
 

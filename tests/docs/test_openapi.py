@@ -114,7 +114,7 @@ def test_limits() -> None:
 
 def test_order() -> None:
     """An order has the fields that the database takes from a user, with its ratios."""
-    text = sql("30_enqueue.sql")
+    text = sql("functions/30_enqueue.sql")
     taken = listed(text, r"refuse_unknown_fields\(p_request, array\[(.*?)\]")
     assert set(ORDER["properties"]) == set(taken) - set(NOT_THE_CALLERS)
     example = listed(text, r"refuse_unknown_fields\(p_example, array\[(.*?)\]")
@@ -125,7 +125,7 @@ def test_order() -> None:
 
 def test_bounds_of_an_order() -> None:
     """Lists and numbers of an order are described with the database's bounds."""
-    text = sql("30_enqueue.sql")
+    text = sql("functions/30_enqueue.sql")
     for name in ("exampleImages", "trainingImageUrls"):
         least, most = re.findall(rf"checked_array\([^()]*'{name}', (\d+), (\d+)\)", text)[0]
         described = ORDER["properties"][name]

@@ -251,7 +251,7 @@ def test_numbers_are_those_of_the_files() -> None:
     assert f"--attempt-deadline: {CLOCK_SECONDS}s" in scheduler
     call = (ROOT / "sql" / "schedule" / "call.sql").read_text()
     assert re.findall(r"timeout_milliseconds => (\d+)", call) == [str(CLOCK_SECONDS * 1000)]
-    claim = (ROOT / "sql" / "45_claim.sql").read_text()
+    claim = (ROOT / "sql" / "functions" / "45_claim.sql").read_text()
     assert f"least(p_run_seconds + {LEASE_AFTER_RUN_SECONDS}, 290)" in claim
 
 

@@ -12,7 +12,7 @@ from local.install_sql import SQL
 from worker.supabase.bucket import IMAGE_TYPES, MAX_IMAGE_BYTES, Bucket
 
 BUCKET = "generated-photos"
-STORAGE = (SQL / "90_storage.sql").read_text()
+STORAGE = (SQL / "functions" / "90_storage.sql").read_text()
 
 
 class Database:
@@ -106,4 +106,4 @@ def test_who_may_not_make_the_policy_is_told_who_may(database: Database) -> None
     database.run("set local role installer")
     database.run(STORAGE)
     (told,) = [notice for notice in database.notices if "own generated photos" in notice]
-    assert "run sql/90_storage.sql as photographer" in told
+    assert "run sql/functions/90_storage.sql as photographer" in told

@@ -31,7 +31,7 @@ def clock(db: Connection) -> Iterator[Clock]:
 @pytest.fixture
 def as_installed(stack: Stack, queue: Queue) -> None:
     """The grants of a fresh installation, whatever a test before has granted."""
-    stack.postgres.apply([SQL / "80_access.sql"])
+    stack.postgres.apply([SQL / "functions" / "80_access.sql"])
 
 
 @pytest.fixture

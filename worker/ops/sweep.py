@@ -16,8 +16,8 @@ from worker.supabase.folders import Page, StoredObject
 from worker.supabase.storage import OBJECT_NAME
 
 SWEEP_SECONDS = 60.0
-"""The longest sweep. The database does not hand out a retried job for three times as long (sql/76_sweep.sql),
-so that even a removal that timed out here has ended by then."""
+"""The longest sweep. The database does not hand out a retried job for three times as long
+(sql/functions/76_sweep.sql), so that even a removal that timed out here has ended by then."""
 
 SWEEP_JOBS = 500
 CHUNK_JOBS = 20

@@ -3,7 +3,7 @@
 The bucket's settings are read once per process. Other refusals show only on upload: a refused paid image is
 recorded in the database for all workers. Until Storage accepts a probe of that size and type, runs release
 their jobs and send no requests. If Storage accepts probes but still refuses images, the delay before the next
-probe grows (report_storage in sql/62_storage_refusal.sql).
+probe grows (report_storage in sql/functions/62_storage_refusal.sql).
 """
 
 from __future__ import annotations

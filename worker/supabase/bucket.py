@@ -14,10 +14,11 @@ from worker.supabase.retry import call_with_retry
 from worker.supabase.storage_errors import ObjectMissing, meaning, read
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
-"""The image types that Gemini makes; the installed bucket allows only these (sql/90_storage.sql)."""
+"""The image types that Gemini makes; the installed bucket allows only these
+(sql/functions/90_storage.sql)."""
 
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
-"""The largest image; the installed bucket's limit (sql/90_storage.sql)."""
+"""The largest image; the installed bucket's limit (sql/functions/90_storage.sql)."""
 
 TRIES = 3
 
