@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ class Event(NamedTuple):
     fields: frozenset[str]
 
 
+@functools.cache
 def events() -> dict[str, Event]:
     """Every event by its name; one that is logged in several places has what any of them gives."""
     found: dict[str, Event] = {}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from local.stack.stack import SQL, Stack
+from local.stack.stack import ACCESS, Stack
 from tests.conftest import connect
 from tests.support.queue_sql import Clock, Connection, Queue
 
@@ -29,9 +29,9 @@ def clock(db: Connection) -> Iterator[Clock]:
 
 
 @pytest.fixture
-def as_installed(stack: Stack, queue: Queue) -> None:
+def as_installed(queue: Queue) -> None:
     """The grants of a fresh installation, whatever a test before has granted."""
-    stack.postgres.apply([SQL / "functions" / "80_access.sql"])
+    queue.connection.execute(ACCESS.read_text().encode())
 
 
 @pytest.fixture
