@@ -105,6 +105,7 @@ async def test_misconfigured(cli: CommandLine, site: Site) -> None:
     assert "key" in done.json["problem"]
 
 
+@pytest.mark.slow
 async def test_without_supabase(cli: CommandLine) -> None:
     """Supabase away is tried again a few times, then it ends with 1."""
     done = await cli.call("drain", "--patience", "0.1", env=NOBODY)

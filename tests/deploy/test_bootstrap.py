@@ -64,6 +64,7 @@ def test_values_arrive_and_show_nowhere(cloud: StandInCloud) -> None:
     assert "canary" not in str(done.commands)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", ['K="v w"', "export K='quoted'", "K=plain\r", "K=a=b", "  K=indented"])
 def test_lines_of_a_dot_env_file(cloud: StandInCloud, line: str) -> None:
     """Quotes, `export` and Windows line ends come off; a value with white space is not stored."""
@@ -74,6 +75,7 @@ def test_lines_of_a_dot_env_file(cloud: StandInCloud, line: str) -> None:
     assert (done.code == 0) == bool(expected)
 
 
+@pytest.mark.slow
 def test_missing_values_are_named_and_asked_for_again(cloud: StandInCloud) -> None:
     """Without values all else is done, the missing ones are named, and the next run needs only those."""
     first = bootstrap(cloud, stdin="SUPABASE_URL=https://a.supabase.co\n")
@@ -86,6 +88,7 @@ def test_missing_values_are_named_and_asked_for_again(cloud: StandInCloud) -> No
     assert len(second.changes) == 3
 
 
+@pytest.mark.slow
 def test_a_secret_nobody_gave_is_made(cloud: StandInCloud) -> None:
     """WORKER_SECRET and OPERATOR_SECRET are random, of 256 bits and unlike, unless they are given."""
     given = "".join(line for line in DOT_ENV.splitlines(True) if "_SECRET=" not in line)
@@ -98,6 +101,7 @@ def test_a_secret_nobody_gave_is_made(cloud: StandInCloud) -> None:
         assert secret not in str(cloud.state["calls"])
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_new_project(cloud: StandInCloud) -> None:
     """--dry-run of a new project prints, as they would be run, exactly the changes that a run then makes."""
     dry = bootstrap(cloud, "--dry-run", "--clock", "pg_cron")
@@ -113,6 +117,7 @@ def test_dry_run_of_a_new_project(cloud: StandInCloud) -> None:
     assert len(promised) > 25
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_finished_project(cloud: StandInCloud) -> None:
     """--dry-run of a project that has everything would run nothing."""
     bootstrap(cloud, stdin=DOT_ENV)
@@ -121,6 +126,7 @@ def test_dry_run_of_a_finished_project(cloud: StandInCloud) -> None:
     assert "would run" not in dry.out
 
 
+@pytest.mark.slow
 def test_every_command_is_printed(cloud: StandInCloud) -> None:
     """What runs is printed before it runs, reading commands too, so that nothing happens unseen."""
     done = bootstrap(cloud, stdin=DOT_ENV)
@@ -137,6 +143,7 @@ def holder(right: str) -> str:
     return right.split("\t")[1].removeprefix("serviceAccount:").partition("@")[0]
 
 
+@pytest.mark.slow
 def test_rights_of_the_builds(cloud: StandInCloud) -> None:
     """What deploys makes no image and runs no test; what does may do nothing else; none reads a secret."""
     bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)
@@ -176,6 +183,7 @@ def test_each_right_has_its_reason() -> None:
     assert [role for role, reason in granted if not re.fullmatch(r" +# \w.{10,}", reason)] == []
 
 
+@pytest.mark.slow
 def test_a_new_account_may_take_a_while(cloud: StandInCloud) -> None:
     """A right refused because Google does not know the new account yet is tried again, five times."""
     cloud.change(shy=4)
@@ -185,6 +193,7 @@ def test_a_new_account_may_take_a_while(cloud: StandInCloud) -> None:
     assert bootstrap(cloud, stdin=DOT_ENV).code == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("difference", "told"),
     [

@@ -35,6 +35,7 @@ def _names(history: list[dict[str, str]]) -> str:
     return "-".join(given.get("_CLOCK", "scheduler") for given in history)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pinned", [False, True], ids=["", "rolled-back"])
 @pytest.mark.parametrize("history", HISTORIES, ids=_names)
 def test_no_open_service_believes_tokens(place: Workspace, history: Any, pinned: bool) -> None:

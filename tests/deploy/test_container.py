@@ -21,6 +21,7 @@ from tests.support.built import SECRET, served
 from tests.support.runs import Site
 
 pytest_plugins = ("tests.support.bare", "tests.support.built", "tests.support.runs")
+pytestmark = pytest.mark.slow
 
 KILLED_AFTER_SECONDS = 10.0
 OLDER = ("gunicorn==23.0.0", "uvicorn==0.33.0", "uvicorn-worker==0.3.0")

@@ -41,6 +41,7 @@ SOURCES: dict[str, Callable[[Path], Commands]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_commands_against_the_table(source: str, tmp_path: Path) -> None:
     """Each command and flag stands in the table taken from the SDK, with a value where it wants one."""
@@ -73,6 +74,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", MISTAKES, ids=lambda argv: argv[-1])
 def test_table_finds_mistakes(argv: list[str], tmp_path: Path) -> None:
     """An unknown command or flag, a value that is not offered, missing or too much is found by the table."""
@@ -87,6 +89,7 @@ def test_mistakes_are_found(tmp_path: Path) -> None:
     assert complaints({("run", "deploy", "a", "--image=b", "--region=c"): tmp_path}, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_table_stands_in_where_gcloud_is_missing(tmp_path: Path) -> None:
     """Without gcloud a command is judged by the table, which names its source."""
     assert "Google Cloud SDK" in table()["source"]

@@ -70,6 +70,7 @@ async def told(process: asyncio.subprocess.Process) -> Any:
         return json.loads(await process.stdout.readline())
 
 
+@pytest.mark.slow
 async def test_an_app_orders_and_shows(site: Site, served_orders: Function, tmp_path: Path) -> None:
     """From the order to addresses at which the photos are, through the page's own functions."""
     login = {"email": f"{uuid4().hex[:12]}@example.com", "password": "a-password-of-a-test"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.cloud import ROOT
 from tests.support.deploy_page import PAGE, blocks, run_the_page
 
@@ -30,6 +32,7 @@ def test_no_command_hides_between_the_blocks() -> None:
     assert [code for code in inline if code not in shown] == []
 
 
+@pytest.mark.slow
 def test_the_page_works_from_top_to_bottom(tmp_path: Path) -> None:
     """Whoever follows the page from a new project to its end meets no command that fails."""
     done = run_the_page(tmp_path)

@@ -29,6 +29,7 @@ def test_every_block_is_accounted_for() -> None:
     assert [len(blocks(kind)) for kind in ("sh here", "sh project", "sh until stopped")] == [2, 2, 1]
 
 
+@pytest.mark.slow
 async def test_locally_against_a_project(checkout: Checkout, site: Site) -> None:
     """From a new folder to photos: packages, .env, check, a tick, and a loop that Ctrl-C ends at once."""
     settings = process_environment(site.stack, site.gemini)

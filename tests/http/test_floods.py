@@ -12,6 +12,7 @@ from tests.support.raw_http import Line
 from tests.support.served import MIB, Target, check_refusal
 
 pytest_plugins = ("tests.support.served",)
+pytestmark = pytest.mark.slow
 
 
 def chunked(count: int) -> Iterator[bytes]:

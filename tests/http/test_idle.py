@@ -29,6 +29,7 @@ PATIENCE_SECONDS = HEAD_SECONDS + 5
 SHORT = 0.3
 
 
+@pytest.mark.slow
 def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
     """Each is closed 10 s after it opened, or after its answer, whatever drips in; others are served."""
     with ExitStack() as stack:
@@ -89,6 +90,7 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
+@pytest.mark.slow
 async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that nobody takes does not hold the connection: a large one, or many small."""
     for asked in (get("/20000000/0"), get("/50000/0") * 400):

@@ -16,6 +16,7 @@ from tests.support.served import OPERATOR_SECRET, SECRET
 
 # The plugin costs half a second and so is off for every other module (pyproject.toml).
 pytest_plugins = ("tests.support.served", "schemathesis.pytest.plugin")
+pytestmark = pytest.mark.slow
 
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "docs" / "openapi"
 # `allow-x00` is left on: a NUL in a body has to be refused like any other bad character.

@@ -75,7 +75,7 @@ async def order_of_everything(watched: Watched, served: Served) -> None:
     site, bearer = watched.site, {"Authorization": f"Bearer {watched.token}"}
     for kind in TROUBLE:
         site.gemini.add_rule({"kind": kind, "message": SUSPENDED}, prompt=f"[{kind}]", times=2)
-    site.gemini.add_rule({"kind": "quota", "retry_seconds": 0.1}, prompt="[quota]", times=1)
+    site.gemini.add_rule({"kind": "quota", "limit": 10_000, "retry_seconds": 0.1}, prompt="[quota]", times=1)
     order = fresh_order((*TROUBLE, "quota", "good"), 1, site.photo)
     assert await served.post(ORDERS, order, **bearer) == 202
     await site.order("gone", photo=f"{SOURCES}/{site.user}/gone.png")
@@ -110,6 +110,7 @@ async def test_runs_with_every_failure(watched: Watched, tmp_path: Path) -> None
     watched.assert_database_is_clean()
 
 
+@pytest.mark.slow
 async def test_supabase_quotes_the_request(watched: Watched, tmp_path: Path) -> None:
     """Whatever a gateway before Supabase answers, its quotes of our headers reach neither log nor caller."""
     async with listening() as wire:
@@ -172,6 +173,7 @@ def by_name(asked: Asked, writer: asyncio.StreamWriter) -> None:
     quoting(status, "google")(asked, writer)
 
 
+@pytest.mark.slow
 async def test_gemini_quotes_the_request(watched: Watched, tmp_path: Path) -> None:
     """Whatever answers in Gemini's place, its quotes of the key reach no log, no summary and no row."""
     async with listening() as wire:

@@ -22,6 +22,7 @@ ERRED = {"message": "image_erred", "paid": True}
 TOLD_OTHERWISE = {"message": "image_erred", "paid": False}
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_workers_die() -> None:
     """Killed at twenty moments, workers lose no job, record no image twice, and poison fails alone."""
     plan = Plan(kills=20, seats=4, every_seconds=0.8, poisons=1, outages=1, leases_by_hand=True)

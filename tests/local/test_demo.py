@@ -67,6 +67,7 @@ def demo(clone: Clone) -> tuple[int, str, str]:
     return clone.run("demo", "--fast")
 
 
+@pytest.mark.slow
 def test_demo(clone: Clone, demo: tuple[int, str, str]) -> None:
     """Every road is seen, direct calls fare worse, and the last line sums the runs' own summaries up."""
     status, out, err = demo
@@ -91,11 +92,13 @@ def test_demo(clone: Clone, demo: tuple[int, str, str]) -> None:
     check_page(clone.folder / "demo-output")
 
 
+@pytest.mark.slow
 def test_demo_pays_once(demo: tuple[int, str, str]) -> None:
     """The simulator was paid for as many images as there are, and was asked for none of them again."""
     assert "24 images paid for, 24 kept, none asked for again once stored" in demo[1]
 
 
+@pytest.mark.slow
 def test_demo_stays_on_loopback(clone: Clone, demo: tuple[int, str, str]) -> None:
     """No exported variable, proxy or line of `.env` was heeded: nobody called at the address they name."""
     assert demo[0] == 0
@@ -104,6 +107,7 @@ def test_demo_stays_on_loopback(clone: Clone, demo: tuple[int, str, str]) -> Non
         on_loopback("https://abcdefgh.supabase.co")
 
 
+@pytest.mark.slow
 def test_killed_function(clone: Clone) -> None:
     """kill -9 of the function amid its calls: the same batch completes after the lease, nothing twice.
 
@@ -133,6 +137,7 @@ def test_killed_function(clone: Clone) -> None:
     check_photos(clone.folder / "demo-output")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_ended_demo(clone: Clone, number: signal.Signals, status: int) -> None:
     """Told to end, or killed, amid a run: the demo leaves no process behind, and prints no traceback."""
@@ -146,6 +151,7 @@ def test_ended_demo(clone: Clone, number: signal.Signals, status: int) -> None:
     wait_until_gone(started, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

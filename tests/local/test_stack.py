@@ -127,6 +127,7 @@ def wait_until_gone(pids: list[int], seconds: float = 20.0) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_owner(tmp_path: Path) -> None:
     """kill -9 of the owner ends PostgreSQL and the API server; the next start on the folder finds the data.
 
@@ -143,6 +144,7 @@ def test_killed_owner(tmp_path: Path) -> None:
         assert str(stack.supabase.call("/rest/v1/kept", key=stack.publishable_key)) == "[{'one': 1}]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("then", "sent"), [("sleep", signal.SIGTERM), ("sleep", signal.SIGINT), ("raise", 0)]
 )
@@ -154,6 +156,7 @@ def test_ended_owner(tmp_path: Path, then: str, sent: int) -> None:
     wait_until_gone(pids)
 
 
+@pytest.mark.slow
 def test_address_and_keys_stay(tmp_path: Path) -> None:
     """A stack comes back under the same address, with the same keys and users."""
     with Stack(tmp_path, durable=False) as stack:
@@ -191,6 +194,7 @@ def rights(stack: Stack) -> str:
     return stack.psql(RIGHTS)
 
 
+@pytest.mark.slow
 def test_rights_are_as_installed_after_every_start(tmp_path: Path) -> None:
     """A stack that is started again, or whose API server is, has the rights that its SQL gave, no more."""
     before = ""
@@ -205,6 +209,7 @@ def test_rights_are_as_installed_after_every_start(tmp_path: Path) -> None:
             stack.psql(OPENED)
 
 
+@pytest.mark.slow
 def test_nobody_else_reads_what_the_stack_keeps(tmp_path: Path) -> None:
     """Keys, passwords and logs are for their owner alone, also where an older stack left them open."""
     for name in ("lite.log", "kept.json.new", "postgres.log"):
@@ -227,6 +232,7 @@ def test_one_at_a_time(stack: Stack) -> None:
         Stack(stack.postgres.folder.path).start()
 
 
+@pytest.mark.slow
 def test_taken_port(tmp_path: Path) -> None:
     """When the remembered port is taken, the server comes up on another."""
     with Postgres(tmp_path / "one", durable=False) as one:
@@ -243,6 +249,7 @@ def test_older_version(tmp_path: Path) -> None:
         assert postgres.psql("show server_version_num").startswith("16")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes to another user")
 def test_closed_clone(tmp_path: Path) -> None:
     """Started by root, PostgreSQL runs as `nobody` even if programs and data lie where they may not go."""
@@ -282,6 +289,7 @@ def test_refused_sql(stack: Stack) -> None:
         stack.psql("select * from public.nothing")
 
 
+@pytest.mark.slow
 def test_guard_without_kernel(tmp_path: Path) -> None:
     """Where the kernel cannot tell, a waiting shell ends the process when its owner is killed."""
     command = [sys.executable, "-c", GUARDED, str(tmp_path)]

@@ -6,10 +6,13 @@ import json
 import sys
 from asyncio import create_subprocess_exec, subprocess
 
+import pytest
+
 from local.demo.environment import kept
 from local.demo.simulation import ROOT
 
 
+@pytest.mark.slow
 async def test_no_run_outlives_its_invocation_nor_a_stop() -> None:
     """Whatever hangs, no run answers late or is killed, nothing unsent is spent, and no job stays behind."""
     command = ["-m", "bench", "deadlines", "--runs", "20", "--at-a-time", "5", "--seed", "7"]

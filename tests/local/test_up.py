@@ -9,6 +9,7 @@ import subprocess
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.local.test_stack import wait_until_gone
 from tests.support.clone import Clone, descendants, read_until, wait_for
@@ -58,6 +59,7 @@ def read_guide(process: subprocess.Popen[str]) -> tuple[dict[str, str], dict[str
     return variables, commands
 
 
+@pytest.mark.slow
 def test_up(clone: Clone) -> None:
     """Every printed command works; a killed function comes back; SIGTERM ends it all."""
     with clone.running("up") as process:

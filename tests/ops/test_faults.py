@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.ops.test_faults_sweep import SWEEPING
-from tests.run.test_faults import FAULTS
+from tests.run.test_faults import FAULTS, QUICK
 from tests.support import faults
 from tests.support.fault_calls import CALLS, rpc
 from tests.support.faults import Fault, FaultProxy
@@ -90,9 +90,17 @@ async def one_of_each(site: Site) -> str:
     return str(site.job(jobs[0])["batchId"])
 
 
-@pytest.mark.parametrize("fault", [faults.answer_lost, faults.duplicate])
-@pytest.mark.parametrize("function", OPERATIONS | QUESTIONS)
-async def test_operation(site: Site, function: str, fault: Fault) -> None:
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        pytest.param(
+            function, fault, marks=() if function in OPERATIONS and fault in QUICK else pytest.mark.slow
+        )
+        for function in OPERATIONS | QUESTIONS
+        for fault in ("answer_lost", "duplicate")
+    ],
+)
+async def test_operation(site: Site, function: str, fault: str) -> None:
     """An operation that reaches the database twice does what it does once, and gets an answer."""
     names = {"the batch": await one_of_each(site), "the user": site.user}
     params = {k: names.get(str(v), v) for k, v in (OPERATIONS | QUESTIONS)[function].items()}
@@ -102,7 +110,7 @@ async def test_operation(site: Site, function: str, fault: Fault) -> None:
         site.rows("update generation.gates set \"arrivalAt\" = now() - interval '2 days' returning 1")
     before = state(site)
     async with FaultProxy(site.stack.url) as proxy:
-        proxy.inject(fault, rpc(function))
+        proxy.inject(FAULTS[fault], rpc(function))
         await site.worker(SUPABASE_URL=proxy.url).queue.rpc(function, params)
         assert proxy.struck == 1
     twice = state(site)
@@ -123,7 +131,9 @@ async def enqueued(site: Site, queue: Queue, key: str | None) -> Mapping[str, An
     return await queue.enqueue(order(site), key, timeout_seconds=3.0)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=() if fault in QUICK else pytest.mark.slow) for fault in FAULTS]
+)
 async def test_order_with_a_key(site: Site, fault: str) -> None:
     """Under a key an order gets through whatever happens to its request, and is taken once."""
     async with FaultProxy(site.stack.url) as proxy:

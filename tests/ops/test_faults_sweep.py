@@ -62,8 +62,16 @@ async def erased_user(site: Site) -> None:
     await put(site, "gone/b/1/0-a")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", SWEEPING)
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param(
+            name, fault, marks=() if fault == "answer_lost" or name == "remove" else pytest.mark.slow
+        )
+        for name in SWEEPING
+        for fault in FAULTS
+    ],
+)
 async def test_sweep(site: Site, name: str, fault: str) -> None:
     """A disturbed sweep ends in time; the next ones remove what is left, and never what has a row."""
     kept = await strays(site)

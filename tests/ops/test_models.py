@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.support.command_line import CommandLine
 from tests.support.runs import MODEL, NEWEST, Site
 from worker.ops.check import check
@@ -15,6 +17,7 @@ SOON = "(now() at time zone 'UTC')::date + 30"
 ENDS_SOON = f'update generation.models set "announcedEnd" = {SOON} where model = %s returning model'
 
 
+@pytest.mark.slow
 async def test_an_announced_end_is_warned_of_wherever_one_looks(cli: CommandLine, site: Site) -> None:
     """Check, status as text and JSON, and metrics tell of the end of a model in use, a month before it."""
     site.rows(ENDS_SOON, MODEL)

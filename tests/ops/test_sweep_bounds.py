@@ -32,8 +32,8 @@ async def test_bounded_by_time(site: Site) -> None:
     async with Proxy(site.stack.url) as proxy:
         proxy.gate("/object/list/")
         worker = site.worker(SUPABASE_URL=proxy.url)
-        sweep = Sweep(worker.queue, Folders(worker.project), time.monotonic, 2.0, worker.stopping)
-        async with asyncio.timeout(10):
+        sweep = Sweep(worker.queue, Folders(worker.project), time.monotonic, 4.0, worker.stopping)
+        async with asyncio.timeout(60):
             done = await sweep.run(10)
     assert (done["jobsSwept"], done["more"]) == (0, True)
     assert site.job(job.id)["sweptAt"] is None

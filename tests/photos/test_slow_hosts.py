@@ -191,6 +191,7 @@ def test_the_collector_leaves_alone_what_is_loaded() -> None:
     assert int(done.stdout) > 50_000
 
 
+@pytest.mark.slow
 async def test_all_attacks_at_once() -> None:
     """Three users' orders bring every attack there is: the loop never computes for 100 ms at a stretch."""
     with hostile_hosts() as hosts:

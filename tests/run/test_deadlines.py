@@ -57,7 +57,7 @@ async def test_slow_photo(site: Site) -> None:
     (b,) = await site.order("b")
     async with Proxy(site.stack.url) as proxy:
         proxy.gate("slow.png")
-        summary = await timed(site, 3, SUPABASE_URL=proxy.url)
+        summary = await timed(site, 6, SUPABASE_URL=proxy.url)
 
     row = site.job(a)
     assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 0, "budget")
@@ -188,16 +188,16 @@ async def test_supabase_lost_before_record(site: Site) -> None:
     await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.cut_at("/rpc/record_generated_photo")
-        first = await timed(site, 3, SUPABASE_URL=proxy.url)
-    assert (first["images"]["made"], first["images"]["erred"]) == (0, 2)
-    stored = len(site.objects())
-    assert stored >= 1
+        first = await timed(site, 6, SUPABASE_URL=proxy.url)
+    asked, stored = len(site.calls()), len(site.objects())  # the second may not have been asked for by then
+    assert (first["images"]["made"], first["images"]["erred"]) == (0, asked)
+    assert 1 <= stored <= asked
 
     site.expire_leases()
     second = await site.run()
 
     assert (second["images"]["adopted"], second["images"]["made"]) == (stored, 2 - stored)
-    site.audit(lost=2 - stored)
+    site.audit(lost=asked - stored)
 
 
 async def test_supabase_back_in_time(site: Site) -> None:

@@ -100,6 +100,7 @@ async def test_killed_after_storing(site: Site, queue: Function) -> None:
     site.audit(summary)
 
 
+@pytest.mark.slow
 async def test_poisonous_job(site: Site, queue: Function) -> None:
     """A job that kills its worker three times while alone fails, and its neighbours of before complete."""
     poison, neighbour = await site.order("poison", "neighbour")

@@ -26,7 +26,7 @@ async def test_log_gives_nothing_away(site: Site, logged: io.StringIO) -> None:
     """The log of a run with failures of all kinds tells events, and no prompt, key, photo or person."""
     for kind in TROUBLE:
         site.gemini.add_rule({"kind": kind}, prompt=f"[{kind}]", times=2)
-    site.gemini.add_rule({"kind": "quota", "retry_seconds": 0.1}, prompt="[quota]")
+    site.gemini.add_rule({"kind": "quota", "limit": 10_000, "retry_seconds": 0.1}, prompt="[quota]")
     site.gemini.add_rule({"kind": "error", "code": 403, "message": "canary-of-google"}, prompt="[denied]")
     await site.order(*TROUBLE, "quota", basePrompt="canary-of-the-prompt", hairColor="canary-of-hair")
     await site.order("gone", photo=f"training-photos/{site.user}/canary-of-a-file.png")

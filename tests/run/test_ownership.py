@@ -110,7 +110,7 @@ async def test_complete_job_is_settled(site: Site) -> None:
     (job,) = await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.cut_at("/rpc/settle_generation_jobs")
-        first = await site.run(RunRequest(budget_seconds=3), SUPABASE_URL=proxy.url)
+        first = await site.run(RunRequest(budget_seconds=6), SUPABASE_URL=proxy.url)
     assert (first["images"]["made"], site.job(job)["status"]) == (2, "processing")
 
     site.expire_leases()

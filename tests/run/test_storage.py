@@ -183,7 +183,7 @@ async def test_a_run_that_ends_during_an_upload_is_no_relapse(site: Site) -> Non
     await site.order("a")
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(faults.stall, UPLOAD, 1000)
-        await site.run(RunRequest(budget_seconds=3.0), SUPABASE_URL=proxy.url)
+        await site.run(RunRequest(budget_seconds=6.0), SUPABASE_URL=proxy.url)
     assert (len(site.calls()), last_refusal(site)["waitUntil"]) == (1, None)
     site.make_due()
     assert (await site.run())["completed"] == 1

@@ -48,7 +48,7 @@ CLAIM_INDEXES = {
 }
 
 
-@pytest.fixture(scope="module", params=[16, 18])
+@pytest.fixture(scope="module", params=[pytest.param(16, marks=pytest.mark.slow), 18])
 def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """A PostgreSQL that plans an SQL function at each call, and one that keeps its plan."""
     with (

