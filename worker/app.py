@@ -17,9 +17,11 @@ from worker.backoff import Uniform
 from worker.errors import QueueUnavailable
 from worker.fair_budget import FairBudget
 from worker.gemini.client import Gemini
+from worker.jobs import Photo
 from worker.ops.alerts import watched
 from worker.ops.health import health
 from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
+from worker.photos.address import is_url
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
 from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
@@ -121,6 +123,16 @@ class Worker:
         for image in images:
             image["url"] = urls.get(image["storagePath"])
         return details
+
+    async def photo(self, reference: str) -> Photo:
+        """A source photo as Gemini would get it, for the user whose folder a `bucket/path` is in.
+
+        Raises the errors of fetching a photo.
+        """
+        allowed = await self.queue.rpc("generation_schema_version", {})
+        fetcher = self._fetcher(allowed["photoBuckets"], allowed["photoHosts"])
+        folder = "" if is_url(reference) else reference.partition("/")[2].partition("/")[0]
+        return await fetcher.fetch(reference, folder)
 
     async def act(self, action: Action) -> Mapping[str, Any]:
         """Perform an operator action. Raises QueueRefused if the batch does not exist."""

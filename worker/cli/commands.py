@@ -17,7 +17,15 @@ from worker.app import Worker
 from worker.cli.details import details_text
 from worker.cli.drain import Drain
 from worker.cli.loop import Forever, loop, run_once, stop_on_signal
-from worker.errors import Misconfigured, ProjectRefused, QueueRefused, QueueUnavailable
+from worker.errors import (
+    BadInput,
+    Misconfigured,
+    PhotoUnreadable,
+    ProjectRefused,
+    QueueRefused,
+    QueueUnavailable,
+    Transient,
+)
 from worker.gemini.models import KnownModels, unused_note
 from worker.http.validation import RequestRefused, parse_object
 from worker.ops.check import check
@@ -304,6 +312,21 @@ async def hosts(worker: Worker, options: Namespace) -> int:
         say_json(answer)
     else:
         say(hosts_table(answer["hosts"], own))
+    return OK
+
+
+async def photo(worker: Worker, options: Namespace) -> int:
+    """Write a source photo to a file as Gemini would get it."""
+    try:
+        made = await worker.photo(options.reference)
+    except (BadInput, Transient, PhotoUnreadable) as error:
+        sys.stderr.write(f"error: {error.message} ({error.code})\n")
+        return FAILED
+    try:
+        await asyncio.to_thread(Path(options.out).write_bytes, made.data)
+    except OSError as exc:
+        raise Unusable(f"photo: {options.out} cannot be written: {exc.strerror}") from exc
+    say_json({"bytes": made.original_bytes, "sentBytes": len(made.data), "sentType": made.mime_type})
     return OK
 
 

@@ -186,6 +186,18 @@ output: one line per host, or with --json one line of JSON
   photos.example.com
 """
 
+PHOTO = """\
+Fetches and prepares a source photo as a run does, and writes to a file what Gemini would get: upright, at
+most PHOTO_MAX_EDGE pixels long, without metadata. If the photo cannot be used, it says why; the exit code
+is 1.
+
+example:
+  python -m worker photo training-photos/USER_ID/me.heic --out me.jpg
+
+output: the size of the photo's file, and the size and type of what is sent, one line of JSON
+  {"bytes": 2412034, "sentBytes": 503214, "sentType": "image/jpeg"}
+"""
+
 CANCEL = """\
 Cancels the unfinished jobs of a batch. Finished photos are kept; photos in progress are discarded.
 

@@ -55,6 +55,12 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
             return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
         except GenerationError as error:
             return [*recovered, *(_not_begun(context, index, error) for index in missing)]
+        log.event(
+            "photos_ready",
+            photos=len(fetched),
+            bytes=sum(photo.original_bytes for photo in fetched),
+            sent_bytes=sum(len(photo.data) for photo in fetched),
+        )
         return [*recovered, *await _make_images(context, job, missing, fetched)]
 
 
