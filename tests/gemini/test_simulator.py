@@ -11,6 +11,7 @@ from PIL import Image, ImageStat
 
 from local.simulator.gemini import Simulator
 from local.simulator.pictures import SIZES
+from tests.support.photo_files import PHOTOS, marked, saved
 from tests.support.simulated import MODEL, Generate, images, photo, sdk
 
 pytest_plugins = ["tests.support.simulated"]
@@ -80,6 +81,48 @@ async def test_a_broken_photo_or_ratio_is_an_invalid_argument(generate: Generate
         with pytest.raises(errors.ClientError) as caught:
             await generate(**order)
         assert (caught.value.code, caught.value.status) == (400, "INVALID_ARGUMENT")
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        ("image/jpeg", PHOTOS["cmyk.jpg"][0](), "Unable to process input image"),
+        ("image/png", PHOTOS["moving.png"][0](), "Unable to process input image"),
+        ("image/webp", PHOTOS["moving.webp"][0](), "Unable to process input image"),
+        ("image/jpeg", saved(marked(), "JPEG")[:60], "Unable to process input image"),
+        ("image/gif", PHOTOS["moving.gif"][0](), "Unsupported MIME type: image/gif"),
+        ("image/avif", PHOTOS["plain.avif"][0](), "Unsupported MIME type: image/avif"),
+    ],
+)
+async def test_photos_that_gemini_does_not_take_are_refused(
+    gemini: Simulator, generate: Generate, kind: str, data: bytes, said: str
+) -> None:
+    """Also behind a good one; nothing is made, and nothing is paid for."""
+    with pytest.raises(errors.ClientError, match=said) as caught:
+        await generate(photos=(data,), mime_type=kind)
+    assert (caught.value.code, caught.value.status, gemini.paid()) == (400, "INVALID_ARGUMENT", 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("image/jpeg", PHOTOS["two.mpo"][0]()),
+        ("image/webp", saved(marked(), "WEBP")),
+        ("image/heic", PHOTOS["eight.heic"][0]()),
+    ],
+)
+async def test_photos_of_every_type_that_gemini_takes_are_kept_as_they_came(
+    gemini: Simulator, generate: Generate, kind: str, data: bytes
+) -> None:
+    assert images(await generate(photos=(data,), mime_type=kind))
+    (call,) = gemini.ledger.calls
+    assert [gemini.received.photo(sha) for sha in call.photo_shas] == [data]
+
+
+async def test_a_request_beyond_the_limit_is_refused(gemini: Simulator, generate: Generate) -> None:
+    with pytest.raises(errors.ClientError, match="payload size exceeds the limit: 100000000 bytes"):
+        await generate(photos=(bytes(75_000_001),))
+    assert gemini.paid() == 0
 
 
 async def test_an_invalid_key_is_named_by_its_reason(gemini: Simulator, generate: Generate) -> None:

@@ -103,8 +103,8 @@ CASES: list[tuple[str, str, Change, str]] = [
      "gate set --max-runs 4"),
     ("instances", "warning", lambda s: s["template"].update(
         scaling={"maxInstanceCount": 1}, maxInstanceRequestConcurrency=2), GCLOUD + "--max-instances=3"),
-    ("memory", "warning", lambda s: limits(s).update(memory="512Mi"), GCLOUD + "--memory=2Gi"),
-    ("memory", "warning", lambda s: variable(s, "IMAGES_AT_A_TIME", "20"), GCLOUD + "--memory=3Gi"),
+    ("memory", "warning", lambda s: limits(s).update(memory="512Mi"), GCLOUD + "--memory=1Gi"),
+    ("memory", "warning", lambda s: variable(s, "IMAGES_AT_A_TIME", "20"), GCLOUD + "--memory=2Gi"),
     ("cpu", "warning", lambda s: limits(s).update(cpu="500m"), GCLOUD + "--cpu=1"),
     ("variables", "failed", lambda s: variable(s, "GEMINI_API_KEY", None),
      GCLOUD + "--update-secrets=GEMINI_API_KEY=generation-gemini-api-key:latest"),

@@ -110,8 +110,9 @@ def generate(gemini: Simulator, wire: httpx.AsyncClient) -> Generate:
         model: str = MODEL,
         photos: tuple[bytes, ...] = (photo(),),
         client: genai.Client = usual,
+        mime_type: str = "image/png",
     ) -> types.GenerateContentResponse:
-        parts = [types.Part.from_bytes(data=data, mime_type="image/png") for data in photos]
+        parts = [types.Part.from_bytes(data=data, mime_type=mime_type) for data in photos]
         return await client.aio.models.generate_content(
             model=model,
             contents=types.Content(parts=[*parts, types.Part.from_text(text=prompt)], role="user"),

@@ -24,8 +24,9 @@ DEFAULT_TIMEOUT_SECONDS = 300.0
 DEFAULT_CONCURRENCY = 80
 """Cloud Run's defaults (Cloud Run, "Request timeout", "Maximum concurrent requests")."""
 
-BASE_GB, GB_PER_IMAGE = 0.2, 0.05
-"""With a margin: 10 concurrent calls to Gemini, each with 15 MB of photos, took 0.2 GB in a measurement."""
+BASE_GB, GB_PER_IMAGE = 0.75, 0.01
+"""With a margin: a process took 0.3 GB in a measurement with as many and as large photos as its limits allow,
+whatever the number of runs, and a photo of 100 megapixels takes 0.45 GB more while it is decoded."""
 
 REQUIRED = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY")
 SECRETS = {
