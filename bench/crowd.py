@@ -144,7 +144,7 @@ async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
 async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline) -> None:
     """Ten images in turn: a start from the gate, then the time of a call."""
     deadlines = Deadlines(240, 20, time.monotonic)
-    limiter = RateLimiter(gate, run, MODEL, HANDS, deadlines, Stop(), time.monotonic, random.uniform)
+    limiter = RateLimiter(gate, run, MODEL, HANDS, deadlines, Stop(), time.monotonic)
     never = asyncio.Event()
 
     async def image() -> None:

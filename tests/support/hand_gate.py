@@ -91,7 +91,7 @@ class Limiter(RateLimiter):
     def __init__(self, gate: HandGate, ticker: Ticker, places: int = 10_000) -> None:
         self.stop = Stop()
         self.deadlines = Deadlines(260, 6, ticker)
-        super().__init__(gate, RUN, "model", places, self.deadlines, self.stop, ticker, lambda _, most: most)
+        super().__init__(gate, RUN, "model", places, self.deadlines, self.stop, ticker)
 
     async def acquire(self, latest: Deadline) -> int:
         """The epoch of a slot, whose place is given back at once."""

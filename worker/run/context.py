@@ -71,7 +71,6 @@ class RunContext:
             self.deadlines,
             self.stop,
             services.monotonic,
-            services.uniform,
         )
         self.jobs = JobsInFlight(settings.jobs_at_a_time, settings.images_at_a_time, services.monotonic)
         self.summary = Summary(str(self.id), settings.worker_id, self.model, self.stop)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
 
 from worker import log
-from worker.backoff import Uniform
 from worker.deadline import Deadline
 from worker.errors import GenerationError, QuotaFacts
 from worker.fair_budget import FairBudget
@@ -27,11 +26,8 @@ from worker.supabase.queue import Database
 MOST_SLOTS = 1000
 """Most slots that one call may request."""
 
-LEAST_PATIENCE_SECONDS = 0.05
-"""Wait after the first call to a gate that had no slot; another run may have released one."""
-
-MOST_PATIENCE = 4
-"""Limit of the wait between two calls, in horizons of the gate."""
+LEAST_WAIT_SECONDS = 0.05
+"""Shortest wait between two calls to a gate that had no slot; another run may have released one."""
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """Pause after a 429 without a retry delay that could not be reported to the gate."""
@@ -61,7 +57,6 @@ class RateLimiter:
         deadlines: Deadlines,
         stop: Stop,
         monotonic: Callable[[], float],
-        uniform: Uniform,
     ) -> None:
         self._database = database
         self._run_id = run_id
@@ -69,13 +64,10 @@ class RateLimiter:
         self._deadlines = deadlines
         self._stop = stop
         self._monotonic = monotonic
-        self._uniform = uniform
         self._slots: deque[float] = deque()
         self._grace = self._horizon = 0.0
         self._epoch = 0  # unknown
         self._places = FairBudget(places, alone=places)
-        self._patience = 0.0
-        self._ask_at = -math.inf
         self.refusal: str | None = None
         self.blocked_until = -math.inf
 
@@ -142,8 +134,6 @@ class RateLimiter:
             due = self._slots[0] if self._slots else max(self.blocked_until - self._horizon, now)
             if due > latest.at:
                 break
-            if not self._slots:
-                due = max(due, min(self._ask_at, latest.at))
             if due > now:
                 await self._stop.sleep(due - now)
             elif self._slots:
@@ -166,44 +156,29 @@ class RateLimiter:
 
         Returns False if there is none before `latest`.
         """
-        model, wanted = self._model, min(1 + min(self._places.waiting, self._places.free), MOST_SLOTS)
-        answer = await self._ask(wanted, latest)
+        model, answer = self._model, await self._ask(latest)
         if model != self._model or answer["epoch"] < self._epoch:
             return True  # outdated: the model changed or a 429 was reported while the call was pending
         received = self._monotonic()
         self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
         self._slots.extend(received + offset for offset in answer["slots"])
-        self._learn_patience(wanted, answer)
         if self._slots:
             return True
         if answer["nextInSeconds"] is None:
             return False
         self.block(answer["nextInSeconds"])
-        return self.blocked_until <= latest.at
+        if self.blocked_until > latest.at:
+            return False
+        await self._stop.sleep(LEAST_WAIT_SECONDS)
+        return True
 
-    def _learn_patience(self, wanted: int, answer: Mapping[str, Any]) -> None:
-        """Set when to call the gate again: the later, the more often it had no slot for this run.
-
-        The gate then has several slots for each call, however many runs there are. Once less than half of its
-        horizon is assigned, other runs want less, and this one calls it without a wait.
-        """
-        given = len(answer["slots"])
-        if not given:
-            longer = max(2 * self._patience, LEAST_PATIENCE_SECONDS)
-            self._patience = min(longer, MOST_PATIENCE * self._horizon)
-        elif answer["nextInSeconds"] < self._horizon / 2:
-            self._patience = 0.0
-        elif given == wanted:
-            self._patience /= 2
-        self._ask_at = self._monotonic() + self._patience * self._uniform(0.5, 1.0)
-
-    async def _ask(self, wanted: int, latest: Deadline) -> dict[str, Any]:
+    async def _ask(self, latest: Deadline) -> dict[str, Any]:
         """Call the gate once, without retries: a lost answer only wastes its slots."""
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,
-            "p_slots": wanted,
+            "p_slots": min(1 + min(self._places.waiting, self._places.free), MOST_SLOTS),
             "p_within_seconds": latest.at - self._monotonic(),
         }
         return await self._database.rpc("take_start_slots", params, self._deadlines.generate, tries=1)
