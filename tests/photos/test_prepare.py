@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.clone import descendants
-from tests.support.photo_files import marked, saved
+from tests.support.photo_files import endless, marked, saved
 from worker.errors import BadInput, Transient
 from worker.fair_budget import FairBudget
 from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
@@ -28,13 +28,6 @@ async def preparer() -> AsyncIterator[PhotoPreparer]:
     made = preparer_of()
     yield made
     await made.close()
-
-
-def endless() -> bytes:
-    """A small progressive JPEG whose last scan is repeated so often that decoding it takes minutes."""
-    data = saved(marked((2000, 2000), "L"), "JPEG", progressive=True, quality=20)
-    scan = data[data.rindex(b"\xff\xda") : -2]
-    return data[:-2] + scan * 60_000 + data[-2:]
 
 
 def photo(name: str) -> bytes:

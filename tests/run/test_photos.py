@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from PIL import Image
 
-from tests.support.photo_files import PHOTOS, SECRET, is_close
+from tests.support.photo_files import PHOTOS, SECRET, endless, is_close
 from tests.support.runs import Site
 
 pytest_plugins = ("tests.support.runs",)
@@ -44,3 +45,24 @@ async def test_gemini_gets_photos_upright_in_srgb_small_and_without_metadata(sit
         for name, sha in zip(order, call.photo_shas, strict=False):  # a photo alone is sent twice
             check(name, site.gemini.received.photo(sha))
     site.audit(summary)
+
+
+async def test_a_photo_made_to_take_minutes_fails_its_own_job_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.photos.prepare.CPU_SECONDS", 1)
+    slow = await site.upload("slow.jpg", endless(), "image/jpeg", user="attacker")
+    (attacking,) = await site.order("slow", photo=slow, userId="attacker")
+    (mine,) = await site.order("mine")
+
+    summary = await site.run()
+
+    row = site.job(attacking)
+    assert (row["status"], row["errorCode"], site.job(mine)["status"]) == (
+        "failed",
+        "photo_too_large",
+        "completed",
+    )
+    assert "slow.jpg takes more than 1 seconds to decode" in row["errorMessage"]
+    assert not site.calls("slow")
+    assert summary["completed"] == 1

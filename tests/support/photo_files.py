@@ -120,6 +120,13 @@ def inverted_polyglot() -> bytes:
     return saved(marked(), "JPEG", comment=page) + page
 
 
+def endless() -> bytes:
+    """A small progressive JPEG whose last scan is repeated so often that decoding it takes minutes."""
+    data = saved(marked((2000, 2000), "L"), "JPEG", progressive=True, quality=20)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + scan * 60_000 + data[-2:]
+
+
 TOP_LEFT, TOP_RIGHT, MIDDLE, BOTTOM = (0.1, 0.1), (0.9, 0.1), (0.5, 0.6), (0.5, 0.95)
 LEFT, RIGHT = (0.2, 0.5), (0.8, 0.5)
 CORNERS = {TOP_LEFT: RED, TOP_RIGHT: GREEN, MIDDLE: BLUE}
