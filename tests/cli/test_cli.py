@@ -165,7 +165,13 @@ async def test_env_file(cli: CommandLine, site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "open_to_others"), [(0o600, False), (0o400, False), (0o640, True), (0o644, True)]
+    ("mode", "open_to_others"),
+    [
+        (0o600, False),
+        (0o640, True),
+        pytest.param(0o400, False, marks=pytest.mark.slow),
+        pytest.param(0o644, True, marks=pytest.mark.slow),
+    ],
 )
 async def test_an_env_file_that_others_may_read_is_warned_of(
     cli: CommandLine, mode: int, open_to_others: bool

@@ -77,12 +77,26 @@ TROUBLES: dict[str, Trouble] = {
 }
 
 
+QUICK = (
+    "key",
+    "source bucket",
+    "photo refused",
+    "upload refused",
+    "record denied",
+    "slots missing",
+    "no quota",
+)
+"""One trouble for each place; `make test` has these, for each takes two runs and a command."""
+
+
 @pytest.fixture(autouse=True)
 def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "STORE_TRIES", 2)
 
 
-@pytest.mark.parametrize("name", TROUBLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TROUBLES]
+)
 async def test_a_job_tells_its_customer_nothing_of_the_installation(
     site: Site, name: str, caplog: pytest.LogCaptureFixture, cli: CommandLine
 ) -> None:
