@@ -118,7 +118,7 @@ def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
     """The gate with its rate, its window and grace scaled down, and the runs that may ask it."""
     scratch.install()
     parameters = [MODEL, per_window, WINDOW_SECONDS, WINDOW_SECONDS / 60]
-    scratch.connection.execute("select set_generation_rate(%s, %s, 1, %s, %s)", parameters)
+    scratch.connection.execute("select set_generation_rate(%s, %s, null, %s, %s)", parameters)
     scratch.connection.execute("select set_generation_limits('{\"dollarsPerDay\": null}')")
     scratch.connection.execute(
         """insert into generation.runs (id, "workerId", "startedAt", "endsBy")

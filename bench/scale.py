@@ -26,8 +26,8 @@ class Scale:
 
     @property
     def grace_seconds(self) -> float:
-        """The gate's grace, 1 s beside a window of 60 s."""
-        return self.factor
+        """The gate's grace, half a second beside a window of 60 s."""
+        return self.factor / 2
 
     @property
     def run_seconds(self) -> float:

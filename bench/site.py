@@ -93,7 +93,6 @@ class Site:
             "set_generation_rate",
             p_model=DEFAULT_MODEL,
             p_rate=rate,
-            p_burst=1,
             p_window_seconds=self.scale.window_seconds,
             p_grace_seconds=self.scale.grace_seconds,
         )

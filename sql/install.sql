@@ -632,12 +632,49 @@ select b.bucket from (values ('training-photos'), ('generated-photos')) as b (bu
 where not exists (select from generation.photo_buckets);
 $migration_0004$);
 
+call pg_temp.migrate(5, 'sliding_window', 'fb8ccb0ce78c40a24d56883a2d546796d8df4a94c51ce4434b5795572c40d6ad', $migration_0005$
+-- The gate counts starts in a sliding window, and a run counts as one at once only while it is heard of.
+
+-- When the run last claimed or asked the gate, to about ten seconds.
+alter table generation.runs add column if not exists "heardAt" timestamptz not null default now();
+
+alter table generation.gates
+-- The starts given out in the last span, in order, and how many at each time: see 41_window.sql.
+add column if not exists "startTimes" timestamptz[] not null default '{}',
+add column if not exists "startCounts" integer[] not null default '{}',
+-- When the next may come: at once from `roomAt` on, at `paceAt` before.
+add column if not exists "roomAt" timestamptz not null default '-infinity',
+add column if not exists "paceAt" timestamptz not null default '-infinity',
+-- The most starts of one span that no 429 followed.
+add column if not exists "provenStarts" integer not null default 0,
+-- Null: half of the rate (see 41_window.sql).
+alter column burst drop not null,
+alter column burst drop default,
+alter column "graceSeconds" set default 0.5;
+
+-- The starts of a gate so far are taken to have followed its even pace until `arrivalAt`. A burst of 1 and a grace of a second
+-- were the defaults.
+update generation.gates as g
+set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5), "paceAt" = g."arrivalAt",
+  "roomAt" = g."arrivalAt" + make_interval(secs => g."windowSeconds"),
+  "startTimes" = array(
+    select g."arrivalAt" - i * make_interval(secs => g."windowSeconds" / 100) from generate_series(100, 1, -1) as i),
+  "startCounts" = array_fill(ceil(least(g.rate, coalesce(g."learnedRate", g.rate)) / 100)::integer, array[100])
+where g."arrivalAt" > '-infinity';
+
+update generation.gates as g set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5)
+where g."arrivalAt" = '-infinity';
+
+-- What the even pace needed.
+alter table generation.gates drop column "arrivalAt", drop column "busySince";
+$migration_0005$);
+
 do $$
 declare
   v_version constant integer := (select max(m.number) from generation.schema_migrations as m);
 begin
-  if v_version > 4 then
-    raise exception 'Not installed; the database is at %, this file is for 4.', v_version
+  if v_version > 5 then
+    raise exception 'Not installed; the database is at %, this file is for 5.', v_version
       using hint = 'Take the newer sql/install.sql: a database does not go back.';
   end if;
 end
@@ -1311,7 +1348,8 @@ declare
   v_gate generation.gates;
   v_model text;
 begin
-  select g.* into v_gate from generation.gates as g where g."arrivalAt" > '-infinity' order by g."arrivalAt" desc limit 1;
+  select g.* into v_gate from generation.gates as g
+  where generation.last_start(g) is not null order by generation.last_start(g) desc limit 1;
   v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
   return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
 end
@@ -1747,7 +1785,7 @@ $$;
 -- alone, and times_ahead tells of it if no worker could have set it.
 
 -- Every time that is stored: how far ahead of the clock it can lie at most, and the column with the beginning of that wait. A
--- bound of 0 is a time in the past. A gate's times have bounds by its window and burst, here those of a minute and 1: see gate_in_time.
+-- bound of 0 is a time in the past. A gate's times have bounds by its window, here those of a minute: see gate_in_time.
 create or replace function generation.time_bounds() returns table (relation text, name text, most interval, beginning text)
 language sql immutable set search_path = ''
 as $$
@@ -1768,13 +1806,15 @@ as $$
   ('generation.runs', 'endsBy', interval '270 seconds', 'startedAt'),
   ('generation.runs', 'startedAt', interval '0', null),
   ('generation.runs', 'finishedAt', interval '0', null),
+  ('generation.runs', 'heardAt', interval '0', null),
   ('generation.runs', 'rescuedAt', interval '0', null),
-  ('generation.gates', 'arrivalAt', interval '6 minutes', null),
+  ('generation.gates', 'startTimes', interval '5 minutes', null),
+  ('generation.gates', 'roomAt', interval '7 minutes', null),
+  ('generation.gates', 'paceAt', interval '6 minutes', null),
   ('generation.gates', 'blockedUntil', interval '25 hours', 'limitedAt'),
   ('generation.gates', 'probeAt', interval '1 hour', null),
   ('generation.gates', 'limitedAt', interval '0', null),
   ('generation.gates', 'learnedAt', interval '0', null),
-  ('generation.gates', 'busySince', interval '0', null),
   ('generation.gates', 'probedAt', interval '0', null),
   ('generation.erasures', 'requestedAt', interval '0', null),
   ('generation.erasures', 'lookedAt', interval '0', null),
@@ -1784,6 +1824,7 @@ as $$
   ('generation.limits', 'pausedAt', interval '0', null),
   ('generation.limits', 'storageProvedAt', interval '0', null),
   ('generation.models', 'successorSince', interval '0', null),
+  ('generation.schema_migrations', 'appliedAt', interval '0', null),
   ('generation.worker_calls', 'calledAt', interval '0', null)
 $$;
 
@@ -1806,14 +1847,13 @@ end
 $$;
 
 -- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
--- is what is past. Starts are given a sixth of a window ahead, and a 429 adds three intervals; a window more does no harm.
+-- is what is past. Starts are given a sixth of a window ahead; and a 429 takes three more; a window more does no harm.
 create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_window constant interval := make_interval(secs => p_gate."windowSeconds");
-  v_farthest constant timestamptz := p_now + v_window + generation.burst_allowance(p_gate)
-    + make_interval(secs => 4 * generation.emission_seconds(p_gate));
+  v_farthest constant timestamptz := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
 begin
   if p_gate."limitedAt" > p_now then
     p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
@@ -1821,10 +1861,13 @@ begin
   end if;
   p_gate."blockedUntil" := generation.not_after(
     p_gate."blockedUntil", p_now + generation.most_ahead('generation.gates', 'blockedUntil'));
-  p_gate."arrivalAt" := least(p_gate."arrivalAt", v_farthest);
+  if generation.last_start(p_gate) > v_farthest then
+    p_gate."startTimes" := array(select least(t.at, v_farthest) from unnest(p_gate."startTimes") with ordinality as t (at, place)
+      order by t.place);
+    p_gate := generation.add_starts(p_gate, '{}', p_now);
+  end if;
   p_gate."probeAt" := generation.not_after(p_gate."probeAt", p_now + 60 * v_window);
   p_gate."learnedAt" := generation.not_after(p_gate."learnedAt", p_now);
-  p_gate."busySince" := generation.not_after(p_gate."busySince", p_now);
   p_gate."probedAt" := generation.not_after(p_gate."probedAt", p_now);
   return p_gate;
 end
@@ -1864,6 +1907,7 @@ begin
     ) as a;
     update generation.runs as r
     set "startedAt" = r."startedAt" - (v_latest - v_now), "endsBy" = r."endsBy" - (v_latest - v_now),
+      "heardAt" = generation.not_after(r."heardAt" - (v_latest - v_now), v_now),
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
@@ -1896,23 +1940,28 @@ begin
 end
 $$;
 
--- 42_gate.sql
+-- 41_window.sql
 
--- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
--- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
+-- The window of a rate gate: which start may come when, so that no window sees more of them than the rate.
 --
--- GCRA, the generic cell rate algorithm (ITU-T I.371): a theoretical arrival time, advanced by the emission
--- interval T with every start given out. A start is good for the grace J and void after it, so it may come up
--- to J late; with T = (window + J) / (rate - burst + 1) no window, sliding or fixed, sees more than `rate`
--- starts. Burst 1 and J = 1 s use 98.4 % of a per-minute quota.
+-- A start is good for the grace and void after it, so it may reach Gemini that much late. With a span of the window and the
+-- grace, two rules give the next start, where `rate` and the starts that are counted are those of one span:
+--   limit  a start comes a span or more after the one that was `rate` starts before it;
+--   pace   while fewer than half of the rate are counted, a start comes at once. After that it comes at the least interval at
+--          which a whole span of starts could follow the last one without ever waiting for the limit.
+-- So an order of half the quota starts at once in an idle queue. The interval after that is at most twice the even one, span / rate,
+-- and each start that keeps it leaves the next interval equal or shorter, down to the even one: nobody waits for a span to end.
+--
+-- A gate keeps the starts of its last span: times and, beside them, how many. Those within one 256th of a window are kept as if
+-- all had been given with the last of them, so that the list is bounded at any rate; that costs at most 0.4 % of the rate. It also
+-- keeps what the rules make of them, so that a question that gets nothing costs nothing.
 
--- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
--- Tests move it by replacing this function; nothing in production can.
-create or replace function generation.moment() returns timestamptz
-language plpgsql volatile set search_path = ''
+-- How long a start counts, in seconds: the window, and the grace by which the start may come late.
+create or replace function generation.span_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
 as $$
 begin
-  return clock_timestamp();
+  return p_gate."windowSeconds" + p_gate."graceSeconds";
 end
 $$;
 
@@ -1925,32 +1974,179 @@ begin
 end
 $$;
 
--- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
--- that the rate cannot bear counts as the rate.
-create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
+-- The even interval between starts, in seconds.
+create or replace function generation.even_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return ceil(generation.span_seconds(p_gate) / floor(generation.gate_rate(p_gate)) * 1e6) / 1e6;
+end
+$$;
+
+-- When the last start that was given out is; null before the first.
+create or replace function generation.last_start(p_gate generation.gates) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_gate."startTimes"[cardinality(p_gate."startTimes")];
+end
+$$;
+
+-- How many starts lie within the span that ends at p_at, with those given out for later, up to p_until.
+create or replace function generation.starts_counted(
+  p_gate generation.gates, p_at timestamptz, p_until timestamptz default 'infinity'
+) returns integer
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(sum(t.starts), 0)::integer
+    from unnest(p_gate."startTimes", p_gate."startCounts") as t (at, starts)
+    where t.at > p_at - make_interval(secs => generation.span_seconds(p_gate)) and t.at <= p_until);
+end
+$$;
+
+-- How many starts of a span may come at once: half of the rate, or the operator's burst. A rate may be too high, so without the
+-- operator's word no more than half of what has been seen to pass, but five.
+create or replace function generation.burst(p_gate generation.gates) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_rate constant double precision := generation.gate_rate(p_gate);
 begin
-  return ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (v_rate - least(p_gate.burst, v_rate) + 1) * 1e6) / 1e6;
+  return least(floor(v_rate), coalesce(p_gate.burst, least(ceil(v_rate / 2), greatest(ceil(p_gate."provenStarts" / 2.0), 5))));
 end
 $$;
 
--- How far ahead of the even pace starts may come, so that a burst of them is possible.
-create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
+-- How many starts may come together at a time when one may.
+create or replace function generation.starts_at_once(p_gate generation.gates, p_at timestamptz) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return make_interval(secs => generation.emission_seconds(p_gate)) * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1);
+  if p_at < p_gate."roomAt" or p_gate."limitedAt" > p_at - make_interval(secs => p_gate."windowSeconds") then
+    return 1;
+  end if;
+  return greatest(generation.burst(p_gate) - generation.starts_counted(p_gate, p_at), 1);
+end
+$$;
+
+-- When the next start may come, from p_now on.
+create or replace function generation.next_start(p_gate generation.gates, p_now timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_open constant timestamptz := greatest(p_now, p_gate."blockedUntil");
+begin
+  return case when v_open >= p_gate."roomAt" then v_open else greatest(v_open, p_gate."paceAt") end;
+end
+$$;
+
+-- Adds starts to those that a gate keeps, drops what no longer counts at p_now, but for the last one, and finds out anew when the next
+-- may come: at once from `roomAt` on, and otherwise at `paceAt`. That is an interval after the last one. The start i places on may come
+-- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
+-- To be called whenever the rate, the burst or limitedAt has changed, too.
+create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
+returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_rate constant double precision := floor(generation.gate_rate(p_gate));
+  v_span constant interval := make_interval(secs => generation.span_seconds(p_gate));
+  v_burst constant integer := generation.burst(p_gate);
+  v_last timestamptz;
+begin
+  if p_starts = '{}' and p_gate."startTimes" = '{}' then
+    return p_gate;
+  end if;
+  v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);
+  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
+    v_last + make_interval(secs => ceil(max(
+      extract(epoch from c.at - v_last + v_span) / (greatest(v_rate - c.upto, 0) + 1)
+    ) filter (where c.upto - c.starts < v_rate) * 1e6) / 1e6)
+  into p_gate."startTimes", p_gate."startCounts", p_gate."roomAt", p_gate."paceAt"
+  from (
+    select max(t.at) as at, sum(t.starts)::integer as starts, sum(sum(t.starts)) over (order by max(t.at) desc) as upto
+    from (
+      select k.at, k.starts from unnest(p_gate."startTimes", p_gate."startCounts") as k (at, starts)
+      union all
+      select n.at, 1 from unnest(p_starts) as n (at)
+    ) as t
+    where t.at > p_now - v_span or t.at = v_last
+    group by floor(extract(epoch from t.at) * 256 / p_gate."windowSeconds")
+  ) as c;
+  -- For a window after a 429 one start at once, not the burst.
+  p_gate."roomAt" := least(
+    greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds")), v_last + v_span);
+  return p_gate;
+end
+$$;
+
+-- The starts that a gate can give now, up to p_most and none later than p_latest: those at once, then one at each interval.
+create or replace function generation.starts_to_give(
+  p_gate generation.gates, p_most integer, p_now timestamptz, p_latest timestamptz
+) returns timestamptz[]
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_next constant timestamptz := generation.next_start(p_gate, p_now);
+  v_starts timestamptz[];
+  v_interval interval;
+begin
+  if p_most < 1 or v_next > p_latest then
+    return '{}';
+  end if;
+  v_starts := array_fill(v_next, array[least(p_most, generation.starts_at_once(p_gate, v_next))]);
+  v_interval := (generation.add_starts(p_gate, v_starts, p_now))."paceAt" - v_next;
+  return v_starts || array(
+    select v_next + i * v_interval
+    from generate_series(1, least(p_most - cardinality(v_starts),
+      floor(extract(epoch from p_latest - v_next) / extract(epoch from v_interval)))::integer) as i);
+end
+$$;
+
+-- How many starts a gate can give within the next p_seconds, about, and no more than the daily caps leave: those at once and then
+-- those of the pace, or, over several spans, the rate less what is counted.
+create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision, p_now timestamptz)
+returns double precision
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_next constant timestamptz := generation.next_start(p_gate, p_now);
+  v_at_once constant integer := generation.starts_at_once(p_gate, v_next);
+  v_seconds constant double precision := p_seconds - extract(epoch from v_next - p_now);
+  v_interval constant double precision := extract(epoch from
+    (generation.add_starts(p_gate, array_fill(v_next, array[v_at_once]), p_now))."paceAt" - v_next);
+begin
+  if v_seconds < 0 then
+    return 0;
+  end if;
+  return least(generation.left_today(p_gate), greatest(v_at_once + floor(v_seconds / v_interval),
+    floor(v_seconds / generation.even_seconds(p_gate)) - generation.starts_counted(p_gate, v_next)));
+end
+$$;
+
+-- 42_gate.sql
+
+-- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
+-- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
+--
+-- Starts are counted in a sliding window (see 41_window.sql). They are given out up to a horizon ahead, to runs that ask.
+
+-- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
+-- Tests move it by replacing this function; nothing in production can.
+create or replace function generation.moment() returns timestamptz
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  return clock_timestamp();
 end
 $$;
 
 -- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
--- starts its count anew. After a decrease with no stated value each quiet window adds a twentieth of the operator's
--- rate. A stated value stands until a probe has gone without a 429 for a horizon (see probe_starts): then it was old,
--- and twice the rate is tried, with the next probe as soon as a window has been filled at that rate (the first
--- horizon's starts are given out already).
+-- starts its count anew. After a decrease with no stated value each quiet window
+-- adds a twentieth of the operator's rate. A stated value stands until a probe has gone without a 429 for a horizon (see
+-- probe_starts): then it was old, and twice the rate is tried, with the next probe as soon as a window has been filled at that
+-- rate (the first horizon's starts are given out already).
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
@@ -1959,6 +2155,7 @@ declare
   v_today date := generation.quota_day(p_now);
   v_since timestamptz;
   v_windows integer;
+  v_rate constant double precision := generation.gate_rate(p_gate);
 begin
   p_gate := generation.gate_in_time(p_gate, p_now);
   v_since := greatest(p_gate."learnedAt", p_gate."blockedUntil");
@@ -1979,6 +2176,27 @@ begin
   if p_gate."learnedRate" >= p_gate.rate then
     p_gate."learnedRate" := null;
     p_gate."learnedFrom" := null;
+  end if;
+  return case when generation.gate_rate(p_gate) = v_rate then p_gate else generation.add_starts(p_gate, '{}', p_now) end;
+end
+$$;
+
+-- Notes the most starts of a span that no 429 followed; what is near the rate is enough.
+create or replace function generation.note_proven(p_gate generation.gates, p_now timestamptz) returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_last constant timestamptz := least(generation.last_start(p_gate), p_now);
+  v_proven integer;
+begin
+  if p_gate."provenStarts" >= floor(generation.gate_rate(p_gate) * 0.99)
+    or p_gate."limitedAt" > v_last - make_interval(secs => generation.span_seconds(p_gate)) then
+    return p_gate;
+  end if;
+  v_proven := generation.starts_counted(p_gate, v_last, v_last);
+  if v_proven > p_gate."provenStarts" then
+    p_gate."provenStarts" := v_proven;
+    return generation.add_starts(p_gate, '{}', p_now);
   end if;
   return p_gate;
 end
@@ -2008,10 +2226,10 @@ begin
   update generation.gates as g
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
-    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "busySince" = p_gate."busySince",
-    "probeAt" = p_gate."probeAt", "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
-    epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
-    limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
+    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
+    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts", "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt",
+    "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end
 $$;
@@ -2126,7 +2344,7 @@ as $$
 declare
   v_now timestamptz := generation.moment();
   v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
-  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt" - generation.burst_allowance(p_gate));
+  v_due timestamptz := generation.next_start(p_gate, v_now);
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
@@ -2140,19 +2358,23 @@ begin
 end
 $$;
 
--- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless a probe
--- is due, sixty windows (an hour, of a per-minute quota) after Gemini stated the value or refused the last probe, and the
--- gate has been busy for a window; then as many as exceed the value, which is one up to 60 a minute. It costs one 429 an hour.
+-- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless a probe is due, sixty
+-- windows (an hour, of a per-minute quota) after Gemini stated the value or refused the last probe, and the span is full. Then as many
+-- as exceed the value, which is one up to 60 a minute; what the merging of times may hide is allowed for. It costs one 429 an hour.
 create or replace function generation.probe_starts(p_gate generation.gates, p_now timestamptz) returns integer
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select case
-    when p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
-      and p_gate."busySince" <= p_now - make_interval(secs => p_gate."windowSeconds")
-    then greatest(ceil(r.rate) + 1 - ceil(p_gate."windowSeconds" / generation.emission_seconds(p_gate)), 1)
-    else 0
-  end::integer
-  from (select generation.gate_rate(p_gate) as rate) as r
+declare
+  v_rate constant double precision := generation.gate_rate(p_gate);
+  v_span constant double precision := generation.span_seconds(p_gate)
+    + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
+begin
+  if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
+    and generation.starts_counted(p_gate, p_now, p_now) >= floor(v_rate * 0.99) then
+    return greatest(ceil(v_rate) + 1 - ceil(v_rate * p_gate."windowSeconds" / v_span), 1);
+  end if;
+  return 0;
+end
 $$;
 
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
@@ -2161,7 +2383,7 @@ $$;
 -- ascending], graceSeconds, horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`,
 -- `daily_cap`, `paused`) and when to ask again. The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
--- Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
+-- Errors: PT400, PT409 (`run_finished`). Locks: the run, the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
   p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
@@ -2173,10 +2395,8 @@ declare
   v_now timestamptz;
   v_ends timestamptz;
   v_horizon double precision;
-  v_interval interval;
-  v_allowance interval;
-  v_start timestamptz;
-  v_slots jsonb := '[]';
+  v_latest timestamptz;
+  v_starts timestamptz[] := '{}';
   v_most integer;
   v_probe integer;
   v_closed jsonb;
@@ -2185,6 +2405,7 @@ begin
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;
+  perform generation.hear_run(p_run_id);
   v_gate := generation.enter_gate(p_model);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
@@ -2194,33 +2415,33 @@ begin
   perform 1 from generation.limits as l
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
-  v_interval := make_interval(secs => generation.emission_seconds(v_gate));
-  v_allowance := generation.burst_allowance(v_gate);
   v_horizon := v_gate."windowSeconds" / 6;
+  v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
-  if v_most > 0 and (v_gate."busySince" is null or v_gate."arrivalAt" < v_now - v_interval) then
-    v_gate."busySince" := v_now;
+  if v_most > 0 then
+    v_gate := generation.note_proven(v_gate, v_now);
+    v_probe := generation.probe_starts(v_gate, v_now);
+    if v_probe between 1 and v_most then
+      v_gate."probedAt" := v_now;
+    else
+      v_probe := 0;
+    end if;
+    v_starts := generation.starts_to_give(v_gate, v_most - v_probe, v_now, v_latest);
+    if v_starts <> '{}' then
+      v_gate := generation.add_starts(v_gate, v_starts, v_now);
+    end if;
+    v_starts := array_fill(v_now, array[v_probe]) || v_starts;
+    v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
   end if;
-  v_probe := generation.probe_starts(v_gate, v_now);
-  if v_probe between 1 and v_most then
-    v_gate."probedAt" := v_now;
-    v_gate."startedToday" := v_gate."startedToday" + v_probe;
-    v_slots := to_jsonb(array_fill(0, array[v_probe]));
-  end if;
-  while jsonb_array_length(v_slots) < v_most loop
-    v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-    exit when v_start > least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
-    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 6));
-    v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
-    v_gate."startedToday" := v_gate."startedToday" + 1;
-  end loop;
   perform generation.leave_gate(v_gate);
-  v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon,
-    'epoch', v_gate.epoch, 'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
+  return jsonb_build_object(
+    'slots', (
+      select coalesce(jsonb_agg(round(extract(epoch from t.at - v_now)::numeric, 6) order by t.at), '[]') from unnest(v_starts) as t (at)),
+    'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon, 'epoch', v_gate.epoch,
+    'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
-      else round(extract(epoch from v_start - v_now)::numeric, 3) end);
+      else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end);
 end
 $$;
 
@@ -2233,8 +2454,8 @@ $$;
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals, that
---                         of a probe by one; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first takes the place of the next three starts,
+--                         that of a probe of one; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
@@ -2270,7 +2491,8 @@ declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
-  v_push integer := case when p_gate."probedAt" is null then 3 else 1 end;
+  v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
+  v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
   p_gate."limitedAt" := p_now;
@@ -2286,22 +2508,23 @@ begin
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
+    p_gate."provenStarts" := v_limit;
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
-    p_gate."arrivalAt" := greatest(p_gate."arrivalAt", p_now)
-      + make_interval(secs => v_push * generation.emission_seconds(p_gate));
-    return p_gate;
+    return generation.add_starts(p_gate, array(
+      select greatest(generation.last_start(p_gate) + v_even, p_now) + i * v_even from generate_series(0, v_missed - 1) as i), p_now);
   elsif p_facts ->> 'period' = 'unknown' then
     p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
     p_gate."learnedFrom" := 'decrease';
     p_gate."learnedAt" := p_now;
+    p_gate."provenStarts" := 0;
     p_gate.limits := p_gate.limits + 1;
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
   p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
   p_gate.epoch := p_gate.epoch + 1;
-  return p_gate;
+  return generation.add_starts(p_gate, '{}', p_now);
 end
 $$;
 
@@ -2766,29 +2989,38 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60, 'burst', 1,
-      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0));
+    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60,
+      'windowSeconds', 60, 'graceSeconds', 0.5, 'startTimes', '{}'::text[], 'startCounts', '{}'::text[], 'roomAt', '-infinity', 'paceAt', '-infinity', 'provenStarts', 0, 'epoch', 1,
+      'limits', 0, 'startedToday', 0));
   end if;
   return generation.age_gate(v_gate, generation.moment());
 end
 $$;
 
--- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
-create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
-returns double precision
+-- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
+-- claim or question at the gate, since a call to Gemini takes a minute at most. A run that died holds no place longer.
+create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
-declare
-  v_now constant timestamptz := generation.moment();
-  v_wait constant double precision := extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", v_now) - v_now);
 begin
-  return least(generation.left_today(p_gate),
-    floor((p_seconds - v_wait) / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)));
+  return query
+  select r.id, least(r."endsBy", r."heardAt" + interval '90 s') from generation.runs as r
+  where r."finishedAt" is null and r."endsBy" > p_now and r."heardAt" > p_now - interval '90 s';
+end
+$$;
+
+-- Notes that a run is alive, at most every ten seconds. Locks: the run.
+create or replace function generation.hear_run(p_run_id uuid) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  update generation.runs as r set "heardAt" = generation.clock()
+  where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < generation.clock() - interval '10 s';
 end
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
--- a place among the runs at once; a dead run's place is free at its deadline. Waiting up to 30 s for the gate is
+-- a place among the runs at once; a dead run's place is free when it has not been heard of for 90 s. Waiting up to 30 s for the gate is
 -- what a run is for; with a longer wait ahead it had better not begin.
 create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
 returns jsonb
@@ -2800,8 +3032,7 @@ declare
 begin
   if p_run.id is null then
     perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
-    select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
-    where r."finishedAt" is null and r."endsBy" > generation.clock();
+    select count(*), min(r.until) into v_open, v_next from generation.runs_at_once(generation.clock()) as r;
     if v_open >= (select l."maxRuns" from generation.limits as l) then
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
     end if;
@@ -2909,11 +3140,12 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_run := generation.lock_run(p_run_id);
+  perform generation.hear_run(v_run.id);
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   v_most_images := least(p_max_images,
-    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
+    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
@@ -2931,9 +3163,9 @@ begin
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
     end if;
-    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
+    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
-      generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
+      generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
   end if;
@@ -3510,8 +3742,8 @@ end
 $$;
 
 -- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
--- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
--- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
+-- window), p_burst how many of them may come at once (0: half of the rate), and for tests the window and the grace in
+-- seconds. What 429s taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
 -- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate.
 -- Safe to repeat: the same values are set again; starts given out in between are void, and asked for anew.
 create or replace function public.set_generation_rate(
@@ -3522,30 +3754,25 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_gate generation.gates;
-  v_given timestamptz;
 begin
   perform generation.require_service();
   v_gate := generation.enter_gate(p_model);
-  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
-  v_given := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
-    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
-  if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
-    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
+  if p_rate < 1 or p_rate > 100000 or p_burst < 0 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
+    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 0 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
   end if;
   v_gate.rate := coalesce(p_rate, v_gate.rate);
-  v_gate.burst := coalesce(p_burst, v_gate.burst);
+  v_gate.burst := nullif(coalesce(p_burst, v_gate.burst), 0);
   v_gate."windowSeconds" := coalesce(p_window_seconds, v_gate."windowSeconds");
   v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
   v_gate."learnedRate" := null;
   v_gate."learnedFrom" := null;
   v_gate."probedAt" := null;
   v_gate.limits := 0;
+  v_gate."limitedAt" := null;
   v_gate."blockedUntil" := null;
-  v_gate."arrivalAt" := least(v_gate."arrivalAt",
-    greatest(v_given, generation.moment()) + make_interval(secs => generation.emission_seconds(v_gate)));
   v_gate.epoch := v_gate.epoch + 1;
-  perform generation.leave_gate(v_gate);
+  perform generation.leave_gate(generation.add_starts(v_gate, '{}', generation.moment()));
   return public.generation_gate();
 end
 $$;
@@ -3557,16 +3784,18 @@ create or replace function public.remove_generation_gate(p_model text) returns j
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_arrival timestamptz;
+  v_last timestamptz;
+  v_found boolean;
 begin
   perform generation.require_service();
-  select g."arrivalAt" into v_arrival from generation.gates as g where g.model = p_model for update;
-  if v_arrival > generation.moment() - interval '1 day' then
+  select generation.last_start(g) into v_last from generation.gates as g where g.model = p_model for update;
+  v_found := found;
+  if v_last > generation.moment() - interval '1 day' then
     perform generation.refuse('409', 'gate_in_use', 'this gate gave out a start within a day: it is in use',
       'Remove it a day after the last worker that uses this model has ended.');
   end if;
   delete from generation.gates as g where g.model = p_model;
-  return public.generation_gate() || jsonb_build_object('removed', v_arrival is not null);
+  return public.generation_gate() || jsonb_build_object('removed', v_found);
 end
 $$;
 
@@ -4111,7 +4340,7 @@ begin
     select jsonb_build_object(
       'gates', (
         select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-          'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+          'burst', generation.burst(g), 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
           'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
           'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
@@ -4121,7 +4350,7 @@ begin
           order by g.model), '[]') from gates as g),
       'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
       'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-      'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+      'runs', (select count(*) from generation.runs_at_once(generation.clock()))
     ) || (
       select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
         'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
@@ -4681,7 +4910,7 @@ create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object(
-    'active', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > p_now),
+    'active', (select count(*) from generation.runs_at_once(p_now)),
     'lastHour', (select count(*) from generation.runs as r where r."startedAt" > p_now - interval '1 hour'),
     'diedLastHour', (select count(*) from generation.runs as r
       where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
@@ -4738,7 +4967,7 @@ as $$
     select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
       select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
     union all
-    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", g."arrivalAt", g."limitedAt", g."learnedAt", g."probeAt")
+    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", generation.last_start(g), g."limitedAt", g."learnedAt", g."probeAt")
     from latest as t cross join generation.gates as g
     where generation.gate_in_time(g, t.now) is distinct from g
     union all

@@ -162,7 +162,8 @@ declare
   v_gate generation.gates;
   v_model text;
 begin
-  select g.* into v_gate from generation.gates as g where g."arrivalAt" > '-infinity' order by g."arrivalAt" desc limit 1;
+  select g.* into v_gate from generation.gates as g
+  where generation.last_start(g) is not null order by generation.last_start(g) desc limit 1;
   v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
   return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
 end

@@ -8,7 +8,7 @@
 -- alone, and times_ahead tells of it if no worker could have set it.
 
 -- Every time that is stored: how far ahead of the clock it can lie at most, and the column with the beginning of that wait. A
--- bound of 0 is a time in the past. A gate's times have bounds by its window and burst, here those of a minute and 1: see gate_in_time.
+-- bound of 0 is a time in the past. A gate's times have bounds by its window, here those of a minute: see gate_in_time.
 create or replace function generation.time_bounds() returns table (relation text, name text, most interval, beginning text)
 language sql immutable set search_path = ''
 as $$
@@ -29,13 +29,15 @@ as $$
   ('generation.runs', 'endsBy', interval '270 seconds', 'startedAt'),
   ('generation.runs', 'startedAt', interval '0', null),
   ('generation.runs', 'finishedAt', interval '0', null),
+  ('generation.runs', 'heardAt', interval '0', null),
   ('generation.runs', 'rescuedAt', interval '0', null),
-  ('generation.gates', 'arrivalAt', interval '6 minutes', null),
+  ('generation.gates', 'startTimes', interval '5 minutes', null),
+  ('generation.gates', 'roomAt', interval '7 minutes', null),
+  ('generation.gates', 'paceAt', interval '6 minutes', null),
   ('generation.gates', 'blockedUntil', interval '25 hours', 'limitedAt'),
   ('generation.gates', 'probeAt', interval '1 hour', null),
   ('generation.gates', 'limitedAt', interval '0', null),
   ('generation.gates', 'learnedAt', interval '0', null),
-  ('generation.gates', 'busySince', interval '0', null),
   ('generation.gates', 'probedAt', interval '0', null),
   ('generation.erasures', 'requestedAt', interval '0', null),
   ('generation.erasures', 'lookedAt', interval '0', null),
@@ -45,6 +47,7 @@ as $$
   ('generation.limits', 'pausedAt', interval '0', null),
   ('generation.limits', 'storageProvedAt', interval '0', null),
   ('generation.models', 'successorSince', interval '0', null),
+  ('generation.schema_migrations', 'appliedAt', interval '0', null),
   ('generation.worker_calls', 'calledAt', interval '0', null)
 $$;
 
@@ -67,14 +70,13 @@ end
 $$;
 
 -- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
--- is what is past. Starts are given a sixth of a window ahead, and a 429 adds three intervals; a window more does no harm.
+-- is what is past. Starts are given a sixth of a window ahead; and a 429 takes three more; a window more does no harm.
 create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
   v_window constant interval := make_interval(secs => p_gate."windowSeconds");
-  v_farthest constant timestamptz := p_now + v_window + generation.burst_allowance(p_gate)
-    + make_interval(secs => 4 * generation.emission_seconds(p_gate));
+  v_farthest constant timestamptz := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
 begin
   if p_gate."limitedAt" > p_now then
     p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
@@ -82,10 +84,13 @@ begin
   end if;
   p_gate."blockedUntil" := generation.not_after(
     p_gate."blockedUntil", p_now + generation.most_ahead('generation.gates', 'blockedUntil'));
-  p_gate."arrivalAt" := least(p_gate."arrivalAt", v_farthest);
+  if generation.last_start(p_gate) > v_farthest then
+    p_gate."startTimes" := array(select least(t.at, v_farthest) from unnest(p_gate."startTimes") with ordinality as t (at, place)
+      order by t.place);
+    p_gate := generation.add_starts(p_gate, '{}', p_now);
+  end if;
   p_gate."probeAt" := generation.not_after(p_gate."probeAt", p_now + 60 * v_window);
   p_gate."learnedAt" := generation.not_after(p_gate."learnedAt", p_now);
-  p_gate."busySince" := generation.not_after(p_gate."busySince", p_now);
   p_gate."probedAt" := generation.not_after(p_gate."probedAt", p_now);
   return p_gate;
 end
@@ -125,6 +130,7 @@ begin
     ) as a;
     update generation.runs as r
     set "startedAt" = r."startedAt" - (v_latest - v_now), "endsBy" = r."endsBy" - (v_latest - v_now),
+      "heardAt" = generation.not_after(r."heardAt" - (v_latest - v_now), v_now),
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;

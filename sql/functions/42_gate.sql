@@ -1,10 +1,7 @@
 -- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
 -- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
 --
--- GCRA, the generic cell rate algorithm (ITU-T I.371): a theoretical arrival time, advanced by the emission
--- interval T with every start given out. A start is good for the grace J and void after it, so it may come up
--- to J late; with T = (window + J) / (rate - burst + 1) no window, sliding or fixed, sees more than `rate`
--- starts. Burst 1 and J = 1 s use 98.4 % of a per-minute quota.
+-- Starts are counted in a sliding window (see 41_window.sql). They are given out up to a horizon ahead, to runs that ask.
 
 -- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
 -- Tests move it by replacing this function; nothing in production can.
@@ -16,41 +13,11 @@ begin
 end
 $$;
 
--- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
-create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return greatest(least(p_gate.rate, coalesce(p_gate."learnedRate", p_gate.rate)), 1)::double precision;
-end
-$$;
-
--- The emission interval T in seconds, in whole microseconds: a timestamp's grain, so never rounded down. A burst
--- that the rate cannot bear counts as the rate.
-create or replace function generation.emission_seconds(p_gate generation.gates) returns double precision
-language plpgsql immutable set search_path = ''
-as $$
-declare
-  v_rate constant double precision := generation.gate_rate(p_gate);
-begin
-  return ceil((p_gate."windowSeconds" + p_gate."graceSeconds") / (v_rate - least(p_gate.burst, v_rate) + 1) * 1e6) / 1e6;
-end
-$$;
-
--- How far ahead of the even pace starts may come, so that a burst of them is possible.
-create or replace function generation.burst_allowance(p_gate generation.gates) returns interval
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return make_interval(secs => generation.emission_seconds(p_gate)) * (least(p_gate.burst, generation.gate_rate(p_gate)) - 1);
-end
-$$;
-
 -- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
--- starts its count anew. After a decrease with no stated value each quiet window adds a twentieth of the operator's
--- rate. A stated value stands until a probe has gone without a 429 for a horizon (see probe_starts): then it was old,
--- and twice the rate is tried, with the next probe as soon as a window has been filled at that rate (the first
--- horizon's starts are given out already).
+-- starts its count anew. After a decrease with no stated value each quiet window
+-- adds a twentieth of the operator's rate. A stated value stands until a probe has gone without a 429 for a horizon (see
+-- probe_starts): then it was old, and twice the rate is tried, with the next probe as soon as a window has been filled at that
+-- rate (the first horizon's starts are given out already).
 create or replace function generation.age_gate(p_gate generation.gates, p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
@@ -59,6 +26,7 @@ declare
   v_today date := generation.quota_day(p_now);
   v_since timestamptz;
   v_windows integer;
+  v_rate constant double precision := generation.gate_rate(p_gate);
 begin
   p_gate := generation.gate_in_time(p_gate, p_now);
   v_since := greatest(p_gate."learnedAt", p_gate."blockedUntil");
@@ -79,6 +47,27 @@ begin
   if p_gate."learnedRate" >= p_gate.rate then
     p_gate."learnedRate" := null;
     p_gate."learnedFrom" := null;
+  end if;
+  return case when generation.gate_rate(p_gate) = v_rate then p_gate else generation.add_starts(p_gate, '{}', p_now) end;
+end
+$$;
+
+-- Notes the most starts of a span that no 429 followed; what is near the rate is enough.
+create or replace function generation.note_proven(p_gate generation.gates, p_now timestamptz) returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_last constant timestamptz := least(generation.last_start(p_gate), p_now);
+  v_proven integer;
+begin
+  if p_gate."provenStarts" >= floor(generation.gate_rate(p_gate) * 0.99)
+    or p_gate."limitedAt" > v_last - make_interval(secs => generation.span_seconds(p_gate)) then
+    return p_gate;
+  end if;
+  v_proven := generation.starts_counted(p_gate, v_last, v_last);
+  if v_proven > p_gate."provenStarts" then
+    p_gate."provenStarts" := v_proven;
+    return generation.add_starts(p_gate, '{}', p_now);
   end if;
   return p_gate;
 end
@@ -108,10 +97,10 @@ begin
   update generation.gates as g
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
-    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "busySince" = p_gate."busySince",
-    "probeAt" = p_gate."probeAt", "probedAt" = p_gate."probedAt", "arrivalAt" = p_gate."arrivalAt",
-    epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil", "limitedAt" = p_gate."limitedAt",
-    limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
+    "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
+    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts", "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt",
+    "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end
 $$;
@@ -226,7 +215,7 @@ as $$
 declare
   v_now timestamptz := generation.moment();
   v_paused boolean := exists (select from generation.limits as l where l."pausedAt" is not null);
-  v_due timestamptz := greatest(p_gate."blockedUntil", p_gate."arrivalAt" - generation.burst_allowance(p_gate));
+  v_due timestamptz := generation.next_start(p_gate, v_now);
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
@@ -240,19 +229,23 @@ begin
 end
 $$;
 
--- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless a probe
--- is due, sixty windows (an hour, of a per-minute quota) after Gemini stated the value or refused the last probe, and the
--- gate has been busy for a window; then as many as exceed the value, which is one up to 60 a minute. It costs one 429 an hour.
+-- How many starts beyond the pace a gate may give now to see whether a stated value still holds: none, unless a probe is due, sixty
+-- windows (an hour, of a per-minute quota) after Gemini stated the value or refused the last probe, and the span is full. Then as many
+-- as exceed the value, which is one up to 60 a minute; what the merging of times may hide is allowed for. It costs one 429 an hour.
 create or replace function generation.probe_starts(p_gate generation.gates, p_now timestamptz) returns integer
-language sql immutable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
-  select case
-    when p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
-      and p_gate."busySince" <= p_now - make_interval(secs => p_gate."windowSeconds")
-    then greatest(ceil(r.rate) + 1 - ceil(p_gate."windowSeconds" / generation.emission_seconds(p_gate)), 1)
-    else 0
-  end::integer
-  from (select generation.gate_rate(p_gate) as rate) as r
+declare
+  v_rate constant double precision := generation.gate_rate(p_gate);
+  v_span constant double precision := generation.span_seconds(p_gate)
+    + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
+begin
+  if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
+    and generation.starts_counted(p_gate, p_now, p_now) >= floor(v_rate * 0.99) then
+    return greatest(ceil(v_rate) + 1 - ceil(v_rate * p_gate."windowSeconds" / v_span), 1);
+  end if;
+  return 0;
+end
 $$;
 
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
@@ -261,7 +254,7 @@ $$;
 -- ascending], graceSeconds, horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`,
 -- `daily_cap`, `paused`) and when to ask again. The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
--- Errors: PT400, PT409 (`run_finished`). Locks: the gate, then the caps if there are any.
+-- Errors: PT400, PT409 (`run_finished`). Locks: the run, the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
   p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
@@ -273,10 +266,8 @@ declare
   v_now timestamptz;
   v_ends timestamptz;
   v_horizon double precision;
-  v_interval interval;
-  v_allowance interval;
-  v_start timestamptz;
-  v_slots jsonb := '[]';
+  v_latest timestamptz;
+  v_starts timestamptz[] := '{}';
   v_most integer;
   v_probe integer;
   v_closed jsonb;
@@ -285,6 +276,7 @@ begin
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;
+  perform generation.hear_run(p_run_id);
   v_gate := generation.enter_gate(p_model);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
@@ -294,32 +286,32 @@ begin
   perform 1 from generation.limits as l
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
-  v_interval := make_interval(secs => generation.emission_seconds(v_gate));
-  v_allowance := generation.burst_allowance(v_gate);
   v_horizon := v_gate."windowSeconds" / 6;
+  v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
-  if v_most > 0 and (v_gate."busySince" is null or v_gate."arrivalAt" < v_now - v_interval) then
-    v_gate."busySince" := v_now;
+  if v_most > 0 then
+    v_gate := generation.note_proven(v_gate, v_now);
+    v_probe := generation.probe_starts(v_gate, v_now);
+    if v_probe between 1 and v_most then
+      v_gate."probedAt" := v_now;
+    else
+      v_probe := 0;
+    end if;
+    v_starts := generation.starts_to_give(v_gate, v_most - v_probe, v_now, v_latest);
+    if v_starts <> '{}' then
+      v_gate := generation.add_starts(v_gate, v_starts, v_now);
+    end if;
+    v_starts := array_fill(v_now, array[v_probe]) || v_starts;
+    v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
   end if;
-  v_probe := generation.probe_starts(v_gate, v_now);
-  if v_probe between 1 and v_most then
-    v_gate."probedAt" := v_now;
-    v_gate."startedToday" := v_gate."startedToday" + v_probe;
-    v_slots := to_jsonb(array_fill(0, array[v_probe]));
-  end if;
-  while jsonb_array_length(v_slots) < v_most loop
-    v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-    exit when v_start > least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
-    v_slots := v_slots || to_jsonb(round(extract(epoch from v_start - v_now)::numeric, 6));
-    v_gate."arrivalAt" := greatest(v_gate."arrivalAt", v_start) + v_interval;
-    v_gate."startedToday" := v_gate."startedToday" + 1;
-  end loop;
   perform generation.leave_gate(v_gate);
-  v_start := greatest(v_now, v_gate."arrivalAt" - v_allowance, v_gate."blockedUntil");
-  return jsonb_build_object('slots', v_slots, 'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon,
-    'epoch', v_gate.epoch, 'reason', case when jsonb_array_length(v_slots) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
+  return jsonb_build_object(
+    'slots', (
+      select coalesce(jsonb_agg(round(extract(epoch from t.at - v_now)::numeric, 6) order by t.at), '[]') from unnest(v_starts) as t (at)),
+    'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon, 'epoch', v_gate.epoch,
+    'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
-      else round(extract(epoch from v_start - v_now)::numeric, 3) end);
+      else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end);
 end
 $$;

@@ -5,8 +5,8 @@
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first pushes the next start by three intervals, that
---                         of a probe by one; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first takes the place of the next three starts,
+--                         that of a probe of one; a second within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
@@ -42,7 +42,8 @@ declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
-  v_push integer := case when p_gate."probedAt" is null then 3 else 1 end;
+  v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
+  v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
   p_gate."limitedAt" := p_now;
@@ -58,21 +59,22 @@ begin
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
+    p_gate."provenStarts" := v_limit;
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
-    p_gate."arrivalAt" := greatest(p_gate."arrivalAt", p_now)
-      + make_interval(secs => v_push * generation.emission_seconds(p_gate));
-    return p_gate;
+    return generation.add_starts(p_gate, array(
+      select greatest(generation.last_start(p_gate) + v_even, p_now) + i * v_even from generate_series(0, v_missed - 1) as i), p_now);
   elsif p_facts ->> 'period' = 'unknown' then
     p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
     p_gate."learnedFrom" := 'decrease';
     p_gate."learnedAt" := p_now;
+    p_gate."provenStarts" := 0;
     p_gate.limits := p_gate.limits + 1;
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
   p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
   p_gate.epoch := p_gate.epoch + 1;
-  return p_gate;
+  return generation.add_starts(p_gate, '{}', p_now);
 end
 $$;

@@ -226,29 +226,38 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60, 'burst', 1,
-      'windowSeconds', 60, 'graceSeconds', 1, 'arrivalAt', '-infinity', 'epoch', 1, 'limits', 0, 'startedToday', 0));
+    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60,
+      'windowSeconds', 60, 'graceSeconds', 0.5, 'startTimes', '{}'::text[], 'startCounts', '{}'::text[], 'roomAt', '-infinity', 'paceAt', '-infinity', 'provenStarts', 0, 'epoch', 1,
+      'limits', 0, 'startedToday', 0));
   end if;
   return generation.age_gate(v_gate, generation.moment());
 end
 $$;
 
--- How many starts a gate can give within the next p_seconds, and no more than the daily caps leave.
-create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision)
-returns double precision
+-- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
+-- claim or question at the gate, since a call to Gemini takes a minute at most. A run that died holds no place longer.
+create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
-declare
-  v_now constant timestamptz := generation.moment();
-  v_wait constant double precision := extract(epoch from greatest(p_gate."arrivalAt", p_gate."blockedUntil", v_now) - v_now);
 begin
-  return least(generation.left_today(p_gate),
-    floor((p_seconds - v_wait) / generation.emission_seconds(p_gate)) + least(p_gate.burst, generation.gate_rate(p_gate)));
+  return query
+  select r.id, least(r."endsBy", r."heardAt" + interval '90 s') from generation.runs as r
+  where r."finishedAt" is null and r."endsBy" > p_now and r."heardAt" > p_now - interval '90 s';
+end
+$$;
+
+-- Notes that a run is alive, at most every ten seconds. Locks: the run.
+create or replace function generation.hear_run(p_run_id uuid) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  update generation.runs as r set "heardAt" = generation.clock()
+  where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < generation.clock() - interval '10 s';
 end
 $$;
 
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
--- a place among the runs at once; a dead run's place is free at its deadline. Waiting up to 30 s for the gate is
+-- a place among the runs at once; a dead run's place is free when it has not been heard of for 90 s. Waiting up to 30 s for the gate is
 -- what a run is for; with a longer wait ahead it had better not begin.
 create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
 returns jsonb
@@ -260,8 +269,7 @@ declare
 begin
   if p_run.id is null then
     perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
-    select count(*), min(r."endsBy") into v_open, v_next from generation.runs as r
-    where r."finishedAt" is null and r."endsBy" > generation.clock();
+    select count(*), min(r.until) into v_open, v_next from generation.runs_at_once(generation.clock()) as r;
     if v_open >= (select l."maxRuns" from generation.limits as l) then
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
     end if;
@@ -369,11 +377,12 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_run := generation.lock_run(p_run_id);
+  perform generation.hear_run(v_run.id);
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   v_most_images := least(p_max_images,
-    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6)));
+    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
@@ -391,9 +400,9 @@ begin
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
     end if;
-    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "claimIds")
+    insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
-      generation.clock() + make_interval(secs => p_run_seconds::double precision), array[p_claim_id])
+      generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
   end if;

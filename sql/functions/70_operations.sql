@@ -158,8 +158,8 @@ end
 $$;
 
 -- Sets what the operator allows for a model: p_rate starts per window (images per minute, with the default
--- window), how many of them may come at once, and for tests the window and the grace in seconds. What 429s
--- taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
+-- window), p_burst how many of them may come at once (0: half of the rate), and for tests the window and the grace in
+-- seconds. What 429s taught, and a block they caused, are forgotten. Null leaves a value as it is. Effective at the next
 -- slots. Returns the gate, as generation_gate does. Errors: PT400. Locks: the gate.
 -- Safe to repeat: the same values are set again; starts given out in between are void, and asked for anew.
 create or replace function public.set_generation_rate(
@@ -170,30 +170,25 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_gate generation.gates;
-  v_given timestamptz;
 begin
   perform generation.require_service();
   v_gate := generation.enter_gate(p_model);
-  -- The latest start given out: one interval back, and never more than a horizon ahead (a burst counts further).
-  v_given := least(v_gate."arrivalAt" - make_interval(secs => generation.emission_seconds(v_gate)),
-    generation.moment() + make_interval(secs => v_gate."windowSeconds" / 6));
-  if p_rate < 1 or p_rate > 100000 or p_burst < 1 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
-    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 1 to 1000, window and grace above 0',
+  if p_rate < 1 or p_rate > 100000 or p_burst < 0 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
+    perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 0 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
   end if;
   v_gate.rate := coalesce(p_rate, v_gate.rate);
-  v_gate.burst := coalesce(p_burst, v_gate.burst);
+  v_gate.burst := nullif(coalesce(p_burst, v_gate.burst), 0);
   v_gate."windowSeconds" := coalesce(p_window_seconds, v_gate."windowSeconds");
   v_gate."graceSeconds" := coalesce(p_grace_seconds, v_gate."graceSeconds");
   v_gate."learnedRate" := null;
   v_gate."learnedFrom" := null;
   v_gate."probedAt" := null;
   v_gate.limits := 0;
+  v_gate."limitedAt" := null;
   v_gate."blockedUntil" := null;
-  v_gate."arrivalAt" := least(v_gate."arrivalAt",
-    greatest(v_given, generation.moment()) + make_interval(secs => generation.emission_seconds(v_gate)));
   v_gate.epoch := v_gate.epoch + 1;
-  perform generation.leave_gate(v_gate);
+  perform generation.leave_gate(generation.add_starts(v_gate, '{}', generation.moment()));
   return public.generation_gate();
 end
 $$;
@@ -205,16 +200,18 @@ create or replace function public.remove_generation_gate(p_model text) returns j
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_arrival timestamptz;
+  v_last timestamptz;
+  v_found boolean;
 begin
   perform generation.require_service();
-  select g."arrivalAt" into v_arrival from generation.gates as g where g.model = p_model for update;
-  if v_arrival > generation.moment() - interval '1 day' then
+  select generation.last_start(g) into v_last from generation.gates as g where g.model = p_model for update;
+  v_found := found;
+  if v_last > generation.moment() - interval '1 day' then
     perform generation.refuse('409', 'gate_in_use', 'this gate gave out a start within a day: it is in use',
       'Remove it a day after the last worker that uses this model has ended.');
   end if;
   delete from generation.gates as g where g.model = p_model;
-  return public.generation_gate() || jsonb_build_object('removed', v_arrival is not null);
+  return public.generation_gate() || jsonb_build_object('removed', v_found);
 end
 $$;
 

@@ -139,7 +139,7 @@ begin
     select jsonb_build_object(
       'gates', (
         select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-          'burst', g.burst, 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+          'burst', generation.burst(g), 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
           'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
           'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
@@ -149,7 +149,7 @@ begin
           order by g.model), '[]') from gates as g),
       'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
       'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-      'runs', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > generation.clock())
+      'runs', (select count(*) from generation.runs_at_once(generation.clock()))
     ) || (
       select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
         'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",

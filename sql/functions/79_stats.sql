@@ -168,7 +168,7 @@ create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object(
-    'active', (select count(*) from generation.runs as r where r."finishedAt" is null and r."endsBy" > p_now),
+    'active', (select count(*) from generation.runs_at_once(p_now)),
     'lastHour', (select count(*) from generation.runs as r where r."startedAt" > p_now - interval '1 hour'),
     'diedLastHour', (select count(*) from generation.runs as r
       where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
@@ -225,7 +225,7 @@ as $$
     select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
       select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
     union all
-    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", g."arrivalAt", g."limitedAt", g."learnedAt", g."probeAt")
+    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", generation.last_start(g), g."limitedAt", g."learnedAt", g."probeAt")
     from latest as t cross join generation.gates as g
     where generation.gate_in_time(g, t.now) is distinct from g
     union all

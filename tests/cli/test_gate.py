@@ -17,7 +17,9 @@ MODEL = "gemini-2.5-flash-image"
 async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
     """What is set shows at once, and holds for the next start; what is not named stays."""
     shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
-    assert f"{MODEL}: 30 starts per minute, 0 today, burst 2\n" in shown and "$0.00 of $20.00" in shown
+    assert (
+        f"{MODEL}: 30 starts per minute, 0 today, up to 2 at once\n" in shown and "$0.00 of $20.00" in shown
+    )
     await cli.call("gate", "set", "--images-per-day", "1", "--dollars-per-day", "none")
     gate = (await cli.call("gate", "show", "--json")).json
     assert (gate["imagesPerDay"], gate["dollarsPerDay"]) == (1, None)
@@ -28,7 +30,7 @@ async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
     assert (summary["images"]["made"], summary["stopReason"]) == (1, "daily_cap")
     assert summary["nextAttemptInSeconds"] > 0
     shown = (await cli.call("gate", "show")).out
-    assert f"{MODEL}: 30 starts per minute, 1 today, burst 2; closed by a daily cap\n" in shown
+    assert f"{MODEL}: 30 starts per minute, 1 today, up to 2 at once; closed by a daily cap\n" in shown
     (reset,) = site.rows("select generation.next_daily_reset(now()) as at")
     assert abs(datetime.fromisoformat(summary["nextAttemptAt"]) - reset["at"]) < timedelta(seconds=5)
 

@@ -95,12 +95,15 @@ def test_sweep() -> None:
 
 def test_limits() -> None:
     """The described bounds are the code's: jobs, seconds, bytes, times and lengths."""
-    for name in ("RunRequest", "SweepRequest"):
-        assert SCHEMAS[name]["properties"]["maxJobs"]["maximum"] == MAX_JOBS
-    assert f"at least {MIN_JOBS} without" in SCHEMAS["RunRequest"]["properties"]["maxJobs"]["description"]
+    run, look = SCHEMAS["RunRequest"]["oneOf"]
+    bounds = [
+        (asked["properties"]["maxJobs"]["minimum"], asked["properties"]["maxJobs"]["maximum"])
+        for asked in (run, look, SCHEMAS["SweepRequest"])
+    ]
+    assert bounds == [(MIN_JOBS, MAX_JOBS), (1, MAX_JOBS), (1, MAX_JOBS)]
     required = dict.fromkeys(("SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY"), "key-of-a-test-1234567890")
     usual = Settings.from_env({"SUPABASE_URL": "https://a.supabase.co", **required}, "worker")
-    seconds = SCHEMAS["RunRequest"]["properties"]["budgetSeconds"]
+    seconds = run["properties"]["budgetSeconds"]
     assert (seconds["minimum"], seconds["maximum"]) == (MIN_BUDGET_SECONDS, usual.invocation_timeout_seconds)
     (key,) = ORDERS["paths"]["/"]["post"]["parameters"]
     assert key["schema"]["maxLength"] == orders.MAX_KEY_LENGTH

@@ -58,7 +58,8 @@ STATE = """
       'prices', (select jsonb_agg(to_jsonb(p) order by p.model) from generation.prices as p),
       'hosts', (select jsonb_agg(h.host order by h.host) from generation.photo_hosts as h),
       'limits', (select to_jsonb(l) from generation.limits as l),
-      'gate', (select to_jsonb(g) - 'epoch' - 'arrivalAt' from generation.gates as g where g.model = %s)
+      'gate', (select to_jsonb(g) - array['epoch', 'startTimes', 'startCounts', 'roomAt', 'paceAt']
+        from generation.gates as g where g.model = %s)
     ) as state"""
 """All that operations change, but for what only voids starts that were given out."""
 
@@ -107,7 +108,10 @@ async def test_operation(site: Site, function: str, fault: str) -> None:
     if function == "resume_generation":
         await site.service.rpc("pause_generation").execute()
     if function == "remove_generation_gate":  # which nobody has used for long
-        site.rows("update generation.gates set \"arrivalAt\" = now() - interval '2 days' returning 1")
+        site.rows(
+            """update generation.gates set "startTimes" = array[now() - interval '2 days'],
+            "startCounts" = array[1] returning 1"""
+        )
     before = state(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(FAULTS[fault], rpc(function))

@@ -16,7 +16,8 @@ TIMES = """
     select n.nspname || '.' || c.relname as relation, a.attname as name
     from pg_attribute as a
     join pg_class as c on c.oid = a.attrelid join pg_namespace as n on n.oid = c.relnamespace
-    where c.relkind = 'r' and a.atttypid = 'timestamptz'::regtype and a.attnum > 0 and not a.attisdropped
+    where c.relkind = 'r' and a.atttypid in ('timestamptz'::regtype, 'timestamptz[]'::regtype)
+      and a.attnum > 0 and not a.attisdropped
       and (n.nspname = 'generation' or n.nspname = 'public' and c.relname ~ '^photo_generation_')"""
 
 

@@ -115,7 +115,7 @@ def test_opposite_orders(queue: Queue, another: Callable[[], Queue]) -> None:
 def test_a_claim_waits_for_its_run_before_it_holds_a_gate(queue: Queue, another: Callable[[], Queue]) -> None:
     """A claim that puts a gate right and the finish of its run, which counts at gates, do not deadlock."""
     run, claiming, finishing = queue.run(), another(), another()
-    queue.connection.execute("update generation.gates set \"arrivalAt\" = now() + interval '1 day'")
+    queue.connection.execute("update generation.gates set \"limitedAt\" = now() + interval '1 day'")
     finishing.connection.execute("begin")
     finishing.call("finish_generation_run", p_run_id=run.id, p_worker_id=run.worker, p_summary={})
     with blocked(claiming, lambda other: other.run().answer(p_run_id=run.id), queue) as claimed:

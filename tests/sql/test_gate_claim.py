@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_time
+from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_time, take
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, blocked
 
@@ -31,22 +31,41 @@ def test_rate_limited_claim(queue: Queue, moment: Moment) -> None:
 
 
 def test_too_many_runs(queue: Queue, moment: Moment) -> None:
-    """Beyond so many runs at once a new one gets nothing until the first ends or its deadline passes."""
+    """Beyond so many runs at once a new one waits until one ends, or the deadline of one passes."""
     queue.enqueue(examples=20)
     runs = [queue.run() for _ in range(3)]
     for run in runs:
         assert len(run.claim(1)) == 1
         moment.advance(10)
-    assert refusal(queue.run().answer(1)) == ("too_many_runs", 210)
+    assert refusal(queue.run().answer(1)) == ("too_many_runs", 60)
     assert len(runs[0].claim(1)) == 1
     runs[1].finish()
-    assert len(queue.run().claim(1)) == 1
+    last = queue.run()
+    assert len(last.claim(1)) == 1
     assert queue.run().answer(1)["reason"] == "too_many_runs"
-    moment.advance(209)
-    assert refusal(queue.run().answer(1)) == ("too_many_runs", 1)
-    moment.advance(1)
+    for _ in range(3):
+        moment.advance(69)
+        for run in (runs[0], runs[2], last):
+            run.answer(1)
+    assert refusal(queue.run().answer(1)) == ("too_many_runs", 3)
+    moment.advance(3)
     assert queue.call("generation_gate")["runs"] == 2
     assert len(queue.run().claim(1)) == 1
+
+
+def test_dead_runs_hold_nobody_up(queue: Queue, moment: Moment) -> None:
+    """Runs not heard of for 90 s do not count among the runs at once; one that asks the gate does."""
+    queue.enqueue(examples=20)
+    runs = [queue.run() for _ in range(3)]
+    for run in runs:
+        assert len(run.claim(1)) == 1
+    moment.advance(60)
+    take(queue, runs[0].id, 1)
+    assert refusal(queue.run().answer(1)) == ("too_many_runs", 30)
+    moment.advance(30)
+    assert queue.call("generation_gate")["runs"] == 1
+    assert [len(queue.run().claim(1)) for _ in range(2)] == [1, 1]
+    assert queue.run().answer(1)["reason"] == "too_many_runs"
 
 
 def test_race_for_the_last_place(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
@@ -58,7 +77,7 @@ def test_race_for_the_last_place(queue: Queue, another: Callable[[], Queue], mom
     assert len(queue.run().claim(1)) == 1
     with blocked(another(), lambda other: other.run().answer(1), watcher) as theirs:
         queue.connection.execute("commit")
-        assert refusal(theirs.result()) == ("too_many_runs", 240)
+        assert refusal(theirs.result()) == ("too_many_runs", 90)
 
 
 @pytest.mark.parametrize(

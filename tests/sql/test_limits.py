@@ -298,7 +298,9 @@ def test_dollars_are_images_at_the_price_of_what_answers(queue: Queue, user: Que
     for model, started in ((DEAR, "12:00"), (CHEAP, "11:00")):
         queue.call("set_generation_rate", p_model=model, p_rate=60)
         queue.connection.execute(
-            'update generation.gates set "arrivalAt" = %s where model = %s', [f"2026-05-04 {started}Z", model]
+            """update generation.gates set "startTimes" = array[%s::timestamptz], "startCounts" = '{1}'
+            where model = %s""",
+            [f"2026-05-04 {started}Z", model],
         )
     assert limit(queue, userDollarsPerDay=3.9)["userImagesAllowed"] == 29
     queue.call("set_generation_model_successor", p_model=DEAR, p_successor=CHEAP)

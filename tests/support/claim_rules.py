@@ -186,6 +186,7 @@ class ClaimRules(Machine):
             with refused("409", "run_finished"):
                 self.queue.call("take_start_slots", **parameters)
             return
+        state.hear(now)
         self.model.gate = self.model.gate.aged(now)
         latest = now + timedelta(seconds=HORIZON if within is None else min(HORIZON, within))
         starts, closed = self.model.gate.take(now, slots, min(latest, state.ends_by))

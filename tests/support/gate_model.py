@@ -1,13 +1,13 @@
 """The rate gate once more, in plain Python: what the model-based test expects of `generation.gates`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from math import ceil, floor
 from typing import NamedTuple
 
 WINDOW, GRACE, HORIZON = 60.0, 1.0, 10.0
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+LONG_AGO, NEVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 CALIFORNIA = timezone(timedelta(hours=-7))  # in summer, when the tests' noon is
 
 
@@ -41,12 +41,12 @@ class Gate:
     epoch: int
     today: date
     started: int = 0
-    arrival: datetime = LONG_AGO
+    given: list[datetime] = field(default_factory=list)
+    proven: int = 0
     blocked_until: datetime | None = None
     learned: Decimal | None = None
     stated: bool = False
     learned_at: datetime = LONG_AGO
-    busy_since: datetime | None = None
     probe_at: datetime | None = None
     probed_at: datetime | None = None
     limited_at: datetime = LONG_AGO
@@ -60,14 +60,49 @@ class Gate:
         return max(float(min(self.rate, self.learned or self.rate)), 1.0)
 
     @property
-    def interval(self) -> float:
-        """Seconds between starts at even pace, in whole microseconds."""
-        return ceil((WINDOW + GRACE) / (self.allowed - min(self.burst, self.allowed) + 1) * 1e6) / 1e6
+    def span(self) -> timedelta:
+        """How long a start counts."""
+        return timedelta(seconds=WINDOW + GRACE)
 
     @property
-    def allowance(self) -> timedelta:
-        """How far ahead of even pace a burst may be."""
-        return timedelta(seconds=self.interval) * (min(self.burst, self.allowed) - 1)
+    def even(self) -> timedelta:
+        """The even interval between starts."""
+        return timedelta(seconds=ceil((WINDOW + GRACE) / floor(self.allowed) * 1e6) / 1e6)
+
+    @property
+    def last(self) -> datetime:
+        """When the last start is that was given out."""
+        return self.given[-1] if self.given else LONG_AGO
+
+    def counted(self, at: datetime, until: datetime = NEVER) -> int:
+        """How many starts lie within a span before a moment, with those given out for later."""
+        return sum(at - self.span < start <= until for start in self.given)
+
+    def at_once(self, at: datetime) -> int:
+        """Below how many counted starts the next one comes at once."""
+        if self.limited_at > at - timedelta(seconds=WINDOW):
+            return 1
+        proven = min(ceil(self.allowed / 2), max(ceil(self.proven / 2), 5))
+        return min(floor(self.allowed), self.burst or proven)
+
+    @property
+    def pace(self) -> float:
+        """Seconds between starts from now on: the least at which a span of them never meets the limit."""
+        most, latest = floor(self.allowed), self.given[::-1]
+        waits = [
+            (latest[place] - self.last + self.span).total_seconds() / (most - place)
+            for place in range(min(most, len(latest)))
+        ]
+        return ceil(max(waits) * 1e6) / 1e6
+
+    def keep(self, starts: list[datetime], now: datetime) -> None:
+        """Remembers starts; those within a 256th of a window count as the last of them."""
+        if not starts:
+            return
+        kept = sorted([start for start in self.given if start > now - self.span] + starts)
+        cells = [floor(start.timestamp() * 256 / WINDOW) for start in kept]
+        last = dict(zip(cells, kept, strict=True))
+        self.given = [last[cell] for cell in cells]
 
     @property
     def left(self) -> int | None:
@@ -93,7 +128,10 @@ class Gate:
 
     def due(self, now: datetime) -> datetime:
         """When the next start may be."""
-        return max(now, self.arrival - self.allowance, self.blocked_until or LONG_AGO)
+        free = max(now, self.blocked_until or LONG_AGO)
+        if self.counted(free) < self.at_once(free):
+            return free
+        return max(free, self.last + timedelta(seconds=self.pace))
 
     def closed(self, now: datetime, patience_seconds: float) -> Closed | None:
         """Why nothing may start, None if something may."""
@@ -106,59 +144,84 @@ class Gate:
         return None
 
     def starts_within(self, now: datetime, seconds: float) -> int:
-        """How many starts the gate can give within so many seconds."""
-        ahead = max(self.arrival, self.blocked_until or LONG_AGO, now) - now
-        starts = floor((seconds - ahead.total_seconds()) / self.interval) + min(self.burst, self.allowed)
+        """About how many starts the gate can give within so many seconds."""
+        due, span = self.due(now), WINDOW + GRACE
+        counted, rest = self.counted(due), seconds - (due - now).total_seconds()
+        at_once = max(self.at_once(due) - counted, 0)
+        if rest < 0:
+            return 0
+        pace = span / (floor(self.allowed) - max(self.at_once(due), counted) + 1) if at_once else self.pace
+        by_pace = max(at_once, 1) + floor(rest / pace)
+        starts = max(by_pace, floor(rest / self.even.total_seconds()) - counted)
         return int(starts if self.left is None else min(starts, self.left))
 
     def probe(self, now: datetime) -> int:
         """How many starts beyond the pace would show whether a stated value holds; 0 unless it is time."""
-        busy = now - timedelta(seconds=WINDOW)
         due = self.stated and self.probed_at is None and self.probe_at is not None and self.probe_at <= now
-        if not due or self.busy_since is None or self.busy_since > busy:
+        if not due or self.counted(now, now) < floor(self.allowed * 0.99):
             return 0
-        return max(ceil(self.allowed) + 1 - ceil(WINDOW / self.interval), 1)
+        span = WINDOW + GRACE + (WINDOW / 256 if self.allowed > 256 else 0)
+        return max(ceil(self.allowed) + 1 - ceil(self.allowed * WINDOW / span), 1)
 
     def take(self, now: datetime, slots: int, latest: datetime) -> tuple[list[datetime], Closed]:
         """Gives starts out, none later than `latest`; why none, if none, and when to ask again."""
         closed = self.closed(now, HORIZON)
         most = 0 if closed else slots if self.left is None else min(slots, self.left)
-        if most and (self.busy_since is None or self.arrival < now - timedelta(seconds=self.interval)):
-            self.busy_since = now
-        probe = self.probe(now)
-        starts = [now] * probe if probe <= most else []
-        if starts:
-            self.probed_at, self.started = now, self.started + probe
-        while len(starts) < most and self.due(now) <= latest:
-            starts.append(self.due(now))
-            self.arrival = max(self.arrival, starts[-1]) + timedelta(seconds=self.interval)
-            self.started += 1
+        if most:
+            self._prove(now)
+        probe = self.probe(now) if most else 0
+        if probe and probe <= most:
+            self.probed_at = now
+        else:
+            probe = 0
+        starts = self._give(now, most - probe, latest)
+        starts = [now] * probe + starts
+        self.started += len(starts)
         wait = (self.due(now) - now).total_seconds()
         if closed:
             return starts, closed if closed.reason != "rate_limited" else Closed("rate_limited", wait)
         return starts, Closed("" if starts else "rate_limited", wait)
 
+    def _prove(self, now: datetime) -> None:
+        """The most starts of a span that no 429 followed, unless near the rate is known to pass already."""
+        last = min(self.last, now)
+        if self.proven < floor(self.allowed * 0.99) and self.limited_at <= last - self.span:
+            self.proven = max(self.proven, self.counted(last, last))
+
+    def _give(self, now: datetime, most: int, latest: datetime) -> list[datetime]:
+        due = self.due(now)
+        if most < 1 or due > latest:
+            return []
+        starts = [due] * min(most, max(self.at_once(due) - self.counted(due), 1))
+        self.keep(starts, now)
+        pace = timedelta(seconds=self.pace)
+        following = [due + place * pace for place in range(1, most - len(starts) + 1)]
+        following = [start for start in following if start <= latest]
+        self.keep(following, now)
+        return starts + following
+
     def learn(self, facts: Facts, now: datetime) -> tuple[datetime, datetime] | None:
         """Takes a 429 in; within which times the gate is now blocked, None if that is not changed."""
         recent = self.limited_at > now - timedelta(seconds=WINDOW)
         self.limited_at = now
-        push, next_probe = 3, now + timedelta(seconds=60 * WINDOW)
+        missed, next_probe = 3, now + timedelta(seconds=60 * WINDOW)
         if self.probed_at:
-            push, self.probed_at, self.probe_at = 1, None, next_probe
+            missed, self.probed_at, self.probe_at = 1, None, next_probe
         least = most = facts.retry_seconds or WINDOW
         if facts.period == "day":
             self.epoch += 1
             return (next_daily_reset(now),) * 2
         if facts.period == "minute" and facts.limit and min(facts.limit, self.rate) != self.allowed:
             self.learned, self.stated, self.learned_at = Decimal(facts.limit), True, now
-            self.probe_at = next_probe
+            self.probe_at, self.proven = next_probe, facts.limit
         elif facts.period == "minute" and not recent:
-            self.arrival = max(self.arrival, now) + timedelta(seconds=push * self.interval)
+            first = max(self.last + self.even, now)
+            self.keep([first + place * self.even for place in range(missed)], now)
             return None
         elif facts.period == "unknown":
             # Doubles become numeric with 15 digits.
             self.learned = Decimal(f"{max(self.allowed * 0.7, 1.0):.15g}")
-            self.stated, self.learned_at, self.limits = False, now, self.limits + 1
+            self.stated, self.learned_at, self.limits, self.proven = False, now, self.limits + 1, 0
             longest = min(2.0 ** min(self.limits, 10), WINDOW)
             least, most = (max(facts.retry_seconds or 0, longest * part) for part in (0.5, 1))
         self.epoch += 1

@@ -64,8 +64,8 @@ class GateRun:
     def __init__(self, queue: Queue, seconds: float = 270, model: str = MODEL) -> None:
         self.queue, self.id, self.model = queue, uuid4(), model
         queue.connection.execute(
-            """insert into generation.runs (id, "workerId", "startedAt", "endsBy")
-            values (%s, 'w', generation.clock(), generation.clock() + make_interval(secs => %s))""",
+            """insert into generation.runs (id, "workerId", "startedAt", "heardAt", "endsBy")
+            select %s, 'w', c, c, c + make_interval(secs => %s) from generation.clock() as c""",
             [self.id, seconds],
         )
 
@@ -84,8 +84,9 @@ def take(queue: Queue, run_id: UUID, slots: int, model: str = MODEL) -> Any:
 
 
 def allow(queue: Queue, rate: float = 60, burst: int = 1, model: str = MODEL, **more: float) -> None:
-    """Makes the operator's rate and burst; `more` may have p_window_seconds and p_grace_seconds."""
-    queue.call("set_generation_rate", p_model=model, p_rate=rate, p_burst=burst, **more)
+    """Sets a rate and a burst; `more` may have p_window_seconds, and p_grace_seconds in place of 1."""
+    parameters = {"p_grace_seconds": 1.0, **more}
+    queue.call("set_generation_rate", p_model=model, p_rate=rate, p_burst=burst, **parameters)
 
 
 def limited(queue: Queue, period: str, epoch: int | None = None, **facts: object) -> Any:

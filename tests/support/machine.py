@@ -114,7 +114,9 @@ class Machine(RuleBasedStateMachine):
         self.retried: list[int] = []
 
     @initialize(
-        rate=st.sampled_from([1000, 30, 6, 2]), burst=st.sampled_from([1, 3]), hours=st.sampled_from([1, 72])
+        rate=st.sampled_from([1000, 30, 6, 2]),
+        burst=st.sampled_from([0, 1, 3]),
+        hours=st.sampled_from([1, 72]),
     )
     def allow(self, rate: int, burst: int, hours: int) -> None:
         """An operator has set a rate, and the age at which jobs stop waiting for it."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from tests.support.gate_model import HORIZON, Closed, Facts, Gate
+from tests.support.gate_model import HORIZON, LONG_AGO, Closed, Facts, Gate
 from tests.support.job_model import FINAL, Batch, Ending, Job, Result
 
 
@@ -21,6 +21,7 @@ class RunState:
     worker: str
     id: UUID
     ends_by: datetime | None = None
+    heard_at: datetime = LONG_AGO
     finished: bool = False
     rescued: bool = False
     claims: list[UUID] = field(default_factory=list)
@@ -29,6 +30,18 @@ class RunState:
     def prefix(self) -> str:
         """What the fences of its claims begin with."""
         return f"{self.worker}/{self.id}/"
+
+    def hear(self, now: datetime) -> None:
+        """It is alive, which is noted every ten seconds."""
+        if self.heard_at < now - timedelta(seconds=10):
+            self.heard_at = now
+
+    def until(self, now: datetime) -> datetime | None:
+        """Until when it counts as under way if nothing more is heard of it; None if it does not."""
+        if not self.ends_by or self.finished:
+            return None
+        until = min(self.ends_by, self.heard_at + timedelta(seconds=90))
+        return until if until > now else None
 
 
 class Answer(NamedTuple):
@@ -89,15 +102,15 @@ class QueueModel:
         return None if due is None else max((due - self.now).total_seconds(), 0)
 
     def open_runs(self) -> list[datetime]:
-        """When the runs under way will end."""
-        return [
-            run.ends_by for run in self.runs if run.ends_by and not run.finished and run.ends_by > self.now
-        ]
+        """Until when the runs under way count as such."""
+        return [until for run in self.runs if (until := run.until(self.now))]
 
     def claim(self, run: RunState, claim: UUID, most: int, seconds: float) -> Answer:
         """A claim of a run that has not been finished."""
         fence = f"{run.prefix}{claim}"
         rescued: Sequence[str] = ()
+        if run.ends_by:
+            run.hear(self.now)
         if not self.held(fence) and claim not in run.claims:
             gate = self.gate.aged(self.now)
             closed = self._claim_closed(run, gate, seconds)
@@ -108,6 +121,7 @@ class QueueModel:
             if not chosen:
                 return Answer([], self._nothing(run), rescued)
             run.ends_by = run.ends_by or self.now + timedelta(seconds=seconds)
+            run.hear(self.now)
             run.claims.append(claim)
             for job in chosen:
                 job.lease(fence, self.now, seconds)

@@ -1,12 +1,13 @@
 """The queue's tables held against the model, row by row, and against what holds whatever the model says."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import DictRow
 
-from tests.support.gate_model import LONG_AGO, Gate
+from tests.support.gate_model import Gate
 from tests.support.gate_sql import gate
 from tests.support.job_model import FINAL, Batch, Job
 from tests.support.queue_invariants import check_invariants
@@ -67,14 +68,18 @@ def check_job(row: DictRow) -> None:
     assert not row["made"].keys() & row["givenUp"].keys(), row
 
 
-def check_gate(row: Mapping[str, Any], expected: Gate) -> None:
-    """The gate's row is what the model says."""
-    names = ("blockedUntil", "busySince", "probeAt", "probedAt")
+def check_gate(row: Mapping[str, Any], expected: Gate, now: datetime) -> None:
+    """The gate's row is what the model says; the starts that no longer count may be there or not."""
+    names = ("blockedUntil", "probeAt", "probedAt")
     times = [row[name] and datetime.fromisoformat(row[name]) for name in names]
-    arrival = LONG_AGO if row["arrivalAt"] == "-infinity" else datetime.fromisoformat(row["arrivalAt"])
     learned = None if expected.learned is None else float(expected.learned)
-    assert times == [expected.blocked_until, expected.busy_since, expected.probe_at, expected.probed_at], row
-    assert arrival == expected.arrival, row
+    assert times == [expected.blocked_until, expected.probe_at, expected.probed_at], row
+    given = zip(map(datetime.fromisoformat, row["startTimes"]), row["startCounts"], strict=True)
+    since = now - expected.span
+    assert {at: starts for at, starts in given if at > since} == Counter(
+        at for at in expected.given if at > since
+    ), row
+    assert row["provenStarts"] == expected.proven, row
     assert row["learnedRate"] == learned, row
     assert (row["epoch"], row["limits"]) == (expected.epoch, expected.limits), row
     assert (row["today"], row["startedToday"]) == (expected.today.isoformat(), expected.started), row
@@ -94,7 +99,7 @@ def check_rows(queue: Queue, model: QueueModel) -> dict[int, str]:
     for run in model.runs:
         ends = [runs[run.id][name] is not None for name in ("finishedAt", "rescuedAt")] if run.ends_by else []
         assert run.ends_by is None or ends == [run.finished, run.rescued], run
-    check_gate(gate(queue), model.gate)
+    check_gate(gate(queue), model.gate, model.now)
     check_invariants(queue.connection)
     return {row["id"]: row["status"] for row in jobs.values()}
 

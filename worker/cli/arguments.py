@@ -121,7 +121,9 @@ def _gate(command: argparse.ArgumentParser) -> None:
     change = actions.add_parser("set", help="set a model's rate, or the caps for all models")
     change.add_argument("--model", metavar="NAME", help="the model (default: GEMINI_MODEL_NAME)")
     change.add_argument("--rate", metavar="N", type=whole(1, 100_000), help="images per minute")
-    change.add_argument("--burst", metavar="N", type=whole(1, 1000), help="images that may start at once")
+    change.add_argument(
+        "--burst", metavar="N", type=whole(0, 1000), help="images that may start at once; 0: half of the rate"
+    )
     for name, kind, told in (
         ("--images-per-day", cap, "daily cap in images, or `none`"),
         ("--dollars-per-day", cap, "daily cap in dollars, or `none`"),

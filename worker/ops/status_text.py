@@ -123,7 +123,7 @@ def _gate_line(gate: Mapping[str, Any]) -> str:
     per = "minute" if gate["windowSeconds"] == 60 else f"{gate['windowSeconds']:g} s"
     line = f"{gate['model']}: {gate['rate']:g} starts per {per}, {gate['startedToday']} today"
     if gate["burst"] > 1:
-        line += f", burst {gate['burst']}"
+        line += f", up to {gate['burst']} at once"
     if gate["learnedRate"] is not None:
         how = "stated by Gemini" if gate["learnedFrom"] == "stated" else "lowered after 429s"
         line += f"; {gate['allowed']:g} allowed ({how})"
