@@ -669,12 +669,27 @@ where g."arrivalAt" = '-infinity';
 alter table generation.gates drop column "arrivalAt", drop column "busySince";
 $migration_0005$);
 
+call pg_temp.migrate(6, 'fair_order', '1a8cc6df03c20ad4cc6ca029d5727bc7121bbe5bf0025e828a34dff455696e51', $migration_0006$
+-- What the fair order and the count of a user's requests need.
+
+-- The highest tag that was handed out past others, per priority: see pass_over.
+create table if not exists generation.virtual_times (
+  priority smallint primary key,
+  tag bigint not null
+);
+
+-- Cancelled jobs whose requests may still be under way: see users_near_daily_limit.
+create index if not exists photo_generation_queue_cancelled
+on public.photo_generation_queue ("leaseExpiresAt")
+where status = 'cancelled' and "leaseExpiresAt" is not null;
+$migration_0006$);
+
 do $$
 declare
   v_version constant integer := (select max(m.number) from generation.schema_migrations as m);
 begin
-  if v_version > 5 then
-    raise exception 'Not installed; the database is at %, this file is for 5.', v_version
+  if v_version > 6 then
+    raise exception 'Not installed; the database is at %, this file is for 6.', v_version
       using hint = 'Take the newer sql/install.sql: a database does not go back.';
   end if;
 end
@@ -823,6 +838,20 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   return now();
+end
+$$;
+
+-- The class of an advisory lock, which is a pair of hashes: of what it is for, and of an id that callers cannot choose freely.
+-- These are all that there are: `run` (its claims and its end), `user` (orders share it, an erasure does not), `runs` (a place among
+-- the runs at once), `requests` (what claims count for users), `kick` (who wakes the worker).
+create or replace function generation.lock_class(p_purpose text) returns integer
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_purpose = any (array['run', 'user', 'runs', 'requests', 'kick']) is not true then
+    raise exception 'generation.lock_class: there is no advisory lock for "%"', p_purpose;
+  end if;
+  return hashtext('generation.' || p_purpose);
 end
 $$;
 
@@ -1048,20 +1077,39 @@ end
 $$;
 
 -- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
--- head of what is ready; with nothing ready, the highest tag ever given, so that nobody is held to
--- what he got while the queue was otherwise idle.
-create or replace function generation.virtual_time(p_priority smallint) returns bigint
+-- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
+-- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
+drop function if exists generation.virtual_time(smallint);
+create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
-  return coalesce(
-    (select q."startTag" from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
-      order by q."startTag" limit 1),
-    (select f."lastTag" from generation.flows as f
-      where f.priority = p_priority order by f."lastTag" desc limit 1),
+  return greatest(
+    coalesce(
+      least(
+        (select q."startTag" from public.photo_generation_queue as q
+          where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
+          order by q."startTag" limit 1),
+        (select min(q."startTag") from public.photo_generation_queue as q where q.id = any (p_also_ready) and q.priority = p_priority)),
+      (select f."lastTag" from generation.flows as f
+        where f.priority = p_priority order by f."lastTag" desc limit 1)),
+    (select t.tag from generation.virtual_times as t where t.priority = p_priority),
     0);
+end
+$$;
+
+-- Keeps the virtual time of the priorities of the jobs p_ids, which were handed out while others were passed over (a run has enough
+-- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past.
+-- Locks the rows of these priorities until the end of the transaction.
+create or replace function generation.pass_over(p_ids bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  insert into generation.virtual_times as t (priority, tag)
+  select q.priority, max(q."startTag") from public.photo_generation_queue as q where q.id = any (p_ids)
+  group by q.priority order by q.priority
+  on conflict (priority) do update set tag = excluded.tag where t.tag < excluded.tag;
 end
 $$;
 
@@ -1092,36 +1140,55 @@ as $$
   returning "lastTag" - p_images
 $$;
 
--- Another turn for the jobs p_ids, which have had one and did not finish: {id, tag}. A user's retries stand in a line of their
--- own, which begins at the virtual time and advances by the images that they still miss. So retries do not wait for the user's
--- own backlog, and together with it take two turns for each of another user's at most. They cost as many images of the user's
--- share: the user's later orders stand that much further back. The caller has locked the users' tag rows; a job whose user
--- has none is left out.
-create or replace function generation.further_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
-language plpgsql set search_path = ''
+-- Where the jobs p_ids stand once they are ready again: {id, userId, priority, tag, cost}. What comes back of a user stands in a line
+-- of its own, which begins at the virtual time and advances by the images that are still missing; a job never stands before
+-- where it stood. So what comes back does not wait for the user's own backlog, and together with it takes two turns for each
+-- of another user's at most. `cost` is what a turn costs of the user's share: the missing images, nothing for a job
+-- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
+create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
+returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
+language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return query
   with missing as materialized (
-    select q.id, q."userId", q.priority, q."startTag", q."numImagesPerExample"
+    select q.id, q."userId", q.priority, q."startTag", q.status, q."numImagesPerExample"
       - (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
       - (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as images
     from public.photo_generation_queue as q where q.id = any (p_ids)
-  ), counted as (
-    select m."userId", m.priority, min(m."startTag") as first_tag, sum(m.images)::bigint as images
-    from missing as m group by m."userId", m.priority
-  ), moved as (
-    update generation.flows as f
-    set "lastTag" = greatest(f."lastTag", c.now) + c.images, "retryTag" = greatest(f."retryTag", c.now, c.first_tag) + c.images
-    from (select t.*, generation.virtual_time(t.priority) as now from counted as t) as c
-    where f."userId" = c."userId" and f.priority = c.priority
-    returning f."userId", f.priority, f."retryTag" - c.images as before
+  ), lines as materialized (
+    select u."userId", u.priority, greatest(f."retryTag", generation.virtual_time(u.priority, p_also_ready)) as tag
+    from (select distinct m."userId", m.priority from missing as m) as u
+    left join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
   )
-  select m.id, (d.before + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint
-  from missing as m join moved as d on d."userId" = m."userId" and d.priority = m.priority;
+  select m.id, m."userId", m.priority, greatest(m."startTag",
+      l.tag + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint,
+    case when m.status = 'rate_limited' then 0 else m.images end
+  from missing as m join lines as l on l."userId" = m."userId" and l.priority = m.priority;
 end
 $$;
+
+-- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
+-- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
+create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  return query
+  with turns as materialized (
+    select * from generation.next_turns(p_ids)
+  ), moved as (
+    update generation.flows as f
+    set "lastTag" = greatest(f."lastTag" + u.cost, u.tag), "retryTag" = greatest(f."retryTag", u.tag)
+    from (select t."userId", t.priority, max(t.tag) as tag, sum(t.cost)::bigint as cost from turns as t group by 1, 2) as u
+    where f."userId" = u."userId" and f.priority = u.priority
+  )
+  select t.id, t.tag from turns as t;
+end
+$$;
+drop function if exists generation.further_turns(bigint[]);
 
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
@@ -1464,7 +1531,7 @@ create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtext('generation.user'), hashtext(p_user_id));
+  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
   if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
     perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;
@@ -1682,7 +1749,7 @@ language sql stable set search_path = ''
 as $$ select generation.images_of_caps() * 3 / 4 $$;
 
 -- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
--- allows. The jobs are charged no further turn. Users for whom a server orders with the service key are not limited, as in their
+-- allows. Users for whom a server orders with the service key are not limited, as in their
 -- orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
@@ -1714,9 +1781,11 @@ end
 $$;
 
 -- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
--- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day.
+-- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
+-- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
+-- come through here one at a time until they are committed, so that each counts what the others have handed out.
 create or replace function generation.users_near_daily_limit() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
@@ -1726,10 +1795,15 @@ begin
   if v_most is null then
     return '[]';
   end if;
+  perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
   return (
     with working as materialized (
       select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+      union all
+      select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
+      where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
+        and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
     )
     select coalesce(jsonb_agg(w."userId"), '[]')
     from (select g."userId", sum(g.images) as images from working as g group by g."userId") as w
@@ -1738,38 +1812,38 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
--- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
--- order of that user's, they wait for the next claim.
+-- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
+-- order of that user's, the user's jobs wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_ids bigint[];
-  v_used bigint[];
+  v_due bigint[];
 begin
-  select array_agg(d.id) into v_ids from (
+  select array_agg(d.id) into v_due from (
     select q.id from public.photo_generation_queue as q
     where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
     order by q."retryAt" limit p_limit
     for update skip locked
   ) as d;
-  if v_ids is null then
+  if v_due is null then
     return;
   end if;
-  v_used := array(
-    with used as materialized (
-      select q.id, q."userId", q.priority from public.photo_generation_queue as q
-      where q.id = any (v_ids) and q.status = 'pending'
+  v_due := array(
+    with due as materialized (
+      select q.id, q."userId", q.priority from public.photo_generation_queue as q where q.id = any (v_due)
+    ), locked as (
+      select d.id from due as d join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
+      for no key update of f skip locked
     )
-    select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
-    for no key update of f skip locked);
+    select l.id from locked as l
+    union all
+    select d.id from due as d
+    where not exists (select from generation.flows as f where f."userId" = d."userId" and f.priority = d.priority));
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null, "waitingSince" = null,
-    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
-  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
-    select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
+  set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = t.tag
+  from generation.take_turns(v_due) as t
+  where q.id = any (v_due) and q.id = t.id;
 end
 $$;
 
@@ -2799,7 +2873,7 @@ as $$
 declare
   v_run generation.runs;
 begin
-  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   select r.* into v_run from generation.runs as r where r.id = p_run_id;
   if v_run."finishedAt" is not null then
     perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
@@ -3031,7 +3105,7 @@ declare
   v_next timestamptz;
 begin
   if p_run.id is null then
-    perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
+    perform pg_advisory_xact_lock(generation.lock_class('runs'), 0);
     select count(*), min(r.until) into v_open, v_next from generation.runs_at_once(generation.clock()) as r;
     if v_open >= (select l."maxRuns" from generation.limits as l) then
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
@@ -3125,6 +3199,7 @@ declare
   v_run generation.runs;
   v_closed jsonb;
   v_most_images double precision;
+  v_skip_users jsonb;
 begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
@@ -3157,8 +3232,8 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images,
-      coalesce(p_skip_users, '[]') || generation.users_near_daily_limit());
+    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
@@ -3168,6 +3243,9 @@ begin
       generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
+    if v_skip_users <> '[]' then
+      perform generation.pass_over(v_ids);
+    end if;
   end if;
   return generation.claimed(v_fence, p_model, v_most_images);
 exception
@@ -3427,6 +3505,7 @@ declare
   v_settled jsonb;
   v_changes jsonb;
   v_sent bigint[];
+  v_cancelled bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -3450,11 +3529,16 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those for a job that was cancelled meanwhile as well, or cancelling in time would hide them.
+  -- Those for a job that was cancelled in progress as well, once, or cancelling in time would hide them.
+  select array_agg(q.id) filter (where q.status = 'cancelled' and q."leaseExpiresAt" is not null) into v_cancelled
+  from public.photo_generation_queue as q where q.id = any (v_ids);
   select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
   where (r ->> 'requests')::integer > 0
-    and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence')) or exists (
-      select from public.photo_generation_queue as q where q.id = (r ->> 'jobId')::bigint and q.status = 'cancelled'));
+    and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'))
+      or (r ->> 'jobId')::bigint = any (v_cancelled));
+  if v_cancelled is not null then
+    update public.photo_generation_queue as q set "leaseExpiresAt" = null where q.id = any (v_cancelled);
+  end if;
   if v_sent is not null then
     perform generation.count_requests(p_results, v_sent);
   end if;
@@ -3471,7 +3555,7 @@ $$;
 -- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
 -- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
 -- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes but the requests of cancelled jobs, which count again.
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -3511,7 +3595,7 @@ declare
 begin
   perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
     perform generation.count_answers(p_summary);
   end if;
@@ -3619,7 +3703,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
+    "lockedBy" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -3658,7 +3742,7 @@ $$;
 -- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
 -- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
 -- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see further_turns), those that wait
+-- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see next_turns), those that wait
 -- for a sweep when that is over. Returns {retried}.
 -- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
@@ -3710,8 +3794,8 @@ begin
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
     "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
-    "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_turns) as t on t.id = d.id
+    "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, q."startTag")
+  from unnest(v_ids) as d (id) left join generation.take_turns(v_turns) as t on t.id = d.id
   where q.id = any (v_ids) and q.id = d.id;
   perform generation.roll_up(v_changes);
   return jsonb_build_object('retried', cardinality(v_ids));
@@ -4268,19 +4352,13 @@ as $$
     ) as e
     where generation.crash_code(e) is null
   ), due as (
-    select q.id, q.priority, q."startTag", q.suspect, q.status, q."userId", cardinality(
-      generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) as images, least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority)) as now
-    from public.photo_generation_queue as q
+    select q.id from public.photo_generation_queue as q
     where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
     order by q."retryAt" limit 1000
   ), promoted as (
-    select d.id, d.priority, case
-      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
-      else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
-    end as tag, d.suspect
-    from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
-    window users as (partition by d."userId", d.priority, d.status)
+    select t.id, t.priority, t.tag, q.suspect
+    from generation.next_turns(array(select d.id from due as d), array(select r.id from rescued as r)) as t
+    join public.photo_generation_queue as q on q.id = t.id
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union
@@ -4651,7 +4729,7 @@ begin
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
   -- Orders under way of this user are waited for, later ones find the erasure.
-  perform pg_advisory_xact_lock(hashtext('generation.user'), hashtext(p_user_id));
+  perform pg_advisory_xact_lock(generation.lock_class('user'), hashtext(p_user_id));
   if generation.is_folder(v_folder) then
     insert into generation.erasures ("userFolder", "requestedAt") values (v_folder, generation.clock()) on conflict do nothing;
   end if;
@@ -5071,6 +5149,7 @@ alter table generation.failed_images enable row level security;
 alter table generation.runs enable row level security;
 alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
+alter table generation.virtual_times enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
 alter table generation.photo_hosts enable row level security;

@@ -11,6 +11,20 @@ begin
 end
 $$;
 
+-- The class of an advisory lock, which is a pair of hashes: of what it is for, and of an id that callers cannot choose freely.
+-- These are all that there are: `run` (its claims and its end), `user` (orders share it, an erasure does not), `runs` (a place among
+-- the runs at once), `requests` (what claims count for users), `kick` (who wakes the worker).
+create or replace function generation.lock_class(p_purpose text) returns integer
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  if p_purpose = any (array['run', 'user', 'runs', 'requests', 'kick']) is not true then
+    raise exception 'generation.lock_class: there is no advisory lock for "%"', p_purpose;
+  end if;
+  return hashtext('generation.' || p_purpose);
+end
+$$;
+
 -- Refuses a call with HTTP status p_status (PostgREST turns SQLSTATE PTnnn into it). Never returns; declared
 -- as text so that `coalesce(value, generation.refuse(…))` reads as "value, or else".
 create or replace function generation.refuse(p_status text, p_reason text, p_message text, p_hint text)
@@ -233,20 +247,39 @@ end
 $$;
 
 -- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
--- head of what is ready; with nothing ready, the highest tag ever given, so that nobody is held to
--- what he got while the queue was otherwise idle.
-create or replace function generation.virtual_time(p_priority smallint) returns bigint
+-- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
+-- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
+drop function if exists generation.virtual_time(smallint);
+create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
-  return coalesce(
-    (select q."startTag" from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
-      order by q."startTag" limit 1),
-    (select f."lastTag" from generation.flows as f
-      where f.priority = p_priority order by f."lastTag" desc limit 1),
+  return greatest(
+    coalesce(
+      least(
+        (select q."startTag" from public.photo_generation_queue as q
+          where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
+          order by q."startTag" limit 1),
+        (select min(q."startTag") from public.photo_generation_queue as q where q.id = any (p_also_ready) and q.priority = p_priority)),
+      (select f."lastTag" from generation.flows as f
+        where f.priority = p_priority order by f."lastTag" desc limit 1)),
+    (select t.tag from generation.virtual_times as t where t.priority = p_priority),
     0);
+end
+$$;
+
+-- Keeps the virtual time of the priorities of the jobs p_ids, which were handed out while others were passed over (a run has enough
+-- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past.
+-- Locks the rows of these priorities until the end of the transaction.
+create or replace function generation.pass_over(p_ids bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  insert into generation.virtual_times as t (priority, tag)
+  select q.priority, max(q."startTag") from public.photo_generation_queue as q where q.id = any (p_ids)
+  group by q.priority order by q.priority
+  on conflict (priority) do update set tag = excluded.tag where t.tag < excluded.tag;
 end
 $$;
 
@@ -277,36 +310,55 @@ as $$
   returning "lastTag" - p_images
 $$;
 
--- Another turn for the jobs p_ids, which have had one and did not finish: {id, tag}. A user's retries stand in a line of their
--- own, which begins at the virtual time and advances by the images that they still miss. So retries do not wait for the user's
--- own backlog, and together with it take two turns for each of another user's at most. They cost as many images of the user's
--- share: the user's later orders stand that much further back. The caller has locked the users' tag rows; a job whose user
--- has none is left out.
-create or replace function generation.further_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
-language plpgsql set search_path = ''
+-- Where the jobs p_ids stand once they are ready again: {id, userId, priority, tag, cost}. What comes back of a user stands in a line
+-- of its own, which begins at the virtual time and advances by the images that are still missing; a job never stands before
+-- where it stood. So what comes back does not wait for the user's own backlog, and together with it takes two turns for each
+-- of another user's at most. `cost` is what a turn costs of the user's share: the missing images, nothing for a job
+-- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
+create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
+returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
+language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return query
   with missing as materialized (
-    select q.id, q."userId", q.priority, q."startTag", q."numImagesPerExample"
+    select q.id, q."userId", q.priority, q."startTag", q.status, q."numImagesPerExample"
       - (select count(*) from public.photo_generation_photos as p where p."batchId" = q."batchId" and p."jobId" = q.id)
       - (select count(*) from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id) as images
     from public.photo_generation_queue as q where q.id = any (p_ids)
-  ), counted as (
-    select m."userId", m.priority, min(m."startTag") as first_tag, sum(m.images)::bigint as images
-    from missing as m group by m."userId", m.priority
-  ), moved as (
-    update generation.flows as f
-    set "lastTag" = greatest(f."lastTag", c.now) + c.images, "retryTag" = greatest(f."retryTag", c.now, c.first_tag) + c.images
-    from (select t.*, generation.virtual_time(t.priority) as now from counted as t) as c
-    where f."userId" = c."userId" and f.priority = c.priority
-    returning f."userId", f.priority, f."retryTag" - c.images as before
+  ), lines as materialized (
+    select u."userId", u.priority, greatest(f."retryTag", generation.virtual_time(u.priority, p_also_ready)) as tag
+    from (select distinct m."userId", m.priority from missing as m) as u
+    left join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
   )
-  select m.id, (d.before + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint
-  from missing as m join moved as d on d."userId" = m."userId" and d.priority = m.priority;
+  select m.id, m."userId", m.priority, greatest(m."startTag",
+      l.tag + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint,
+    case when m.status = 'rate_limited' then 0 else m.images end
+  from missing as m join lines as l on l."userId" = m."userId" and l.priority = m.priority;
 end
 $$;
+
+-- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
+-- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
+create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
+language plpgsql set search_path = ''
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+as $$
+begin
+  return query
+  with turns as materialized (
+    select * from generation.next_turns(p_ids)
+  ), moved as (
+    update generation.flows as f
+    set "lastTag" = greatest(f."lastTag" + u.cost, u.tag), "retryTag" = greatest(f."retryTag", u.tag)
+    from (select t."userId", t.priority, max(t.tag) as tag, sum(t.cost)::bigint as cost from turns as t group by 1, 2) as u
+    where f."userId" = u."userId" and f.priority = u.priority
+  )
+  select t.id, t.tag from turns as t;
+end
+$$;
+drop function if exists generation.further_turns(bigint[]);
 
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.

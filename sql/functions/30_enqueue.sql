@@ -278,7 +278,7 @@ create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
 begin
-  perform pg_advisory_xact_lock_shared(hashtext('generation.user'), hashtext(p_user_id));
+  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
   if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
     perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;

@@ -161,7 +161,7 @@ language sql stable set search_path = ''
 as $$ select generation.images_of_caps() * 3 / 4 $$;
 
 -- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
--- allows. The jobs are charged no further turn. Users for whom a server orders with the service key are not limited, as in their
+-- allows. Users for whom a server orders with the service key are not limited, as in their
 -- orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
@@ -193,9 +193,11 @@ end
 $$;
 
 -- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
--- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day.
+-- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
+-- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
+-- come through here one at a time until they are committed, so that each counts what the others have handed out.
 create or replace function generation.users_near_daily_limit() returns jsonb
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
@@ -205,10 +207,15 @@ begin
   if v_most is null then
     return '[]';
   end if;
+  perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
   return (
     with working as materialized (
       select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+      union all
+      select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
+      where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
+        and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
     )
     select coalesce(jsonb_agg(w."userId"), '[]')
     from (select g."userId", sum(g.images) as images from working as g group by g."userId") as w
@@ -217,37 +224,37 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due. Those that waited for a quota stand where they stood, but not
--- before the virtual time. The others have had their turn and get another one; while their user's tag row is locked, by an
--- order of that user's, they wait for the next claim.
+-- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
+-- order of that user's, the user's jobs wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
-  v_ids bigint[];
-  v_used bigint[];
+  v_due bigint[];
 begin
-  select array_agg(d.id) into v_ids from (
+  select array_agg(d.id) into v_due from (
     select q.id from public.photo_generation_queue as q
     where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
     order by q."retryAt" limit p_limit
     for update skip locked
   ) as d;
-  if v_ids is null then
+  if v_due is null then
     return;
   end if;
-  v_used := array(
-    with used as materialized (
-      select q.id, q."userId", q.priority from public.photo_generation_queue as q
-      where q.id = any (v_ids) and q.status = 'pending'
+  v_due := array(
+    with due as materialized (
+      select q.id, q."userId", q.priority from public.photo_generation_queue as q where q.id = any (v_due)
+    ), locked as (
+      select d.id from due as d join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
+      for no key update of f skip locked
     )
-    select u.id from used as u join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
-    for no key update of f skip locked);
+    select l.id from locked as l
+    union all
+    select d.id from due as d
+    where not exists (select from generation.flows as f where f."userId" = d."userId" and f.priority = d.priority));
   update public.photo_generation_queue as q
-  set status = 'pending', "retryAt" = null, "waitingSince" = null,
-    "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_used) as t on t.id = d.id
-  where q.id = any (v_ids) and q.id = d.id and (t.tag is not null or q.status = 'rate_limited' or not exists (
-    select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority));
+  set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = t.tag
+  from generation.take_turns(v_due) as t
+  where q.id = any (v_due) and q.id = t.id;
 end
 $$;

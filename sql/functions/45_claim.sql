@@ -36,7 +36,7 @@ as $$
 declare
   v_run generation.runs;
 begin
-  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   select r.* into v_run from generation.runs as r where r.id = p_run_id;
   if v_run."finishedAt" is not null then
     perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
@@ -268,7 +268,7 @@ declare
   v_next timestamptz;
 begin
   if p_run.id is null then
-    perform pg_advisory_xact_lock(hashtext('generation.runs'), 0);
+    perform pg_advisory_xact_lock(generation.lock_class('runs'), 0);
     select count(*), min(r.until) into v_open, v_next from generation.runs_at_once(generation.clock()) as r;
     if v_open >= (select l."maxRuns" from generation.limits as l) then
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
@@ -362,6 +362,7 @@ declare
   v_run generation.runs;
   v_closed jsonb;
   v_most_images double precision;
+  v_skip_users jsonb;
 begin
   perform generation.require_service();
   v_gate := generation.gate_ahead(p_model);
@@ -394,8 +395,8 @@ begin
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images,
-      coalesce(p_skip_users, '[]') || generation.users_near_daily_limit());
+    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
+    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
       return generation.answered(generation.nothing_claimed(v_prefix));
@@ -405,6 +406,9 @@ begin
       generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
     perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
+    if v_skip_users <> '[]' then
+      perform generation.pass_over(v_ids);
+    end if;
   end if;
   return generation.claimed(v_fence, p_model, v_most_images);
 exception

@@ -131,6 +131,7 @@ declare
   v_settled jsonb;
   v_changes jsonb;
   v_sent bigint[];
+  v_cancelled bigint[];
 begin
   perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
 
@@ -154,11 +155,16 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those for a job that was cancelled meanwhile as well, or cancelling in time would hide them.
+  -- Those for a job that was cancelled in progress as well, once, or cancelling in time would hide them.
+  select array_agg(q.id) filter (where q.status = 'cancelled' and q."leaseExpiresAt" is not null) into v_cancelled
+  from public.photo_generation_queue as q where q.id = any (v_ids);
   select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
   where (r ->> 'requests')::integer > 0
-    and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence')) or exists (
-      select from public.photo_generation_queue as q where q.id = (r ->> 'jobId')::bigint and q.status = 'cancelled'));
+    and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'))
+      or (r ->> 'jobId')::bigint = any (v_cancelled));
+  if v_cancelled is not null then
+    update public.photo_generation_queue as q set "leaseExpiresAt" = null where q.id = any (v_cancelled);
+  end if;
   if v_sent is not null then
     perform generation.count_requests(p_results, v_sent);
   end if;
@@ -175,7 +181,7 @@ $$;
 -- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
 -- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
 -- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes but the requests of cancelled jobs, which count again.
+-- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -215,7 +221,7 @@ declare
 begin
   perform generation.require_service();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(hashtext('generation.run'), hashtext(p_run_id::text));
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
     perform generation.count_answers(p_summary);
   end if;

@@ -35,7 +35,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
+    "lockedBy" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -74,7 +74,7 @@ $$;
 -- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
 -- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
 -- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see further_turns), those that wait
+-- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see next_turns), those that wait
 -- for a sweep when that is over. Returns {retried}.
 -- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
@@ -126,8 +126,8 @@ begin
     "retryAt" = case when q."sweepUntil" > generation.clock() then least(q."sweepUntil",
       generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil')) end,
     "waitingSince" = case when q."sweepUntil" > generation.clock() then generation.clock() end,
-    "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, greatest(q."startTag", generation.virtual_time(q.priority)))
-  from unnest(v_ids) as d (id) left join generation.further_turns(v_turns) as t on t.id = d.id
+    "errorCode" = null, "errorMessage" = null, "startTag" = coalesce(t.tag, q."startTag")
+  from unnest(v_ids) as d (id) left join generation.take_turns(v_turns) as t on t.id = d.id
   where q.id = any (v_ids) and q.id = d.id;
   perform generation.roll_up(v_changes);
   return jsonb_build_object('retried', cardinality(v_ids));

@@ -67,19 +67,13 @@ as $$
     ) as e
     where generation.crash_code(e) is null
   ), due as (
-    select q.id, q.priority, q."startTag", q.suspect, q.status, q."userId", cardinality(
-      generation.missing_images(q."batchId", q.id, q."numImagesPerExample")) as images, least(generation.virtual_time(q.priority),
-        (select min(r.tag) from rescued as r where r.priority = q.priority)) as now
-    from public.photo_generation_queue as q
+    select q.id from public.photo_generation_queue as q
     where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
     order by q."retryAt" limit 1000
   ), promoted as (
-    select d.id, d.priority, case
-      when d.status = 'rate_limited' or f."retryTag" is null then greatest(d."startTag", d.now)
-      else greatest(f."retryTag", d.now, min(d."startTag") over users) + sum(d.images) over (users order by d."startTag", d.id)
-    end as tag, d.suspect
-    from due as d left join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
-    window users as (partition by d."userId", d.priority, d.status)
+    select t.id, t.priority, t.tag, q.suspect
+    from generation.next_turns(array(select d.id from due as d), array(select r.id from rescued as r)) as t
+    join public.photo_generation_queue as q on q.id = t.id
   ), candidates as (
     (select * from ready order by priority desc, tag, id limit 1)
     union

@@ -61,7 +61,7 @@ begin
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
   -- Orders under way of this user are waited for, later ones find the erasure.
-  perform pg_advisory_xact_lock(hashtext('generation.user'), hashtext(p_user_id));
+  perform pg_advisory_xact_lock(generation.lock_class('user'), hashtext(p_user_id));
   if generation.is_folder(v_folder) then
     insert into generation.erasures ("userFolder", "requestedAt") values (v_folder, generation.clock()) on conflict do nothing;
   end if;

@@ -36,6 +36,7 @@ alter table generation.failed_images enable row level security;
 alter table generation.runs enable row level security;
 alter table generation.idempotency_keys enable row level security;
 alter table generation.flows enable row level security;
+alter table generation.virtual_times enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
 alter table generation.photo_hosts enable row level security;

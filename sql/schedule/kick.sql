@@ -43,7 +43,7 @@ begin
     return null;
   end if;
   -- Of orders that come at once the first kicks; the lock is free again when its kick is visible to all, so look once more.
-  if not pg_try_advisory_xact_lock(hashtext('generation.kick'), 0) then
+  if not pg_try_advisory_xact_lock(generation.lock_class('kick'), 0) then
     return null;
   elsif generation.was_kicked() then
     return null;

@@ -170,7 +170,7 @@ def test_busy(queue: Queue, another: Callable[[], Queue]) -> None:
     """A claim that cannot get a lock in time is busy, which is an answer and changes nothing."""
     queue.enqueue()
     run, other = queue.run(), another()
-    lock = "select pg_advisory_xact_lock(hashtext('generation.run'), hashtext(%s))"
+    lock = "select pg_advisory_xact_lock(generation.lock_class('run'), hashtext(%s))"
     other.connection.execute("begin")
     other.connection.execute(lock, [str(run.id)])
     assert run.answer() == {"jobs": [], "reason": "busy", "nextAttemptInSeconds": 1}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 import pytest
 from postgrest.exceptions import APIError
 from supabase import AsyncClient
@@ -103,10 +104,17 @@ def test_every_advisory_lock_names_its_purpose() -> None:
         for path in (*migrations(), *functions(), *(SQL / "schedule").glob("*.sql"))
         for call in re.findall(r"pg_\w*advisory\w*(\(.*)", path.read_text())
     ]
-    named = [re.match(r"\(hashtext\('(generation\.[a-z]+)'\), ", call) for call in calls]
+    named = [re.match(r"\(generation\.lock_class\('([a-z]+)'\), ", call) for call in calls]
     assert all(named), calls
-    purposes = {match[1] for match in named if match}
-    assert purposes == {"generation.run", "generation.runs", "generation.user", "generation.kick"}
+    assert {match[1] for match in named if match} == {"run", "runs", "user", "requests", "kick"}
+
+
+def test_an_advisory_lock_of_no_known_purpose_is_an_error(queue: Queue) -> None:
+    """A misspelt purpose would be a lock that nobody else takes."""
+    with pytest.raises(psycopg.Error, match='there is no advisory lock for "rnu"'):
+        queue.one("select generation.lock_class('rnu')")
+    with pytest.raises(psycopg.Error, match="there is no advisory lock"):
+        queue.one("select generation.lock_class(null)")
 
 
 async def test_users_order_for_themselves(

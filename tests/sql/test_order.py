@@ -156,6 +156,68 @@ def test_retries_cost_the_users_share(queue: Queue, clock: Clock) -> None:
     assert abs(serve(queue, 20).count("other") - 10) <= 1
 
 
+def keep_busy(queue: Queue) -> None:
+    """Ten other users order and are served, so that the order moves on."""
+    for number in range(10):
+        queue.enqueue(f"busy-{number}", examples=10)
+        for job in queue.run().claim(20):
+            queue.complete(job)
+
+
+@pytest.mark.parametrize("apart", [0, 1], ids=["at-once", "one-by-one"])
+def test_jobs_back_from_a_quota_take_turns_with_newer_orders(queue: Queue, clock: Clock, apart: int) -> None:
+    """Sixty jobs that were overtaken while they waited take turns with a customer's, not all the turns."""
+    queue.enqueue("waiting", examples=60)
+    for number, job in enumerate(queue.run().claim(60)):
+        queue.settle(job, "rate_limited", retryInSeconds=60 + apart * number, attemptSpent=False)
+    keep_busy(queue)
+    queue.enqueue("customer", examples=20)
+    clock.advance(60)
+    served: list[str] = []
+    while served.count("customer") < 20:
+        for job in queue.run().claim(1):
+            served.append(job["userFolder"])
+            queue.complete(job)
+        clock.advance(1)
+    assert len(served) <= 41
+
+
+def test_orders_come_after_their_users_jobs_that_waited(queue: Queue, clock: Clock) -> None:
+    """A user whose jobs came back from waiting has one line: what is ordered then stands behind them."""
+    queue.enqueue("waiting", examples=40)
+    for job in queue.run().claim(40):
+        queue.settle(job, "rate_limited", retryInSeconds=60, attemptSpent=False)
+    keep_busy(queue)
+    queue.enqueue("customer", examples=40)
+    clock.advance(60)
+    assert len(serve(queue, 2)) == 2
+    queue.enqueue("waiting", examples=40)
+    assert abs(serve(queue, 60).count("customer") - 30) <= 1
+
+
+def test_waiting_for_a_quota_costs_no_share(queue: Queue, clock: Clock) -> None:
+    """A user whose jobs waited, and were not overtaken, has as many turns as others afterwards."""
+    queue.enqueue("waiting", examples=20)
+    queue.enqueue("other", examples=40)
+    for job in queue.run().claim(40):
+        queue.settle(job, "rate_limited", retryInSeconds=60, attemptSpent=False)
+    clock.advance(60)
+    queue.enqueue("waiting", examples=20)
+    assert abs(serve(queue, 60).count("waiting") - 30) <= 1
+
+
+def test_a_user_who_is_passed_over_lets_nobody_join_in_the_past(queue: Queue) -> None:
+    """While one user's jobs are not handed out, a newcomer takes turns with those that are."""
+    queue.enqueue("passed-over", examples=50)
+    run = queue.run()
+    run.claim(1)
+    queue.enqueue("first", examples=100)
+    assert len(run.answer(90, p_skip_users=["passed-over"])["jobs"]) == 90
+    queue.enqueue("newcomer", examples=80)
+    jobs = run.answer(10, p_skip_users=["passed-over"])["jobs"]
+    assert abs([job["userId"] for job in jobs].count("first") - 5) <= 1
+
+
 def test_a_retry_does_not_wait_for_its_users_backlog(queue: Queue, clock: Clock) -> None:
     """A job that failed once in passing comes soon again, however much its user has ordered meanwhile."""
     queue.enqueue("busy", examples=100)

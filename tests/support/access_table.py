@@ -67,6 +67,7 @@ TABLES = {
     "generation.photo_hosts": CLOSED,
     "generation.prices": CLOSED,
     "generation.runs": CLOSED,
+    "generation.virtual_times": CLOSED,
 }
 SEQUENCES = {"photo_generation_queue_id_seq", "photo_generation_photos_id_seq"}
 POLICIES = {

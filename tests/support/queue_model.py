@@ -144,27 +144,25 @@ class QueueModel:
             run.rescued = True
         waiting = [j for j in self.jobs.values() if j.retry_at and j.status in ("pending", "rate_limited")]
         due = [job for job in waiting if job.retry_at and job.retry_at <= self.now]
-        self.further_turns([job for job in due if job.status == "pending"], due)
+        self.take_turns(due)
         for job in due:
             job.status, job.retry_at = "pending", None
         return ends
 
-    def further_turns(self, used: list[Job], due: list[Job]) -> None:
-        """Who had a turn gets another in the user's line of retries; the others keep theirs."""
-        times = {job.priority: self.virtual_time(job.priority) for job in due}
+    def take_turns(self, jobs: list[Job]) -> None:
+        """What comes back stands in its user's line, not before where it stood; it costs what had a turn."""
+        times = {job.priority: self.virtual_time(job.priority) for job in jobs}
         lines: dict[tuple[str, int], list[Job]] = {}
-        for job in sorted(used, key=lambda job: (job.tag, job.id)):
+        for job in sorted(jobs, key=lambda job: (job.tag, job.id)):
             lines.setdefault((job.user, job.priority), []).append(job)
-        for job in due:
-            job.tag = job.tag if job in used else max(job.tag, times[job.priority])
-        for key, jobs in lines.items():
-            now, images = times[key[1]], sum(len(job.missing) for job in jobs)
-            tag = max(self.retries.get(key, 0), now, jobs[0].tag)
-            self.flows[key] = max(self.flows[key], now) + images
-            self.retries[key] = tag + images
-            for job in jobs:
-                tag += len(job.missing)
-                job.tag = tag
+        for key, line in lines.items():
+            end = max(self.retries.get(key, 0), times[key[1]])
+            for job in line:
+                end += len(job.missing)
+                job.tag = max(job.tag, end)
+            cost = sum(len(job.missing) for job in line if job.status != "rate_limited")
+            self.retries[key] = max(job.tag for job in line)
+            self.flows[key] = max(self.flows[key] + cost, self.retries[key])
 
     def _run_of(self, job: Job) -> RunState:
         return next(run for run in self.runs if job.fence and job.fence.startswith(run.prefix))
@@ -232,7 +230,7 @@ class QueueModel:
         if including_refused:
             for job in failed:
                 job.given_up.clear()
-        self.further_turns(failed, failed)
+        self.take_turns(failed)
         for job in failed:
             job.retry()
         return [job.id for job in failed]
