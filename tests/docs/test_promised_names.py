@@ -51,7 +51,8 @@ def http_names() -> list[str]:
             f"{page.stem} {method} {path}" for path, each in described["paths"].items() for method in each
         ]
         for name, schema in described["components"]["schemas"].items():
-            names += [f"{page.stem} {name}.{field}" for field in schema.get("properties", ())]
+            fields = {field for form in schema.get("oneOf", [schema]) for field in form.get("properties", ())}
+            names += [f"{page.stem} {name}.{field}" for field in fields]
     return names
 
 
