@@ -632,7 +632,7 @@ select b.bucket from (values ('training-photos'), ('generated-photos')) as b (bu
 where not exists (select from generation.photo_buckets);
 $migration_0004$);
 
-call pg_temp.migrate(5, 'sliding_window', 'fb8ccb0ce78c40a24d56883a2d546796d8df4a94c51ce4434b5795572c40d6ad', $migration_0005$
+call pg_temp.migrate(5, 'sliding_window', '0a45d1ec4ed8865c03df0c81cf829c6a85a948c63c8c1c207600d9bdb348e51d', $migration_0005$
 -- The gate counts starts in a sliding window, and a run counts as one at once only while it is heard of.
 
 -- When the run last claimed or asked the gate, to about ten seconds.
@@ -652,21 +652,34 @@ alter column burst drop not null,
 alter column burst drop default,
 alter column "graceSeconds" set default 0.5;
 
--- The starts of a gate so far are taken to have followed its even pace until `arrivalAt`. A burst of 1 and a grace of a second
--- were the defaults.
-update generation.gates as g
-set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5), "paceAt" = g."arrivalAt",
-  "roomAt" = g."arrivalAt" + make_interval(secs => g."windowSeconds"),
-  "startTimes" = array(
-    select g."arrivalAt" - i * make_interval(secs => g."windowSeconds" / 100) from generate_series(100, 1, -1) as i),
-  "startCounts" = array_fill(ceil(least(g.rate, coalesce(g."learnedRate", g.rate)) / 100)::integer, array[100])
-where g."arrivalAt" > '-infinity';
+-- The starts of a gate so far are taken to have followed its even pace until `arrivalAt`, which goes with what else that pace needed.
+-- A burst of 1 and a grace of a second were the defaults.
+do $$
+begin
+  if exists (
+    select from pg_attribute as a
+    where a.attrelid = 'generation.gates'::regclass and a.attname = 'arrivalAt' and not a.attisdropped
+  ) then
+    update generation.gates as g
+    set "paceAt" = g."arrivalAt", "roomAt" = g."arrivalAt" + make_interval(secs => g."windowSeconds"),
+      "startTimes" = array(
+        select g."arrivalAt" - i * make_interval(secs => g."windowSeconds" / n.times) from generate_series(n.times, 1, -1) as i),
+      "startCounts" = array(
+        select i * n.starts / n.times - (i - 1) * n.starts / n.times from generate_series(1, n.times) as i)
+    from (
+      select s.model, s.starts, least(s.starts, 100) as times
+      from (
+        select o.model, greatest(floor(least(o.rate, coalesce(o."learnedRate", o.rate))), 1)::integer as starts
+        from generation.gates as o
+      ) as s
+    ) as n
+    where n.model = g.model and g."arrivalAt" > '-infinity';
+    update generation.gates as g set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5) where true;
+  end if;
+end
+$$;
 
-update generation.gates as g set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5)
-where g."arrivalAt" = '-infinity';
-
--- What the even pace needed.
-alter table generation.gates drop column "arrivalAt", drop column "busySince";
+alter table generation.gates drop column if exists "arrivalAt", drop column if exists "busySince";
 $migration_0005$);
 
 call pg_temp.migrate(6, 'fair_order', '1a8cc6df03c20ad4cc6ca029d5727bc7121bbe5bf0025e828a34dff455696e51', $migration_0006$
@@ -2023,8 +2036,10 @@ $$;
 --   limit  a start comes a span or more after the one that was `rate` starts before it;
 --   pace   while fewer than half of the rate are counted, a start comes at once. After that it comes at the least interval at
 --          which a whole span of starts could follow the last one without ever waiting for the limit.
--- So an order of half the quota starts at once in an idle queue. The interval after that is at most twice the even one, span / rate,
--- and each start that keeps it leaves the next interval equal or shorter, down to the even one: nobody waits for a span to end.
+-- So an order of half the quota starts at once in an idle queue, once a span of that rate has passed without a 429 (see burst). The
+-- interval after that is at most twice the even one, span / rate, and each start that keeps it leaves the next interval equal or shorter,
+-- but for the merging below, down to the even one: nobody waits for a span to end. After a change to a lower rate the next start waits
+-- until the span holds fewer than that.
 --
 -- A gate keeps the starts of its last span: times and, beside them, how many. Those within one 256th of a window are kept as if
 -- all had been given with the last of them, so that the list is bounded at any rate; that costs at most 0.4 % of the rate. It also
@@ -2118,7 +2133,7 @@ $$;
 -- Adds starts to those that a gate keeps, drops what no longer counts at p_now, but for the last one, and finds out anew when the next
 -- may come: at once from `roomAt` on, and otherwise at `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
--- To be called whenever the rate, the burst or limitedAt has changed, too.
+-- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
 create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
@@ -2133,7 +2148,8 @@ begin
     return p_gate;
   end if;
   v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);
-  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
+  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), 
+    coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
     v_last + make_interval(secs => ceil(max(
       extract(epoch from c.at - v_last + v_span) / (greatest(v_rate - c.upto, 0) + 1)
     ) filter (where c.upto - c.starts < v_rate) * 1e6) / 1e6)
@@ -2444,6 +2460,7 @@ declare
     + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
 begin
   if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
+    and (p_gate."blockedUntil" > p_now) is not true
     and generation.starts_counted(p_gate, p_now, p_now) >= floor(v_rate * 0.99) then
     return greatest(ceil(v_rate) + 1 - ceil(v_rate * p_gate."windowSeconds" / v_span), 1);
   end if;
@@ -2582,7 +2599,7 @@ begin
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
-    p_gate."provenStarts" := v_limit;
+    p_gate."provenStarts" := least(v_limit, p_gate.rate);
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
     return generation.add_starts(p_gate, array(
@@ -3072,7 +3089,8 @@ end
 $$;
 
 -- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
--- claim or question at the gate, since a call to Gemini takes a minute at most. A run that died holds no place longer.
+-- claim or question at the gate, since a call to Gemini takes a minute at most by default. A run that died holds no place longer; one
+-- that is silent for longer works on, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -3083,13 +3101,17 @@ begin
 end
 $$;
 
--- Notes that a run is alive, at most every ten seconds. Locks: the run.
+-- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
+-- hears or ends it.
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
 begin
   update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < generation.clock() - interval '10 s';
+  where r.id = (
+    select h.id from generation.runs as h
+    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
+    for no key update skip locked);
 end
 $$;
 

@@ -5,8 +5,10 @@
 --   limit  a start comes a span or more after the one that was `rate` starts before it;
 --   pace   while fewer than half of the rate are counted, a start comes at once. After that it comes at the least interval at
 --          which a whole span of starts could follow the last one without ever waiting for the limit.
--- So an order of half the quota starts at once in an idle queue. The interval after that is at most twice the even one, span / rate,
--- and each start that keeps it leaves the next interval equal or shorter, down to the even one: nobody waits for a span to end.
+-- So an order of half the quota starts at once in an idle queue, once a span of that rate has passed without a 429 (see burst). The
+-- interval after that is at most twice the even one, span / rate, and each start that keeps it leaves the next interval equal or shorter,
+-- but for the merging below, down to the even one: nobody waits for a span to end. After a change to a lower rate the next start waits
+-- until the span holds fewer than that.
 --
 -- A gate keeps the starts of its last span: times and, beside them, how many. Those within one 256th of a window are kept as if
 -- all had been given with the last of them, so that the list is bounded at any rate; that costs at most 0.4 % of the rate. It also
@@ -100,7 +102,7 @@ $$;
 -- Adds starts to those that a gate keeps, drops what no longer counts at p_now, but for the last one, and finds out anew when the next
 -- may come: at once from `roomAt` on, and otherwise at `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
--- To be called whenever the rate, the burst or limitedAt has changed, too.
+-- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
 create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
 returns generation.gates
 language plpgsql immutable set search_path = ''
@@ -115,7 +117,8 @@ begin
     return p_gate;
   end if;
   v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);
-  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
+  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), 
+    coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
     v_last + make_interval(secs => ceil(max(
       extract(epoch from c.at - v_last + v_span) / (greatest(v_rate - c.upto, 0) + 1)
     ) filter (where c.upto - c.starts < v_rate) * 1e6) / 1e6)

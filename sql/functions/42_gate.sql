@@ -241,6 +241,7 @@ declare
     + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
 begin
   if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
+    and (p_gate."blockedUntil" > p_now) is not true
     and generation.starts_counted(p_gate, p_now, p_now) >= floor(v_rate * 0.99) then
     return greatest(ceil(v_rate) + 1 - ceil(v_rate * p_gate."windowSeconds" / v_span), 1);
   end if;

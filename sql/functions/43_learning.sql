@@ -59,7 +59,7 @@ begin
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
     p_gate."learnedAt" := p_now;
-    p_gate."provenStarts" := v_limit;
+    p_gate."provenStarts" := least(v_limit, p_gate.rate);
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
     return generation.add_starts(p_gate, array(

@@ -235,7 +235,8 @@ end
 $$;
 
 -- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
--- claim or question at the gate, since a call to Gemini takes a minute at most. A run that died holds no place longer.
+-- claim or question at the gate, since a call to Gemini takes a minute at most by default. A run that died holds no place longer; one
+-- that is silent for longer works on, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -246,13 +247,17 @@ begin
 end
 $$;
 
--- Notes that a run is alive, at most every ten seconds. Locks: the run.
+-- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
+-- hears or ends it.
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
 begin
   update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < generation.clock() - interval '10 s';
+  where r.id = (
+    select h.id from generation.runs as h
+    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
+    for no key update skip locked);
 end
 $$;
 

@@ -17,18 +17,31 @@ alter column burst drop not null,
 alter column burst drop default,
 alter column "graceSeconds" set default 0.5;
 
--- The starts of a gate so far are taken to have followed its even pace until `arrivalAt`. A burst of 1 and a grace of a second
--- were the defaults.
-update generation.gates as g
-set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5), "paceAt" = g."arrivalAt",
-  "roomAt" = g."arrivalAt" + make_interval(secs => g."windowSeconds"),
-  "startTimes" = array(
-    select g."arrivalAt" - i * make_interval(secs => g."windowSeconds" / 100) from generate_series(100, 1, -1) as i),
-  "startCounts" = array_fill(ceil(least(g.rate, coalesce(g."learnedRate", g.rate)) / 100)::integer, array[100])
-where g."arrivalAt" > '-infinity';
+-- The starts of a gate so far are taken to have followed its even pace until `arrivalAt`, which goes with what else that pace needed.
+-- A burst of 1 and a grace of a second were the defaults.
+do $$
+begin
+  if exists (
+    select from pg_attribute as a
+    where a.attrelid = 'generation.gates'::regclass and a.attname = 'arrivalAt' and not a.attisdropped
+  ) then
+    update generation.gates as g
+    set "paceAt" = g."arrivalAt", "roomAt" = g."arrivalAt" + make_interval(secs => g."windowSeconds"),
+      "startTimes" = array(
+        select g."arrivalAt" - i * make_interval(secs => g."windowSeconds" / n.times) from generate_series(n.times, 1, -1) as i),
+      "startCounts" = array(
+        select i * n.starts / n.times - (i - 1) * n.starts / n.times from generate_series(1, n.times) as i)
+    from (
+      select s.model, s.starts, least(s.starts, 100) as times
+      from (
+        select o.model, greatest(floor(least(o.rate, coalesce(o."learnedRate", o.rate))), 1)::integer as starts
+        from generation.gates as o
+      ) as s
+    ) as n
+    where n.model = g.model and g."arrivalAt" > '-infinity';
+    update generation.gates as g set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5) where true;
+  end if;
+end
+$$;
 
-update generation.gates as g set burst = nullif(g.burst, 1), "graceSeconds" = least(g."graceSeconds", 0.5)
-where g."arrivalAt" = '-infinity';
-
--- What the even pace needed.
-alter table generation.gates drop column "arrivalAt", drop column "busySince";
+alter table generation.gates drop column if exists "arrivalAt", drop column if exists "busySince";

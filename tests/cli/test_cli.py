@@ -16,7 +16,7 @@ from worker.cli.main import main
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")
 
 QUEUE = ["tick", "run", "drain", "enqueue", "status", "show", "release-stale", "retry-failed", "gate"]
-COMMANDS = [*QUEUE, "models", "hosts", "cancel", "sweep", "prune", "erase", "check"]
+COMMANDS = [*QUEUE, "models", "hosts", "photo", "cancel", "sweep", "prune", "erase", "check"]
 WITHOUT_KEY = ["status", "release-stale", "retry-failed", "cancel none", "enqueue -", "tick --dry-run"]
 NOBODY = {"SUPABASE_URL": "http://127.0.0.1:9"}
 

@@ -158,7 +158,11 @@ class Gate:
     def probe(self, now: datetime) -> int:
         """How many starts beyond the pace would show whether a stated value holds; 0 unless it is time."""
         due = self.stated and self.probed_at is None and self.probe_at is not None and self.probe_at <= now
-        if not due or self.counted(now, now) < floor(self.allowed * 0.99):
+        if (
+            not due
+            or (self.blocked_until or LONG_AGO) > now
+            or self.counted(now, now) < floor(self.allowed * 0.99)
+        ):
             return 0
         span = WINDOW + GRACE + (WINDOW / 256 if self.allowed > 256 else 0)
         return max(ceil(self.allowed) + 1 - ceil(self.allowed * WINDOW / span), 1)
@@ -213,7 +217,7 @@ class Gate:
             return (next_daily_reset(now),) * 2
         if facts.period == "minute" and facts.limit and min(facts.limit, self.rate) != self.allowed:
             self.learned, self.stated, self.learned_at = Decimal(facts.limit), True, now
-            self.probe_at, self.proven = next_probe, facts.limit
+            self.probe_at, self.proven = next_probe, min(facts.limit, self.rate)
         elif facts.period == "minute" and not recent:
             first = max(self.last + self.even, now)
             self.keep([first + place * self.even for place in range(missed)], now)

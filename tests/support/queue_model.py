@@ -190,7 +190,13 @@ class QueueModel:
         copy, stranger = deepcopy(self), RunState("peek", UUID(int=0))
         copy.come_back()
         chosen = copy.choose(stranger, most, 1_000_000)
-        return Answer(chosen) if chosen else Answer([], copy._nothing(stranger))
+        if chosen:
+            return Answer(chosen)
+        closed = copy._nothing(stranger)
+        # Nothing has come back yet: a job that will fail then is still waited for.
+        return Answer(
+            [], closed._replace(seconds=self.next_attempt()) if closed.reason == "queue_empty" else closed
+        )
 
     def settle(self, results: list[Result]) -> list[tuple[str, str | None, str]]:
         """The result, the new status and the verdict for each."""
