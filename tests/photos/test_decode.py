@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -96,6 +98,26 @@ def test_a_mutated_file_is_prepared_or_refused_in_words(
         assert picture(made).mode == "RGB"
 
 
+def tiff_of_one_large_tile() -> bytes:
+    """64 x 64 pixels in one tile of 23 008 x 23 008, which has to be decoded as a whole: 500 MB."""
+    tile = zlib.compress(bytes(1000))
+    tags = {
+        256: 64,
+        257: 64,
+        258: 8,
+        259: 8,
+        262: 1,
+        277: 1,
+        322: 23_008,
+        323: 23_008,
+        324: 8,
+        325: len(tile),
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    ifd = struct.pack("<H", len(tags)) + entries + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + ifd
+
+
 def test_a_photo_of_a_hundred_megapixels_is_prepared() -> None:
     made = prepared(saved(Image.new("L", (10_000, 9_990), 90), "JPEG"))
     assert (made.width, made.height) == (2048, 2046)
@@ -109,6 +131,7 @@ def test_a_photo_of_a_hundred_megapixels_is_prepared() -> None:
             "10001 x 10000 pixels; the limit .* 100 mega",
         ),
         (lambda: saved(Image.new("1", (20_000, 2_000)), "TIFF"), None),
+        (tiff_of_one_large_tile, "64 x 64 pixels; the limit"),
         (lambda: saved(Image.new("1", (30_000, 2_000)), "TIFF"), "30000 x 2000 pixels; the limit .* 5. mega"),
     ],
 )

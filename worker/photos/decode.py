@@ -24,6 +24,7 @@ MAX_PIXELS = 100_000_000
 QUALITIES = (90, 75, 60)
 """JPEG qualities, tried until a photo has at most its number of bytes; then it is halved in size."""
 
+_JPEG_EDGE = 65_500
 _DRAFT_SHARE = 0.95
 """How much of the edge is enough when a JPEG is decoded at a half, a quarter or an eighth of its size: the
 usual 4032 pixels then become 2016, in half of the time."""
@@ -41,6 +42,7 @@ _BYTES_PER_DEEP_PIXEL = 14
 _WORKING_BYTES = 40_000_000
 """Memory for bands, encoded bytes and libraries."""
 
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,8 +77,8 @@ class Limits:
 
     @property
     def edge(self) -> int:
-        """The long edge as a number."""
-        return self.max_edge or MAX_PIXELS
+        """The long edge as a number: without a limit, the longest that a JPEG can have."""
+        return self.max_edge or _JPEG_EDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,16 @@ def _memory(kind: str, image: Image.Image, size: tuple[int, int], shrink: float)
         decoding = 4 * decoded + coefficients
     else:
         deep = kind == "HEIF" and image.info.get("bit_depth", 8) > 8
-        decoding = (_BYTES_PER_DEEP_PIXEL if deep else _BYTES_PER_PIXEL[kind]) * pixels
+        per_pixel = _BYTES_PER_DEEP_PIXEL if deep else _BYTES_PER_PIXEL[kind]
+        decoding = per_pixel * max(pixels, _tile_pixels(image))
     return round(_WORKING_BYTES + max(decoding + kept, 12 * pixels * shrink**2))
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of a TIFF's tile, which is decoded whole and may be larger than the image; 0 for other kinds."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
+    return int(width) * int(height)
 
 
 def _samples(image: Image.Image) -> float:

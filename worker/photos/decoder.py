@@ -21,7 +21,9 @@ from worker.photos.decode import Limits, Prepared, Source, Unusable
 
 NICENESS = 5
 _MEMORY_RESERVE = 128 * 1024 * 1024
-"""Address space beyond what the largest photo needs: stacks, and libraries that are loaded late."""
+"""Address space beyond what a photo needs: stacks, and libraries that are loaded late."""
+_OPENING_BYTES = 100_000_000
+"""Memory for reading a header, for which some formats already reserve the pixels."""
 
 
 def main() -> None:
@@ -38,17 +40,22 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
-    _limit(request["cpu_seconds"], request["max_memory"])
+    _limit_cpu(request["cpu_seconds"])
+    used = _address_space()
     try:
+        _limit_memory(used, _OPENING_BYTES)
         limits = Limits(request["max_edge"], request["max_bytes"])
         source = Source(request["kind"], data, limits, request["max_memory"])
         del data
         _send(answers, {"memory": source.memory})
         if not requests.readline():
             return
+        _limit_memory(used, source.memory)
         _send_prepared(answers, source.prepare())
     except Unusable as exc:
         _send(answers, {"refused": [exc.code, exc.reason]})
+    except MemoryError:
+        _send(answers, {"refused": ["photo_too_large", "needs too much memory to prepare: make it smaller"]})
     except Exception:  # noqa: BLE001 - the worker logs it: a fault of this program, or of its limits
         _send(answers, {"failed": traceback.format_exc(limit=-3)})
 
@@ -63,15 +70,24 @@ def _send(answers: BinaryIO, answer: dict[str, Any], data: bytes = b"") -> None:
     answers.flush()
 
 
-def _limit(cpu_seconds: int, max_memory: int) -> None:
-    """Limit processor time and memory of the next photo. macOS does not limit memory."""
+def _limit_cpu(seconds: int) -> None:
+    """Limit the processor time of the next photo."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + 1 + cpu_seconds
+    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
-    with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = pages * resource.getpagesize() + max_memory + _MEMORY_RESERVE
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+
+def _address_space() -> int:
+    """Bytes of address space in use; 0 where it is not known, as on macOS, which does not limit it either."""
+    with suppress(OSError):
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return 0
+
+
+def _limit_memory(used: int, more: int) -> None:
+    """Limit the address space to `more` bytes beyond `used`: a photo takes no more than was granted."""
+    if used:
+        resource.setrlimit(resource.RLIMIT_AS, (used + more + _MEMORY_RESERVE, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ DECODERS = 2
 DECODING_BYTES = 448 * 1024 * 1024
 """Limit for the memory of all decoders together; a larger photo is refused."""
 
-CPU_SECONDS = 15
+CPU_SECONDS = 10
 """Processor time for one photo; the largest ordinary photos take less than five."""
 
 WALL_SECONDS = 60.0
