@@ -1092,7 +1092,6 @@ $$;
 -- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
 -- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
 -- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
-drop function if exists generation.virtual_time(smallint);
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -1201,7 +1200,6 @@ begin
   select t.id, t.tag from turns as t;
 end
 $$;
-drop function if exists generation.further_turns(bigint[]);
 
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
@@ -2054,6 +2052,15 @@ begin
 end
 $$;
 
+-- How far ahead starts are given out, in seconds: a run that dies loses no more of them.
+create or replace function generation.horizon_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_gate."windowSeconds" / 6;
+end
+$$;
+
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
 language plpgsql immutable set search_path = ''
@@ -2148,7 +2155,7 @@ begin
     return p_gate;
   end if;
   v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);
-  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), 
+  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at),
     coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
     v_last + make_interval(secs => ceil(max(
       extract(epoch from c.at - v_last + v_span) / (greatest(v_rate - c.upto, 0) + 1)
@@ -2258,7 +2265,7 @@ begin
     p_gate."learnedRate" := p_gate."learnedRate" + v_windows * greatest(p_gate.rate / 20, 1);
     p_gate."learnedAt" := v_since + make_interval(secs => v_windows * p_gate."windowSeconds");
     p_gate.limits := 0;
-  elsif p_gate."probedAt" <= p_now - make_interval(secs => p_gate."windowSeconds" / 6) then
+  elsif p_gate."probedAt" <= p_now - make_interval(secs => generation.horizon_seconds(p_gate)) then
     p_gate."learnedRate" := 2 * p_gate."learnedRate";
     p_gate."probeAt" := p_now + make_interval(secs => p_gate."windowSeconds" * 7 / 6);
     p_gate."probedAt" := null;
@@ -2317,8 +2324,8 @@ begin
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
     "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
-    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts", "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt",
-    "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts",
+    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
     "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end
@@ -2506,7 +2513,7 @@ begin
   perform 1 from generation.limits as l
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
-  v_horizon := v_gate."windowSeconds" / 6;
+  v_horizon := generation.horizon_seconds(v_gate);
   v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
@@ -3242,7 +3249,7 @@ begin
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   v_most_images := least(p_max_images,
-    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6), generation.moment()));
+    generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
@@ -4444,7 +4451,7 @@ begin
           'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
           'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-          'closedBy', generation.gate_closed(g, g."windowSeconds" / 6) ->> 'reason',
+          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
           'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
           'dollarsToday', g."startedToday" * generation.start_price(g))
           order by g.model), '[]') from gates as g),

@@ -249,7 +249,6 @@ $$;
 -- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
 -- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
 -- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
-drop function if exists generation.virtual_time(smallint);
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -358,7 +357,6 @@ begin
   select t.id, t.tag from turns as t;
 end
 $$;
-drop function if exists generation.further_turns(bigint[]);
 
 -- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
 -- defaults for what was left out or null, a batch that counts it, and its place in the fair order.

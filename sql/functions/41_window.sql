@@ -23,6 +23,15 @@ begin
 end
 $$;
 
+-- How far ahead starts are given out, in seconds: a run that dies loses no more of them.
+create or replace function generation.horizon_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_gate."windowSeconds" / 6;
+end
+$$;
+
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
 language plpgsql immutable set search_path = ''
@@ -117,7 +126,7 @@ begin
     return p_gate;
   end if;
   v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);
-  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at), 
+  select array_agg(c.at order by c.at), array_agg(c.starts order by c.at),
     coalesce(max(c.at) filter (where c.upto >= v_burst) + v_span, p_now),
     v_last + make_interval(secs => ceil(max(
       extract(epoch from c.at - v_last + v_span) / (greatest(v_rate - c.upto, 0) + 1)

@@ -39,7 +39,7 @@ begin
     p_gate."learnedRate" := p_gate."learnedRate" + v_windows * greatest(p_gate.rate / 20, 1);
     p_gate."learnedAt" := v_since + make_interval(secs => v_windows * p_gate."windowSeconds");
     p_gate.limits := 0;
-  elsif p_gate."probedAt" <= p_now - make_interval(secs => p_gate."windowSeconds" / 6) then
+  elsif p_gate."probedAt" <= p_now - make_interval(secs => generation.horizon_seconds(p_gate)) then
     p_gate."learnedRate" := 2 * p_gate."learnedRate";
     p_gate."probeAt" := p_now + make_interval(secs => p_gate."windowSeconds" * 7 / 6);
     p_gate."probedAt" := null;
@@ -98,8 +98,8 @@ begin
   set rate = p_gate.rate, burst = p_gate.burst, "windowSeconds" = p_gate."windowSeconds",
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
     "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
-    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts", "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt",
-    "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts",
+    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
     "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end
@@ -287,7 +287,7 @@ begin
   perform 1 from generation.limits as l
   where l."imagesPerDay" is not null or l."dollarsPerDay" is not null for no key update;
   v_now := generation.moment();
-  v_horizon := v_gate."windowSeconds" / 6;
+  v_horizon := generation.horizon_seconds(v_gate);
   v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
   v_closed := generation.gate_closed(v_gate, v_horizon);
   v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;

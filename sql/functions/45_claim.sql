@@ -388,7 +388,7 @@ begin
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
   v_most_images := least(p_max_images,
-    generation.starts_within(v_gate, least(p_run_seconds::double precision, v_gate."windowSeconds" / 6), generation.moment()));
+    generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
