@@ -126,18 +126,23 @@ async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.M
             assert b" 200 " in await each.readuntil(b"\r\n\r\n")
 
 
+async def gives_way_to_a_request(waiting: asyncio.StreamReader, address: tuple[str, int]) -> None:
+    """A request on one connection more is answered, and the one that waits is closed for it."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(get("/10/0"))
+    assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+    with suppress(ConnectionResetError):
+        assert await waiting.read() == b""
+    writer.close()
+
+
 async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever opens all connections and sends nothing keeps nobody out: the longest idle is closed."""
     async with serving(monkeypatch, seconds=60) as (oldest, writer):
         address = writer.get_extra_info("peername")
         _, second = await asyncio.open_connection(*address)
-        reader, third = await asyncio.open_connection(*address)
-        third.write(get("/10/0"))
-        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
-        with suppress(ConnectionResetError):
-            assert await oldest.read() == b""
-        for each in (second, third):
-            each.close()
+        await gives_way_to_a_request(oldest, address)
+        second.close()
 
 
 async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,13 +154,8 @@ async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch)
         _, second = await asyncio.open_connection(*address)
         second.write(begun)
         await asyncio.sleep(0.2)
-        reader, third = await asyncio.open_connection(*address)
-        third.write(get("/10/0"))
-        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
-        with suppress(ConnectionResetError):
-            assert await oldest.read() == b""
-        for each in (second, third):
-            each.close()
+        await gives_way_to_a_request(oldest, address)
+        second.close()
 
 
 async def test_whoever_still_reads_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:

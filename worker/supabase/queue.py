@@ -48,6 +48,23 @@ class Claim:
     next_attempt_seconds: float | None = None
     answered_at: str | None = None
 
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> Claim:
+        """The claim that `claim_generation_jobs` answered; older versions answer fewer fields."""
+        return cls(
+            jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
+            successors=tuple(answer.get("successors") or ()),
+            prices=answer.get("prices") or {},
+            latency_seconds=answer.get("latencySeconds"),
+            photo_buckets=tuple(answer.get("photoBuckets", ())),
+            photo_hosts=tuple(answer.get("photoHosts", ())),
+            storage_refused=answer.get("storageRefused"),
+            most_images=answer.get("mostImages", math.inf),
+            reason=answer.get("reason"),
+            next_attempt_seconds=answer.get("nextAttemptInSeconds"),
+            answered_at=answer.get("answeredAt"),
+        )
+
 
 class Settled(NamedTuple):
     """A settled job's status (None if the lease was lost) and error code."""
@@ -141,20 +158,7 @@ class Queue:
             "p_max_images": max_images,
             "p_schema_version": SCHEMA_VERSION,
         }
-        answer = await self._claim(params, within)
-        return Claim(
-            jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
-            successors=tuple(answer.get("successors") or ()),
-            prices=answer.get("prices") or {},
-            latency_seconds=answer.get("latencySeconds"),
-            photo_buckets=tuple(answer.get("photoBuckets", ())),
-            photo_hosts=tuple(answer.get("photoHosts", ())),
-            storage_refused=answer.get("storageRefused"),
-            most_images=answer.get("mostImages", math.inf),
-            reason=answer.get("reason"),
-            next_attempt_seconds=answer.get("nextAttemptInSeconds"),
-            answered_at=answer.get("answeredAt"),
-        )
+        return Claim.from_answer(await self._claim(params, within))
 
     async def record_photo(self, job: Job, index: int, photo: Mapping[str, Any], within: Within) -> Recorded:
         """Record a stored image; the first writer wins until the job is final."""
