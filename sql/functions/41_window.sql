@@ -123,6 +123,8 @@ declare
   v_last timestamptz;
 begin
   if p_starts = '{}' and p_gate."startTimes" = '{}' then
+    p_gate."roomAt" := '-infinity';
+    p_gate."paceAt" := '-infinity';
     return p_gate;
   end if;
   v_last := greatest(generation.last_start(p_gate), p_starts[cardinality(p_starts)]);

@@ -54,7 +54,7 @@ begin
   if p_facts ->> 'period' = 'day' then
     p_gate."blockedUntil" := generation.next_daily_reset(p_now);
     p_gate.epoch := p_gate.epoch + 1;
-    return p_gate;
+    return generation.drop_blocked_starts(p_gate, p_now);
   elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and least(v_limit, p_gate.rate) <> generation.gate_rate(p_gate) then
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
@@ -75,6 +75,22 @@ begin
   end if;
   p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
   p_gate.epoch := p_gate.epoch + 1;
+  return generation.drop_blocked_starts(p_gate, p_now);
+end
+$$;
+
+-- Forgets the starts that were given out for a time that is now blocked: the new epoch makes them void, and Gemini would refuse them.
+-- The time of a start that has come may be up to a 256th of a window ahead, that of the last one it was merged with.
+create or replace function generation.drop_blocked_starts(p_gate generation.gates, p_now timestamptz) returns generation.gates
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_come constant timestamptz := p_now + make_interval(secs => p_gate."windowSeconds" / 256);
+begin
+  select coalesce(array_agg(t.at order by t.at), '{}'), coalesce(array_agg(t.starts order by t.at), '{}')
+  into p_gate."startTimes", p_gate."startCounts"
+  from unnest(p_gate."startTimes", p_gate."startCounts") as t (at, starts)
+  where t.at <= v_come or t.at >= p_gate."blockedUntil";
   return generation.add_starts(p_gate, '{}', p_now);
 end
 $$;

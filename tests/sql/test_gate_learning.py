@@ -154,6 +154,30 @@ def test_old_news(queue: Queue, moment: Moment, period: str) -> None:
     assert gate(queue) == before
 
 
+def test_starts_in_a_block_do_not_count(queue: Queue, moment: Moment) -> None:
+    """Starts given out for the time of a block are void, so the next ones do not wait until they leave the window."""
+    run = GateRun(queue)
+    for _ in range(6):
+        assert len(run.starts(10)) == 10
+        moment.advance(10)
+    epoch = run.take(10)["epoch"]
+    limited(queue, "minute", epoch, limit=30, retryAfterSeconds=20)
+    moment.advance(31.5)
+    assert run.starts(1)[0] < 1
+
+
+def test_starts_after_a_block_still_count(queue: Queue, moment: Moment) -> None:
+    """A start given out for after the block may be used by a run that has not heard of the block, so it counts."""
+    run = GateRun(queue)
+    for _ in range(6):
+        assert len(run.starts(10)) == 10
+        moment.advance(10)
+    epoch = run.take(10)["epoch"]
+    limited(queue, "minute", epoch, limit=30, retryAfterSeconds=1)
+    moment.advance(31.5)
+    assert run.starts(1)[0] > 5
+
+
 @pytest.mark.parametrize("facts", [None, {}, {"period": "hour"}, []])
 def test_bad_facts(queue: Queue, moment: Moment, facts: object) -> None:
     """Facts without a known period are refused and teach nothing."""

@@ -204,6 +204,12 @@ class Gate:
         self.keep(following, now)
         return starts + following
 
+    def drop_blocked(self, now: datetime) -> None:
+        """Forgets the starts that were given out for a time that is now blocked."""
+        come = now + timedelta(seconds=WINDOW / 256)
+        blocked = self.blocked_until or LONG_AGO
+        self.given = [start for start in self.given if start <= come or start >= blocked]
+
     def learn(self, facts: Facts, now: datetime) -> tuple[datetime, datetime] | None:
         """Takes a 429 in; within which times the gate is now blocked, None if that is not changed."""
         recent = self.limited_at > now - timedelta(seconds=WINDOW)

@@ -118,6 +118,7 @@ class OperatorRules(Machine):
             row = gate(self.queue)["blockedUntil"]
             assert blocked[0] <= datetime.fromisoformat(row) <= blocked[1]
             self.model.gate.blocked_until = datetime.fromisoformat(row)
+            self.model.gate.drop_blocked(self.model.now)
             # At a lower rate a burst begins anew: starts of before and after are held against the rate apart.
             self.starts = []
         expected = self.model.gate.aged(self.model.now)
