@@ -155,7 +155,7 @@ def test_old_news(queue: Queue, moment: Moment, period: str) -> None:
 
 
 def test_starts_in_a_block_do_not_count(queue: Queue, moment: Moment) -> None:
-    """Starts given out for the time of a block are void, so the next ones do not wait until they leave the window."""
+    """Starts given out for the time of a block are void and do not hold up the next ones."""
     run = GateRun(queue)
     for _ in range(6):
         assert len(run.starts(10)) == 10
@@ -167,7 +167,7 @@ def test_starts_in_a_block_do_not_count(queue: Queue, moment: Moment) -> None:
 
 
 def test_starts_after_a_block_still_count(queue: Queue, moment: Moment) -> None:
-    """A start given out for after the block may be used by a run that has not heard of the block, so it counts."""
+    """A start for after the block counts: a run that has not heard of the block may use it."""
     run = GateRun(queue)
     for _ in range(6):
         assert len(run.starts(10)) == 10
