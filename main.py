@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
-from worker import log, signals
+from worker import log
+from worker.common import signals
 from worker.http.auth import Guard
 from worker.http.connection import BoundedConnection
 from worker.http.oidc import GoogleTokens
@@ -84,7 +85,7 @@ def _application() -> Application:
 
 
 def _orders() -> OrderFunction:
-    from worker.orders_app import order_function
+    from worker.http.orders_app import order_function
 
     with _settings_read():
         return order_function()

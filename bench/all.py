@@ -8,7 +8,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench.figures import measured_on
+from bench.harness.figures import measured_on
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres

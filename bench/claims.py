@@ -15,10 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.bounds import whole
-from bench.claiming import Run, fill, install
-from bench.figures import hardware
-from bench.floor import measure_floor
+from bench.harness.bounds import whole
+from bench.harness.figures import hardware
+from bench.queues.claiming import Run, fill, install
+from bench.queues.floor import measure_floor
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from tests.support.databases import Database, database

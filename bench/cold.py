@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.bounds import whole
-from bench.figures import spread
-from bench.scale import Scale
-from bench.served import SECRET, served
-from bench.site import Site
+from bench.harness.bounds import whole
+from bench.harness.figures import spread
+from bench.harness.scale import Scale
+from bench.harness.served import SECRET, served
+from bench.harness.site import Site
 from local.demo.simulation import ROOT
 
 PURPOSE = "start to first idle answer, and memory, against the smallest function; about two minutes"

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from bench.audit import Audit, Auditor
-from bench.bounds import whole
-from bench.customers import USERS, Customers
-from bench.fleet import Fleet
-from bench.scale import Scale
-from bench.site import Site
-from bench.storm import Plan, Storm
+from bench.harness.bounds import whole
+from bench.harness.scale import Scale
+from bench.harness.site import Site
+from bench.storm.audit import Audit, Auditor
+from bench.storm.customers import USERS, Customers
+from bench.storm.fleet import Fleet
+from bench.storm.storm import Plan, Storm
 from worker.gemini.models import DEFAULT_MODEL
 
 PURPOSE = "kill -9 at every phase of the work, and an audit; about 25 minutes"

@@ -25,12 +25,12 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row
 
-from bench.bounds import above, whole
-from bench.figures import hardware
-from bench.ledger import Starts
+from bench.harness.bounds import above, whole
+from bench.harness.figures import hardware
+from bench.harness.ledger import Starts
 from local.stack.postgres import Postgres
 from tests.support.databases import Database, database
-from worker.deadline import Deadline, Within
+from worker.common.deadline import Deadline, Within
 from worker.run.deadlines import Deadlines
 from worker.run.rate_limiter import NoSlot, RateLimiter
 from worker.run.stop import Stop

@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bench.bounds import whole
-from bench.plan import draw, draw_stopped
-from bench.scale import Scale
-from bench.site import Site
-from bench.spent import Images, images, unsent_attempts
-from bench.trial import KILL_SECONDS, USER, Result, Trials
+from bench.harness.bounds import whole
+from bench.harness.scale import Scale
+from bench.harness.site import Site
+from bench.trials.plan import draw, draw_stopped
+from bench.trials.spent import Images, images, unsent_attempts
+from bench.trials.trial import KILL_SECONDS, USER, Result, Trials
 
 PURPOSE = "runs against their deadlines, whatever hangs, and against SIGTERM; about ten minutes"
 

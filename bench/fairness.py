@@ -19,9 +19,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from unittest.mock import patch
 
+from bench.harness.scale import Scale
+from bench.harness.site import Site, photo
 from bench.hostile_hosts import MUTE, PHOTOS, SILENT_DNS, HostileHosts, hostile_hosts
-from bench.scale import Scale
-from bench.site import Site, photo
 from local.stack.errors import StackError
 from worker import log
 from worker.app import Worker

@@ -7,12 +7,12 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from bench.bounds import above
-from bench.first_photos import USERS, Fairness, fairness
-from bench.peers import Peer, peers
-from bench.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
-from bench.scale import Scale
-from bench.site import IMAGES_PER_JOB, WORKERS, Site
+from bench.harness.bounds import above
+from bench.harness.scale import Scale
+from bench.harness.site import IMAGES_PER_JOB, WORKERS, Site
+from bench.quotas.first_photos import USERS, Fairness, fairness
+from bench.quotas.peers import Peer, peers
+from bench.quotas.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
 
 PURPOSE = "how well the quota is used, against other ways; about four minutes"
 WINDOW_SECONDS, BRIEF_WINDOW_SECONDS = 6.0, 3.5

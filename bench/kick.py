@@ -12,8 +12,8 @@ import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from bench.bounds import whole
-from bench.figures import hardware, spread
+from bench.harness.bounds import whole
+from bench.harness.figures import hardware, spread
 from local.simulator.gemini import Simulator
 from local.simulator.ledger import Call
 from local.stack.stack import Stack

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.bounds import whole
-from bench.figures import REPEATS, spread
-from bench.scale import Scale
-from bench.served import SECRET, served
-from bench.site import IMAGES_PER_JOB, Site
+from bench.harness.bounds import whole
+from bench.harness.figures import REPEATS, spread
+from bench.harness.scale import Scale
+from bench.harness.served import SECRET, served
+from bench.harness.site import IMAGES_PER_JOB, Site
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError
 from tests.support.clone import descendants

@@ -14,9 +14,9 @@ from functools import partial
 
 from PIL import Image, ImageChops
 
+from bench.harness.scale import Scale
+from bench.harness.site import IMAGES_PER_JOB, Site
 from bench.memory import Case, repeated
-from bench.scale import Scale
-from bench.site import IMAGES_PER_JOB, Site
 from local.demo.photographs import photographs
 
 PURPOSE = "bytes sent and processor time per image, with photos of 12 megapixels; about two minutes"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from bench.scale import Scale
-from bench.site import IMAGES_PER_JOB, Site
+from bench.harness.scale import Scale
+from bench.harness.site import IMAGES_PER_JOB, Site
 from worker.app import Worker
 from worker.gemini.models import DEFAULT_MODEL
 from worker.run.request import RunRequest

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psycopg
 
-from bench.bounds import whole
-from bench.scale import Scale
-from bench.site import Site
+from bench.harness.bounds import whole
+from bench.harness.scale import Scale
+from bench.harness.site import Site
 from local.demo.function import Function
 from local.stack.supabase import DIRECT
 

@@ -16,10 +16,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from bench.bounds import whole
-from bench.figures import REPEATS, spread
-from bench.scale import Scale
-from bench.site import IMAGES_PER_JOB, Site
+from bench.harness.bounds import whole
+from bench.harness.figures import REPEATS, spread
+from bench.harness.scale import Scale
+from bench.harness.site import IMAGES_PER_JOB, Site
 from local.simulator.ledger import Call
 from local.stack.errors import StackError
 from worker.gemini.models import DEFAULT_MODEL

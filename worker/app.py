@@ -13,9 +13,8 @@ from typing import Any
 from uuid import uuid4
 
 from worker import log
-from worker.backoff import Uniform
+from worker.common.fair_budget import FairBudget
 from worker.errors import QueueUnavailable
-from worker.fair_budget import FairBudget
 from worker.gemini.client import Gemini
 from worker.jobs import Photo
 from worker.ops.alerts import watched
@@ -25,6 +24,7 @@ from worker.photos.address import is_url
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
 from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
+from worker.run.backoff import Uniform
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.photo_memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest

@@ -6,12 +6,13 @@ Also checks relations between settings, so that a run can end before its invocat
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from worker.gemini.models import DEFAULT_MODEL
-from worker.secret import Secret
+from worker.log.secret import Secret
 
 MAX_RUN_SECONDS = 270.0
 """The longest run, even if the platform allows more: leases (at most 290 s) then expire within five minutes,
@@ -84,16 +85,15 @@ class Settings:
         Without `gemini` the Gemini key may be missing; commands that only manage the queue do not need it.
         """
         read = _Reader(env)
-        named, fallback = read.text("GEMINI_MODEL_NAME"), read.text("GEMINI_MODEL_FALLBACK")
-        follows = not named and fallback.lower() != "off"
+        model = read.model()
         settings = cls(
             supabase_url=read.url("SUPABASE_URL"),
             supabase_service_role_key=read.key("SUPABASE_SERVICE_ROLE_KEY"),
             gemini_api_key=read.key("GEMINI_API_KEY", needed=gemini),
-            gemini_model_name=named or DEFAULT_MODEL,
-            gemini_model_is_default=not named,
-            gemini_model_follows=follows,
-            gemini_model_fallback=fallback or None if follows else None,
+            gemini_model_name=model.name,
+            gemini_model_is_default=model.is_default,
+            gemini_model_follows=model.follows,
+            gemini_model_fallback=model.fallback,
             worker_id=read.worker_id(default_worker_id),
             worker_secret=read.callers_secret("WORKER_SECRET"),
             operator_secret=read.callers_secret("OPERATOR_SECRET"),
@@ -117,10 +117,7 @@ class Settings:
             drain_job_backlog=read.whole("DRAIN_JOB_BACKLOG", 500, 1, 1_000_000),
             drain_job_tasks=read.whole("DRAIN_JOB_TASKS", 1, 1, 100),
         )
-        read.log()
-        problems = (*read.problems, *_contradictions(settings))
-        if problems:
-            raise InvalidSettings(problems)
+        read.finish(_contradictions(settings))
         return settings
 
 
@@ -141,9 +138,7 @@ class OrderSettings:
             supabase_publishable_key=read.key("SUPABASE_ANON_KEY"),
             cors_allowed_origins=read.origins(),
         )
-        read.log()
-        if read.problems:
-            raise InvalidSettings(tuple(read.problems))
+        read.finish()
         return settings
 
 
@@ -183,6 +178,13 @@ def _has_port(parts: SplitResult) -> bool:
         return parts.port != 0
     except ValueError:
         return False
+
+
+class _Model(NamedTuple):
+    name: str
+    is_default: bool
+    follows: bool
+    fallback: str | None
 
 
 class _Reader:
@@ -308,14 +310,25 @@ class _Reader:
         """Whether the switch is on; off if not set."""
         return self.one_of(name, ("1", "TRUE", "YES", "0", "FALSE", "NO")) in ("1", "TRUE", "YES")
 
-    def log(self) -> None:
-        """Check the variables that `log.set_up` reads; it ignores bad values because it runs first."""
-        self.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
-        self.one_of("LOG_FORMAT", ("LINE", "JSON"))
-
     def whole(self, name: str, default: int, least: int, most: int) -> int:
         number = self.number(name, default, least, most)
         if number != int(number):
             self.problems.append(f"{name} must be a whole number, not {number:g}")
             return default
         return int(number)
+
+    def model(self) -> _Model:
+        """The Gemini model; the default one may be replaced by its successor, a named one may not."""
+        named, fallback = self.text("GEMINI_MODEL_NAME"), self.text("GEMINI_MODEL_FALLBACK")
+        follows = not named and fallback.lower() != "off"
+        return _Model(named or DEFAULT_MODEL, not named, follows, fallback or None if follows else None)
+
+    def finish(self, contradictions: Sequence[str] = ()) -> None:
+        """Raise InvalidSettings if there is any problem.
+
+        Also checks the variables that `log.set_up` reads; it ignores bad values because it runs first.
+        """
+        self.one_of("LOG_LEVEL", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))
+        self.one_of("LOG_FORMAT", ("LINE", "JSON"))
+        if problems := (*self.problems, *contradictions):
+            raise InvalidSettings(problems)

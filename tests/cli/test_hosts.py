@@ -6,9 +6,9 @@ import pytest
 
 from tests.support.command_line import CommandLine
 from tests.support.runs import Site
+from worker.log.secret import Secret
 from worker.ops.check import check
 from worker.ops.status_text import hosts_table
-from worker.secret import Secret
 from worker.supabase.client import Project
 
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")

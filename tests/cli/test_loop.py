@@ -15,9 +15,9 @@ import pytest
 from tests.support.command_line import CommandLine
 from tests.support.proxy import Proxy
 from tests.support.runs import KEY, Site
-from worker.backoff import Uniform
 from worker.cli import loop as loop_module
 from worker.cli.loop import Forever, loop, run_once, stop_on_signal
+from worker.run.backoff import Uniform
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")

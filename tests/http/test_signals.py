@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from worker import signals
+from worker.common import signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = """
 import asyncio
 import functions_framework.aio
-from worker import signals
+from worker.common import signals
 
 stop, started, chained = asyncio.Event(), asyncio.Event(), []
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bench import all as all_parts
-from bench import queues
-from bench.bounds import above, whole
 from bench.claims import COLD, Scenario
-from bench.floor import Pace
+from bench.harness.bounds import above, whole
+from bench.queues import other_queues
+from bench.queues.floor import Pace
 from local.stack.errors import StackError
 
 
@@ -56,7 +56,7 @@ def test_a_peer_that_is_not_installed_is_named(
 ) -> None:
     """With the command that shows it."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    assert not list(queues.installed())
+    assert not list(other_queues.installed())
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(" ")[0] for line in said] == ["pgqueuer", "procrastinate"]
     assert all("pip install -r bench/queues.txt" in line for line in said)
@@ -71,7 +71,7 @@ def test_an_error_inside_an_installed_peer_is_not_hidden(
     for name in [name for name in sys.modules if name.partition(".")[0] == "pgqueuer"]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError):
-        next(queues.installed())
+        next(other_queues.installed())
 
 
 def test_a_part_that_fails_costs_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from bench.crash import crash
-from bench.messages import phase_of
-from bench.payments import Payments, payments
-from bench.storm import Plan
+from bench.storm.messages import phase_of
+from bench.storm.payments import Payments, payments
+from bench.storm.storm import Plan
 from local.simulator.ledger import Call
 
 CALL = Call(

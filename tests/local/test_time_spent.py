@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.spent import Images, images, unsent_attempts
+from bench.trials.spent import Images, images, unsent_attempts
 from local.simulator.ledger import Call
 
 CALL = Call(1, 10.0, "model", "", "", "A portrait [3-0]", 1, 100, "1:1")

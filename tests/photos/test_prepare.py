@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.clone import descendants
 from tests.support.photo_files import endless, marked, saved
+from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
-from worker.fair_budget import FairBudget
 from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
 
 

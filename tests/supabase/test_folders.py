@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.wire import Asked, Script, Wire, listening, reply
 from worker.errors import Misconfigured, QueueUnavailable
+from worker.log.secret import Secret
 from worker.ops.sweep import Sweep
-from worker.secret import Secret
 from worker.supabase import folders as module
 from worker.supabase.client import Project
 from worker.supabase.folders import Folders

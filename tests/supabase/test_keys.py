@@ -6,7 +6,7 @@ import pytest
 
 from local.stack.stack import Stack
 from worker.errors import Misconfigured, QueueRefused
-from worker.secret import Secret
+from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.queue import Queue
 

@@ -11,7 +11,7 @@ from tests.support.photo_host import Authority, running
 from tests.support.runs import Site
 from worker.errors import Misconfigured, QueueUnavailable, Transient
 from worker.gemini.client import Gemini
-from worker.secret import Secret
+from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.queue import Queue
 

@@ -7,7 +7,7 @@ import httpx
 from tests.support import faults
 from tests.support.faults import FaultProxy
 from tests.support.runs import Site
-from worker.secret import Secret
+from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.signed_urls import FRESH_SECONDS, MISSING_SECONDS, VALID_SECONDS, Gallery
 from worker.supabase.storage import PhotoStore

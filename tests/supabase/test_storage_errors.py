@@ -20,7 +20,7 @@ from worker.errors import (
     Transient,
 )
 from worker.jobs import GeneratedImage, Usage
-from worker.secret import Secret
+from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.storage import PhotoStore
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
-from worker.deadline import Deadline, Within
+from worker.common.deadline import Deadline, Within
 from worker.errors import QuotaFacts
 from worker.run.deadlines import Deadlines
 from worker.run.rate_limiter import NoSlot, RateLimiter

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
+from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, GenerationError, Transient
-from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoBucket, PhotoFetcher

@@ -1,6 +1,6 @@
-"""The invariants of `bench.invariants`, asserted on a connection."""
+"""The invariants of `bench.storm.invariants`, asserted on a connection."""
 
-from bench.invariants import violations
+from bench.storm.invariants import violations
 from tests.support.queue_sql import Connection
 
 

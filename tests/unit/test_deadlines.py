@@ -7,7 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
 from worker.run.deadlines import Deadlines
 from worker.settings import MAX_RUN_SECONDS
 

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from worker.fair_budget import FairBudget
+from worker.common.fair_budget import FairBudget
 
 
 class Holder:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.builders import a_job
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
 from worker.jobs import Job
 from worker.run.in_flight import MOST_WAITING, JobsInFlight
 from worker.run.outcome import Completed, JobEnd

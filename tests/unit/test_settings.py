@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.secret import Secret
+from worker.log.secret import Secret
 from worker.settings import InvalidSettings, OrderSettings, Settings
 
 GOOD = {

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from worker import log, signals
-from worker.backoff import Uniform, window_seconds
+from worker import log
+from worker.common import signals
 from worker.errors import GenerationError, QueueUnavailable
+from worker.run.backoff import Uniform, window_seconds
 from worker.run.request import RunRequest
 
 LEAST_PAUSE_SECONDS = 0.5

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from worker.errors import GenerationError, Transient
 from worker.gemini.finish_reasons import blocked, without_image
-from worker.image_format import inspect
 from worker.jobs import GeneratedImage, Usage
+from worker.photos.image_info import inspect
 
 if TYPE_CHECKING:
     from google.genai import types

@@ -20,7 +20,7 @@ from worker.gemini.answer import MODEL_NAME, read_answer
 from worker.gemini.errors import rejection
 from worker.gemini.sdk import Connection, check_key, connect
 from worker.jobs import GeneratedImage, Photo
-from worker.secret import Secret
+from worker.log.secret import Secret
 
 if TYPE_CHECKING:
     from google.genai import types

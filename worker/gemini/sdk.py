@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from worker.common.http_client import certificates, http_client
 from worker.errors import Misconfigured
-from worker.http_client import certificates, http_client
 
 if TYPE_CHECKING:
     import httpx

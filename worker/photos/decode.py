@@ -16,9 +16,8 @@ from typing import NoReturn
 import pi_heif
 from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from worker.image_format import webp_size
 from worker.photos import strip
-from worker.photos.kinds import is_complete
+from worker.photos.kinds import is_complete, webp_size
 
 MAX_PIXELS = 100_000_000
 QUALITIES = (90, 75, 60)

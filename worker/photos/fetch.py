@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
+from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
-from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.address import StorageReference, is_url, parse_photo_url, parse_storage_reference
 from worker.photos.download import PhotoDownload

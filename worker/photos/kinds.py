@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 
 SUPPORTED = "use JPEG, PNG, WebP, HEIC, AVIF, GIF, BMP or TIFF"
 
@@ -75,6 +76,27 @@ def is_complete(kind: str, data: bytes) -> bool:
             return False
         at += size
     return at == len(data)
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file; raises ValueError.
+
+    Reads the first chunk only: Pillow parses all of them, 20 ms for 7 MB of tiny frames.
+    Source: RFC 9649, 2.5 to 2.7 (containers) and 3.4 (VP8L); RFC 6386, 9.1 (VP8).
+    """
+    if len(data) < 30 or int.from_bytes(data[4:8], "little") + 8 > len(data):
+        raise ValueError("the WebP file is incomplete")
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L" and data[20] == 0x2F:
+        sizes = int.from_bytes(data[21:25], "little")
+        width, height = (sizes & 0x3FFF) + 1, (sizes >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 " and data[23:26] == b"\x9d\x01\x2a":
+        width, height = (size & 0x3FFF for size in struct.unpack_from("<HH", data, 26))
+    else:
+        raise ValueError("the image's header is invalid")
+    return width, height
 
 
 def _what(start: bytes) -> str:

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from worker import log
+from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
-from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.decoder_process import BROKEN, DecoderProcess
 from worker.photos.kinds import kind_of

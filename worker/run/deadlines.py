@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
 from worker.settings import MAX_RUN_SECONDS
 
 UNKNOWN_LATENCY_SECONDS = 15.0

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 
 from worker import log
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
 from worker.jobs import Job
 from worker.run.outcome import JobEnd
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from worker.deadline import Within
+from worker.common.deadline import Within
 from worker.errors import GenerationError
 from worker.gemini.models import KnownModels
 from worker.supabase.queue import Database

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
-from worker.fair_budget import FairBudget
 from worker.jobs import Photo
 from worker.photos.prepare import MAX_PREPARED_BYTES
 

@@ -15,9 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from worker import log
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
+from worker.common.fair_budget import FairBudget
 from worker.errors import GenerationError, QuotaFacts
-from worker.fair_budget import FairBudget
 from worker.run.deadlines import Deadlines
 from worker.run.outcome import NotStartedReason
 from worker.run.stop import Stop

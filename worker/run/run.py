@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from worker import log
-from worker.deadline import Deadline
+from worker.common.deadline import Deadline
 from worker.errors import GenerationError, Misconfigured
 from worker.run.context import RunContext
 from worker.run.job import process_job

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from worker import log
-from worker.deadline import Within
+from worker.common.deadline import Within
 from worker.errors import GenerationError, Misconfigured
 from worker.jobs import GeneratedImage, Usage
 from worker.run.deadlines import Deadlines

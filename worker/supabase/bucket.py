@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from worker.deadline import Within
+from worker.common.deadline import Within
 from worker.errors import Misconfigured, QueueUnavailable
 from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from worker.http_client import http_client
-from worker.secret import Secret
+from worker.common.http_client import http_client
+from worker.log.secret import Secret
 from worker.supabase.rpc_errors import REFUSAL_STATUSES, SERVICE_KEY, project_error
 
 if TYPE_CHECKING:

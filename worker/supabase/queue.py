@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
-from worker.deadline import Within
+from worker.common.deadline import Within
 from worker.errors import BearerRefused, Misconfigured, NotExecuted, QueueRefused, QueueUnavailable
 from worker.jobs import Job
 from worker.supabase.client import Project

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from worker.backoff import retried
-from worker.deadline import Within, timeout
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from worker.common.deadline import Within, timeout
 from worker.errors import QueueUnavailable
 
 T = TypeVar("T")
@@ -38,9 +39,15 @@ async def call_with_retry(
             async with asyncio.timeout_at(ends if ends is None or last else (now + ends) / 2):
                 return await attempt()
 
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(repeated),
+        stop=stop_after_attempt(most),
+        wait=wait_random_exponential(multiplier=0.5, max=2.0),
+        reraise=True,
+    )
     with _timeouts_translated(what):
         async with timeout(within) as whole:
-            return await retried(one, repeated, most, 0.5, 2.0)(whole)
+            return await retrying(one, whole)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from worker.deadline import Within
+from worker.common.deadline import Within
 from worker.errors import (
     BadInput,
     GenerationError,
@@ -24,9 +24,9 @@ from worker.errors import (
     QueueUnavailable,
     Transient,
 )
-from worker.image_format import inspect
 from worker.jobs import GeneratedImage, Job, Usage
 from worker.photos.download import refuse_compressed, too_large
+from worker.photos.image_info import inspect
 from worker.supabase.bucket import MAX_IMAGE_BYTES, read_bucket
 from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry

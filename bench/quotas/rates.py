@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from bench.ledger import Starts
-from bench.site import WORKERS, Site
+from bench.harness.ledger import Starts
+from bench.harness.site import WORKERS, Site
 
 APART_SHARE = 1 / 12
 """Of a run: how far the workers' starts lie apart at least (20 s of 240 s), so that their ends do too."""

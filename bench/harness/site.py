@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from PIL import Image
 
-from bench.figures import hardware
-from bench.ledger import Starts
-from bench.scale import Scale
+from bench.harness.figures import hardware
+from bench.harness.ledger import Starts
+from bench.harness.scale import Scale
 from local.demo.environment import kept, simulated_gemini
 from local.demo.simulation import ROOT, Simulation
 from local.simulator.behaviour import MODELS

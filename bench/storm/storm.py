@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.customers import POISON, Customers, patiently
-from bench.fleet import LEASE_SECONDS, RUN_SECONDS, Fleet, Kill, key_of
-from bench.site import Site
-from bench.wire import Aim, Moment
+from bench.harness.site import Site
+from bench.storm.customers import POISON, Customers, patiently
+from bench.storm.fleet import LEASE_SECONDS, RUN_SECONDS, Fleet, Kill, key_of
+from bench.storm.wire import Aim, Moment
 
 TICK_SECONDS = 0.05
 AUTOPSY_SECONDS = 1.0

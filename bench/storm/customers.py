@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from bench.site import BUCKET, Site
+from bench.harness.site import BUCKET, Site
 from local.stack.errors import StackError
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import backoff
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from bench.rates import USER
-from bench.site import COUNTING, WORKERS, Site, photo
+from bench.harness.site import COUNTING, WORKERS, Site, photo
+from bench.quotas.rates import USER
 from local.demo.environment import simulated_gemini
 from worker.errors import RateLimited
 from worker.gemini.client import Gemini, GenerationRequest
@@ -88,16 +88,14 @@ async def _work(seconds: float, factor: float) -> None:
 
 async def _backing_off(ask: Callable[[], Awaitable[object]], factor: float) -> None:
     """Image after image; a 429 is tried again after 0 to 1, 2, 4 … 60 s, times the factor."""
-    patient = backoff.on_exception(
-        backoff.expo,
-        RateLimited,
-        factor=factor,
-        max_value=BACKOFF_CAP_SECONDS * factor,
-        jitter=backoff.full_jitter,
-        logger=None,
-    )(_awaited(ask))
+    patient = AsyncRetrying(
+        retry=retry_if_exception_type(RateLimited),
+        wait=wait_random_exponential(multiplier=factor, max=BACKOFF_CAP_SECONDS * factor),
+    )
     while True:
-        await patient()
+        async for attempt in patient:
+            with attempt:
+                await ask()
 
 
 async def _one_at_a_time(ask: Callable[[], Awaitable[object]], delay_seconds: float) -> None:
@@ -106,12 +104,3 @@ async def _one_at_a_time(ask: Callable[[], Awaitable[object]], delay_seconds: fl
         with contextlib.suppress(RateLimited):
             await ask()
         await asyncio.sleep(delay_seconds)
-
-
-def _awaited(ask: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
-    """A coroutine function, which is what backoff looks for."""
-
-    async def once() -> object:
-        return await ask()
-
-    return once

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from bench.customers import POISON
-from bench.messages import path_of, phase_of, read_message
+from bench.storm.customers import POISON
+from bench.storm.messages import path_of, phase_of, read_message
 
 Moment = Literal["before", "during", "after", "late", "stalled"]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -55,7 +55,7 @@ class Nursery:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.nursery"],
+            [sys.executable, "-m", "bench.storm.nursery"],
             cwd=ROOT,
             env={**kept(), "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,

@@ -19,7 +19,7 @@ LOADED = (
     "worker.cli.main",
     "worker.app",
     "worker.gemini.sdk",
-    "worker.image_format",
+    "worker.photos.image_info",
     "google.genai",
     "supabase",
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import httpx
 
-from bench.site import Site
+from bench.harness.site import Site
 from local.demo.environment import kept
 from local.demo.simulation import ROOT
 from local.stack.errors import StackError

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from bench.offspring import Nursery, Offspring
-from bench.wire import Wire
+from bench.storm.offspring import Nursery, Offspring
+from bench.storm.wire import Wire
 from local.demo.environment import kept, simulated_gemini
 from local.simulator.ledger import fingerprint
 from local.stack.folder import Folder

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from bench.relay import Fault
+from bench.trials.relay import Fault
 
 LATENCY = {"kind": "lognormal", "median_seconds": 0.4, "sigma": 1.3, "high_seconds": 60.0}
 """One call in forty takes longer than 5 s, which is most of a run's time here."""

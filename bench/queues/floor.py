@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, LiteralString
 
-from bench import queues
-from bench.claiming import Run, fill, install
+from bench.queues import other_queues
+from bench.queues.claiming import Run, fill, install
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from tests.conftest import connect
@@ -93,7 +93,7 @@ def measure_floor(postgres: Postgres, brief: bool) -> Pace:
             "floor": (scratch.url, _floor),
             "bare": (scratch.url, _bare),
         }
-        for peer in queues.installed():
+        for peer in other_queues.installed():
             other = running.enter_context(database(postgres))
             other.connection.execute("set statement_timeout = 0")
             peer.fill(other.connection, rows // 2)

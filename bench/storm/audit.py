@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.customers import POISON
-from bench.fleet import key_of
-from bench.invariants import violations
-from bench.objects import Objects
-from bench.payments import is_open, payments
-from bench.storm import Storm
+from bench.storm.customers import POISON
+from bench.storm.fleet import key_of
+from bench.storm.invariants import violations
+from bench.storm.objects import Objects
+from bench.storm.payments import is_open, payments
+from bench.storm.storm import Storm
 
 FINAL = ("completed", "failed", "cancelled")
 NAME = re.compile(r"\[[^\]]+\]")

@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from statistics import median
 
-from bench.rates import USER
-from bench.site import IMAGES_PER_JOB, Site
+from bench.harness.site import IMAGES_PER_JOB, Site
+from bench.quotas.rates import USER
 from local.stack.errors import StackError
 
 USERS = tuple(f"user-{number}" for number in range(10))

@@ -11,10 +11,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.journal import Journal
-from bench.plan import LATENCY, Plan, Trouble, rules
-from bench.relay import Relay
-from bench.site import BUCKET, Site
+from bench.harness.site import BUCKET, Site
+from bench.trials.journal import Journal
+from bench.trials.plan import LATENCY, Plan, Trouble, rules
+from bench.trials.relay import Relay
 from local.demo.environment import SIMULATED_KEY, simulated_gemini
 from worker.app import Worker
 from worker.errors import GenerationError

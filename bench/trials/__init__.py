@@ -1,0 +1,1 @@
+"""Randomised runs against a Supabase that stalls; for `bench/deadlines.py`."""
