@@ -194,8 +194,8 @@ async def test_env_file_that_cannot_be_read(cli: CommandLine) -> None:
     assert ".env is not a text file" in (await cli.call("status")).complained(2)
 
 
-async def test_enqueue(cli: CommandLine, site: Site) -> None:
-    """An order from a file or from stdin is taken once per key, and the answer printed each time."""
+async def test_enqueue_reads_a_file_or_stdin_and_orders_once_per_key(cli: CommandLine, site: Site) -> None:
+    """The answer is printed each time."""
     order = {"userId": site.user, **fresh_order(("one", "two"), 3, site.photo)}
     (cli.folder / "order.json").write_text("\ufeff" + json.dumps(order))
     first = await cli.call("enqueue", "order.json", "--idempotency-key", "k")
@@ -231,8 +231,8 @@ async def test_refusals_come_with_their_hint(cli: CommandLine) -> None:
     assert "(no_such_batch)" in said and "hint: Check the batch id." in said
 
 
-async def test_status(cli: CommandLine, site: Site) -> None:
-    """The table shows an empty queue as well as a used one; --json is the database's own answer."""
+async def test_status_shows_a_table_or_the_databases_json(cli: CommandLine, site: Site) -> None:
+    """The table works for an empty queue too."""
     empty = await cli.call("status")
     assert empty.code == 0 and "no run has started yet" in empty.out
     await site.order("good")
@@ -252,8 +252,10 @@ def status_of(site: Site) -> list[Any]:
     return [row["status"] for row in site.rows("select status from photo_generation_queue order by id")]
 
 
-async def test_operations(cli: CommandLine, site: Site) -> None:
-    """Release, retry and cancel do in the database what they say, and print its answer."""
+async def test_release_retry_and_cancel_change_the_database_and_print_its_answer(
+    cli: CommandLine, site: Site
+) -> None:
+    """Each is checked in the rows."""
     (job,) = await site.order("one")
     await site.worker().queue.claim(uuid4(), uuid4(), 10, 100.0, "model", 10.0)
     assert status_of(site) == ["processing"]

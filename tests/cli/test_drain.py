@@ -96,8 +96,8 @@ async def test_a_pause_ends_it(cli: CommandLine, site: Site) -> None:
     assert (done.code, done.json["stopReason"], done.json["claimed"]) == (0, "paused", 0)
 
 
-async def test_misconfigured(cli: CommandLine, site: Site) -> None:
-    """What only a person can fix ends it with 1, as it does a single run, and is told."""
+async def test_drain_exits_with_1_and_the_problem_if_misconfigured(cli: CommandLine, site: Site) -> None:
+    """A single run does the same."""
     await site.order("one")
     site.gemini.configure(invalid_keys=[KEY])
     done = await cli.call("drain")

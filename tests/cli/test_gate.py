@@ -47,8 +47,8 @@ async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
     assert (gate["rate"], gate["learnedFrom"]) == (7, "stated")
 
 
-async def test_pause(cli: CommandLine, site: Site) -> None:
-    """A pause keeps every run from starting anything, says so, and ends with resume."""
+async def test_a_pause_stops_all_starts_until_resume(cli: CommandLine, site: Site) -> None:
+    """A paused run says so."""
     await site.order("a")
     assert "PAUSED since" in (await cli.call("gate", "pause", "the bill looks odd")).out
     assert "the bill looks odd" in (await cli.call("gate", "show")).out

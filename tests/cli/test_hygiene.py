@@ -26,8 +26,8 @@ def test_unusable_arguments(arguments: str) -> None:
     assert ended.value.code == 2
 
 
-async def test_sweep(cli: CommandLine, site: Site) -> None:
-    """Strays go, within the limit; the answer says how many, and a failure shows in the exit code."""
+async def test_sweep_removes_orphaned_objects_up_to_its_limit(cli: CommandLine, site: Site) -> None:
+    """The answer says how many; a failure shows in the exit code."""
     for _ in range(2):
         job = await failed(site)
         await put(site, f"{job.folder}/{named(0, b'a')}")
@@ -38,8 +38,8 @@ async def test_sweep(cli: CommandLine, site: Site) -> None:
     assert site.objects() == {}
 
 
-async def test_prune(cli: CommandLine, site: Site) -> None:
-    """What is older than asked for goes; photos stay, in the table and in Storage."""
+async def test_prune_removes_old_rows_and_keeps_photos(cli: CommandLine, site: Site) -> None:
+    """Photos stay in the table and in Storage."""
     await site.order("a")
     await site.worker().run(RunRequest())
     site.db.execute(OLD)

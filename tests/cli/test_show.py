@@ -64,8 +64,8 @@ async def test_show_what_is_not_there(cli: CommandLine, db: object, name: str) -
     assert "there is no batch and no job" in (await cli.call("show", name)).complained(1)
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` says which release runs."""
+def test_version_prints_the_release(capsys: pytest.CaptureFixture[str]) -> None:
+    """The option is `--version`."""
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert (ended.value.code, capsys.readouterr().out) == (0, f"generation-worker {__version__}\n")

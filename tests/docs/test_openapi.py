@@ -68,8 +68,8 @@ def test_headers_of_the_secrets() -> None:
     assert described["operatorSecret"]["name"] == OPERATOR_HEADER
 
 
-def test_versions() -> None:
-    """Both descriptions have the version of the code."""
+def test_both_descriptions_have_the_codes_version() -> None:
+    """The version is that of the package."""
     assert {each["info"]["version"] for each in (QUEUE, ORDERS)} == {__version__}
 
 
@@ -78,8 +78,8 @@ def test_stop_reasons() -> None:
     assert SCHEMAS["Summary"]["properties"]["stopReason"]["enum"] == list(get_args(StopReason))
 
 
-def test_summary() -> None:
-    """The described summary has the fields of the code's; those that are always there are required."""
+def test_the_described_summary_has_the_codes_fields() -> None:
+    """Fields that are always present are required."""
     usual = Summary("run", "worker", "model").as_json(1.0)
     full = Summary("run", "worker", "model", order_problem="p", answered_by=Counter(m=1), extra_images=1)
     full.changed_over_from, full.change_over_note = "m", "n"
@@ -88,13 +88,13 @@ def test_summary() -> None:
     assert SCHEMAS["Images"]["required"] == list(SCHEMAS["Images"]["properties"]) == list(IMAGE_COUNTS)
 
 
-def test_sweep() -> None:
-    """The described answer of a sweep has the fields of the code's."""
+def test_the_described_sweep_answer_has_the_codes_fields() -> None:
+    """No field is missing or left over."""
     assert SCHEMAS["Swept"]["required"] == list(SCHEMAS["Swept"]["properties"]) == list(Swept().as_json())
 
 
-def test_limits() -> None:
-    """The described bounds are the code's: jobs, seconds, bytes, times and lengths."""
+def test_the_described_limits_are_the_codes() -> None:
+    """Jobs, seconds, bytes, times and lengths."""
     run, look = SCHEMAS["RunRequest"]["oneOf"]
     bounds = [
         (asked["properties"]["maxJobs"]["minimum"], asked["properties"]["maxJobs"]["maximum"])
@@ -115,8 +115,8 @@ def test_limits() -> None:
         assert {error[text]["maxLength"] for text in ("message", "hint")} == {response.MAX_TEXT_LENGTH}
 
 
-def test_order() -> None:
-    """An order has the fields that the database takes from a user, with its ratios."""
+def test_the_described_order_has_the_fields_that_the_database_takes() -> None:
+    """The aspect ratios are the database's too."""
     text = sql("functions/30_enqueue.sql")
     taken = listed(text, r"refuse_unknown_fields\(p_request, array\[(.*?)\]")
     assert set(ORDER["properties"]) == set(taken) - set(NOT_THE_CALLERS)
@@ -153,8 +153,8 @@ def test_refusals_of_an_order() -> None:
         assert set(names) <= set(re.findall(r"`([a-z_]+)`", described))
 
 
-def test_preflight() -> None:
-    """What a browser is told before an order is what the code tells it."""
+def test_the_described_preflight_is_the_codes() -> None:
+    """A browser gets it before an order."""
     headers = ORDERS["paths"]["/"]["options"]["responses"]["204"]["headers"]
     assert headers["Access-Control-Allow-Headers"]["schema"]["const"] == orders.ALLOWED_HEADERS
     assert headers["Access-Control-Max-Age"]["schema"]["const"] == str(orders.PREFLIGHT_SECONDS)

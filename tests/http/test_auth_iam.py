@@ -69,8 +69,8 @@ BASE = {"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": "k
 @pytest.mark.parametrize(
     ("value", "behind"), [("", False), ("worker", False), ("cloud-run", True), ("Cloud-Run", True)]
 )
-def test_setting(value: str, behind: bool) -> None:
-    """The worker checks tokens itself until somebody says that Cloud Run does, on Cloud Run."""
+def test_the_worker_checks_tokens_unless_cloud_run_is_named(value: str, behind: bool) -> None:
+    """Cloud Run may be named only on Cloud Run."""
     env = BASE | {"OIDC_CHECKED_BY": value, "K_SERVICE": "generation-worker"}
     assert Settings.from_env(env, "w").oidc_behind_iam is behind
 

@@ -25,8 +25,8 @@ def chunked(count: int) -> Iterator[bytes]:
 @pytest.mark.parametrize(
     "form", ["Content-Length: 100000000000", "Content-Length: 268435456", "Transfer-Encoding: chunked"]
 )
-def test_floods(target: Target, form: str) -> None:
-    """Of a body of 256 MiB, however announced, no more is taken than fits: 413, and memory stays."""
+def test_a_body_of_256_mib_is_refused_with_413_and_not_kept_in_memory(target: Target, form: str) -> None:
+    """However its length is announced, no more is read than the limit."""
     target.post(b"{}")
     before = target.memory()
     with Line(target.url) as line:

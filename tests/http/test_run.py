@@ -53,8 +53,8 @@ def bearer(user: User) -> str:
     return str(user.client.options.headers["Authorization"])
 
 
-async def test_run(site: Site, queue: Function) -> None:
-    """A call with the secret works the queue off and answers with the summary of the run."""
+async def test_a_call_with_the_secret_processes_the_queue(site: Site, queue: Function) -> None:
+    """The response is the summary of the run."""
     (job,) = await site.order("a", images=2)
 
     answer = await post(queue)

@@ -44,8 +44,8 @@ async def test_only_post() -> None:
 @pytest.mark.parametrize(
     "body", [{"maxJobs": 0}, {"maxJobs": 1001}, {"maxJobs": True}, {"maxJobs": "all"}, {"dryRun": True}, []]
 )
-async def test_bodies(body: Any) -> None:
-    """What cannot be meant is refused before anything is removed."""
+async def test_a_malformed_body_removes_nothing(body: Any) -> None:
+    """It is refused first."""
     worker = Bench()
     async with client(worker) as http:
         check_error(await http.post("/sweep", json=body), 400, "invalid_request")
@@ -61,8 +61,10 @@ async def test_bodies(body: Any) -> None:
         (RuntimeError("secret inside"), 500, "internal"),
     ],
 )
-async def test_failures(failure: Exception, status: int, code: str) -> None:
-    """Unreachable is 503; refused, misconfigured or unexpected is a 500 of ours."""
+async def test_a_failed_sweep_is_503_if_unreachable_and_500_otherwise(
+    failure: Exception, status: int, code: str
+) -> None:
+    """500 stands for refused, misconfigured and unexpected."""
     async with client(Bench(failure=failure)) as http:
         answer = await http.post("/sweep")
     check_error(answer, status, code)

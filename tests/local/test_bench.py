@@ -27,8 +27,10 @@ from local.stack.errors import StackError
         (above(6.0), ["6.1", "3600"], ["6", "5", "nan", "inf", "x"]),
     ],
 )
-def test_bounds(read: Callable[[str], float], taken: list[str], refused: list[str]) -> None:
-    """What is within is taken as it is; what is not is argparse's error, whatever it is."""
+def test_arguments_out_of_bounds_are_argparse_errors(
+    read: Callable[[str], float], taken: list[str], refused: list[str]
+) -> None:
+    """Anything within the bounds is taken as it is."""
     assert [read(text) for text in taken] == [float(text) for text in taken]
     for text in refused:
         with pytest.raises(ArgumentTypeError):

@@ -63,7 +63,7 @@ def test_nothing_is_lost_when_workers_die() -> None:
         "cut before the kill", "cut before it was made", "failed", "over quota", "on its way",
     ],
 )  # fmt: skip
-def test_payments(
+def test_only_images_in_flight_at_a_kill_may_be_lost(
     calls: list[Call],
     killed_at: float | None,
     events: list[dict[str, object]],
@@ -71,7 +71,7 @@ def test_payments(
     cancelled: set[int],
     expected: Payments,
 ) -> None:
-    """Only what a call was under way for, or a worker had in hand and never told as kept, may be lost."""
+    """That is: a request was pending, or the worker had the image and had not reported it as stored."""
     assert payments(calls, killed_at, events, recorded, cancelled) == expected
 
 
@@ -88,6 +88,6 @@ def test_payments(
         ("GET /storage/v1/object/authenticated/training-photos/u/me.jpg", "", "fetching photos"),
     ],
 )
-def test_phases(line: str, body: str, phase: str) -> None:
-    """A request tells what its worker was doing when it was killed."""
+def test_a_request_tells_the_workers_phase(line: str, body: str, phase: str) -> None:
+    """The audit reads from it what a worker was doing when it was killed."""
     assert phase_of(f"{line} HTTP/1.1\r\nhost: x\r\n\r\n{body}".encode()) == phase

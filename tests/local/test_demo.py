@@ -68,8 +68,8 @@ def demo(clone: Clone) -> tuple[int, str, str]:
 
 
 @pytest.mark.slow
-def test_demo(clone: Clone, demo: tuple[int, str, str]) -> None:
-    """Every road is seen, direct calls fare worse, and the last line sums the runs' own summaries up."""
+def test_the_demo_shows_every_path_and_totals_its_runs(clone: Clone, demo: tuple[int, str, str]) -> None:
+    """Direct calls do worse, and the last line adds up the runs' own summaries."""
     status, out, err = demo
     assert (status, err) == (0, "")
     told = last_line(out)

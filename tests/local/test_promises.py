@@ -75,8 +75,8 @@ def books(**tables: list[Row]) -> Evidence:
     return replace(GOOD, books=replace(GOOD.books, **tables))
 
 
-def test_kept() -> None:
-    """Nothing is said of a demo that went well, also when a dead worker's image was made again."""
+def test_a_demo_that_kept_its_promises_has_no_findings() -> None:
+    """Neither has one in which a dead worker's image was made again."""
     assert broken(GOOD) == []
     lost = call(3, 0.1, 0.4, png("green"), outcome="cut")
     again = replace(GOOD, ledger=[lost, *(GOOD.ledger or ())], deaths=1)
@@ -101,8 +101,8 @@ def test_kept() -> None:
         (replace(GOOD, ledger=[call(1, 0.0, 2.0, PICTURES[0])]), "is not in the simulator's ledger"),
     ],
 )  # fmt: skip
-def test_broken(evidence: Evidence, said: str) -> None:
-    """Each kind of damage is named."""
+def test_each_broken_promise_is_named(evidence: Evidence, said: str) -> None:
+    """Each kind of damage has its own sentence."""
     assert any(said in line for line in broken(evidence)), broken(evidence)
 
 

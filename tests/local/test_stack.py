@@ -67,10 +67,10 @@ async def refused(client: AsyncClient, function: str) -> str | None:
     return caught.value.code
 
 
-async def test_roles(
+async def test_a_revoked_function_runs_only_for_the_secret_key(
     functions: None, service: AsyncClient, anyone: AsyncClient, user: Callable[[], Awaitable[User]]
 ) -> None:
-    """A revoked function answers anyone and users 42501, and runs as service_role for the secret key."""
+    """Anonymous and signed-in users get 42501; the secret key acts as service_role."""
     assert (await service.rpc("stack_secret").execute()).data == "service_role"
     assert await refused(anyone, "stack_secret") == "42501"
     assert await refused((await user()).client, "stack_secret") == "42501"
@@ -264,8 +264,8 @@ def test_closed_clone(tmp_path: Path) -> None:
         assert postgres.psql("select 1") == "1"
 
 
-def test_photographs() -> None:
-    """The photographs that the demo orders are installed, and are photographs."""
+def test_the_demos_photographs_are_installed() -> None:
+    """They are real image files."""
     sizes = {}
     for name, path in photographs().items():
         with Image.open(path) as image:

@@ -60,8 +60,8 @@ def read_guide(process: subprocess.Popen[str]) -> tuple[dict[str, str], dict[str
 
 
 @pytest.mark.slow
-def test_up(clone: Clone) -> None:
-    """Every printed command works; a killed function comes back; SIGTERM ends it all."""
+def test_every_command_that_up_prints_works(clone: Clone) -> None:
+    """A killed function is restarted, and SIGTERM ends everything."""
     with clone.running("up") as process:
         worker = int(read_until(process, "process_generation_queue").split("(pid ")[1].rstrip(")"))
         variables, commands = read_guide(process)

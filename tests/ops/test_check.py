@@ -84,8 +84,8 @@ async def test_all_is_well(cli: CommandLine, site: Site) -> None:
     assert site.gemini.paid() == 0
 
 
-async def test_callers(site: Site) -> None:
-    """Without a credential the HTTP function serves nobody: a warning, since the command line needs none."""
+async def test_check_warns_if_no_credential_lets_anyone_call(site: Site) -> None:
+    """The HTTP function then serves nobody; it is a warning, because the command line needs no credential."""
     found = await look(site)
     assert found["callers"].state == "warning"
     assert "WORKER_SECRET" in str(found["callers"].fix)
@@ -97,8 +97,8 @@ async def test_callers(site: Site) -> None:
     assert only_looks.state == "warning" and "cannot start runs" in only_looks.message
 
 
-async def test_settings(cli: CommandLine) -> None:
-    """Every problem with the settings is a finding of its own, and it ends with 2."""
+async def test_check_reports_each_invalid_setting_as_its_own_finding(cli: CommandLine) -> None:
+    """The exit code is 2."""
     broken = {"SUPABASE_URL": "abc.supabase.co", "GEMINI_API_KEY": None, "MAX_JOBS": "many"}
     done = await cli.call("check", "--json", env=broken)
     assert (done.code, done.json["ok"]) == (2, False)

@@ -181,10 +181,10 @@ ANSWERS: list[tuple[dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("answer", "message", "fix"), ANSWERS)
-async def test_refusals(
+async def test_a_service_that_cannot_be_read_is_one_finding(
     google: responses.RequestsMock, site: Site, answer: dict[str, Any], message: str, fix: str
 ) -> None:
-    """Whatever keeps the service from being read is one readable finding, asked for once."""
+    """Cloud Run is asked only once, and the finding is readable."""
     google.get(
         ADDRESS, **({"json": {"error": {"message": "canary"}}} | answer if "status" in answer else answer)
     )

@@ -101,8 +101,10 @@ async def one_of_each(site: Site) -> str:
         for fault in ("answer_lost", "duplicate")
     ],
 )
-async def test_operation(site: Site, function: str, fault: str) -> None:
-    """An operation that reaches the database twice does what it does once, and gets an answer."""
+async def test_an_operation_that_arrives_twice_takes_effect_once(
+    site: Site, function: str, fault: str
+) -> None:
+    """The caller gets an answer in either case."""
     names = {"the batch": await one_of_each(site), "the user": site.user}
     params = {k: names.get(str(v), v) for k, v in (OPERATIONS | QUESTIONS)[function].items()}
     if function == "resume_generation":

@@ -72,8 +72,10 @@ async def erased_user(site: Site) -> None:
         for fault in FAULTS
     ],
 )
-async def test_sweep(site: Site, name: str, fault: str) -> None:
-    """A disturbed sweep ends in time; the next ones remove what is left, and never what has a row."""
+async def test_a_disturbed_sweep_ends_in_time_and_later_ones_finish_its_work(
+    site: Site, name: str, fault: str
+) -> None:
+    """No object that has a row is ever removed."""
     kept = await strays(site)
     if name not in ("list", "remove"):
         await erased_user(site)

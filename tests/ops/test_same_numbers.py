@@ -214,14 +214,14 @@ def test_only_with_a_credential(served_queue: Function, path: str) -> None:
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
 
 
-def test_sparkline() -> None:
-    """A bar grows with its value, the highest is full, nothing is blank, and little is more than nothing."""
+def test_a_sparkline_grows_with_its_values() -> None:
+    """The highest bar is full, none is blank, and a small value is higher than zero."""
     assert sparkline([0, 1, 400, 800]) == f" {BARS[0]}{BARS[3]}{BARS[7]}"
     assert sparkline([]) == "" and sparkline([0, 0]) == "  "
 
 
-async def test_watch(cli: CommandLine, db: object) -> None:
-    """`--watch` tells the numbers again and again, and ends in order when told to."""
+async def test_watch_repeats_the_numbers_until_it_is_stopped(cli: CommandLine, db: object) -> None:
+    """It ends cleanly."""
     async with cli.start("status", "--watch", "--json", "--every-seconds", "0.1") as program:
         assert program.process.stdout is not None
         told = [json.loads(await program.process.stdout.readline()) for _ in range(2)]

@@ -72,8 +72,8 @@ def refusal(url: str) -> BadInput:
 
 
 @pytest.mark.parametrize(("code", "url"), [*URLS, *(("bad_url", url) for url in UNSEEN_OR_LONG)])
-def test_hostile(code: str, url: str) -> None:
-    """What leads inside, or is no plain https URL, is refused however it is written, and tellably."""
+def test_a_url_to_an_internal_host_is_refused_however_it_is_written(code: str, url: str) -> None:
+    """So is anything but plain https, and the error says why."""
     exc = refusal(url)
     assert exc.code == code
     assert exc.message.isprintable()
@@ -81,8 +81,8 @@ def test_hostile(code: str, url: str) -> None:
 
 
 @pytest.mark.parametrize("url", FINE)
-def test_fine(url: str) -> None:
-    """An https URL to a public host is accepted with its host in ASCII and its path as the server gets it."""
+def test_an_https_url_to_a_public_host_is_accepted(url: str) -> None:
+    """The host becomes ASCII, and the path stays as the server gets it."""
     parsed = parse_photo_url(url)
     host, target = FINE[url]
     assert parsed == PhotoUrl(host, 443, target, f"https://{host}{target}")
@@ -129,8 +129,8 @@ def test_other_ipv4_addresses_are_public(address: ipaddress.IPv4Address) -> None
 
 
 @pytest.mark.parametrize("ip", PUBLIC)
-def test_public(ip: str) -> None:
-    """Addresses next to the special networks, and public ones in IPv6 form, are public."""
+def test_addresses_next_to_special_networks_are_public(ip: str) -> None:
+    """So are public addresses in IPv6 form."""
     assert is_public(ip)
 
 

@@ -42,8 +42,8 @@ SECOND_ADDRESS = "93.184.216.35"
 GZIP_BOMB = gzip.compress(bytes(20_000_000))
 
 
-async def test_photo(world: World) -> None:
-    """The connection goes to the checked address; SNI, certificate and Host header carry the host's name."""
+async def test_a_photo_is_read_from_the_checked_address_under_the_hosts_name(world: World) -> None:
+    """SNI, certificate and Host header have the host's name."""
     assert await world.fetch() == Photo(JPEG, "image/jpeg")
     assert (world.names.asked, world.network.dialled, world.host.names) == ([HOST], [ADDRESS], [HOST])
     head = world.host.requests[0].lower()
@@ -110,8 +110,10 @@ async def test_bad_input(world: World, answer: Answer, code: str) -> None:
         (reply(JPEG, content_length="nonsense", close=True), None),
     ],
 )
-async def test_transient(world: World, answer: Answer, retry_after_seconds: float | None) -> None:
-    """Overload and broken answers are Transient; the host's delay is heard up to ten minutes."""
+async def test_overload_and_broken_answers_are_transient(
+    world: World, answer: Answer, retry_after_seconds: float | None
+) -> None:
+    """The host's Retry-After is respected up to ten minutes."""
     world.host.answers["/album/me.jpg"] = answer
     failure = await world.failure()
     assert isinstance(failure, Transient)
@@ -156,8 +158,10 @@ async def test_every_address_must_be_public(world: World, addresses: list[str]) 
     assert world.network.dialled == []
 
 
-async def test_rebinding(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that leads inside once it was checked leads to the checked address, and then to nothing."""
+async def test_a_host_that_changes_its_address_after_the_check_is_not_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection goes to the checked address only."""
     world.names.table[HOST] = [[ADDRESS], ["127.0.0.1"]]
     world.host.answers["/album/me.jpg"] = reply(JPEG, connection="close")
     monkeypatch.setattr(dns, "REMEMBERED_SECONDS", 0.5)

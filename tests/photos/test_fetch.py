@@ -93,8 +93,8 @@ async def test_a_file_of_spaces_costs_no_time(start: bytes) -> None:
         ("https://localhost/me", "forbidden_address"),
     ],
 )
-async def test_refused(reference: str, code: str) -> None:
-    """What can never become a photo is BadInput with its own code."""
+async def test_a_reference_that_can_never_be_a_photo_is_bad_input(reference: str, code: str) -> None:
+    """Each reason has its own code."""
     bucket = Bucket(empty=b"", text=b"just text", large=PNG + bytes(50_000))
     with pytest.raises(BadInput) as caught:
         await fetcher(bucket, max_bytes=50_000).fetch(reference, USER)

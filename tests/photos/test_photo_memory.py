@@ -200,8 +200,10 @@ async def test_a_fetch_that_nobody_waits_for_is_cancelled(memory: PhotoMemory, s
         (KeyError("bug"), 2),
     ],
 )
-async def test_failures(memory: PhotoMemory, source: Source, failure: Exception, fetches: int) -> None:
-    """All who wait learn of a failure; BadInput is remembered for the run, anything else is tried again."""
+async def test_every_waiting_job_learns_of_a_failed_fetch(
+    memory: PhotoMemory, source: Source, failure: Exception, fetches: int
+) -> None:
+    """BadInput is remembered for the run; anything else is tried again."""
     source.gate.clear()
     source.failures = [failure]
     run = memory.open(source)

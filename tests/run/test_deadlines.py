@@ -87,8 +87,8 @@ async def test_nothing_starts_that_cannot_finish(site: Site) -> None:
     site.audit(short, long)
 
 
-async def test_stop(site: Site) -> None:
-    """Told to stop, a run keeps what ends in time, cuts what does not, gives back the rest, within 8 s."""
+async def test_a_stopped_run_ends_within_8_seconds(site: Site) -> None:
+    """It keeps what ends in time, cancels the rest, and gives the other jobs back."""
     site.gemini.add_rule(HELD, prompt="[kept]")
     site.gemini.add_rule({"kind": "hang"}, prompt="[cut]")
     kept, cut, unstarted = await site.order("kept", "cut", "unstarted")

@@ -56,8 +56,8 @@ async def test_passing_failures(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_timeout(site: Site) -> None:
-    """A call without an answer ends after CALL_TIMEOUT_SECONDS and counts like any failure that may pass."""
+async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) -> None:
+    """It ends after CALL_TIMEOUT_SECONDS."""
     site.gemini.add_rule({"kind": "hang"}, times=2)
     (job,) = await site.order("a")
 
@@ -96,8 +96,10 @@ async def test_attempts_run_out(site: Site) -> None:
         ),
     ],
 )
-async def test_misconfigured(site: Site, settings: dict[str, object], code: str) -> None:
-    """What only a person can fix stops the run; every job is given back as it was, and works once fixed."""
+async def test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent(
+    site: Site, settings: dict[str, object], code: str
+) -> None:
+    """The jobs complete once the problem is fixed."""
     site.gemini.configure(**settings)
     jobs = await site.order("a", "b", "c", images=2)
 

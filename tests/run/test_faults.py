@@ -114,8 +114,10 @@ async def complete(site: Site, worker: Worker) -> None:
 
 
 @pytest.mark.parametrize(("name", "fault"), MATRIX)
-async def test_once(site: Site, name: str, fault: str) -> None:
-    """A fault of one call to Supabase loses no job and no image, and makes Gemini paint nothing twice."""
+async def test_one_fault_at_one_call_loses_no_image_and_pays_for_none_twice(
+    site: Site, name: str, fault: str
+) -> None:
+    """Each call to Supabase meets each fault."""
     call = CALLS[name]
     async with FaultProxy(site.stack.url) as proxy:
         worker = await disturbed(site, proxy, call, FAULTS[fault], SUPABASE_URL=proxy.url)
@@ -142,8 +144,8 @@ async def test_never_heard(site: Site, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [quick(name) for name in DEADLINES])
-async def test_trickle(site: Site, name: str) -> None:
-    """An answer that comes too slowly to end, but never pauses for long, is cut at the run's deadline."""
+async def test_a_trickling_answer_is_cut_at_the_runs_deadline(site: Site, name: str) -> None:
+    """It never pauses for long, so only the deadline ends it."""
     await _for_good(site, CALLS[name], faults.trickle)
 
 

@@ -35,8 +35,8 @@ def named(index: int, data: bytes) -> str:
     return f"{index}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
-async def test_adoption(site: Site) -> None:
-    """What an earlier claim stored and could not record is recorded, and not asked for again."""
+async def test_an_image_stored_but_not_recorded_is_recorded_not_made_again(site: Site) -> None:
+    """An earlier claim stored it and then failed."""
     job = await claimed_and_released(site, images=3)
     data = picture("orange")
     path = await put(site, job, named(1, data), data)

@@ -17,8 +17,10 @@ async def order_with_own_photo(site: Site, name: str) -> int:
 
 
 @pytest.mark.parametrize(("room", "most"), [("PHOTO_BYTES", 1), ("", 4)])
-async def test_turns(site: Site, monkeypatch: pytest.MonkeyPatch, room: str, most: int) -> None:
-    """With memory for one job's photos, they go one after the other; all are made."""
+async def test_jobs_take_turns_if_memory_fits_the_photos_of_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch, room: str, most: int
+) -> None:
+    """All are made in the end."""
     if room:
         monkeypatch.setattr(f"worker.app.{room}", 1)
     site.gemini.add_rule(SLOW, times=None)

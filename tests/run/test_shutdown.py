@@ -81,8 +81,8 @@ async def test_everything_a_job_waits_for(site: Site) -> None:
     site.audit(first, second, lost=1)  # what was being uploaded
 
 
-async def test_claim(site: Site) -> None:
-    """A claim that hangs is given up, nobody has claimed anything, and the caller is told 503."""
+async def test_a_shutdown_during_a_hanging_claim_claims_nothing(site: Site) -> None:
+    """The caller gets 503."""
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/claim_generation_jobs")
@@ -91,8 +91,8 @@ async def test_claim(site: Site) -> None:
     assert rows(site, job) == [("pending", 0, None)]
 
 
-async def test_slots(site: Site) -> None:
-    """While the gate is asked for starts nothing has been sent: the jobs go back unspent."""
+async def test_a_shutdown_while_waiting_for_a_start_spends_no_attempt(site: Site) -> None:
+    """Nothing has been sent yet."""
     jobs = await site.order("a", "b", images=2)
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/take_start_slots")
@@ -103,8 +103,10 @@ async def test_slots(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("example", "attempts"), [("sent", 1), ("unsent", 0)])
-async def test_settle(site: Site, example: str, attempts: int) -> None:
-    """A settlement that hangs is given up; finishing gives the job back, spent if something was sent."""
+async def test_a_shutdown_during_a_hanging_settle_gives_the_job_back(
+    site: Site, example: str, attempts: int
+) -> None:
+    """The job has spent an attempt if a request was sent."""
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[sent]", times=None)
     photo = await site.upload("passing.png", picture())
     (job,) = await site.order(example, photo=photo)
@@ -118,8 +120,8 @@ async def test_settle(site: Site, example: str, attempts: int) -> None:
     site.audit()
 
 
-async def test_finish(site: Site) -> None:
-    """A run that cannot be finished answers all the same; what it settled before stays settled."""
+async def test_a_shutdown_during_a_hanging_finish_still_answers(site: Site) -> None:
+    """What was settled before stays settled."""
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/finish_generation_run")
@@ -128,8 +130,8 @@ async def test_finish(site: Site) -> None:
     assert summary["completed"] == 1
 
 
-async def test_successor(site: Site) -> None:
-    """A change of the model that cannot be remembered keeps no stopped run; the job goes back unspent."""
+async def test_a_shutdown_during_a_hanging_model_change_spends_no_attempt(site: Site) -> None:
+    """The run does not wait for the call, and the job goes back."""
     site.gemini.configure(retired=[MODEL])
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:

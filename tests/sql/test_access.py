@@ -67,8 +67,8 @@ def test_the_defaults_are_supabases(scratch: Database) -> None:
     assert found.fetchall() == [{"rows": True, "numbers": True, "calls": True}]
 
 
-def test_tables(installed: Connection) -> None:
-    """Every table is in the table of access, is secured by row, and grants what stands there and no more."""
+def test_every_table_has_row_security_and_only_its_listed_grants(installed: Connection) -> None:
+    """Every table is in the access table, has row-level security, and grants what the access table lists."""
     bound = {**ALL_ROLES, "privileges": list(PRIVILEGES), "columns": list(COLUMN_PRIVILEGES)}
     rows = installed.execute(RELATIONS.encode(), bound).fetchall()
     assert {row["name"] for row in rows} == TABLES.keys()
@@ -79,8 +79,8 @@ def test_tables(installed: Connection) -> None:
         assert row["may_in_part"] == (wanted and row["privilege"] in COLUMN_PRIVILEGES), row
 
 
-def test_functions(installed: Connection) -> None:
-    """Every function of the API is in the table of access, under one signature, for those named there."""
+def test_every_api_function_is_granted_only_to_its_listed_roles(installed: Connection) -> None:
+    """Every function of the API is in the access table, with one signature and its roles."""
     rows = installed.execute(ROUTINES.encode(), ALL_ROLES).fetchall()
     public = [row for row in rows if row["schema"] == "public"]
     assert sorted(row["name"] for row in public) == sorted([*FUNCTIONS] * len(ROLES))
@@ -97,24 +97,24 @@ def test_functions_are_safe(installed: Connection) -> None:
         assert row["definer"] == (row["schema"] == "public" or trigger), row["signature"]
 
 
-def test_policies(installed: Connection) -> None:
-    """Row-level security has these rules and no others: each lets the signed-in select, nothing else."""
+def test_row_policies_only_let_signed_in_users_select(installed: Connection) -> None:
+    """Row-level security has exactly these policies, and none of them lets anyone write."""
     rows = installed.execute(RULES.encode()).fetchall()
     assert {(row["name"], row["policy"]) for row in rows} == POLICIES
     for row in rows:
         assert (row["permissive"], row["roles"], row["cmd"]) == ("PERMISSIVE", ["authenticated"], "SELECT")
 
 
-def test_sequences(installed: Connection) -> None:
-    """Nobody but the service role may move the numbers that ids are taken from."""
+def test_only_the_service_role_may_use_sequences(installed: Connection) -> None:
+    """No other role may draw ids from a sequence."""
     rows = installed.execute(NUMBERS.encode(), ALL_ROLES).fetchall()
     assert {row["name"] for row in rows} == SEQUENCES
     assert {row["role"] for row in rows if row["may"]} == {"service_role"}
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_schemas(installed: Connection, role: str) -> None:
-    """Nobody but the owner gets into the internal schema, or makes anything beside our tables."""
+def test_clients_cannot_use_the_internal_schema_or_create_objects(installed: Connection, role: str) -> None:
+    """Only the owner may use the internal schema or create objects next to our tables."""
     found = installed.execute(
         "select has_schema_privilege(%(r)s, 'generation', 'usage, create') as inside,"
         " has_schema_privilege(%(r)s, 'public', 'create') as beside",

@@ -48,8 +48,8 @@ def contents(queue: Queue) -> list[Any]:
 
 @pytest.mark.usefixtures("scene")
 @pytest.mark.parametrize("table", OPEN)
-def test_select(callers: Callers, table: str) -> None:
-    """Each caller sees the rows that the table of access gives them: none, their own, or all."""
+def test_each_caller_reads_only_the_rows_it_may_see(callers: Callers, table: str) -> None:
+    """The access table says for each caller: no rows, their own, or all."""
     ids = {"owner": callers.owner_id, "stranger": callers.stranger_id}
     everybody = sorted(ids.values())
     for name, caller in callers.named().items():
@@ -126,8 +126,10 @@ def without_user(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("function", sorted(FUNCTIONS))
-def test_function(scene: Scene, callers: Callers, function: str) -> None:
-    """Each caller gets the answer that stands in the table of access, be the arguments ever so right."""
+def test_each_caller_may_call_only_its_listed_functions(
+    scene: Scene, callers: Callers, function: str
+) -> None:
+    """Each caller gets the answer that the access table lists, even with correct arguments."""
     cells = FUNCTIONS[function]
     arguments = cells.arguments(scene)
     assert callers.anon.call(function, arguments) == cells.anon

@@ -74,8 +74,10 @@ def stored(callers: Callers, folder: str) -> Stored:
 
 
 @pytest.mark.parametrize("deed", STORAGE)
-def test_deed(callers: Callers, objects: Any, deed: str) -> None:
-    """Each caller is answered as the table of access says, and whoever may not write changes nothing."""
+def test_each_caller_may_do_only_its_listed_storage_operations(
+    callers: Callers, objects: Any, deed: str
+) -> None:
+    """Each caller gets the answer that the access table lists; a refused write changes nothing."""
     cells = STORAGE[deed]
     photo, foreign = stored(callers, callers.owner_id), stored(callers, callers.stranger_id)
     before = objects()

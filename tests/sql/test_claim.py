@@ -12,8 +12,8 @@ from tests.support.queue_sql import USER, Clock, Queue, blocked, refused
 pytest_plugins = ("tests.support.queue_fixtures",)
 
 
-def test_bounded(queue: Queue) -> None:
-    """A claim gives no more than asked for; each job given has an attempt spent and its lock on it."""
+def test_a_claim_gives_at_most_the_jobs_asked_for(queue: Queue) -> None:
+    """A claim gives at most the number asked for; each job has its lock and one more attempt."""
     queue.enqueue(examples=5)
     run = queue.run("w@1")
     jobs = run.claim(2)
@@ -25,7 +25,9 @@ def test_bounded(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize(("run_seconds", "lease"), [(1, 16), (60.5, 75.5), (240, 255), (270, 285)])
-def test_lease(queue: Queue, clock: Clock, run_seconds: float, lease: float) -> None:
+def test_a_lease_ends_15_seconds_after_the_run(
+    queue: Queue, clock: Clock, run_seconds: float, lease: float
+) -> None:
     """A lease is the rest of the run plus 15 s, and always shorter than the runbook's five minutes."""
     queue.enqueue()
     (job,) = queue.run().answer(p_run_seconds=run_seconds)["jobs"]
@@ -166,8 +168,8 @@ def test_next_attempt_by_lease(queue: Queue, clock: Clock) -> None:
     assert queue.run().answer()["nextAttemptInSeconds"] == 250
 
 
-def test_busy(queue: Queue, another: Callable[[], Queue]) -> None:
-    """A claim that cannot get a lock in time is busy, which is an answer and changes nothing."""
+def test_a_claim_that_gets_no_lock_in_time_answers_busy(queue: Queue, another: Callable[[], Queue]) -> None:
+    """Being busy is an answer, and changes nothing."""
     queue.enqueue()
     run, other = queue.run(), another()
     lock = "select pg_advisory_xact_lock(generation.lock_class('run'), hashtext(%s))"
@@ -191,8 +193,8 @@ def test_missing_images(queue: Queue, clock: Clock) -> None:
     assert again["fence"] != job["fence"]
 
 
-def test_context(queue: Queue) -> None:
-    """The claim tells the model's latency and successor, and where photos may come from."""
+def test_a_claim_returns_the_models_latency_successor_and_photo_sources(queue: Queue) -> None:
+    """A run needs all three before it fetches a photo."""
     queue.enqueue(examples=3, images=10)
     first = queue.run().answer(1)
     assert (first["successor"], first["latencySeconds"]) == (None, None)

@@ -166,14 +166,14 @@ def test_right_photos(queue: Queue, reference: str) -> None:
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_ratios(queue: Queue, ratio: str) -> None:
-    """Every aspect ratio of Gemini's image models is accepted."""
+def test_every_aspect_ratio_of_geminis_image_models_is_accepted(queue: Queue, ratio: str) -> None:
+    """The list is Google's."""
     queue.enqueue(aspectRatio=ratio)
     assert queue.one("select * from photo_generation_queue")["aspectRatio"] == ratio
 
 
-def test_limits(queue: Queue) -> None:
-    """The largest order there is goes through."""
+def test_an_order_at_every_limit_is_accepted(queue: Queue) -> None:
+    """The largest possible order goes through."""
     photos = [f"https://photos.example.com/{i}" for i in range(13)]
     answer = queue.enqueue(
         examples=100, images=10, basePrompt="é" * 4000, trainingImageUrls=photos, maxAttempts=20
@@ -182,8 +182,8 @@ def test_limits(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_defaults(queue: Queue) -> None:
-    """An order of only what is required gets four square photos, five attempts and no style."""
+def test_an_order_with_only_required_fields_gets_the_defaults(queue: Queue) -> None:
+    """The defaults are four square photos, five attempts and no style."""
     request = order()
     del request["numImagesPerExample"]
     answer = queue.call("enqueue_generation_batch", p_request=request)
@@ -220,8 +220,8 @@ def test_everything_stored(queue: Queue) -> None:
 @pytest.mark.parametrize(
     ("said", "stored"), [(True, "true"), (False, "false"), ("none", "none"), (None, None)]
 )
-def test_glasses(queue: Queue, said: object, stored: object) -> None:
-    """Glasses may be a yes or no as well as words."""
+def test_glasses_may_be_a_boolean_or_text(queue: Queue, said: object, stored: object) -> None:
+    """Apps send either."""
     queue.enqueue(glasses=said)
     assert queue.one("select * from photo_generation_queue")["glasses"] == stored
 

@@ -243,8 +243,8 @@ def test_batches_shared_by_direct_inserts(queue: Queue, owner: str) -> None:
     check_invariants(queue.connection)
 
 
-def test_misuse(queue: Queue) -> None:
-    """Without a user, or a folder, nothing is done."""
+def test_erase_without_a_user_or_folder_does_nothing(queue: Queue) -> None:
+    """Erasing needs a user id, and emptying needs a folder."""
     for user_id in (None, ""):
         with refused("400", "missing"):
             erase(queue, user_id)

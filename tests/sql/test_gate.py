@@ -186,8 +186,8 @@ def test_even_pace(queue: Queue, moment: Moment) -> None:
     assert GateRun(queue).take(1)["slots"] == []
 
 
-def test_burst(queue: Queue, moment: Moment) -> None:
-    """After quiet time a burst comes at once, then the pace that keeps the rate in any window."""
+def test_a_quiet_gate_allows_a_burst_then_keeps_its_rate(queue: Queue, moment: Moment) -> None:
+    """After the burst, no window has more starts than the rate allows."""
     allow(queue, 60, 5)
     starts = GateRun(queue).starts(8)
     assert starts == pytest.approx([0] * 5 + [61 / 56 * i for i in (1, 2, 3)], abs=1e-4)

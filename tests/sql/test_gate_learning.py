@@ -88,8 +88,10 @@ def test_limit_that_rose(queue: Queue, moment: Moment) -> None:
         ("2026-11-01T09:30", "2026-11-02T08:00"),
     ],
 )
-def test_day(queue: Queue, moment: Moment, now: str, reset: str) -> None:
-    """A daily quota blocks until midnight in California, whatever the delay says, on any day."""
+def test_a_daily_quota_blocks_until_midnight_in_california(
+    queue: Queue, moment: Moment, now: str, reset: str
+) -> None:
+    """It does so on any day, whatever retry delay the 429 names."""
     moment.set(datetime.fromisoformat(now).replace(tzinfo=UTC))
     until = datetime.fromisoformat(reset).replace(tzinfo=UTC)
     epoch = GateRun(queue).take(1)["epoch"]
@@ -104,8 +106,8 @@ def test_day(queue: Queue, moment: Moment, now: str, reset: str) -> None:
     assert shown(queue)["startedToday"] == 1
 
 
-def test_unknown(queue: Queue, moment: Moment) -> None:
-    """A 429 without facts takes the rate down to 70 % each time and blocks longer each time, with jitter."""
+def test_each_429_without_facts_lowers_the_rate_and_blocks_longer(queue: Queue, moment: Moment) -> None:
+    """The rate falls to 70 % each time; the block grows, with jitter."""
     rate, widest = 60.0, 0.0
     for number in range(1, 9):
         answer = limited(queue, "unknown")

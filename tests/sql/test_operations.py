@@ -143,8 +143,8 @@ def mixed_batch(queue: Queue) -> tuple[str, list[dict[str, Any]]]:
     return batch_id, jobs
 
 
-def test_cancel(queue: Queue) -> None:
-    """Cancelling ends every job that has not ended; what was made stays, what comes late is not wanted."""
+def test_cancel_ends_every_open_job_and_keeps_its_photos(queue: Queue) -> None:
+    """Photos that were made stay; a photo that arrives later is not wanted."""
     batch_id, jobs = mixed_batch(queue)
     answer = queue.call("cancel_generation_batch", p_batch_id=batch_id)
     assert answer == {"batchId": batch_id, "status": "cancelled", "jobsCancelled": 4}
@@ -200,8 +200,8 @@ def test_get_batch(queue: Queue) -> None:
         queue.call("get_generation_batch", p_batch_id="nowhere")
 
 
-def test_stats(queue: Queue, clock: Clock) -> None:
-    """The numbers count each job once, by what it waits for."""
+def test_stats_count_each_job_once_by_what_it_waits_for(queue: Queue, clock: Clock) -> None:
+    """The counts add up to the number of jobs."""
     empty = queue.call("generation_queue_stats")
     assert (empty["ready"], empty["oldestReadySeconds"], empty["nextAttemptInSeconds"]) == (0, None, None)
     batch_id, _ = mixed_batch(queue)
@@ -220,8 +220,8 @@ def test_stats(queue: Queue, clock: Clock) -> None:
     assert queue.call("generation_queue_stats")["lastDay"]["failuresByCode"] == {}
 
 
-def test_successor(queue: Queue) -> None:
-    """The first successor of a model stands until it is forgotten."""
+def test_the_first_successor_of_a_model_stays_until_it_is_forgotten(queue: Queue) -> None:
+    """Two runs that learn of different successors do not overwrite each other."""
 
     def successor(of: str | None, to: str | None) -> Any:
         return queue.call("set_generation_model_successor", p_model=of, p_successor=to)["successor"]
@@ -232,8 +232,8 @@ def test_successor(queue: Queue) -> None:
             successor(model, "a")
 
 
-def test_version(queue: Queue) -> None:
-    """The schema's version names exactly the functions it consists of."""
+def test_the_schema_version_names_exactly_its_functions(queue: Queue) -> None:
+    """A missing function makes another version."""
     assert queue.call("generation_schema_version") == {
         "version": SCHEMA_VERSION,
         "functions": FUNCTIONS,

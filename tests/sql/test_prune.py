@@ -144,8 +144,8 @@ def test_a_key_whose_batch_is_there_stays(queue: Queue, clock: Clock) -> None:
     assert prune(queue)["keysRemoved"] == 0
 
 
-def test_runs(queue: Queue, clock: Clock) -> None:
-    """Runs that ended or died long ago go; the last one stays, for whoever asks when there was one."""
+def test_old_runs_are_pruned_except_the_last(queue: Queue, clock: Clock) -> None:
+    """The last run stays, since it says when the queue was last processed."""
     for _ in range(3):
         completed(queue)
         clock.advance(1)
@@ -155,8 +155,8 @@ def test_runs(queue: Queue, clock: Clock) -> None:
     assert queue.call("generation_queue_stats")["lastRun"]["finishedAt"] is None
 
 
-def test_bounded(queue: Queue, clock: Clock) -> None:
-    """A call removes about as much as it is told to and says whether there is more; again it goes on."""
+def test_one_prune_call_removes_a_bounded_number_and_says_if_more_remain(queue: Queue, clock: Clock) -> None:
+    """The next call continues."""
     for _ in range(5):
         completed(queue)
         clock.advance(1)

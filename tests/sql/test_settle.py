@@ -69,8 +69,8 @@ def test_readable_reasons(queue: Queue) -> None:
     ]
 
 
-def test_incomplete(queue: Queue) -> None:
-    """A job said to be completed whose images are not all recorded is tried again."""
+def test_a_job_settled_as_completed_without_all_its_images_is_retried(queue: Queue) -> None:
+    """The rows decide, not what the worker says."""
     job = queue.claimed(images=2)
     queue.record(job, 1)
     assert queue.settle(job, "completed", code=None)["status"] == "pending"

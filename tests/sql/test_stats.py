@@ -78,8 +78,8 @@ def stats(queue: Queue) -> Any:
     return queue.call("generation_queue_stats")
 
 
-def test_nothing(queue: Queue, clock: Clock) -> None:
-    """An empty database has zeros where counts are and null where there is nothing to measure."""
+def test_an_empty_queue_has_zero_counts_and_null_measures(queue: Queue, clock: Clock) -> None:
+    """A count of nothing is 0; a time of nothing is null."""
     told = stats(queue)
     assert datetime.fromisoformat(told["at"]) == NOON and told["schemaVersion"] == SCHEMA_VERSION
     assert told["due"] == {"jobs": 0, "images": 0, "oldestSeconds": None} and told["nextRetryAt"] is None
@@ -93,8 +93,8 @@ def test_nothing(queue: Queue, clock: Clock) -> None:
     assert told["runs"] == runs and told["lastRun"] is None and told["heldBy"] is None
 
 
-def test_windows(queue: Queue, rows: Rows) -> None:
-    """A window counts what ended within it, its beginning excluded, with percentiles by nearest rank."""
+def test_a_window_counts_what_ended_in_it_without_its_beginning(queue: Queue, rows: Rows) -> None:
+    """Percentiles are by nearest rank."""
     for took in range(1, 101):
         rows.job("completed", took + 10, 10)
     rows.job("completed", 1300, 300)
@@ -116,8 +116,8 @@ def test_windows(queue: Queue, rows: Rows) -> None:
     assert stats(queue)["lastDay"] == day["jobs"] | {"failuresByCode": day["failuresByCode"]}
 
 
-def test_images(queue: Queue, rows: Rows) -> None:
-    """Images of all models count; one whose time is not known counts, but is in no percentile."""
+def test_images_without_a_time_count_but_are_in_no_percentile(queue: Queue, rows: Rows) -> None:
+    """Images of all models are counted."""
     for index, (ago, took, model) in enumerate(
         [(10, 4000, "a"), (10, 4000, "b"), (20, 9000, "c"), (30, None, "a"), (300, 1, "b"), (86_400, 2, "a")]
     ):
@@ -135,8 +135,8 @@ def test_images(queue: Queue, rows: Rows) -> None:
     assert day["refusalsByCode"] == {"safety": 2}
 
 
-def test_depth(queue: Queue, rows: Rows) -> None:
-    """Due is what is ready or whose time has come, with the images it lacks; each age counts once."""
+def test_depth_counts_due_jobs_and_the_images_they_lack(queue: Queue, rows: Rows) -> None:
+    """A job is due if it is ready or its time has come."""
     for ordered in (60, 60.001, 300, 90_000):
         rows.job("pending", ordered)
     part = rows.job("pending", 5, retry=0, claims=1)
@@ -155,8 +155,8 @@ def test_depth(queue: Queue, rows: Rows) -> None:
     assert (told["ready"], told["waiting"], told["rateLimited"]) == (4, 2, 2)
 
 
-def test_series(queue: Queue, rows: Rows, clock: Clock) -> None:
-    """Each minute and hour tells what ended in it; the last is under way, older ones are not there."""
+def test_each_minute_and_hour_counts_what_ended_in_it(queue: Queue, rows: Rows, clock: Clock) -> None:
+    """The last one is still in progress; older ones are left out."""
     clock.advance(90)
     rows.job("completed", 100, 0)
     rows.job("failed", 100, -60)
@@ -214,8 +214,8 @@ def test_no_zone_matters(queue: Queue, clock: Clock, zone: str) -> None:
     assert all(hour.utcoffset() == timedelta(0) for hour in hours)
 
 
-def test_runs(queue: Queue, clock: Clock) -> None:
-    """Runs are told under way, finished with their reason, and dead when their deadline has passed."""
+def test_a_run_is_active_finished_or_dead(queue: Queue, clock: Clock) -> None:
+    """A run is dead once its deadline has passed without an end."""
     queue.enqueue(examples=2)
     first, second = queue.run(), queue.run()
     first.claim(1)
@@ -231,8 +231,8 @@ def test_runs(queue: Queue, clock: Clock) -> None:
     assert (told["active"], told["diedLastHour"], told["secondsSinceLast"]) == (0, 1, 300)
 
 
-def test_gate(queue: Queue, clock: Clock) -> None:
-    """A gate says why nothing may start and until when, and what the day has cost so far."""
+def test_a_closed_gate_says_why_until_when_and_what_today_has_cost(queue: Queue, clock: Clock) -> None:
+    """An operator sees all three in the stats."""
     queue.claimed()
     queue.call("report_rate_limit", p_model="model", p_epoch=None,
         p_facts={"period": "minute", "retryAfterSeconds": 30, "limit": 10})  # fmt: skip

@@ -176,8 +176,8 @@ def test_folders_that_cannot_be_swept_hold_nobody_up(queue: Queue, clock: Clock)
     assert to_sweep(queue, 2) == [second]
 
 
-def test_bounded(queue: Queue, clock: Clock) -> None:
-    """A sweep is given no more than it asks for, and may not ask for anything."""
+def test_a_sweep_gets_at_most_the_jobs_it_asks_for(queue: Queue, clock: Clock) -> None:
+    """The number itself is limited too."""
     queue.enqueue(examples=5)
     for job in queue.run().claim():
         queue.settle(job, "failed")

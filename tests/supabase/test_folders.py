@@ -128,8 +128,10 @@ async def test_a_listing_that_names_other_folders(wire: Wire, project: Project) 
 @pytest.mark.parametrize(
     ("status", "error"), [("500", QueueUnavailable), ("403", Misconfigured), ("404", Misconfigured)]
 )
-async def test_errors(wire: Wire, project: Project, status: str, error: type[Exception]) -> None:
-    """What Storage refuses is told as everywhere: a wrong key stops the sweep, an outage is tried again."""
+async def test_a_refused_listing_means_what_it_means_elsewhere(
+    wire: Wire, project: Project, status: str, error: type[Exception]
+) -> None:
+    """A wrong key stops the sweep; an outage is retried."""
     body = {"statusCode": status, "error": "x", "message": "x"}
     wire.answer = reply("400 Bad Request", body)
     with pytest.raises(error):

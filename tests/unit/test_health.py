@@ -112,6 +112,6 @@ def test_failures_in_passing_are_none() -> None:
     ("seconds", "words"),
     [(0.0, "0 s"), (119.0, "119 s"), (120.0, "2 min"), (7_200.0, "2 h"), (260_000.0, "3 days")],
 )
-def test_durations(seconds: float, words: str) -> None:
-    """A duration has one unit, of which there are at least two."""
+def test_a_duration_is_shown_in_one_unit(seconds: float, words: str) -> None:
+    """The number is at least two of that unit."""
     assert duration(seconds) == words

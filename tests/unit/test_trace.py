@@ -11,15 +11,15 @@ W3C = f"00-{TRACE}-{SPAN}-01"
 GOOGLE = "105445aa7843bc8bf206b12000100000/1;o=1"
 
 
-def test_w3c() -> None:
-    """traceparent gives trace, span and whether it is sampled; a later version may say more behind that."""
+def test_traceparent_gives_trace_span_and_sampling() -> None:
+    """A later version of the header may append fields."""
     assert trace_of({"traceparent": W3C}) == {"trace": TRACE, "span": SPAN, "sampled": True}
     assert trace_of({"traceparent": f"00-{TRACE}-{SPAN}-00"})["sampled"] is False
     assert trace_of({"traceparent": f"cc-{TRACE}-{SPAN}-01-more"})["trace"] == TRACE
 
 
-def test_google() -> None:
-    """Google's header counts spans in decimal, and may leave out all but the trace."""
+def test_googles_trace_header_counts_spans_in_decimal() -> None:
+    """All but the trace id may be missing."""
     assert trace_of({"x-cloud-trace-context": GOOGLE}) == {
         "trace": "105445aa7843bc8bf206b12000100000",
         "span": "0000000000000001",
