@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from PIL import Image
 
@@ -187,6 +187,22 @@ def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
     assert image.mode == "RGB" and not image.getexif() and getattr(image, "n_frames", 1) == 1
     assert image.size == ((300, 9000) if name == "long.png" else size)
     assert all(is_close(image, place, color) for place, color in colors.items())
+
+
+@settings(max_examples=40)
+@given(width=some.integers(1, 20_000), height=some.integers(1, 300), edge=some.integers(512, 4096))
+@example(width=4032, height=300, edge=2048)
+@example(width=3840, height=216, edge=2048)
+@example(width=3600, height=200, edge=2048)
+@example(width=5000, height=1, edge=2048)
+def test_a_larger_photo_gets_nine_tenths_of_the_edge_or_more(width: int, height: int, edge: int) -> None:
+    """Never more than all of it; a smaller photo keeps its size."""
+    made = prepared(saved(Image.new("L", (width, height), 90), "JPEG"), Limits(edge, 5_000_000))
+    if max(width, height) <= edge:
+        assert (made.width, made.height) == (width, height)
+    else:
+        assert 0.9 * edge <= max(made.width, made.height) <= edge
+        assert made.height == pytest.approx(made.width * height / width, abs=1)
 
 
 @pytest.mark.parametrize("edge", [512, 1000, 4096])

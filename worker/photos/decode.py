@@ -24,9 +24,9 @@ QUALITIES = (90, 75, 60)
 """JPEG qualities, tried until a photo has at most its number of bytes; then it is halved in size."""
 
 _JPEG_EDGE = 65_500
-_DRAFT_SHARE = 0.95
-"""How much of the edge is enough when a JPEG is decoded at a half, a quarter or an eighth of its size: the
-usual 4032 pixels then become 2016, in half of the time."""
+_LEAST_SHARE = 0.9
+"""A JPEG is decoded at a half, a quarter or an eighth of its size if that has this share of the longest edge:
+4032 pixels become 2016, and are not decoded whole to become 2048."""
 
 _PLAIN = ("RGB", "CMYK", "LAB", "L")
 _BAND_PIXELS = 1_000_000
@@ -105,8 +105,8 @@ class Source:
         _check_pixels(image.size)
         width, height = image.size
         shrink = min(limits.edge / max(width, height), 1.0)
-        least = shrink * _DRAFT_SHARE
-        image.draft(None, (math.floor(width * least), math.floor(height * least)))
+        least = shrink * _LEAST_SHARE
+        image.draft(None, (math.ceil(width * least), math.ceil(height * least)))
         self._image = image
         self.memory = _memory(kind, image, (width, height), shrink)
         if self.memory > max_memory:
