@@ -2061,6 +2061,15 @@ begin
 end
 $$;
 
+-- How far apart starts are that a gate keeps by themselves, in seconds.
+create or replace function generation.cell_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_gate."windowSeconds" / 256;
+end
+$$;
+
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
 language plpgsql immutable set search_path = ''
@@ -2114,12 +2123,21 @@ begin
 end
 $$;
 
+-- From when on starts may come at once. For a window after a 429 they may not.
+create or replace function generation.room_at(p_gate generation.gates) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds"));
+end
+$$;
+
 -- How many starts may come together at a time when one may.
 create or replace function generation.starts_at_once(p_gate generation.gates, p_at timestamptz) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  if p_at < p_gate."roomAt" or p_gate."limitedAt" > p_at - make_interval(secs => p_gate."windowSeconds") then
+  if p_at < generation.room_at(p_gate) then
     return 1;
   end if;
   return greatest(generation.burst(p_gate) - generation.starts_counted(p_gate, p_at), 1);
@@ -2133,12 +2151,13 @@ as $$
 declare
   v_open constant timestamptz := greatest(p_now, p_gate."blockedUntil");
 begin
-  return case when v_open >= p_gate."roomAt" then v_open else greatest(v_open, p_gate."paceAt") end;
+  return case when v_open >= generation.room_at(p_gate) then v_open else greatest(v_open, p_gate."paceAt") end;
 end
 $$;
 
 -- Adds starts to those that a gate keeps, drops what no longer counts at p_now, but for the last one, and finds out anew when the next
--- may come: at once from `roomAt` on, and otherwise at `paceAt`. That is an interval after the last one. The start i places on may come
+-- may come: at once from `roomAt` on (see room_at), and otherwise at
+-- `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
 -- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
 create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
@@ -2171,11 +2190,8 @@ begin
       select n.at, 1 from unnest(p_starts) as n (at)
     ) as t
     where t.at > p_now - v_span or t.at = v_last
-    group by floor(extract(epoch from t.at) * 256 / p_gate."windowSeconds")
+    group by floor(extract(epoch from t.at) / generation.cell_seconds(p_gate))
   ) as c;
-  -- For a window after a 429 one start at once, not the burst.
-  p_gate."roomAt" := least(
-    greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds")), v_last + v_span);
   return p_gate;
 end
 $$;
@@ -2466,7 +2482,7 @@ as $$
 declare
   v_rate constant double precision := generation.gate_rate(p_gate);
   v_span constant double precision := generation.span_seconds(p_gate)
-    + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
+    + case when v_rate * generation.cell_seconds(p_gate) > p_gate."windowSeconds" then generation.cell_seconds(p_gate) else 0 end;
 begin
   if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
     and (p_gate."blockedUntil" > p_now) is not true
@@ -2634,7 +2650,7 @@ create or replace function generation.drop_blocked_starts(p_gate generation.gate
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_come constant timestamptz := p_now + make_interval(secs => p_gate."windowSeconds" / 256);
+  v_come constant timestamptz := p_now + make_interval(secs => generation.cell_seconds(p_gate));
 begin
   select coalesce(array_agg(t.at order by t.at), '{}'), coalesce(array_agg(t.starts order by t.at), '{}')
   into p_gate."startTimes", p_gate."startCounts"
@@ -3095,9 +3111,9 @@ as $$
   ) as r
 $$;
 
--- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
+-- The gate that a worker asking for p_model will stand at, as it is now; read, not locked, unless it has to be made.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   v_model constant text := generation.current_model(p_model);
@@ -3105,17 +3121,15 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60,
-      'windowSeconds', 60, 'graceSeconds', 0.5, 'startTimes', '{}'::text[], 'startCounts', '{}'::text[], 'roomAt', '-infinity', 'paceAt', '-infinity', 'provenStarts', 0, 'epoch', 1,
-      'limits', 0, 'startedToday', 0));
+    return generation.enter_gate(v_model);
   end if;
   return generation.age_gate(v_gate, generation.moment());
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
--- claim or question at the gate, since a call to Gemini takes a minute at most by default. A run that died holds no place longer; one
--- that is silent for longer works on, beside the run that has taken its place.
+-- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
+-- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
+-- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -3227,8 +3241,8 @@ $$;
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if a wrong clock has set it, jobs,
--- then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if it is new or a wrong clock has set
+-- it, jobs, then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
@@ -3249,7 +3263,6 @@ declare
   v_skip_users jsonb;
 begin
   perform generation.require_service();
-  v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   if p_max_images < 1 then
     perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
@@ -3263,6 +3276,7 @@ begin
   end if;
   v_run := generation.lock_run(p_run_id);
   perform generation.hear_run(v_run.id);
+  v_gate := generation.gate_ahead(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
@@ -3383,6 +3397,7 @@ begin
   update public.photo_generation_batches as b
   set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
   where b.id = v_job."batchId";
+  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
   return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
 end
 $$;
@@ -3413,6 +3428,7 @@ begin
   insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
   values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
+  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
   return jsonb_build_object('result', 'recorded');
 end
 $$;
@@ -3615,6 +3631,9 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
+  perform generation.hear_run(r.id) from (
+    select distinct generation.run_of(s ->> 'fence') as id from jsonb_array_elements(v_settled) as s
+  ) as r;
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
       'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status', 'code', s ->> 'code') order by i), '[]')

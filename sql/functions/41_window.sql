@@ -32,6 +32,15 @@ begin
 end
 $$;
 
+-- How far apart starts are that a gate keeps by themselves, in seconds.
+create or replace function generation.cell_seconds(p_gate generation.gates) returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_gate."windowSeconds" / 256;
+end
+$$;
+
 -- The rate in force, in starts per window: what the operator allows, or less if Gemini taught less.
 create or replace function generation.gate_rate(p_gate generation.gates) returns double precision
 language plpgsql immutable set search_path = ''
@@ -85,12 +94,21 @@ begin
 end
 $$;
 
+-- From when on starts may come at once. For a window after a 429 they may not.
+create or replace function generation.room_at(p_gate generation.gates) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds"));
+end
+$$;
+
 -- How many starts may come together at a time when one may.
 create or replace function generation.starts_at_once(p_gate generation.gates, p_at timestamptz) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  if p_at < p_gate."roomAt" or p_gate."limitedAt" > p_at - make_interval(secs => p_gate."windowSeconds") then
+  if p_at < generation.room_at(p_gate) then
     return 1;
   end if;
   return greatest(generation.burst(p_gate) - generation.starts_counted(p_gate, p_at), 1);
@@ -104,12 +122,13 @@ as $$
 declare
   v_open constant timestamptz := greatest(p_now, p_gate."blockedUntil");
 begin
-  return case when v_open >= p_gate."roomAt" then v_open else greatest(v_open, p_gate."paceAt") end;
+  return case when v_open >= generation.room_at(p_gate) then v_open else greatest(v_open, p_gate."paceAt") end;
 end
 $$;
 
 -- Adds starts to those that a gate keeps, drops what no longer counts at p_now, but for the last one, and finds out anew when the next
--- may come: at once from `roomAt` on, and otherwise at `paceAt`. That is an interval after the last one. The start i places on may come
+-- may come: at once from `roomAt` on (see room_at), and otherwise at
+-- `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
 -- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
 create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
@@ -142,11 +161,8 @@ begin
       select n.at, 1 from unnest(p_starts) as n (at)
     ) as t
     where t.at > p_now - v_span or t.at = v_last
-    group by floor(extract(epoch from t.at) * 256 / p_gate."windowSeconds")
+    group by floor(extract(epoch from t.at) / generation.cell_seconds(p_gate))
   ) as c;
-  -- For a window after a 429 one start at once, not the burst.
-  p_gate."roomAt" := least(
-    greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds")), v_last + v_span);
   return p_gate;
 end
 $$;

@@ -238,7 +238,7 @@ as $$
 declare
   v_rate constant double precision := generation.gate_rate(p_gate);
   v_span constant double precision := generation.span_seconds(p_gate)
-    + case when v_rate > 256 then p_gate."windowSeconds" / 256 else 0 end;
+    + case when v_rate * generation.cell_seconds(p_gate) > p_gate."windowSeconds" then generation.cell_seconds(p_gate) else 0 end;
 begin
   if p_gate."learnedFrom" = 'stated' and p_gate."probedAt" is null and p_gate."probeAt" <= p_now
     and (p_gate."blockedUntil" > p_now) is not true

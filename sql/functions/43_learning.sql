@@ -85,7 +85,7 @@ create or replace function generation.drop_blocked_starts(p_gate generation.gate
 language plpgsql immutable set search_path = ''
 as $$
 declare
-  v_come constant timestamptz := p_now + make_interval(secs => p_gate."windowSeconds" / 256);
+  v_come constant timestamptz := p_now + make_interval(secs => generation.cell_seconds(p_gate));
 begin
   select coalesce(array_agg(t.at order by t.at), '{}'), coalesce(array_agg(t.starts order by t.at), '{}')
   into p_gate."startTimes", p_gate."startCounts"

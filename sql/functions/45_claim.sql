@@ -216,9 +216,9 @@ as $$
   ) as r
 $$;
 
--- The gate that a worker asking for p_model will stand at, as it is now; read, not locked.
+-- The gate that a worker asking for p_model will stand at, as it is now; read, not locked, unless it has to be made.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
-language plpgsql stable set search_path = ''
+language plpgsql set search_path = ''
 as $$
 declare
   v_model constant text := generation.current_model(p_model);
@@ -226,17 +226,15 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    v_gate := jsonb_populate_record(null::generation.gates, jsonb_build_object('model', v_model, 'rate', 60,
-      'windowSeconds', 60, 'graceSeconds', 0.5, 'startTimes', '{}'::text[], 'startCounts', '{}'::text[], 'roomAt', '-infinity', 'paceAt', '-infinity', 'provenStarts', 0, 'epoch', 1,
-      'limits', 0, 'startedToday', 0));
+    return generation.enter_gate(v_model);
   end if;
   return generation.age_gate(v_gate, generation.moment());
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after its last
--- claim or question at the gate, since a call to Gemini takes a minute at most by default. A run that died holds no place longer; one
--- that is silent for longer works on, beside the run that has taken its place.
+-- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
+-- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
+-- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -348,8 +346,8 @@ $$;
 -- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
 -- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
 -- where their turn is fair, and not behind what is claimed; but one at least.
--- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if a wrong clock has set it, jobs,
--- then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
+-- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if it is new or a wrong clock has set
+-- it, jobs, then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
@@ -370,7 +368,6 @@ declare
   v_skip_users jsonb;
 begin
   perform generation.require_service();
-  v_gate := generation.gate_ahead(p_model);
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   if p_max_images < 1 then
     perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
@@ -384,6 +381,7 @@ begin
   end if;
   v_run := generation.lock_run(p_run_id);
   perform generation.hear_run(v_run.id);
+  v_gate := generation.gate_ahead(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
   perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);

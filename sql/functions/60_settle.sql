@@ -194,6 +194,9 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
+  perform generation.hear_run(r.id) from (
+    select distinct generation.run_of(s ->> 'fence') as id from jsonb_array_elements(v_settled) as s
+  ) as r;
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
       'result', case when s is null then 'lease_lost' else 'settled' end, 'status', s ->> 'status', 'code', s ->> 'code') order by i), '[]')

@@ -68,6 +68,23 @@ def test_dead_runs_hold_nobody_up(queue: Queue, moment: Moment) -> None:
     assert queue.run().answer(1)["reason"] == "too_many_runs"
 
 
+@pytest.mark.parametrize("told", ["record", "refuse", "settle"])
+def test_a_run_that_tells_of_its_jobs_is_alive(queue: Queue, moment: Moment, told: str) -> None:
+    """A record or a settle counts as much as a question at the gate."""
+    queue.enqueue(examples=2, images=2)
+    run = queue.run()
+    first, _ = run.claim(2)
+    moment.advance(89)
+    if told == "record":
+        queue.record(first, 0)
+    elif told == "refuse":
+        queue.refuse(first, 0)
+    else:
+        queue.settle(first, "released")
+    moment.advance(2)
+    assert queue.call("generation_gate")["runs"] == 1
+
+
 def test_race_for_the_last_place(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
     """Two runs that begin at once for the last place: one gets it, the other is told so."""
     queue.enqueue(examples=2)

@@ -198,6 +198,12 @@ class QueueModel:
             [], closed._replace(seconds=self.next_attempt()) if closed.reason == "queue_empty" else closed
         )
 
+    def hear(self, fence: str | None) -> None:
+        """The run that holds a job under this fence is alive."""
+        for run in self.runs:
+            if fence and fence.startswith(run.prefix) and run.ends_by and not run.finished:
+                run.hear(self.now)
+
     def settle(self, results: list[Result]) -> list[tuple[str, str | None, str]]:
         """The result, the new status and the verdict for each."""
         owned = [self.jobs[result.job].fence == result.fence for result in results]
@@ -205,6 +211,8 @@ class QueueModel:
         for result, ours in zip(results, owned, strict=True):
             job = self.jobs[result.job]
             verdict = job.settle(result.ending, self.now, self.max_age_hours) if ours else "lease_lost"
+            if ours:
+                self.hear(result.fence)
             told.append(("settled", job.status, verdict) if ours else ("lease_lost", None, verdict))
         return told
 

@@ -46,6 +46,8 @@ class ResultRules(Machine):
         path = f"{stored['userFolder']}/{stored['batchId']}/{job_id}/{index}-{name}"
         revived = index in job.given_up and job.status not in FINAL
         result, counts = job.record(index, path)
+        if result == "recorded":
+            self.model.hear(job.fence)
         assert self.queue.record(stored, index, name) == {"result": result, "storagePath": counts}
         self.reached["record given_up" if revived else f"record {result}"] += 1
 
@@ -66,6 +68,8 @@ class ResultRules(Machine):
                 self.queue.refuse(self.stored(job_id), index, code)
             return
         result = job.refuse(index, code)
+        if result == "recorded":
+            self.model.hear(job.fence)
         assert self.queue.refuse(self.stored(job_id), index, code) == result
         self.reached[f"refuse {result}"] += 1
 

@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -54,32 +56,49 @@ class FairBudget:
 
     @asynccontextmanager
     async def hold(
-        self, owner: str, size: int, first: Callable[[], Awaitable[Any]] | None = None
-    ) -> AsyncIterator[Any]:
-        """Wait for `size` units, and hold them while the context is open.
-
-        Then waits for `first`, and yields its result; nobody else is granted anything meanwhile.
-        """
+        self, owner: str, size: int, when_granted: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[None]:
+        """Wait for `size` units, and hold them while the context is open."""
         held = False
 
         def granted() -> None:
             nonlocal held
             held = True
-            self._closed = first is not None
+            when_granted()
             self.add(owner, size)
 
         try:
-            try:
-                await self.wait(owner, lambda: size, granted)
-                result = await first() if first else None
-            finally:
-                if held:
-                    self._closed = False
-                    self._serve()
-            yield result
+            await self.wait(owner, lambda: size, granted)
+            yield
         finally:
             if held:
                 self.add(owner, -size)
+
+    @asynccontextmanager
+    async def hold_after(self, owner: str, size: int, first: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
+        """Hold `size` units, wait for `first`, and yield its result.
+
+        Nobody else is granted anything between the grant and the result.
+        """
+        closed = False
+
+        def close() -> None:
+            nonlocal closed
+            closed = self._closed = True
+
+        def reopen() -> None:
+            nonlocal closed
+            if closed:
+                closed = self._closed = False
+                self._serve()
+
+        try:
+            async with self.hold(owner, size, close):
+                result = await first()
+                reopen()
+                yield result
+        finally:
+            reopen()
 
     async def wait(self, owner: str, size: Callable[[], int], granted: Callable[[], None]) -> None:
         """Wait until `size()` units are free, then call `granted`, which must `add` them.

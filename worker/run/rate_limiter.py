@@ -88,7 +88,7 @@ class RateLimiter:
         Raises NoSlot as soon as it is known that there is no slot before `latest`, when the run starts no
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
-        async with self._places.hold(owner, 1, lambda: self._next(latest, ended)) as epoch:
+        async with self._places.hold_after(owner, 1, lambda: self._next(latest, ended)) as epoch:
             yield epoch
 
     async def report(self, facts: QuotaFacts, epoch: int) -> None:
