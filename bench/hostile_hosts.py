@@ -19,7 +19,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,17 +96,10 @@ class HostileNetwork(httpcore.AnyIOBackend):
         self._ports = ports
 
     async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+        self, host: str, port: int, *args: Any, **options: Any
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the loopback port that stands for this address."""
-        return await super().connect_tcp(
-            "127.0.0.1", self._ports[host], timeout, local_address, socket_options
-        )
+        return await super().connect_tcp("127.0.0.1", self._ports[host], *args, **options)
 
 
 @dataclass(frozen=True, slots=True)

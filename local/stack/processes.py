@@ -5,8 +5,11 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from local.stack.errors import StackError
 from local.stack.folder import Folder, open_private
@@ -15,6 +18,27 @@ LAUNCHER = Path(__file__).with_name("launcher.py")
 KERNEL_TELLS = sys.platform == "linux"
 GUARD = 'read -r _ || kill -s "$0" "$1"'  # the pipe closes without a line when the owner has been killed
 TAIL_LINES = 15
+
+
+class Startable(ABC):
+    """Something that is started and stopped; as a context manager, for the block."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it; returns when it can be used."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop it; nothing happens if it is not running."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
 
 class Process:

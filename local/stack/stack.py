@@ -3,12 +3,11 @@
 import hashlib
 import secrets
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from local.install_sql import install_sql
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
+from local.stack.processes import Startable
 from local.stack.supabase import Supabase
 
 CLONE = Path(__file__).resolve().parent.parent.parent
@@ -22,7 +21,7 @@ def project_sql() -> str:
     return install_sql()
 
 
-class Stack:
+class Stack(Startable):
     """A Supabase on loopback with this project's SQL applied; a context manager.
 
     The data stays in `folder`, also when the process using it is killed; one stack at a time may use it.
@@ -63,15 +62,6 @@ class Stack:
     def pids(self) -> tuple[int, int]:
         """The process ids of PostgreSQL and of the API server."""
         return self.postgres.pid, self.supabase.pid
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def start(self) -> None:
         """Starts everything, applies the project's SQL if it has changed; `StackError` says why it cannot."""

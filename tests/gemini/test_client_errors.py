@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -14,36 +13,10 @@ import httpx2
 import pytest
 from google.genai import errors
 
-from tests.support.wire import Script, Wire, listening, reply
-from worker.errors import GenerationError, Misconfigured, ModelRetired, Transient
-from worker.gemini.client import Gemini, GenerationRequest, translate, vendor_errors
-from worker.jobs import Photo
-
-KEY = "AIza-canary-key"
-PROMPT = "canary prompt"
-REQUEST = GenerationRequest("gemini-2.5-flash-image", PROMPT, (Photo(b"canary photo", "image/png"),), "9:16")
-
-
-@pytest.fixture
-async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
-    """A server that cuts every connection, where the SDK looks for Gemini."""
-    async with listening() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        yield server
-
-
-@pytest.fixture
-async def gemini(wire: Wire) -> AsyncIterator[Gemini]:
-    adapter = Gemini(KEY, time.monotonic)
-    yield adapter
-    await adapter.close()
-
-
-async def failure(gemini: Gemini) -> GenerationError:
-    with pytest.raises(GenerationError) as caught:
-        await gemini.generate(REQUEST, 5)
-    return caught.value
-
+from tests.support.gemini_wire import KEY, PROMPT, REQUEST, failure
+from tests.support.wire import Script, Wire, reply
+from worker.errors import Misconfigured, ModelRetired, Transient
+from worker.gemini.client import Gemini, translate, vendor_errors
 
 ECHO = {
     "message": f"{KEY} {PROMPT}",

@@ -5,23 +5,16 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import google.genai._api_client
 import pytest
 from PIL import Image
 
-from tests.support.wire import Script, Wire, listening, reply, reset
-from worker.errors import GenerationError, Misconfigured, RateLimited, Refused, Transient
-from worker.gemini.client import Gemini, GenerationRequest
-from worker.jobs import Photo
-
-KEY = "AIza-canary-key"
-PROMPT = "canary prompt"
-PHOTO = Photo(b"canary photo \xfb\xef\xbe", "image/png")
-REQUEST = GenerationRequest("gemini-2.5-flash-image", PROMPT, (PHOTO,), "9:16")
+from tests.support.gemini_wire import KEY, PHOTO, PROMPT, REQUEST, failure
+from tests.support.wire import Script, Wire, reply, reset
+from worker.errors import Misconfigured, RateLimited, Refused, Transient
+from worker.gemini.client import Gemini
 
 
 def picture(size: int = 8) -> bytes:
@@ -42,26 +35,9 @@ def answer(*parts: Any, **candidate: Any) -> dict[str, Any]:
     return {"candidates": [{"content": {"role": "model", "parts": parts}, **candidate}]}
 
 
-@pytest.fixture
-async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
-    """A server that answers with an image, where the SDK looks for Gemini."""
-    async with listening() as server:
-        server.answer = reply("200 OK", answer(part()))
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        yield server
-
-
-@pytest.fixture
-async def gemini(wire: Wire) -> AsyncIterator[Gemini]:
-    adapter = Gemini(KEY, time.monotonic)
-    yield adapter
-    await adapter.close()
-
-
-async def failure(gemini: Gemini) -> GenerationError:
-    with pytest.raises(GenerationError) as caught:
-        await gemini.generate(REQUEST, 5)
-    return caught.value
+@pytest.fixture(autouse=True)
+def _answers_with_an_image(wire: Wire) -> None:
+    wire.answer = reply("200 OK", answer(part()))
 
 
 async def test_the_request_as_it_goes_out(wire: Wire, gemini: Gemini) -> None:

@@ -15,7 +15,7 @@ from tests.support.gate_sql import (
     limited,
     refusal,
     shown,
-    still_time,
+    still_time_as_installed,
     take,
 )
 from tests.support.queue_sql import Queue, blocked, refused
@@ -29,9 +29,7 @@ CHEAP, DEAR = "gemini-2.5-flash-image", "gemini-3.1-flash-image"  # $0.039 and $
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
     """A time that stands still at noon until a test moves it; three runs at once, as installed."""
-    with still_time(queue.connection) as moment:
-        caps(queue, maxRuns=3)
-        allow(queue, 60)
+    with still_time_as_installed(queue) as moment:
         yield moment
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_time, take
+from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_time_as_installed, take
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, blocked
 
@@ -14,9 +14,7 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
     """A time that stands still at noon until a test moves it; three runs at once, as installed."""
-    with still_time(queue.connection) as moment:
-        caps(queue, maxRuns=3)
-        allow(queue, 60)
+    with still_time_as_installed(queue) as moment:
         yield moment
 
 

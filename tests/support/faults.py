@@ -12,9 +12,9 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
+
+from tests.support.tcp_server import TcpServer
 
 REQUEST = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1\r\n")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
@@ -153,7 +153,7 @@ def _answer(status: str, kind: str, body: str) -> bytes:
     return f"{head}\r\n\r\n{body}".encode()
 
 
-class FaultProxy:
+class FaultProxy(TcpServer):
     """Forwards to `target`; an async context manager. Requests are told as `POST /rest/v1/rpc/…`.
 
     `seen` are all requests so far, `struck` how many of them met the fault.
@@ -168,17 +168,9 @@ class FaultProxy:
         self.late: list[bytes] = []
         self.seen: list[str] = []
         self.struck = 0
-        self.url = ""
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
+    async def hang_up(self) -> None:
+        """Cancel what is still being served."""
         for task in self._serving:
             task.cancel()
         await asyncio.gather(*self._serving, return_exceptions=True)
@@ -203,7 +195,8 @@ class FaultProxy:
         finally:
             writer.close()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection in a task that `hang_up` can cancel."""
         task = asyncio.ensure_future(self._serve(reader, writer))
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)

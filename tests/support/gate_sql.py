@@ -58,6 +58,15 @@ def still_time(connection: Connection) -> Iterator[Moment]:
         moment.restore()
 
 
+@contextmanager
+def still_time_as_installed(queue: Queue) -> Iterator[Moment]:
+    """Time stands still at noon; three runs at once, as installed, and 60 starts a minute."""
+    with still_time(queue.connection) as moment:
+        caps(queue, maxRuns=3)
+        allow(queue, 60)
+        yield moment
+
+
 class GateRun:
     """A run that has claimed, and so may ask the gate for starts; it lasts `seconds`."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
+
+from tests.support.tcp_server import TcpServer
 
 REQUEST_LINE = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|PATCH) (\S+) HTTP/1\.1\r\n")
 
@@ -35,7 +35,7 @@ class Gate:
         await self._open.wait()
 
 
-class Proxy:
+class Proxy(TcpServer):
     """Forwards to `target`; an async context manager. `paths` are those of all requests so far.
 
     A request must begin a chunk of its own, as it does with clients that send one after the other.
@@ -50,17 +50,9 @@ class Proxy:
         self._is_cut = False
         self._connections: set[_Connection] = set()
         self.paths: list[str] = []
-        self.url = ""
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.close()
+    async def hang_up(self) -> None:
+        """Close all connections."""
         self.cut()
 
     def gate(self, path: str) -> Gate:
@@ -100,7 +92,8 @@ class Proxy:
             connection.loses_answer = True
         return not self._is_cut
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection."""
         if self._is_cut:
             writer.transport.abort()
             return
