@@ -13,16 +13,16 @@ from worker.gemini.client import Gemini
 
 
 @pytest.fixture
-async def wire(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
+async def raw_google(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
     """A server that cuts every connection until it has an `answer`, where the SDK looks for Gemini."""
-    async with listening() as server:
-        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
-        yield server
+    async with listening() as wire:
+        monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", wire.url)
+        yield wire
 
 
 @pytest.fixture
-async def gemini(wire: Wire) -> AsyncIterator[Gemini]:
-    """The adapter in front of the server."""
-    adapter = Gemini(KEY, time.monotonic)
-    yield adapter
-    await adapter.close()
+async def adapter(raw_google: Wire) -> AsyncIterator[Gemini]:
+    """The adapter in front of the raw_google."""
+    gemini = Gemini(KEY, time.monotonic)
+    yield gemini
+    await gemini.close()

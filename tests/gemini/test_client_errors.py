@@ -36,46 +36,46 @@ ECHOES: list[Script] = [
 
 
 @pytest.mark.filterwarnings("ignore:.*is not a valid FinishReason")
-async def test_no_error_tells_key_or_prompt(wire: Wire, gemini: Gemini) -> None:
+async def test_no_error_tells_key_or_prompt(raw_google: Wire, adapter: Gemini) -> None:
     """Even a server that sends everything back gets nothing into an error, its traceback or its causes."""
     for script in ECHOES:
-        wire.answer = script
-        error = await failure(gemini)
+        raw_google.answer = script
+        error = await failure(adapter)
         assert error.__cause__ is None
         assert error.__context__ is None
         told = "".join(traceback.format_exception(error)) + repr(error) + repr(vars(error))
         assert "canary" not in told
-    assert "canary" not in repr(gemini) + repr(REQUEST)
+    assert "canary" not in repr(adapter) + repr(REQUEST)
 
 
 @pytest.mark.parametrize("key", ["", "  ", "canary key", "canary\nkey", "canary\u00e9", "auth_tokens/canary"])
-async def test_a_key_that_cannot_travel_is_refused_unseen(wire: Wire, key: str) -> None:
+async def test_a_key_that_cannot_travel_is_refused_unseen(raw_google: Wire, key: str) -> None:
     """A key that no header can carry is misconfigured before h11 can quote it."""
     with pytest.raises(Misconfigured) as caught:
         await Gemini(key, time.monotonic).check("m")
     assert caught.value.code in ("api_key_missing", "api_key_malformed")
     assert "canary" not in "".join(traceback.format_exception(caught.value))
-    assert wire.asked == []
+    assert raw_google.asked == []
 
 
 @pytest.mark.parametrize("model", ["", "../other", "a?b=c", "a&b", "a b", "models/", "models/a/b"])
-async def test_a_model_name_cannot_change_the_path(wire: Wire, gemini: Gemini, model: str) -> None:
+async def test_a_model_name_cannot_change_the_path(raw_google: Wire, adapter: Gemini, model: str) -> None:
     """Whatever is not a model's name is misconfigured, not a model to replace."""
     with pytest.raises(Misconfigured) as caught:
-        await gemini.check(model)
+        await adapter.check(model)
     assert not isinstance(caught.value, ModelRetired)
-    assert wire.asked == []
+    assert raw_google.asked == []
 
 
-async def test_nobody_listens(gemini: Gemini, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_listens(adapter: Gemini, monkeypatch: pytest.MonkeyPatch) -> None:
     """A refused connection is transient and says so; an address that is none is misconfigured."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
-    refused = await failure(gemini)
+    refused = await failure(adapter)
     assert isinstance(refused, Transient)
     assert "ECONNREFUSED" in refused.message
-    await gemini.close()
+    await adapter.close()
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "localhost:8080")
-    assert (await failure(gemini)).code == "base_url"
+    assert (await failure(adapter)).code == "base_url"
 
 
 TIMEOUTS = {"TimeoutException", "ConnectTimeout", "PoolTimeout", "ReadTimeout", "WriteTimeout"}

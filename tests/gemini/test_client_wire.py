@@ -36,14 +36,14 @@ def answer(*parts: Any, **candidate: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def _answers_with_an_image(wire: Wire) -> None:
-    wire.answer = reply("200 OK", answer(part()))
+def _answers_with_an_image(raw_google: Wire) -> None:
+    raw_google.answer = reply("200 OK", answer(part()))
 
 
-async def test_the_request_as_it_goes_out(wire: Wire, gemini: Gemini) -> None:
+async def test_the_request_as_it_goes_out(raw_google: Wire, adapter: Gemini) -> None:
     """One JSON with prompt, photos inline and image settings; the key in its header and nowhere else."""
-    await gemini.generate(REQUEST, 2.5)
-    (asked,) = wire.asked
+    await adapter.generate(REQUEST, 2.5)
+    (asked,) = raw_google.asked
     assert asked.line == "POST /v1/models/gemini-2.5-flash-image:generateContent HTTP/1.1"
     assert asked.headers["x-goog-api-key"] == KEY
     assert KEY.encode() not in asked.body
@@ -57,14 +57,14 @@ async def test_the_request_as_it_goes_out(wire: Wire, gemini: Gemini) -> None:
     }
 
 
-async def test_the_sdk_counts_its_timeout_in_milliseconds(wire: Wire, gemini: Gemini) -> None:
+async def test_the_sdk_counts_its_timeout_in_milliseconds(raw_google: Wire, adapter: Gemini) -> None:
     """The SDK tells the server its timeout in seconds, rounded up: 2.5 s must not become 2 500 s."""
-    await gemini.generate(REQUEST, 2.5)
-    assert wire.asked[0].headers["x-server-timeout"] == "3"
+    await adapter.generate(REQUEST, 2.5)
+    assert raw_google.asked[0].headers["x-server-timeout"] == "3"
 
 
 async def test_no_variable_changes_key_or_backend(
-    wire: Wire, gemini: Gemini, monkeypatch: pytest.MonkeyPatch
+    raw_google: Wire, adapter: Gemini, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keys, projects and Vertex switches in the environment belong to other programs."""
     for name in ("GOOGLE_API_KEY", "GEMINI_API_KEY", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION"):
@@ -73,37 +73,39 @@ async def test_no_variable_changes_key_or_backend(
         monkeypatch.setenv(name, "true")
     monkeypatch.setenv("GOOGLE_VERTEX_BASE_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("GOOGLE_GENAI_HTTP_CLIENT", "httpx2")
-    await gemini.generate(REQUEST, 5)
-    assert wire.asked[0].headers["x-goog-api-key"] == KEY
-    assert wire.asked[0].line.startswith("POST /v1/models/")
+    await adapter.generate(REQUEST, 5)
+    assert raw_google.asked[0].headers["x-goog-api-key"] == KEY
+    assert raw_google.asked[0].line.startswith("POST /v1/models/")
 
 
 @pytest.mark.parametrize("has_aiohttp", [False, True])
 @pytest.mark.parametrize("script", [reply("503 Service Unavailable", {}), reset], ids=["503", "reset"])
 async def test_the_sdk_never_repeats_a_call(
-    wire: Wire, gemini: Gemini, script: Script, has_aiohttp: bool, monkeypatch: pytest.MonkeyPatch
+    raw_google: Wire, adapter: Gemini, script: Script, has_aiohttp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call is one request, also where aiohttp is installed, which the SDK would prefer and repeat."""
     monkeypatch.setattr(google.genai._api_client, "has_aiohttp", has_aiohttp)
-    wire.answer = script
-    assert isinstance(await failure(gemini), Transient)
-    assert len(wire.asked) == 1
+    raw_google.answer = script
+    assert isinstance(await failure(adapter), Transient)
+    assert len(raw_google.asked) == 1
 
 
-async def test_the_sdk_follows_no_continuation(wire: Wire, gemini: Gemini) -> None:
+async def test_the_sdk_follows_no_continuation(raw_google: Wire, adapter: Gemini) -> None:
     """An answer that could be continued is one answer: the next hop would be billed and have no slot."""
-    wire.answer = reply(
+    raw_google.answer = reply(
         "200 OK", answer({"text": "…"}, finishReason="CONTINUATION", continuationToken="AAAA")
     )
-    assert (await failure(gemini)).code == "continuation"
-    assert len(wire.asked) == 1
+    assert (await failure(adapter)).code == "continuation"
+    assert len(raw_google.asked) == 1
 
 
 @pytest.mark.parametrize("reason", ["SAFETY", "MAX_TOKENS", "NO_IMAGE", "OTHER"])
-async def test_an_image_counts_whatever_the_finish_reason(wire: Wire, gemini: Gemini, reason: str) -> None:
+async def test_an_image_counts_whatever_the_finish_reason(
+    raw_google: Wire, adapter: Gemini, reason: str
+) -> None:
     """An image that is there has been paid for."""
-    wire.answer = reply("200 OK", answer({"text": "here it is"}, part(9), finishReason=reason))
-    assert (await gemini.generate(REQUEST, 5)).width == 9
+    raw_google.answer = reply("200 OK", answer({"text": "here it is"}, part(9), finishReason=reason))
+    assert (await adapter.generate(REQUEST, 5)).width == 9
 
 
 @pytest.mark.parametrize(
@@ -118,32 +120,34 @@ async def test_an_image_counts_whatever_the_finish_reason(wire: Wire, gemini: Ge
 )
 @pytest.mark.parametrize("reason", [None, "STOP", "MAX_TOKENS", "OTHER"])
 async def test_the_last_image_is_the_result(
-    wire: Wire, gemini: Gemini, parts: list[dict[str, Any]], width: int, reason: str | None
+    raw_google: Wire, adapter: Gemini, parts: list[dict[str, Any]], width: int, reason: str | None
 ) -> None:
     """What thinking models send before is a draft; where they flag every image, the last one is meant."""
-    wire.answer = reply("200 OK", answer(*parts, **({"finishReason": reason} if reason else {})))
-    assert (await gemini.generate(REQUEST, 5)).width == width
+    raw_google.answer = reply("200 OK", answer(*parts, **({"finishReason": reason} if reason else {})))
+    assert (await adapter.generate(REQUEST, 5)).width == width
 
 
 @pytest.mark.parametrize("reason", ["SAFETY", "IMAGE_PROHIBITED_CONTENT", "RECITATION"])
-async def test_a_draft_of_a_refused_image_is_not_delivered(wire: Wire, gemini: Gemini, reason: str) -> None:
+async def test_a_refused_images_draft_is_not_delivered(
+    raw_google: Wire, adapter: Gemini, reason: str
+) -> None:
     """A draft that Gemini then declined to finish is refused, not delivered."""
-    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason=reason))
-    assert isinstance(await failure(gemini), Refused)
+    raw_google.answer = reply("200 OK", answer(part(4, thought=True), finishReason=reason))
+    assert isinstance(await failure(adapter), Refused)
 
 
-async def test_a_draft_of_a_blocked_prompt_is_not_delivered(wire: Wire, gemini: Gemini) -> None:
+async def test_a_draft_of_a_blocked_prompt_is_not_delivered(raw_google: Wire, adapter: Gemini) -> None:
     """A prompt that was blocked makes no image, whatever lies in the answer."""
-    wire.answer = reply(
+    raw_google.answer = reply(
         "200 OK", answer(part(4, thought=True)) | {"promptFeedback": {"blockReason": "SAFETY"}}
     )
-    assert (await failure(gemini)).code == "blocked_safety"
+    assert (await failure(adapter)).code == "blocked_safety"
 
 
-async def test_a_limited_account_delivers_no_draft(wire: Wire, gemini: Gemini) -> None:
+async def test_a_limited_account_delivers_no_draft(raw_google: Wire, adapter: Gemini) -> None:
     """An account that Gemini does not serve stops the run, whatever lies in the answer."""
-    wire.answer = reply("200 OK", answer(part(4, thought=True), finishReason="PUP_LIMITED_DISABLED"))
-    assert isinstance(await failure(gemini), Misconfigured)
+    raw_google.answer = reply("200 OK", answer(part(4, thought=True), finishReason="PUP_LIMITED_DISABLED"))
+    assert isinstance(await failure(adapter), Misconfigured)
 
 
 @pytest.mark.parametrize(
@@ -156,19 +160,19 @@ async def test_a_limited_account_delivers_no_draft(wire: Wire, gemini: Gemini) -
     ],
 )
 async def test_thinking_counts_as_output(
-    wire: Wire, gemini: Gemini, counts: dict[str, int], tokens: int | None
+    raw_google: Wire, adapter: Gemini, counts: dict[str, int], tokens: int | None
 ) -> None:
     """Tokens spent on thinking are billed as output, so they are recorded as output."""
-    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": counts})
-    assert (await gemini.generate(REQUEST, 5)).usage.output_tokens == tokens
+    raw_google.answer = reply("200 OK", answer(part()) | {"usageMetadata": counts})
+    assert (await adapter.generate(REQUEST, 5)).usage.output_tokens == tokens
 
 
 @pytest.mark.parametrize("count", [-5, 10**12])
-async def test_counts_that_cannot_be_are_unknown(wire: Wire, gemini: Gemini, count: int) -> None:
+async def test_counts_that_cannot_be_are_unknown(raw_google: Wire, adapter: Gemini, count: int) -> None:
     """An image that is paid for is not lost to a count of tokens that the database cannot hold."""
     wrong = {"promptTokenCount": count, "candidatesTokenCount": count, "thoughtsTokenCount": 7}
-    wire.answer = reply("200 OK", answer(part()) | {"usageMetadata": wrong})
-    usage = (await gemini.generate(REQUEST, 5)).usage
+    raw_google.answer = reply("200 OK", answer(part()) | {"usageMetadata": wrong})
+    usage = (await adapter.generate(REQUEST, 5)).usage
     assert (usage.prompt_tokens, usage.output_tokens) == (None, 7)
 
 
@@ -191,11 +195,11 @@ async def test_counts_that_cannot_be_are_unknown(wire: Wire, gemini: Gemini, cou
     ],
 )
 async def test_the_model_that_answers_is_recorded(
-    wire: Wire, gemini: Gemini, version: str | None, model: str
+    raw_google: Wire, adapter: Gemini, version: str | None, model: str
 ) -> None:
     """An image is its maker's; a release of the model that was asked, or no name at all, is that model."""
-    wire.answer = reply("200 OK", answer(part()) | {"modelVersion": version})
-    assert (await gemini.generate(REQUEST, 5)).usage.model == model
+    raw_google.answer = reply("200 OK", answer(part()) | {"modelVersion": version})
+    assert (await adapter.generate(REQUEST, 5)).usage.model == model
 
 
 UNREADABLE = [
@@ -216,30 +220,30 @@ UNREADABLE = [
 ]
 
 
-async def test_an_answer_that_cannot_be_read_is_worth_another_try(wire: Wire, gemini: Gemini) -> None:
+async def test_an_answer_that_cannot_be_read_is_worth_another_try(raw_google: Wire, adapter: Gemini) -> None:
     """A 200 that is not what the API promises is transient, whatever the SDK trips over."""
     for body in UNREADABLE:
-        wire.answer = reply("200 OK", body)
-        error = await failure(gemini)
+        raw_google.answer = reply("200 OK", body)
+        error = await failure(adapter)
         assert isinstance(error, Transient), body
         assert error.code == "malformed_answer"
 
 
-async def test_an_answer_with_nothing_in_it_has_no_image(wire: Wire, gemini: Gemini) -> None:
+async def test_an_answer_with_nothing_in_it_has_no_image(raw_google: Wire, adapter: Gemini) -> None:
     """What the SDK takes for an empty answer is one without an image."""
     nothing: list[object] = [b"", [], "text", None, {}]
     for body in nothing:
-        wire.answer = reply("200 OK", body)
-        assert (await failure(gemini)).code == "no_image", body
+        raw_google.answer = reply("200 OK", body)
+        assert (await failure(adapter)).code == "no_image", body
 
 
-async def test_the_retry_after_header_is_heard(wire: Wire, gemini: Gemini) -> None:
+async def test_the_retry_after_header_is_heard(raw_google: Wire, adapter: Gemini) -> None:
     """The header comes through where the body has no `RetryInfo`."""
-    wire.answer = reply("503 Service Unavailable", b"<html>", Retry_After="17")
-    error = await failure(gemini)
+    raw_google.answer = reply("503 Service Unavailable", b"<html>", Retry_After="17")
+    error = await failure(adapter)
     assert isinstance(error, Transient)
     assert error.retry_after_seconds == 17.0
-    wire.answer = reply("429 Too Many Requests", {}, Retry_After="18")
-    limited = await failure(gemini)
+    raw_google.answer = reply("429 Too Many Requests", {}, Retry_After="18")
+    limited = await failure(adapter)
     assert isinstance(limited, RateLimited)
     assert limited.facts.retry_after_seconds == 18.0
