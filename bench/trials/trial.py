@@ -213,7 +213,7 @@ class Trials:
 def _open(worker: Worker) -> None:
     """Import and build what the first run would have to wait for."""
     worker.gemini.prepare()
-    assert worker.project.client
+    assert worker.project.storage
 
 
 async def _meddle(relay: Relay, trouble: Trouble | None) -> None:

@@ -200,7 +200,7 @@ async def test_what_we_own_shows_no_secret(watched: Watched) -> None:
     settings = Settings.from_env(watched.environment, "worker-1")
     worker = Worker(settings)
     worker.gemini.prepare()
-    built = [settings, worker, *vars(worker).values(), Application(settings, worker), worker.project.client]
+    built = [settings, worker, *vars(worker).values(), Application(settings, worker), worker.project.storage]
     built += [
         part for whole in (worker.gemini, worker.project, worker.queue) for part in vars(whole).values()
     ]

@@ -13,7 +13,7 @@ from worker.supabase.rpc_errors import REFUSAL_STATUSES, SERVICE_KEY, project_er
 if TYPE_CHECKING:
     import httpx
     from postgrest import AsyncPostgrestClient
-    from supabase import AsyncClient
+    from storage3 import AsyncStorageClient
 
 # Keeps httpx from importing its command line and rich, which would take a tenth of a cold start.
 sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ class Project:
         self._key_name = key_name
         self._http: httpx.AsyncClient | None = None
         self._rest: AsyncPostgrestClient | None = None
-        self._client: AsyncClient | None = None
+        self._storage: AsyncStorageClient | None = None
 
     @property
     def photo_host(self) -> str | None:
@@ -59,11 +59,7 @@ class Project:
 
     @property
     def rest(self) -> AsyncPostgrestClient:
-        """Supabase's RPC client, with the service key.
-
-        Separate from `client`, because an idle run needs no more, and importing all of `supabase` takes 50 %
-        longer.
-        """
+        """Supabase's RPC client, with the service key."""
         if self._rest is None:
             from postgrest import AsyncPostgrestClient
             from postgrest.constants import DEFAULT_POSTGREST_CLIENT_HEADERS
@@ -73,16 +69,19 @@ class Project:
         return self._rest
 
     @property
-    def client(self) -> AsyncClient:
-        """Supabase's client with the service key, without a session or background token refresh."""
-        if self._client is None:
-            from supabase import AsyncClient, AsyncClientOptions
+    def storage(self) -> AsyncStorageClient:
+        """Supabase's Storage client, with the service key.
 
-            options = AsyncClientOptions(
-                httpx_client=self.http, auto_refresh_token=False, persist_session=False
+        Separate from `rest`, because an idle run does not need it. All of `supabase`, with sessions and
+        websockets, would take five times as long to import.
+        """
+        if self._storage is None:
+            from storage3 import AsyncStorageClient
+
+            self._storage = AsyncStorageClient(
+                f"{self.url}/storage/v1/", self.headers(), http_client=self.http
             )
-            self._client = AsyncClient(self.url, self._key.reveal(), options)
-        return self._client
+        return self._storage
 
     def headers(self) -> dict[str, str]:
         """The headers with the service key, for requests made without the client."""
@@ -91,7 +90,7 @@ class Project:
 
     async def close(self) -> None:
         """Close the connections; a later use opens new ones."""
-        http, self._http, self._rest, self._client = self._http, None, None, None
+        http, self._http, self._rest, self._storage = self._http, None, None, None
         if http is not None:
             await http.aclose()
 

@@ -78,7 +78,7 @@ class Folders:
         return [each for each in objects if each.path in removed]
 
     def _bucket(self) -> Any:
-        return self._project.client.storage.from_(BUCKET)
+        return self._project.storage.from_(BUCKET)
 
 
 def _whole(folder: str, name: str) -> str:

@@ -184,7 +184,7 @@ class PhotoStore:
         return bytes(data)
 
     def _bucket(self) -> Any:
-        return self._project.client.storage.from_(BUCKET)
+        return self._project.storage.from_(BUCKET)
 
 
 def _kept_row(info: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
