@@ -22,7 +22,7 @@ async def raw_google(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wire]:
 
 @pytest.fixture
 async def adapter(raw_google: Wire) -> AsyncIterator[Gemini]:
-    """The adapter in front of the raw_google."""
+    """The adapter in front of that server."""
     gemini = Gemini(KEY, time.monotonic)
     yield gemini
     await gemini.close()

@@ -6,7 +6,6 @@ import pytest
 
 from local.stack.stack import project_sql
 from tests.support.runs import MODEL, NEWEST, SUCCESSOR, Site
-from worker.gemini.models import KnownModels
 
 pytest_plugins = ("tests.support.runs",)
 
@@ -186,13 +185,6 @@ async def test_the_hint_names_the_first_successor_that_google_has(site: Site, na
     assert f"GEMINI_MODEL_NAME={NEWEST}" in summary["problem"]
     assert SUCCESSOR not in summary["problem"]
     site.audit(summary)
-
-
-def test_imagen_is_no_way_out() -> None:
-    """Imagen's models are listed as well, and do not answer the calls that this worker makes."""
-    listed = {"imagen-4.0-generate-001", "gemini-9-flash-image", "gemini-9-flash"}
-    assert KnownModels(None).instead_of(MODEL, listed) == "gemini-9-flash-image"
-    assert KnownModels(None).instead_of(MODEL, {"imagen-4.0-generate-001"}) is None
 
 
 async def test_the_successors_of_a_named_fallback_are_followed_too(site: Site) -> None:

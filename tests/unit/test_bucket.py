@@ -1,0 +1,29 @@
+"""What a bucket of generated images has to accept, and the image that proves that it does."""
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from worker.run.storage_proof import PIXELS, probe_image
+from worker.supabase.bucket import Bucket
+from worker.supabase.storage import BUCKET
+
+
+@pytest.mark.parametrize(
+    ("allowed", "refusal"), [("image/*", None), ("*/*", None), ("image/png", "image/jpeg")]
+)
+def test_a_bucket_may_allow_types_by_a_star(allowed: str, refusal: str | None) -> None:
+    """Storage lets a bucket allow all images, or everything."""
+    said = Bucket(BUCKET, public=False, max_bytes=None, types=(allowed,)).refusal
+    assert said is None if refusal is None else refusal in str(said)
+
+
+@pytest.mark.parametrize("kind", PIXELS)
+def test_a_probe_has_the_type_and_size_of_the_refused_image(kind: str) -> None:
+    """It is a valid image of one pixel, for anyone who finds a probe that was left behind."""
+    probe = probe_image({"bytes": 5000, "mimeType": kind})
+    assert (len(probe.data), probe.mime_type) == (5000, kind)
+    with Image.open(BytesIO(probe.data)) as image:
+        image.load()
+        assert (image.size, image.get_format_mimetype()) == ((1, 1), kind)
