@@ -15,7 +15,7 @@ from local.stack.postgres import Postgres
 from tests.sql.test_callers import acting, error_of, ours
 from tests.support import catalog
 from tests.support.access_table import FUNCTIONS
-from tests.support.databases import Database, database
+from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection, Queue
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -44,8 +44,7 @@ def run(postgres: Postgres, folder: Path, block: str, **urls: str) -> None:
 @pytest.fixture(scope="module")
 def source(postgres: Postgres) -> Iterator[Database]:
     """A project with the queue, in which two users have ordered and one of them has a photo."""
-    with database(postgres) as made:
-        made.install()
+    with database(postgres, TODAY) as made:
         queue = Queue(made.connection).open_gate()
         queue.record(queue.claimed(user_id="user-1", images=2), 0)
         queue.enqueue("user-2")

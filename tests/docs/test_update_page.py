@@ -50,31 +50,29 @@ def test_every_block_is_accounted_for() -> None:
         assert any(line in source for source in sources), line
 
 
-def test_updates_and_uninstalls_in_the_database(scratch: Database) -> None:
+def test_updates_and_uninstalls_in_the_database(installed: Database) -> None:
     """An update keeps what waits; the two steps of the uninstallation leave tables, then nothing."""
-    scratch.install()
-    path = f"{scratch.postgres.bin}:{os.environ['PATH']}"
+    path = f"{installed.postgres.bin}:{os.environ['PATH']}"
     update, uninstall, with_tables = blocks("sh database")
-    queue = Queue(scratch.connection).open_gate()
+    queue = Queue(installed.connection).open_gate()
     queue.enqueue()
-    shell(update, PATH=path, DATABASE_URL=scratch.url)
+    shell(update, PATH=path, DATABASE_URL=installed.url)
     assert len(queue.run().claim()) == 1
     left = []
     for step in (uninstall, with_tables):
-        shell(step, PATH=path, DATABASE_URL=scratch.url)
-        (functions,) = scratch.connection.execute(FUNCTIONS).fetchall()
+        shell(step, PATH=path, DATABASE_URL=installed.url)
+        (functions,) = installed.connection.execute(FUNCTIONS).fetchall()
         assert functions["left"] == 0
-        tables = scratch.connection.execute("select to_regclass('public.photo_generation_queue') as queue")
+        tables = installed.connection.execute("select to_regclass('public.photo_generation_queue') as queue")
         left.append(tables.fetchall()[0]["queue"])
     assert left == ["photo_generation_queue", None]
 
 
-def test_the_vaults_secrets_go(scratch: Database) -> None:
+def test_the_vaults_secrets_go(installed: Database) -> None:
     """The statement finds both secrets under the names that the clock gave them."""
-    scratch.install()
-    prepare(scratch.connection)
+    prepare(installed.connection)
     (statement,) = blocks("sql vault")
-    assert scratch.connection.execute(statement.encode()).rowcount == 2
+    assert installed.connection.execute(statement.encode()).rowcount == 2
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.access_table import (
     SEQUENCES,
     TABLES,
 )
-from tests.support.databases import Database, database
+from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -51,8 +51,7 @@ ALL_ROLES = {"roles": list(ROLES)}
 @pytest.fixture(scope="module")
 def installed(postgres: Postgres) -> Iterator[Connection]:
     """A database with Supabase's default privileges, in which our SQL has been installed."""
-    with database(postgres) as made:
-        made.install()
+    with database(postgres, TODAY) as made:
         yield made.connection
 
 

@@ -14,7 +14,7 @@ from local.stack.postgres import Postgres
 from tests.sql.test_access_api import OPEN, contents, row_for
 from tests.support.access_table import FORBIDDEN, FUNCTIONS, TABLES, UNKNOWN, Scene
 from tests.support.callers import Callers
-from tests.support.databases import Database, database
+from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection, Queue, order, refused
 
 pytest_plugins = ("tests.support.database_fixtures", "tests.support.queue_fixtures", "tests.support.callers")
@@ -38,8 +38,7 @@ OURS = """
 @pytest.fixture(scope="module")
 def opened(postgres: Postgres) -> Iterator[Database]:
     """An installation where everybody was granted everything, and two users have ordered."""
-    with database(postgres) as made:
-        made.install()
+    with database(postgres, TODAY) as made:
         queue = Queue(made.connection).open_gate()
         for user_id in ("user-1", "user-2"):
             queue.record(queue.claimed(user_id=user_id), 0)

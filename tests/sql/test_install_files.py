@@ -45,15 +45,14 @@ def test_no_file_needs_psql() -> None:
         assert not re.search(r"^\\", path.read_text(), re.MULTILINE), path
 
 
-def test_install_twice_equals_the_parts(scratch: Database) -> None:
+def test_install_twice_equals_the_parts(installed: Database) -> None:
     """One paste gives what the files give one by one; a second paste, and psql, change nothing."""
-    scratch.install()
-    once = catalog.schema(scratch.connection)
-    scratch.install()
-    assert scratch.psql("-f", str(SQL / "install.sql")).returncode == 0
+    once = catalog.schema(installed.connection)
+    installed.install()
+    assert installed.psql("-f", str(SQL / "install.sql")).returncode == 0
     for part in functions():
-        scratch.connection.execute(part.read_bytes())
-    assert catalog.schema(scratch.connection) == once
+        installed.connection.execute(part.read_bytes())
+    assert catalog.schema(installed.connection) == once
     assert len(once) > 150
 
 
@@ -68,12 +67,11 @@ def test_install_refuses_an_older_table(scratch: Database) -> None:
     assert catalog.schema(scratch.connection) == before
 
 
-def test_the_readme_names_every_function_index_and_refusal(scratch: Database) -> None:
+def test_the_readme_names_every_function_index_and_refusal(installed: Database) -> None:
     """Whoever adds one describes it."""
-    scratch.install()
-    names = {row["proname"] for row in scratch.connection.execute(FUNCTIONS.encode()).fetchall()}
+    names = {row["proname"] for row in installed.connection.execute(FUNCTIONS.encode()).fetchall()}
     indexes = {
-        row["name"].rpartition(".")[2] for row in scratch.connection.execute(NAMES.encode()).fetchall()
+        row["name"].rpartition(".")[2] for row in installed.connection.execute(NAMES.encode()).fetchall()
     }
     text = "".join(part.read_text() for part in functions())
     reasons = set(re.findall(r"generation\.refuse\('\d+', '(\w+)'", text))

@@ -22,21 +22,20 @@ AT_ONCE = 50
 
 
 @pytest.fixture
-def db(scratch: Database) -> Connection:
+def db(installed: Database) -> Connection:
     """A connection to the queue with the kick, where pg_net sends nothing: what it would is in its queue."""
-    scratch.install()
-    prepare(scratch.connection)
-    paste(scratch.connection, "kick.sql")
-    return scratch.connection
+    prepare(installed.connection)
+    paste(installed.connection, "kick.sql")
+    return installed.connection
 
 
 @pytest.fixture
-def another(scratch: Database) -> Iterator[Callable[[], Connection]]:
+def another(installed: Database) -> Iterator[Callable[[], Connection]]:
     """Opens further connections: `other = another()`."""
     opened: list[Connection] = []
 
     def open_one() -> Connection:
-        opened.append(connect(scratch.url))
+        opened.append(connect(installed.url))
         opened[-1].execute("set lock_timeout = '10s'; set statement_timeout = '60s'")
         return opened[-1]
 

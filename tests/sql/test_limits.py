@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from local.stack.postgres import Postgres
-from tests.support.databases import Database, database
+from tests.support.databases import Database
 from tests.support.queue_sql import Clock, Queue, blocked, order, refused
 from worker.gemini.models import DEFAULT_MODEL
 
@@ -414,24 +413,16 @@ def test_limits_that_are_none(queue: Queue, limits: dict[str, object], reason: s
         queue.call("set_generation_limits", p_limits=limits)
 
 
-@pytest.fixture
-def fresh(postgres: Postgres) -> Iterator[Queue]:
-    """A database in which install.sql has just run."""
-    with database(postgres) as made:
-        made.install()
-        yield Queue(made.connection)
-
-
-def test_a_fresh_installation_is_limited(fresh: Queue) -> None:
+def test_a_fresh_installation_is_limited(installed: Database) -> None:
     """Nobody has to think of it: there is a daily cap, and limits per user that fit into it."""
-    told = fresh.call("generation_gate")
+    told = Queue(installed.connection).call("generation_gate")
     assert {name: told[name] for name in INSTALLED} == INSTALLED
     assert told["userImagesAllowed"] == 512
 
 
-def test_an_update_keeps_the_caps_and_brings_the_limits(scratch: Database) -> None:
+def test_an_update_keeps_the_caps_and_brings_the_limits(earlier: Callable[[str], Database]) -> None:
     """Where nobody had set a daily cap there is none after an update; limits per user are new, and on."""
-    scratch.install_earlier("0.1.0")
-    scratch.install()
-    told = Queue(scratch.connection).call("generation_gate")
+    made = earlier("0.1.0")
+    made.install()
+    told = Queue(made.connection).call("generation_gate")
     assert {name: told[name] for name in INSTALLED} == INSTALLED | {"dollarsPerDay": None}

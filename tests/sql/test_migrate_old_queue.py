@@ -12,7 +12,7 @@ import pytest
 from local.install_sql import SQL
 from local.stack.postgres import Postgres
 from tests.support import catalog
-from tests.support.databases import Database, Finding, database
+from tests.support.databases import TODAY, Database, Finding, database
 from tests.support.old_tables import DRIZZLE, JOBS, OLD_TABLES, PHOTO, UUIDS, OldTable
 from tests.support.queue_sql import Queue
 
@@ -70,8 +70,7 @@ def queue(migration: Migration) -> Iterator[Queue]:
 @pytest.fixture(scope="module")
 def fresh(postgres: Postgres) -> Schema:
     """The schema of a fresh installation."""
-    with database(postgres) as made:
-        made.install()
+    with database(postgres, TODAY) as made:
         return catalog.schema(made.connection)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import psycopg
 import pytest
 
-from local.stack.postgres import Postgres
-from tests.support.databases import Database, database
+from tests.support.databases import Database
 from tests.support.queue_sql import Queue, order, refused
 
 pytest_plugins = ("tests.support.database_fixtures", "tests.support.queue_fixtures")
@@ -178,14 +177,6 @@ def test_what_is_no_host(queue: Queue, host: str | None, hint: str) -> None:
         assert hint in str(caught.value.diag.message_hint)
 
 
-@pytest.fixture
-def installed(postgres: Postgres) -> Iterator[Database]:
-    """A database in which install.sql has just run."""
-    with database(postgres) as made:
-        made.install()
-        yield made
-
-
 def hosts(made: Database) -> list[str]:
     """The hosts that are allowed there."""
     return list(Queue(made.connection).call("generation_photo_hosts")["hosts"])
@@ -205,15 +196,15 @@ def test_a_fresh_installation_asks_nobody(installed: Database) -> None:
     ],
 )
 def test_an_update_breaks_no_app_that_orders_from_other_hosts(
-    scratch: Database, fields: dict[str, object], expected: list[str]
+    earlier: Callable[[str], Database], fields: dict[str, object], expected: list[str]
 ) -> None:
     """An older installation whose orders come from other hosts keeps asking any; a list stays."""
-    scratch.install_earlier("0.1.0")
-    queue = Queue(scratch.connection)
+    made = earlier("0.1.0")
+    queue = Queue(made.connection)
     queue.call("enqueue_generation_batch", p_request=order(**fields))  # type: ignore[arg-type]
-    scratch.install()
-    assert hosts(scratch) == expected
+    made.install()
+    assert hosts(made) == expected
     queue.call("add_generation_photo_host", p_host="photos.example.com")
     queue.call("remove_generation_photo_host", p_host="*")
-    scratch.install()
-    assert hosts(scratch) == ["photos.example.com"]
+    made.install()
+    assert hosts(made) == ["photos.example.com"]

@@ -32,16 +32,17 @@ def test_internals_are_not_published(db: Connection) -> None:
 
 
 @pytest.mark.parametrize("before", ["", "photo_generation_queue"])
-def test_installing_again_adds_what_is_missing(scratch: Database, before: str) -> None:
+def test_installing_again_adds_what_is_missing(installed: Database, before: str) -> None:
     """A table that somebody has added already is no error, and a second installation changes nothing."""
-    scratch.install()
-    assert members(scratch.connection) == []
-    scratch.connection.execute("create publication supabase_realtime")
+    assert members(installed.connection) == []
+    installed.connection.execute("create publication supabase_realtime")
     if before:
-        scratch.connection.execute(f"alter publication supabase_realtime add table public.{before}".encode())
+        installed.connection.execute(
+            f"alter publication supabase_realtime add table public.{before}".encode()
+        )
     for _ in range(2):
-        scratch.install()
-        assert [name for _, name in members(scratch.connection)] == OURS
+        installed.install()
+        assert [name for _, name in members(installed.connection)] == OURS
 
 
 PUBLISHED = """

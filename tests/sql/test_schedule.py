@@ -106,78 +106,72 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
         (" ", None),
     ],
 )
-def test_the_address(scratch: Database, url: str, called: str | None) -> None:
+def test_the_address(installed: Database, url: str, called: str | None) -> None:
     """The secret travels encrypted or not at all; the path follows the address, however that was pasted."""
-    scratch.install()
     if called is None:
         with pytest.raises(psycopg.errors.RaiseException, match="begins with https://"):
-            prepare(scratch.connection, url)
+            prepare(installed.connection, url)
         return
-    prepare(scratch.connection, url)
-    scratch.connection.execute("select generation.call_worker('/sweep')")
-    assert [request["url"] for request in requests(scratch.connection)] == [called]
+    prepare(installed.connection, url)
+    installed.connection.execute("select generation.call_worker('/sweep')")
+    assert [request["url"] for request in requests(installed.connection)] == [called]
 
 
 @pytest.mark.parametrize(
     "secret", ["fifteen-letters", "a secret with blanks", "a-secret-with\nX-Other: header", " "]
 )
-def test_the_secret(scratch: Database, secret: str) -> None:
+def test_the_secret(installed: Database, secret: str) -> None:
     """What cannot be a WORKER_SECRET, or would be more than one header, is refused and not quoted."""
-    scratch.install()
     with pytest.raises(psycopg.errors.RaiseException, match="at least 16 plain characters") as caught:
-        prepare(scratch.connection, secret=secret)
+        prepare(installed.connection, secret=secret)
     assert not secret.strip() or secret not in str(caught.value.diag.message_primary) + str(
         caught.value.diag.message_hint
     )
 
 
-def test_a_secret_may_have_blanks_around_it(scratch: Database) -> None:
+def test_a_secret_may_have_blanks_around_it(installed: Database) -> None:
     """A line break that was pasted with the secret is not sent."""
-    scratch.install()
-    prepare(scratch.connection, secret=f"{SECRET}\n")
-    scratch.connection.execute("select generation.call_worker()")
-    assert requests(scratch.connection)[0]["headers"]["X-Worker-Secret"] == SECRET
+    prepare(installed.connection, secret=f"{SECRET}\n")
+    installed.connection.execute("select generation.call_worker()")
+    assert requests(installed.connection)[0]["headers"]["X-Worker-Secret"] == SECRET
 
 
-def test_twice_is_once_and_unscheduling_leaves_nothing(scratch: Database) -> None:
+def test_twice_is_once_and_unscheduling_leaves_nothing(installed: Database) -> None:
     """The files change nothing the second time, pasted or from psql; unschedule.sql takes all of it back."""
-    scratch.install()
-    before = catalog.schema(scratch.connection)
-    prepare(scratch.connection)
-    paste(scratch.connection, "kick.sql")
-    once = catalog.schema(scratch.connection)
+    before = catalog.schema(installed.connection)
+    prepare(installed.connection)
+    paste(installed.connection, "kick.sql")
+    once = catalog.schema(installed.connection)
     for name in ("call.sql", "kick.sql"):
-        paste(scratch.connection, name)
-        assert scratch.psql("-f", f"sql/schedule/{name}").returncode == 0
-    assert catalog.schema(scratch.connection) == once
+        paste(installed.connection, name)
+        assert installed.psql("-f", f"sql/schedule/{name}").returncode == 0
+    assert catalog.schema(installed.connection) == once
     assert len(once) > len(before)
-    assert scratch.psql("-f", "sql/schedule/watch.sql").returncode == 0
+    assert installed.psql("-f", "sql/schedule/watch.sql").returncode == 0
     for _ in range(2):
-        paste(scratch.connection, "unschedule.sql")
-        assert catalog.schema(scratch.connection) == before
-    Queue(scratch.connection).enqueue()
-    assert requests(scratch.connection) == []
+        paste(installed.connection, "unschedule.sql")
+        assert catalog.schema(installed.connection) == before
+    Queue(installed.connection).enqueue()
+    assert requests(installed.connection) == []
 
 
-def test_installing_again_leaves_the_kick_alone(scratch: Database) -> None:
+def test_installing_again_leaves_the_kick_alone(installed: Database) -> None:
     """A later install.sql keeps the kick."""
-    scratch.install()
-    prepare(scratch.connection)
-    paste(scratch.connection, "kick.sql")
-    before = catalog.schema(scratch.connection)
-    scratch.install()
-    assert catalog.schema(scratch.connection) == before
-    Queue(scratch.connection).enqueue()
-    assert len(requests(scratch.connection)) == 1
+    prepare(installed.connection)
+    paste(installed.connection, "kick.sql")
+    before = catalog.schema(installed.connection)
+    installed.install()
+    assert catalog.schema(installed.connection) == before
+    Queue(installed.connection).enqueue()
+    assert len(requests(installed.connection)) == 1
 
 
 @pytest.mark.parametrize("role", ["anon", "authenticated", "service_role"])
-def test_nobody_else_may_use_it(scratch: Database, role: str) -> None:
+def test_nobody_else_may_use_it(installed: Database, role: str) -> None:
     """No role of the API can call the worker, read its secret, or see the calls."""
-    scratch.install()
-    prepare(scratch.connection)
-    paste(scratch.connection, "kick.sql")
-    allowed = scratch.connection.execute(
+    prepare(installed.connection)
+    paste(installed.connection, "kick.sql")
+    allowed = installed.connection.execute(
         """
         select p.proname as name from pg_proc as p
         where p.pronamespace = 'generation'::regnamespace
@@ -231,45 +225,43 @@ TAMPERING = (
 
 
 @pytest.fixture
-def stranger(scratch: Database) -> Iterator[str]:
+def stranger(installed: Database) -> Iterator[str]:
     """A role that may log in and nothing else."""
     name = f"stranger_{secrets.token_hex(4)}"
-    scratch.connection.execute(f"create role {name} login".encode())
+    installed.connection.execute(f"create role {name} login".encode())
     yield name
-    scratch.connection.execute(f"reset role; drop owned by {name}; drop role {name}".encode())
+    installed.connection.execute(f"reset role; drop owned by {name}; drop role {name}".encode())
 
 
 @pytest.mark.parametrize("statement", TAMPERING)
 def test_no_other_role_reads_the_secret_of_a_call_under_way(
-    scratch: Database, stranger: str, statement: str
+    installed: Database, stranger: str, statement: str
 ) -> None:
     """Where we may, pg_net's queue is closed to other roles; they can still send, and so can we."""
-    scratch.install()
-    install(scratch.connection)
-    scratch.connection.execute(f"set role {stranger}".encode())
-    scratch.connection.execute("select net.http_post('https://app.example/hook')")
-    scratch.connection.execute(READ_BY_OTHERS.encode())
-    scratch.connection.execute("reset role")
-    prepare(scratch.connection, made=True)
+    install(installed.connection)
+    installed.connection.execute(f"set role {stranger}".encode())
+    installed.connection.execute("select net.http_post('https://app.example/hook')")
+    installed.connection.execute(READ_BY_OTHERS.encode())
+    installed.connection.execute("reset role")
+    prepare(installed.connection, made=True)
     (told,) = [
-        row["what it says"] for row in paste(scratch.connection, "call.sql") if row["where"] == "pg_net"
+        row["what it says"] for row in paste(installed.connection, "call.sql") if row["where"] == "pg_net"
     ]
     assert "hidden from other roles" in told
-    scratch.connection.execute("select generation.call_worker()")
-    scratch.connection.execute(f"set role {stranger}".encode())
-    scratch.connection.execute("select net.http_post('https://app.example/hook')")
+    installed.connection.execute("select generation.call_worker()")
+    installed.connection.execute(f"set role {stranger}".encode())
+    installed.connection.execute("select net.http_post('https://app.example/hook')")
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        scratch.connection.execute(statement.encode())
-    scratch.connection.execute("reset role")
-    assert len(requests(scratch.connection)) == 3
+        installed.connection.execute(statement.encode())
+    installed.connection.execute("reset role")
+    assert len(requests(installed.connection)) == 3
 
 
-def test_where_the_secret_cannot_be_hidden_that_is_said(scratch: Database, stranger: str) -> None:
+def test_where_the_secret_cannot_be_hidden_that_is_said(installed: Database, stranger: str) -> None:
     """Who does not own pg_net's queue, as on hosted Supabase, can use it all and is told who may read it."""
-    scratch.install()
-    prepare(scratch.connection)
-    paste(scratch.connection, "unschedule.sql")
-    scratch.connection.execute(
+    prepare(installed.connection)
+    paste(installed.connection, "unschedule.sql")
+    installed.connection.execute(
         f"""
         grant all on net.http_request_queue to public;
         grant usage, create on schema generation to {stranger};
@@ -278,10 +270,10 @@ def test_where_the_secret_cannot_be_hidden_that_is_said(scratch: Database, stran
         set role {stranger}""".encode()
     )
     for _ in range(2):
-        told = {row["where"]: row["what it says"] for row in paste(scratch.connection, "call.sql")}
+        told = {row["where"]: row["what it says"] for row in paste(installed.connection, "call.sql")}
         assert told["Vault"] == "address and secret can be used"
         assert "every role may read the secret" in told["pg_net"]
         assert "give no stranger a login" in told["pg_net"]
-    scratch.connection.execute("select generation.call_worker()")
-    scratch.connection.execute("reset role")
-    assert requests(scratch.connection)[0]["headers"]["X-Worker-Secret"] == SECRET
+    installed.connection.execute("select generation.call_worker()")
+    installed.connection.execute("reset role")
+    assert requests(installed.connection)[0]["headers"]["X-Worker-Secret"] == SECRET

@@ -81,17 +81,15 @@ class Watched(NamedTuple):
 
 
 @pytest.fixture
-def watched(scratch: Database) -> Watched:
+def watched(installed: Database) -> Watched:
     """An installation after call.sql."""
-    scratch.install()
-    prepare(scratch.connection)
-    return Watched(scratch)
+    prepare(installed.connection)
+    return Watched(installed)
 
 
-def test_without_the_extensions_it_says_what_is_missing(scratch: Database) -> None:
+def test_without_the_extensions_it_says_what_is_missing(installed: Database) -> None:
     """Looking before anything of the clock is set up tells what to run, and is no error."""
-    scratch.install()
-    rows = paste(scratch.connection, "watch.sql")
+    rows = paste(installed.connection, "watch.sql")
     told = {row["about"]: row["what"] for row in rows}
     assert told["clock"] == "Not ticking: nothing is scheduled here."
     assert "sql/schedule/schedule.sql" in told["fix"]

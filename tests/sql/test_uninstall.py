@@ -33,10 +33,9 @@ def uninstall(scratch: Database, options: str = "") -> str:
     return done.stderr
 
 
-def installed(scratch: Database) -> Queue:
+def used(made: Database) -> Queue:
     """A queue with a finished job of two photos and a job that waits."""
-    scratch.install()
-    queue = Queue(scratch.connection).open_gate()
+    queue = Queue(made.connection).open_gate()
     queue.enqueue(images=2)
     queue.complete(queue.run().claim()[0])
     queue.enqueue()
@@ -51,7 +50,8 @@ def rows(connection: Connection) -> dict[str, list[Any]]:
 def test_nothing_is_left_when_the_tables_go_too(scratch: Database) -> None:
     """Told to remove the tables, it leaves what was there before the installation, and may be run again."""
     before = catalog.schema(scratch.connection)
-    installed(scratch)
+    scratch.install()
+    used(scratch)
     for _ in range(2):
         assert uninstall(scratch, WITH_TABLES) == ""
         assert catalog.schema(scratch.connection) == before
@@ -62,7 +62,8 @@ def test_realtime_tells_of_deletes_again(scratch: Database) -> None:
     """The app's next table in the publication is published whole, as Supabase made it."""
     published = "select pubdelete, pubtruncate from pg_publication where pubname = 'supabase_realtime'"
     scratch.connection.execute("create publication supabase_realtime")
-    installed(scratch)
+    scratch.install()
+    used(scratch)
     for options, expected in (("", [False, False]), (WITH_TABLES, [True, True])):
         assert uninstall(scratch, options) == ""
         (row,) = scratch.connection.execute(published).fetchall()
@@ -72,7 +73,8 @@ def test_realtime_tells_of_deletes_again(scratch: Database) -> None:
 def test_the_editors_switch_is_the_files_own_line(scratch: Database) -> None:
     """In the SQL editor the same is done by deleting two dashes."""
     before = catalog.schema(scratch.connection)
-    installed(scratch)
+    scratch.install()
+    used(scratch)
     text = (SQL / "uninstall.sql").read_text()
     changed, switches = re.subn(r"(?m)^begin;\n-- (set local)", r"begin;\n\1", text)
     scratch.paste(changed)
@@ -80,16 +82,16 @@ def test_the_editors_switch_is_the_files_own_line(scratch: Database) -> None:
     assert catalog.schema(scratch.connection) == before
 
 
-def test_users_keep_their_orders_and_photos(scratch: Database) -> None:
+def test_users_keep_their_orders_and_photos(installed: Database) -> None:
     """As it stands no row of a customer goes, and each still reads their own rows, and no other's."""
-    queue = installed(scratch)
-    before = rows(scratch.connection)
-    assert uninstall(scratch) == ""
-    assert rows(scratch.connection) == before
+    queue = used(installed)
+    before = rows(installed.connection)
+    assert uninstall(installed) == ""
+    assert rows(installed.connection) == before
     assert [len(before[table]) for table in TABLES] == [2, 2, 2]
-    kinds = {kind for kind, name in catalog.schema(scratch.connection) if kind in ("function", "schema")}
+    kinds = {kind for kind, name in catalog.schema(installed.connection) if kind in ("function", "schema")}
     assert kinds == set()
-    assert [row["polname"] for row in scratch.connection.execute(POLICIES).fetchall()] == [
+    assert [row["polname"] for row in installed.connection.execute(POLICIES).fetchall()] == [
         "own generated photos"
     ]
     for user, photos in ((USER, 2), ("somebody-else", 0)):
@@ -102,55 +104,55 @@ def test_users_keep_their_orders_and_photos(scratch: Database) -> None:
             assert len(catalog.rows(queue.connection, "public.photo_generation_photos")) == photos
 
 
-def test_installing_again_goes_on_with_what_waits(scratch: Database) -> None:
+def test_installing_again_goes_on_with_what_waits(installed: Database) -> None:
     """After a return the schema is a new installation's, and the job that waited is claimed."""
-    queue = installed(scratch)
-    schema, kept = catalog.schema(scratch.connection), rows(scratch.connection)
-    uninstall(scratch)
-    scratch.install()
-    assert catalog.schema(scratch.connection) == schema
-    assert rows(scratch.connection) == kept
+    queue = used(installed)
+    schema, kept = catalog.schema(installed.connection), rows(installed.connection)
+    uninstall(installed)
+    installed.install()
+    assert catalog.schema(installed.connection) == schema
+    assert rows(installed.connection) == kept
     queue.open_gate()
     assert len(queue.run().claim()) == 1
 
 
-def test_the_clocks_go_and_the_apps_own_schedules_stay(scratch: Database) -> None:
+def test_the_clocks_go_and_the_apps_own_schedules_stay(installed: Database) -> None:
     """No schedule calls functions that are gone; another's is not touched."""
-    installed(scratch)
-    scratch.connection.execute(CRON)
-    uninstall(scratch)
-    jobs = scratch.connection.execute("select jobname from cron.job").fetchall()
+    used(installed)
+    installed.connection.execute(CRON)
+    uninstall(installed)
+    jobs = installed.connection.execute("select jobname from cron.job").fetchall()
     assert [job["jobname"] for job in jobs] == ["the app's own"]
 
 
-def test_an_erasure_is_not_cut_short(scratch: Database) -> None:
+def test_an_erasure_is_not_cut_short(installed: Database) -> None:
     """While photos of an erased user may lie in Storage nothing is removed: only the schema knows of them."""
-    queue = installed(scratch)
+    queue = used(installed)
     queue.call("erase_generation_user", p_user_id=USER)
-    before = catalog.schema(scratch.connection)
-    refused = uninstall(scratch, WITH_TABLES)
+    before = catalog.schema(installed.connection)
+    refused = uninstall(installed, WITH_TABLES)
     assert "The photos of 1 erased users are still being removed from Storage." in refused
     assert "HINT:  Let the sweep finish: python -m worker sweep." in refused
-    assert catalog.schema(scratch.connection) == before
+    assert catalog.schema(installed.connection) == before
 
 
 @pytest.mark.parametrize("table", ["public.photo_generation_photos", "generation.runs"])
-def test_what_the_app_built_on_it_is_not_dropped(scratch: Database, table: str) -> None:
+def test_what_the_app_built_on_it_is_not_dropped(installed: Database, table: str) -> None:
     """A view of the app's own over our tables makes it refuse, with the view's name, and change nothing."""
-    installed(scratch)
-    scratch.connection.execute(f"create view public.app_view as select id from {table}".encode())
-    before = catalog.schema(scratch.connection)
-    assert "app_view depends on table" in uninstall(scratch, WITH_TABLES)
-    assert catalog.schema(scratch.connection) == before
+    used(installed)
+    installed.connection.execute(f"create view public.app_view as select id from {table}".encode())
+    before = catalog.schema(installed.connection)
+    assert "app_view depends on table" in uninstall(installed, WITH_TABLES)
+    assert catalog.schema(installed.connection) == before
 
 
-def test_a_table_of_the_apps_own_in_our_schema_is_not_dropped(scratch: Database) -> None:
+def test_a_table_of_the_apps_own_in_our_schema_is_not_dropped(installed: Database) -> None:
     """What somebody else keeps in the schema `generation` makes it refuse, with the table's name."""
-    installed(scratch)
-    scratch.connection.execute("create table generation.app_drafts as select 1 as id")
-    assert "table generation.app_drafts depends on schema generation" in uninstall(scratch, WITH_TABLES)
-    assert catalog.rows(scratch.connection, "generation.app_drafts")
-    assert catalog.rows(scratch.connection, "public.photo_generation_photos")
+    used(installed)
+    installed.connection.execute("create table generation.app_drafts as select 1 as id")
+    assert "table generation.app_drafts depends on schema generation" in uninstall(installed, WITH_TABLES)
+    assert catalog.rows(installed.connection, "generation.app_drafts")
+    assert catalog.rows(installed.connection, "public.photo_generation_photos")
 
 
 def test_a_queue_that_was_never_ours_is_not_dropped(scratch: Database) -> None:
@@ -161,17 +163,17 @@ def test_a_queue_that_was_never_ours_is_not_dropped(scratch: Database) -> None:
     assert catalog.schema(scratch.connection) == before
 
 
-def test_a_function_of_the_apps_own_is_not_dropped(scratch: Database) -> None:
+def test_a_function_of_the_apps_own_is_not_dropped(installed: Database) -> None:
     """A function that is named as ours, with other parameters, stays."""
-    installed(scratch)
-    scratch.connection.execute(
+    used(installed)
+    installed.connection.execute(
         "create function public.generation_models(app integer) returns integer language sql as 'select 1'"
     )
-    assert uninstall(scratch, WITH_TABLES) == ""
-    assert scratch.connection.execute("select public.generation_models(1)").fetchall()
+    assert uninstall(installed, WITH_TABLES) == ""
+    assert installed.connection.execute("select public.generation_models(1)").fetchall()
 
 
-def test_another_word_is_refused(scratch: Database) -> None:
+def test_another_word_is_refused(installed: Database) -> None:
     """A mistyped mode is no mode."""
-    installed(scratch)
-    assert "generation.uninstall is tables" in uninstall(scratch, "-c generation.uninstall=tables")
+    used(installed)
+    assert "generation.uninstall is tables" in uninstall(installed, "-c generation.uninstall=tables")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from local.install_sql import functions, install_sql, migrations, version
 from local.stack.postgres import Postgres
 from tests.conftest import connect
 from tests.support import catalog
-from tests.support.databases import VERSIONS, Database, database
+from tests.support.databases import TODAY, VERSIONS, Database, database
 from tests.support.queue_sql import Queue, blocked
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -55,15 +56,18 @@ HELD = ("public.photo_generation_batches", "public.photo_generation_queue", "pub
     "generation.failed_images", "generation.runs", "generation.flows",
     "generation.photo_buckets")  # fmt: skip
 Schema = dict[tuple[str, str], str]
+Rows = dict[str, list[Any]]
 
 
-def install_earlier(made: Database, name: str) -> None:
-    """Installs an earlier version and fills it."""
-    made.install_earlier(name)
-    made.connection.execute(FILL)
+@contextmanager
+def filled(postgres: Postgres, version: str) -> Iterator[Database]:
+    """A database with an earlier version, and with rows in all its tables."""
+    with database(postgres, version) as made:
+        made.connection.execute(FILL)
+        yield made
 
 
-def rows(made: Database) -> dict[str, list[Any]]:
+def rows(made: Database) -> Rows:
     """Every row of the tables that are filled, as JSON."""
     return {
         table: [
@@ -79,42 +83,50 @@ def rows(made: Database) -> dict[str, list[Any]]:
 @pytest.fixture(scope="module")
 def fresh(postgres: Postgres) -> Schema:
     """The catalog of an installation of today."""
-    with database(postgres) as made:
-        made.install()
+    with database(postgres, TODAY) as made:
         return catalog.schema(made.connection)
 
 
 @pytest.fixture
-def unbound(scratch: Database) -> Iterator[Database]:
+def unbound(postgres: Postgres) -> Iterator[Database]:
     """An installation from before images were bound to batches, with its rows."""
-    install_earlier(scratch, UNBOUND)
-    yield scratch
+    with filled(postgres, UNBOUND) as made:
+        yield made
 
 
-@pytest.mark.parametrize("name", VERSIONS)
-def test_an_earlier_version_becomes_a_fresh_installation_with_its_rows(
-    scratch: Database, fresh: Schema, name: str
-) -> None:
+class Update(NamedTuple):
+    """A database after an update, and what was in it before and right after."""
+
+    made: Database
+    before: Rows
+    after: Rows
+    schema: Schema
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def update(request: pytest.FixtureRequest, postgres: Postgres) -> Iterator[Update]:
+    """Each earlier version with its rows, updated once for all tests that look at it."""
+    with filled(postgres, request.param) as made:
+        before = rows(made)
+        made.install()
+        yield Update(made, before, rows(made), catalog.schema(made.connection))
+
+
+def test_an_earlier_version_becomes_a_fresh_installation_with_its_rows(update: Update, fresh: Schema) -> None:
     """Tables, keys, indexes, functions and rights are those of today; every value that was there still is."""
-    install_earlier(scratch, name)
-    before = rows(scratch)
-    scratch.install()
-    assert catalog.schema(scratch.connection) == fresh
-    after = rows(scratch)
-    before["generation.failed_images"] = [
-        row | {"batchId": None} for row in before["generation.failed_images"]
-    ]
-    after["generation.failed_images"] = [row | {"batchId": None} for row in after["generation.failed_images"]]
+    assert update.schema == fresh
+    images = "generation.failed_images"
+    before, after = (
+        {**found, images: [row | {"batchId": None} for row in found[images]]}
+        for found in (update.before, update.after)
+    )
     for table, kept in before.items():
         assert [{key: new[key] for key in old} for old, new in zip(kept, after[table], strict=True)] == kept
 
 
-@pytest.mark.parametrize("name", VERSIONS)
-def test_work_goes_on_after_an_update(scratch: Database, name: str) -> None:
+def test_work_goes_on_after_an_update(update: Update) -> None:
     """What was ready is claimed, what a worker had left is taken back, and only missing images are made."""
-    install_earlier(scratch, name)
-    scratch.install()
-    queue = Queue(scratch.connection).open_gate()
+    queue = Queue(update.made.connection).open_gate()
     queue.call("release_stale_generation_jobs", p_older_than_seconds=0)
     jobs = {job["id"]: job for job in queue.run().claim()}
     assert sorted(jobs) == [1, 2]
@@ -134,11 +146,10 @@ def test_a_refused_image_is_bound_to_its_jobs_batch(unbound: Database) -> None:
     assert images == {(2, 1): "b", (99, 0): "", (1, 2): ""}
 
 
-def test_jobs_claimed_before_claims_were_counted_are_swept(scratch: Database) -> None:
+@pytest.mark.parametrize("update", ["2026-11-24"], indirect=True)
+def test_jobs_claimed_before_claims_were_counted_are_swept(update: Update) -> None:
     """Nobody knows how often a job had been claimed: the folder of each that had is looked into once."""
-    install_earlier(scratch, "2026-11-24")
-    scratch.install()
-    claims = {row["id"]: row["claims"] for row in rows(scratch)["public.photo_generation_queue"]}
+    claims = {row["id"]: row["claims"] for row in update.after["public.photo_generation_queue"]}
     assert claims == {1: 0, 2: 2, 3: 2, 4: 2, 5: 2}
 
 
@@ -151,15 +162,14 @@ def test_installing_makes_no_deadlock(unbound: Database) -> None:
         installed.result()
 
 
-def test_ids_go_on_after_rows_came_without_their_sequences(scratch: Database) -> None:
+def test_ids_go_on_after_rows_came_without_their_sequences(installed: Database) -> None:
     """After a restore of rows alone install.sql sets the ids' sequences, and the next order succeeds."""
-    scratch.install()
-    queue = Queue(scratch.connection).open_gate()
+    queue = Queue(installed.connection).open_gate()
     queue.record(queue.claimed(), 0)
     queue.connection.execute("""
         alter sequence photo_generation_queue_id_seq restart;
         alter sequence photo_generation_photos_id_seq restart""")
-    scratch.install()
+    installed.install()
     job = queue.claimed()
     assert queue.record(job, 0)["result"] == "recorded"
 
@@ -175,26 +185,23 @@ def test_each_migration_runs_once_and_is_recorded(scratch: Database) -> None:
     assert Queue(scratch.connection).call("generation_schema_version")["version"] == version()
 
 
-def test_a_migration_that_changed_after_it_ran_is_refused(scratch: Database) -> None:
+def test_a_migration_that_changed_after_it_ran_is_refused(installed: Database) -> None:
     """Two databases with the same version have the same tables; whoever edits a migration learns it."""
-    scratch.install()
-    scratch.connection.execute("update generation.schema_migrations set hash = 'other' where number = 2")
+    installed.connection.execute("update generation.schema_migrations set hash = 'other' where number = 2")
     with pytest.raises(psycopg.errors.RaiseException, match=r"migration 2 \(earlier_versions\) has changed"):
-        scratch.install()
+        installed.install()
 
 
-def test_a_newer_database_is_not_taken_back(scratch: Database) -> None:
+def test_a_newer_database_is_not_taken_back(installed: Database) -> None:
     """An older install.sql over a newer schema would put old functions over new tables: it is refused."""
-    scratch.install()
-    scratch.connection.execute("insert into generation.schema_migrations values (9999, 'later', '')")
+    installed.connection.execute("insert into generation.schema_migrations values (9999, 'later', '')")
     with pytest.raises(psycopg.errors.RaiseException, match=f"at 9999, this file is for {version()}"):
-        scratch.install()
+        installed.install()
 
 
-def test_functions_of_an_earlier_version_go(scratch: Database, fresh: Schema) -> None:
+def test_functions_of_an_earlier_version_go(installed: Database, fresh: Schema) -> None:
     """Other parameters, another result, or no use any more: nothing of it stays. The app's functions do."""
-    scratch.install()
-    scratch.connection.execute("""
+    installed.connection.execute("""
         drop function generation.virtual_time;
         create function generation.virtual_time(p_priority smallint) returns text
           language sql as 'select null::text';
@@ -203,13 +210,13 @@ def test_functions_of_an_earlier_version_go(scratch: Database, fresh: Schema) ->
         create function public.app_uses() returns jsonb language sql as 'select public.generation_gate()';
         create function public.pause_generation(integer) returns text language sql as 'select null::text';
         create view app_view as select generation.quota_day(now()) as day""")
-    scratch.install()
+    installed.install()
     kept = {("function", "public.pause_generation(integer)")}
-    assert catalog.schema(scratch.connection).keys() - fresh.keys() == kept
-    assert scratch.connection.execute("select app_uses() is not null as works").fetchall() == [
+    assert catalog.schema(installed.connection).keys() - fresh.keys() == kept
+    assert installed.connection.execute("select app_uses() is not null as works").fetchall() == [
         {"works": True}
     ]
-    assert scratch.connection.execute("select count(*) from app_view").fetchall() == [{"count": 1}]
+    assert installed.connection.execute("select count(*) from app_view").fetchall() == [{"count": 1}]
 
 
 def test_migrations_call_no_functions_of_the_queue() -> None:

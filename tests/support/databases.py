@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -39,6 +39,7 @@ SWITCH = "-- set local generation.migrate = 'apply';"
 # install.sql as it was: of the first day, before images were bound to batches, of 0.1.0, before migrations.
 EARLIER = Path(__file__).with_name("installations.tar.xz")
 VERSIONS = ("2026-11-24", "2026-11-25", "0.1.0", "before-migrations")
+TODAY = "install.sql"
 
 
 class Finding(NamedTuple):
@@ -106,15 +107,36 @@ class Database:
 
 
 @contextmanager
-def database(postgres: Postgres) -> Iterator[Database]:
-    """A new database, dropped at the end."""
+def database(postgres: Postgres, installed: str = "") -> Iterator[Database]:
+    """A new database, dropped at the end; `installed` is TODAY or one of VERSIONS."""
     name = f"scratch_{secrets.token_hex(6)}"
     with psycopg.connect(postgres.db_url, autocommit=True) as server:
-        server.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        _copy(server, _template(server, postgres, installed), name)
         try:
             scratch = Database(postgres, name)
             with scratch.connection:
-                scratch.connection.execute(SUPABASE)
                 yield scratch
         finally:
             server.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+def _template(server: psycopg.Connection[Any], postgres: Postgres, installed: str) -> str:
+    """The database to copy, made when it is first needed: a copy takes a tenth of an installation's time."""
+    name = f"with_{installed or 'nothing'}"
+    if server.execute("select from pg_database where datname = %s", [name]).rowcount:
+        return name
+    _copy(server, "template1", name)
+    made = Database(postgres, name)
+    with made.connection:
+        made.connection.execute(SUPABASE)
+        if installed == TODAY:
+            made.install()
+        elif installed:
+            made.install_earlier(installed)
+    server.execute(sql.SQL("alter database {} with allow_connections false").format(sql.Identifier(name)))
+    return name
+
+
+def _copy(server: psycopg.Connection[Any], template: str, name: str) -> None:
+    names = sql.Identifier(name), sql.Identifier(template)
+    server.execute(sql.SQL("create database {} with template {}").format(*names))
