@@ -1,4 +1,4 @@
-"""The command line as a process of its own, against the local stack and the simulator.
+"""The command line, in this process or in one of its own, against the local stack and the simulator.
 
 A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
 """
@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
+import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.logging_fixtures import logging_restored
 from tests.support.runs import KEY, Site, process_environment
+from worker.cli.main import read_arguments, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 KILL_AFTER_SECONDS = 30.0
@@ -75,7 +79,7 @@ def _default_signals() -> None:
 
 
 class CommandLine:
-    """Runs `python -m worker` in an empty folder with the settings of a site, and only those."""
+    """`python -m worker` in an empty folder with the settings of a site, and only those."""
 
     def __init__(self, site: Site, folder: Path) -> None:
         self.site, self.folder = site, folder
@@ -86,16 +90,58 @@ class CommandLine:
         }
 
     async def call(self, *arguments: str, stdin: bytes = b"", env: Changes = MappingProxyType({})) -> Done:
-        """Run a command to its end; no secret may be written. In `env`, None takes a variable away."""
+        """Run a command to its end in this process; no secret may be written. In `env`, None is no variable.
+
+        Starting a process takes ten times as long; `tests/cli/test_processes.py` shows that it is the same.
+        """
+        with self._pretended_process(env, stdin) as (out, log):
+            async with asyncio.timeout(KILL_AFTER_SECONDS):
+                try:
+                    code = await run_command(read_arguments(arguments))
+                except SystemExit as ended:
+                    assert isinstance(ended.code, int)
+                    code = ended.code
+            return self._checked(code, out.getvalue(), log.getvalue())
+
+    async def process(self, *arguments: str, stdin: bytes = b"", env: Changes = MappingProxyType({})) -> Done:
+        """Run a command to its end in a process of its own."""
         async with self._process(arguments, env) as process:
             async with asyncio.timeout(KILL_AFTER_SECONDS):
                 out, log = await process.communicate(stdin)
         assert process.returncode is not None
-        done = Done(process.returncode, out.decode(), log.decode())
+        return self._checked(process.returncode, out, log)
+
+    def _checked(self, code: int, out: bytes, log: bytes) -> Done:
+        done = Done(code, out.decode(), log.decode())
         for secret in (KEY, self.site.stack.secret_key):
             assert secret not in done.out + done.log
         assert "Traceback" not in done.log, done.log
         return done
+
+    @contextlib.contextmanager
+    def _pretended_process(self, changes: Changes, stdin: bytes) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
+        """What a process has to itself: folder, variables, streams and log; yields stdout and stderr."""
+        out, log, before = io.BytesIO(), io.BytesIO(), dict(os.environ)
+        usual = sys.stdin
+        with (
+            contextlib.chdir(self.folder),
+            logging_restored(),
+            contextlib.redirect_stdout(io.TextIOWrapper(out, "utf-8", write_through=True)),
+            contextlib.redirect_stderr(io.TextIOWrapper(log, "utf-8", write_through=True)),
+        ):
+            os.environ.clear()
+            os.environ.update(self._variables(changes))
+            sys.stdin = io.TextIOWrapper(io.BytesIO(stdin), "utf-8")
+            try:
+                yield out, log
+            finally:
+                sys.stdin = usual
+                os.environ.clear()
+                os.environ.update(before)
+
+    def _variables(self, changes: Changes) -> dict[str, str]:
+        changed = {**self.environment, **changes}
+        return {name: value for name, value in changed.items() if value is not None}
 
     @contextlib.asynccontextmanager
     async def start(self, *arguments: str, env: Changes = MappingProxyType({})) -> AsyncIterator[Program]:
@@ -107,11 +153,10 @@ class CommandLine:
     async def _process(
         self, arguments: tuple[str, ...], changes: Changes
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        changed = {**self.environment, **changes}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "worker", *arguments),
             cwd=self.folder,
-            env={name: value for name, value in changed.items() if value is not None},
+            env=self._variables(changes),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -25,12 +25,25 @@ from worker.settings import InvalidSettings, Settings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. Raises SystemExit if argparse refuses the arguments."""
-    options = _options(sys.argv[1:] if arguments is None else arguments)
+    options = read_arguments(sys.argv[1:] if arguments is None else arguments)
+    return asyncio.run(run_command(options))
+
+
+def read_arguments(arguments: Sequence[str]) -> Namespace:
+    """Parse the arguments. Raises SystemExit if argparse refuses them."""
+    if not arguments:
+        parser().print_help(sys.stderr)
+        raise SystemExit(UNUSABLE)  # an error, so that a script notices that nothing was done
+    return parser().parse_args(arguments)
+
+
+async def run_command(options: Namespace) -> int:
+    """Read the settings, run the command and print its errors; returns the exit code."""
     try:
         read_env_file(options.env_file)
         settings = read_settings(options)
         warn_of_readers(options.env_file)
-        return asyncio.run(_execute(options, settings))
+        return await _execute(options, settings)
     except InvalidSettings as invalid:
         return _settings_unusable(options, invalid)
     except Unusable as exc:
@@ -48,13 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception:  # noqa: BLE001 - the command's boundary: the log masks secrets in tracebacks
         log.event("command_failed", level="error", exc_info=True)
         return FAILED
-
-
-def _options(arguments: Sequence[str]) -> Namespace:
-    if not arguments:
-        parser().print_help(sys.stderr)
-        raise SystemExit(UNUSABLE)  # an error, so that a script notices that nothing was done
-    return parser().parse_args(arguments)
 
 
 async def _execute(options: Namespace, settings: Settings) -> int:
