@@ -3,6 +3,7 @@
 import contextlib
 import ipaddress
 import os
+import re
 import shutil
 import ssl
 import sys
@@ -24,12 +25,20 @@ from local.stack.errors import StackError
 from local.stack.stack import DATA, Stack
 from tests.support.queue_sql import NO_LIMITS
 
+QUICK = "not slow and not system"  # what `make test` selects
+LONG_MODULE = re.compile(r"^pytestmark = pytest\.mark\.(slow|system)$", re.MULTILINE)
 FOREIGN = ("SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", "OIDC_", "CLOUD_RUN_", "K_", "FUNCTION_", "PG")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 for name in list(os.environ):
     if name.startswith(FOREIGN) or name.lower() in PROXIES:
         del os.environ[name]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves modules of which nothing is selected unread: their libraries take seconds in each process."""
+    quick = config.getoption("markexpr") == QUICK and collection_path.suffix == ".py"
+    return True if quick and LONG_MODULE.search(collection_path.read_text()) else None
 
 
 def _is_loopback(host: str) -> bool:
@@ -49,7 +58,7 @@ def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
 
 sys.addaudithook(_refuse_strangers)
 
-_AUTHORITIES = certifi.where()
+_AUTHORITIES = (certifi.where(), os.environ.get("SSL_CERT_FILE"))
 _load_verify_locations = ssl.SSLContext.load_verify_locations
 
 
@@ -59,8 +68,8 @@ def _load_needed_authorities(
     capath: str | None = None,
     cadata: str | bytes | None = None,
 ) -> None:
-    """Skips certifi's authorities: they sign no server on loopback, and reading them takes 50 ms a client."""
-    if cafile != _AUTHORITIES:
+    """Skips public authorities: they sign no server on loopback, and reading them takes 50 ms a client."""
+    if cafile is None or cafile not in _AUTHORITIES:
         _load_verify_locations(context, cafile, capath, cadata)
 
 
@@ -128,14 +137,35 @@ class Rows:
 
 def connect(db_url: str) -> psycopg.Connection[DictRow]:
     """A superuser's connection: autocommit, rows as dictionaries."""
-    return psycopg.connect(db_url, autocommit=True, row_factory=dict_row)
+    return psycopg.connect(db_url, autocommit=True, row_factory=dict_row, prepare_threshold=None)
 
 
-class Installation(NamedTuple):
-    """A started stack, and what its tables held before any test."""
+class Installation:
+    """A started stack, what its tables held before any test, and a connection that tests use in turn."""
 
-    stack: Stack
-    rows: Rows
+    # What `discard all` does, but for plans: a new connection compiles and plans each function again.
+    FORGET = """
+        close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences;
+        set session authorization default; reset all"""
+
+    def __init__(self, stack: Stack, connection: psycopg.Connection[DictRow]) -> None:
+        self.stack, self.rows, self._connection = stack, Rows(connection), connection
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[DictRow]]:
+        """The connection, in the state of a new one; another one after a test that has closed it."""
+        try:
+            yield self._connection
+        finally:
+            try:
+                self._connection.rollback()
+                self._connection.execute(self.FORGET)
+            except psycopg.OperationalError:
+                self._connection = connect(self.stack.db_url)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._connection.close()
 
 
 @pytest.fixture(scope="session")
@@ -144,7 +174,8 @@ def installation() -> Iterator[Installation]:
     DATA.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="tests-", dir=DATA))
     try:
-        with Stack(folder, durable=False) as started, connect(started.db_url) as connection:
+        with Stack(folder, durable=False) as started:
+            connection = connect(started.db_url)
             # Tests other than the gate's are about something else: they start at any rate.
             for model in (
                 "gemini-2.5-flash-image",
@@ -159,9 +190,9 @@ def installation() -> Iterator[Installation]:
             connection.execute('update generation.models set "announcedEnd" = null')
             connection.execute("select set_generation_limits(%s)", [Jsonb({"maxRuns": 1000, **NO_LIMITS})])
             connection.execute("select add_generation_photo_host('*')")
-            rows = Rows(connection)
-            connection.close()
-            yield Installation(started, rows)
+            made = Installation(started, connection)
+            yield made
+            made.close()
     except StackError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     finally:
@@ -186,7 +217,7 @@ def simulator() -> Iterator[Any]:
 @pytest.fixture
 def db(installation: Installation) -> Iterator[psycopg.Connection[DictRow]]:
     """A superuser's connection to a database in the state of a fresh installation."""
-    with connect(installation.stack.db_url) as connection:
+    with installation.connection() as connection:
         installation.rows.restore(connection)
         yield connection
 
