@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +87,29 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A source photo as it is sent to Gemini; `original_bytes` is the size of the file it was made from."""
+    """A source photo as it is sent to Gemini, in URL-safe base64: encoded once for all its requests.
 
-    data: bytes = field(repr=False)
+    `original_bytes` is the size of the file it was made from.
+    """
+
+    encoded: bytes = field(repr=False)
     mime_type: str
     original_bytes: int = field(default=0, compare=False)
+
+    @classmethod
+    def of(cls, data: bytes, mime_type: str) -> Self:
+        """The photo with these bytes."""
+        return cls(urlsafe_b64encode(data), mime_type)
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the photo."""
+        return urlsafe_b64decode(self.encoded)
+
+    @property
+    def size(self) -> int:
+        """The number of bytes of `data`."""
+        return len(self.encoded) // 4 * 3 - self.encoded[-2:].count(b"=")
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def _peer(site: Site, model: str, name: str, windows: int) -> Peer:
 
 async def _work(seconds: float, factor: float) -> None:
     gemini = Gemini(simulated_gemini("http://127.0.0.1")["GEMINI_API_KEY"], time.monotonic)
-    picture = Photo(photo(), "image/jpeg")
+    picture = Photo.of(photo(), "image/jpeg")
 
     def asks(model: str) -> Callable[[], Awaitable[object]]:
         request = GenerationRequest(model, f"A portrait of {USER}", (picture, picture), "1:1")

@@ -95,7 +95,7 @@ def _sdk_pointed_at(url: str) -> Iterator[str]:
 async def _ask(gemini: Gemini, job: Job, photos: Mapping[str, bytes], places: asyncio.Semaphore) -> Ending:
     async with places:
         try:
-            sources = tuple(Photo(photos[name], "image/jpeg") for name in job.photo_references)
+            sources = tuple(Photo.of(photos[name], "image/jpeg") for name in job.photo_references)
         except KeyError:
             return "source_gone"
         request = GenerationRequest(DEFAULT_MODEL, build_prompt(job), sources, job.aspect_ratio)

@@ -62,7 +62,7 @@ async def gemini(google: Simulator) -> AsyncIterator[Gemini]:
 def portrait(colour: str = "teal") -> Photo:
     out = io.BytesIO()
     Image.new("RGB", (120, 90), colour).save(out, "PNG")
-    return Photo(out.getvalue(), "image/png")
+    return Photo.of(out.getvalue(), "image/png")
 
 
 def order(*photos: Photo, aspect_ratio: str = "1:1", model: str = MODEL) -> GenerationRequest:

@@ -44,7 +44,7 @@ GZIP_BOMB = gzip.compress(bytes(20_000_000))
 
 async def test_a_photo_is_read_from_the_checked_address_under_the_hosts_name(world: World) -> None:
     """SNI, certificate and Host header have the host's name."""
-    assert await world.fetch() == Photo(JPEG, "image/jpeg")
+    assert await world.fetch() == Photo.of(JPEG, "image/jpeg")
     assert (world.names.asked, world.network.dialled, world.host.names) == ([HOST], [ADDRESS], [HOST])
     head = world.host.requests[0].lower()
     assert head.startswith("get /album/me.jpg?token=secret http/1.1\r\n")

@@ -65,7 +65,7 @@ async def settled(*tasks: asyncio.Task[Any]) -> None:
 async def test_from_storage() -> None:
     """A storage reference is downloaded with the cap on bytes, its type read from the bytes."""
     bucket = Bucket(me=PNG)
-    assert await fetcher(bucket).fetch(f"uploads/{USER}/me", USER) == Photo(PNG, "image/png")
+    assert await fetcher(bucket).fetch(f"uploads/{USER}/me", USER) == Photo.of(PNG, "image/png")
     assert bucket.asked == [(f"uploads/{USER}/me", USUAL_BYTES)]
 
 

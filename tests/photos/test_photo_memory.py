@@ -48,7 +48,7 @@ class Source:
             raise
         if self.failures:
             raise self.failures.pop(0)
-        photo = WatchedPhoto(bytes(self.size), "image/png")
+        photo = WatchedPhoto.of(bytes(self.size), "image/png")
         self._given.append(weakref.ref(photo))
         return photo
 

@@ -10,7 +10,7 @@ from worker.jobs import Photo
 
 KEY = "AIza-canary-key"
 PROMPT = "canary prompt"
-PHOTO = Photo(b"canary photo \xfb\xef\xbe", "image/png")
+PHOTO = Photo.of(b"canary photo \xfb\xef\xbe", "image/png")
 REQUEST = GenerationRequest("gemini-2.5-flash-image", PROMPT, (PHOTO,), "9:16")
 
 

@@ -208,7 +208,7 @@ class AsItIs:
 
     async def prepare(self, data: bytes, user_folder: str, shown: str) -> Photo:
         try:
-            return Photo(data, f"image/{kind_of(data).lower()}")
+            return Photo.of(data, f"image/{kind_of(data).lower()}")
         except ValueError as exc:
             raise BadInput("photo_not_an_image", f"{shown} {exc}") from exc
 

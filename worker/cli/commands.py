@@ -326,7 +326,7 @@ async def photo(worker: Worker, options: Namespace) -> int:
         await asyncio.to_thread(Path(options.out).write_bytes, made.data)
     except OSError as exc:
         raise Unusable(f"photo: {options.out} cannot be written: {exc.strerror}") from exc
-    say_json({"bytes": made.original_bytes, "sentBytes": len(made.data), "sentType": made.mime_type})
+    say_json({"bytes": made.original_bytes, "sentBytes": made.size, "sentType": made.mime_type})
     return OK
 
 

@@ -170,7 +170,7 @@ def _cause(exc: BaseException | None) -> str:
 async def _request(
     models: AsyncModels, request: GenerationRequest, timeout_seconds: float
 ) -> types.GenerateContentResponse:
-    """Send one `generateContent` request; its photos are encoded while it is sent."""
+    """Send one `generateContent` request, with its photos as they are already encoded."""
     from google.genai import types
 
     from worker.gemini.request_body import placeholders
@@ -182,7 +182,7 @@ async def _request(
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         http_options=types.HttpOptions(timeout=_milliseconds(timeout_seconds)),
     )
-    with placeholders([photo.data for photo in request.photos]) as stand_ins:
+    with placeholders([photo.encoded for photo in request.photos]) as stand_ins:
         blobs = (
             types.Blob(data=data, mime_type=photo.mime_type)
             for data, photo in zip(stand_ins, request.photos, strict=True)

@@ -1,7 +1,8 @@
-"""Encodes photos piece by piece while a request is sent.
+"""Puts photos into requests as they are already encoded.
 
-The SDK encodes the whole request as base64 and then as JSON: 74 MB of photos block the event loop, which all
-runs share, for more than a second. So the SDK gets placeholders, which are replaced when the body is sent.
+The SDK would encode the whole request as base64 and then as JSON, for each image again: 74 MB of photos block
+the event loop, which all runs share, for more than a second. So the SDK gets placeholders. They are replaced
+when the body is sent, by the base64 to which each photo was encoded once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from contextvars import ContextVar
 
 import httpx
 
-PIECE_BYTES = 196_608
-"""Bytes encoded at a time, in about 1 ms. A multiple of 3, so that the encoded pieces can be concatenated."""
+PIECE_BYTES = 262_144
+"""Bytes sent at a time, so that other tasks run between them."""
 
 _photos: ContextVar[Mapping[bytes, bytes]] = ContextVar("photos")
 """Photos by base64 placeholder. A ContextVar, because the SDK passes only the body to its HTTP client."""
@@ -24,7 +25,10 @@ _photos: ContextVar[Mapping[bytes, bytes]] = ContextVar("photos")
 
 @contextmanager
 def placeholders(photos: Sequence[bytes]) -> Iterator[list[bytes]]:
-    """Placeholder bytes to pass to the SDK instead of photos, for requests sent while the context is open."""
+    """Placeholder bytes to pass to the SDK instead of photos, for requests sent while the context is open.
+
+    `photos` are in URL-safe base64, as the SDK would encode them.
+    """
     given = [secrets.token_bytes(24) for _ in photos]
     reset = _photos.set(dict(zip(map(base64.urlsafe_b64encode, given), photos, strict=True)))
     try:
@@ -41,25 +45,23 @@ async def fill_in(request: httpx.Request) -> None:
     parts = re.split(b"(%s)" % b"|".join(photos), request.content)
     if len(parts) != 2 * len(photos) + 1:
         raise ValueError("the SDK did not send each photo exactly once as URL-safe base64")
-    request.stream = PhotoBody(parts[::2], [photos[name] for name in parts[1::2]])
+    request.stream = PhotoBody([photos.get(part, part) for part in parts])
     request.headers["Content-Length"] = str(request.stream.size)
 
 
 class PhotoBody(httpx.AsyncByteStream):
-    """A request body: pieces of JSON with a photo between each two."""
+    """A request body: JSON in parts, some of them photos."""
 
-    def __init__(self, json: Sequence[bytes], photos: Sequence[bytes]) -> None:
-        self._json = json
-        self._photos = photos
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        self._parts = parts
 
     @property
     def size(self) -> int:
         """The size of the body in bytes."""
-        return sum(map(len, self._json)) + sum((len(photo) + 2) // 3 * 4 for photo in self._photos)
+        return sum(map(len, self._parts))
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield the body, encoding each piece only when it is requested."""
-        for json, photo in zip(self._json, [*self._photos, b""], strict=True):
-            yield json
-            for start in range(0, len(photo), PIECE_BYTES):
-                yield base64.urlsafe_b64encode(photo[start : start + PIECE_BYTES])
+        """Yield the body in pieces."""
+        for part in self._parts:
+            for start in range(0, len(part), PIECE_BYTES):
+                yield part[start : start + PIECE_BYTES]

@@ -1,8 +1,8 @@
 """The process that decodes photos: it may be killed at any time, and has no secrets.
 
 Reads requests from stdin and answers on stdout, one after the other: a line of JSON, then the bytes whose
-number it states. For each photo: request → `{"memory": …}` → an empty line to go on → the prepared photo;
-instead of an answer, a refusal or a failure. It ends when its stdin is closed.
+number it states. For each photo: request → `{"memory": …}` → an empty line to go on → the prepared photo in
+base64; instead of an answer, a refusal or a failure. It ends when its stdin is closed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import traceback
+from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -62,7 +63,8 @@ def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: B
 
 def _send_prepared(answers: BinaryIO, made: Prepared) -> None:
     facts = {"mime_type": made.mime_type, "width": made.width, "height": made.height}
-    _send(answers, {"size": len(made.data), **facts}, made.data)
+    encoded = urlsafe_b64encode(made.data)
+    _send(answers, {"size": len(encoded), **facts}, encoded)
 
 
 def _send(answers: BinaryIO, answer: dict[str, Any], data: bytes = b"") -> None:

@@ -27,7 +27,7 @@ MAX_PREPARED_BYTES = 5_000_000
 """14 photos, the most that an order can have, then fit into the 100 MB of a request to Gemini as base64."""
 
 CACHE_BYTES = 32 * 1024 * 1024
-"""Limit for prepared photos that are kept for later jobs and runs."""
+"""Limit for prepared photos that are kept for later jobs and runs; in memory, as base64, a third more."""
 
 DECODERS = 2
 """Processes that decode at a time. One user has at most half of them, so that a second user need not wait."""
@@ -108,7 +108,7 @@ class PhotoPreparer:
                 "photo_prepared",
                 type=f"image/{kind.lower()}",
                 bytes=len(data),
-                sent_bytes=len(made.data),
+                sent_bytes=made.size,
                 sent_type=made.mime_type,
             )
         return made
@@ -180,4 +180,4 @@ def _digest(data: bytes) -> str:
 
 
 def _cost(found: Photo | _Refusal) -> int:
-    return len(found.data) if isinstance(found, Photo) else _REFUSAL_BYTES
+    return found.size if isinstance(found, Photo) else _REFUSAL_BYTES

@@ -59,7 +59,7 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
             "photos_ready",
             photos=len(fetched),
             bytes=sum(photo.original_bytes for photo in fetched),
-            sent_bytes=sum(len(photo.data) for photo in fetched),
+            sent_bytes=sum(photo.size for photo in fetched),
         )
         return [*recovered, *await _make_images(context, job, missing, fetched)]
 

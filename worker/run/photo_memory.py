@@ -20,8 +20,8 @@ from worker.jobs import Photo
 from worker.photos.prepare import MAX_PREPARED_BYTES
 
 PHOTO_BYTES = 96 * 1024 * 1024
-"""Limit for prepared photos: those that jobs hold, and those cached for later jobs. Requests to Gemini hold
-no copies: photos are encoded while they are sent."""
+"""Limit for prepared photos: those that jobs hold, and those cached for later jobs; as base64 a third more.
+Requests to Gemini hold no copies."""
 
 Key = tuple[str, str]
 """A user's folder and a photo reference; photos are never shared between users."""
@@ -136,7 +136,7 @@ class PhotoMemory:
             self._resize(key, entry, 0)
             raise
         entry.photo = photo
-        self._resize(key, entry, len(photo.data))
+        self._resize(key, entry, photo.size)
         return photo
 
     def _resize(self, key: Key, entry: _Entry, size: int) -> None:
