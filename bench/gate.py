@@ -10,11 +10,12 @@ from typing import Any
 from bench.harness.bounds import above
 from bench.harness.scale import Scale
 from bench.harness.site import IMAGES_PER_JOB, WORKERS, Site
-from bench.quotas.first_photos import USERS, Fairness, fairness
+from bench.quotas.dbos_queue import Dbos, dbos
+from bench.quotas.first_photos import IDLE_RATE, USERS, Fairness, fairness, idle_order
 from bench.quotas.peers import Peer, peers
 from bench.quotas.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
 
-PURPOSE = "how well the quota is used, against other ways; about four minutes"
+PURPOSE = "how well the quota is used, against other ways; about five minutes"
 WINDOW_SECONDS, BRIEF_WINDOW_SECONDS = 6.0, 3.5
 WATCHED = {"unknown": 4, "halved": 4, "doubled": 3, "told": 3}
 BRIEFLY_WATCHED = {"unknown": 3, "halved": 3, "doubled": 2, "told": 0}
@@ -78,6 +79,34 @@ def _learned(site: Site, brief: bool) -> dict[str, Any]:
     }
 
 
+def _idle(site: Site, brief: bool) -> dict[str, Any]:
+    seconds = idle_order(site)
+    _row(
+        "idle queue",
+        f"{IDLE_RATE} a minute, {IMAGES_PER_JOB} images: last start after the first",
+        f"{seconds:.2f} s",
+    )
+    return {"idle_order_seconds": round(seconds, 2)}
+
+
+def _dbos(site: Site, brief: bool) -> dict[str, Any]:
+    found: Dbos | None = dbos(site, 2 if brief else 4, _queued(brief))
+    if found is None:
+        _say("dbos is not installed: `pip install -r bench/queues.txt` shows it too")
+        return {}
+    for number, peer in enumerate(found.shares.values()):
+        _row("" if number else "DBOS", f"{peer.name}: used", f"{peer.used:.1%}")
+        _row("", "  429 ÷ requests", f"{peer.share_429:.2%}")
+    _row("", "empty queue: first photo", f"{found.empty_seconds:.2f} s")
+    _row("", f"behind {_queued(brief)} images: first photo", f"{found.behind_seconds:.2f} s")
+    return {
+        "dbos": {
+            **{told: _peer(peer) for told, peer in found.shares.items()},
+            **_first_photos(found.empty_seconds, found.behind_seconds, brief),
+        }
+    }
+
+
 def _peers(site: Site, brief: bool) -> dict[str, Any]:
     found = peers(site, 2 if brief else 4)
     for number, peer in enumerate(found.values()):
@@ -92,17 +121,33 @@ def _peer(peer: Peer) -> dict[str, float]:
 
 
 def _fairness(site: Site, brief: bool) -> dict[str, Any]:
-    found: Fairness = fairness(site, 400 if brief else 1000)
+    found: Fairness = fairness(site, _queued(brief))
     who = f"{len(USERS)} users × {IMAGES_PER_JOB} images"
     _row("fairness", f"{who}, empty queue: first photo", f"{found.empty_seconds:.2f} s")
     _row("", f"{who}, {found.ahead} of {found.queued} images ahead", f"{found.behind_seconds:.2f} s")
     _row("", "ratio", f"{found.ratio:.2f}")
     _row("", "first come first served: first photo", f"{found.line_seconds:.2f} s")
     _row("", "ratio", f"{found.line_ratio:.1f}")
-    return {"fairness": {"ratio": round(found.ratio, 3)}}
+    first = _first_photos(found.empty_seconds, found.behind_seconds, brief)
+    return {"fairness": {"ratio": round(found.ratio, 3), **first}}
 
 
-PARTS = {"known": _known, "learned": _learned, "peers": _peers, "fairness": _fairness}
+def _queued(brief: bool) -> int:
+    return 400 if brief else 1000
+
+
+def _first_photos(empty: float, behind: float, brief: bool) -> dict[str, float]:
+    return {"first_photo_empty": round(empty, 2), f"first_photo_behind_{_queued(brief)}": round(behind, 2)}
+
+
+PARTS = {
+    "known": _known,
+    "idle": _idle,
+    "learned": _learned,
+    "peers": _peers,
+    "fairness": _fairness,
+    "dbos": _dbos,
+}
 
 
 def _windows(windows: float | None, waited: int | None = None) -> str:

@@ -12,6 +12,8 @@ from local.stack.errors import StackError
 
 USERS = tuple(f"user-{number}" for number in range(10))
 WAIT_SECONDS = 60.0
+IDLE_RATE = 10
+"""Starts per window of a new account."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,20 @@ def fairness(site: Site, queued: int, windows: float = 1.5) -> Fairness:
     rate_per_second = scale.rate / (scale.window_seconds + scale.grace_seconds)
     in_line = [(ahead + place * IMAGES_PER_JOB) / rate_per_second for place in range(len(USERS))]
     return Fairness(queued, ahead, median(empty), median(behind), median(in_line))
+
+
+def idle_order(site: Site) -> float:
+    """How long after the first of four images the last starts, in an idle queue with a new quota.
+
+    In seconds of a real deployment, whose window is a minute.
+    """
+    site.begin(IDLE_RATE, IDLE_RATE)
+    with site.workers(0.0):
+        _wait_for_idle_workers()
+        site.order(USER, IMAGES_PER_JOB)
+        _wait_until_worked_off(site)
+        starts = site.starts().admitted
+    return (starts[-1] - starts[0]) / site.scale.factor
 
 
 def _first_photos(site: Site) -> list[float]:
