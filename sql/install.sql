@@ -697,12 +697,58 @@ on public.photo_generation_queue ("leaseExpiresAt")
 where status = 'cancelled' and "leaseExpiresAt" is not null;
 $migration_0006$);
 
+call pg_temp.migrate(7, 'counts', '2744db6ac91c4504669058f46c70f89f84be3731456fb5a23ed93d11c97aa277', $migration_0007$
+-- What ended within the last day, counted by minute and by hour, so that the numbers do not count every photo again: see 79_counts.sql.
+
+-- One row per counted minute (seconds = 60) and per hour of which every minute is counted (seconds = 3600). A cache: rows that are
+-- missing are counted from the tables, so deleting any of them changes no number.
+create table if not exists generation.counts (
+  seconds integer not null,
+  at timestamptz not null,
+  completed integer not null,
+  failed integer not null,
+  cancelled integer not null,
+  made integer not null,
+  refused integer not null,
+  -- Images whose time is known.
+  timed integer not null,
+  -- Sums and maxima of completed jobs and of timed images.
+  "jobMs" bigint not null,
+  "jobMsMost" bigint,
+  "imageMs" bigint not null,
+  "imageMsMost" integer,
+  -- {code: number}
+  failures jsonb not null,
+  refusals jsonb not null,
+  -- Times taken, rounded to one percent (see count_ended), ascending, and how often each: of jobs in tenths of a second, of images in ms.
+  "jobTimes" integer[] not null,
+  "jobTimeCounts" integer[] not null,
+  "imageTimes" integer[] not null,
+  "imageTimeCounts" integer[] not null,
+  primary key (seconds, at)
+);
+
+-- Minutes in which a row was changed, removed or added late; they are counted again.
+create table if not exists generation.changed_minutes (
+  at timestamptz not null
+);
+create index if not exists changed_minutes_at on generation.changed_minutes (at);
+
+-- One row: minutes before `until` may be counted once every transaction before `afterTransaction` has ended.
+create table if not exists generation.counting (
+  id boolean primary key default true,
+  until timestamptz not null default '-infinity',
+  "afterTransaction" xid8 not null default '0'
+);
+insert into generation.counting default values on conflict do nothing;
+$migration_0007$);
+
 do $$
 declare
   v_version constant integer := (select max(m.number) from generation.schema_migrations as m);
 begin
-  if v_version > 6 then
-    raise exception 'Not installed; the database is at %, this file is for 6.', v_version
+  if v_version > 7 then
+    raise exception 'Not installed; the database is at %, this file is for 7.', v_version
       using hint = 'Take the newer sql/install.sql: a database does not go back.';
   end if;
 end
@@ -1905,6 +1951,9 @@ as $$
   ('generation.erasures', 'lookedAt', interval '0', null),
   ('generation.erasures', 'emptyAt', interval '0', null),
   ('generation.failed_images', 'createdAt', interval '0', null),
+  ('generation.counts', 'at', interval '0', null),
+  ('generation.changed_minutes', 'at', interval '0', null),
+  ('generation.counting', 'until', interval '0', null),
   ('generation.idempotency_keys', 'createdAt', interval '0', null),
   ('generation.limits', 'pausedAt', interval '0', null),
   ('generation.limits', 'storageProvedAt', interval '0', null),
@@ -1996,6 +2045,10 @@ begin
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
+  -- Minutes that were counted before they have come: marked, they are counted again.
+  insert into generation.changed_minutes
+  select c.at from generation.counts as c
+  where c.seconds = 60 and c.at > v_now and not exists (select from generation.changed_minutes as m where m.at = c.at);
   -- The wait for the next probe of Storage (see report_storage).
   update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
@@ -4882,60 +4935,334 @@ begin
 end
 $$;
 
+-- 79_counts.sql
+
+-- Counters of what ended within the last day, by minute and by hour. generation.counts is a cache: what is not in it is counted from the
+-- tables, and emptying it changes no number. Workers never wait for a counter: whoever asks for the numbers counts the minutes that
+-- are over (roll_counts), one caller at a time, and flow_stats counts what is left.
+--
+-- A counted minute misses no row:
+-- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than a minute past
+--   when it is written (the triggers below). flow_stats counts marked minutes from the tables, and roll_counts counts them again.
+-- * Any other row is written within a minute of its time. A minute after the end of a minute, roll_counts notes its own transaction
+--   id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
+
+-- What ended from p_from until before p_until, counted from the tables, as a row of generation.counts for the minute p_at. Times taken
+-- are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from 200 on 4, from 500 on 10, and so on.
+create or replace function generation.count_ended(p_at timestamptz, p_from timestamptz, p_until timestamptz) returns generation.counts
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+  v_bounds constant integer[] := array[100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
+    2000000, 5000000];
+  v_steps constant integer[] := '{1, 2, 4, 10, 20, 40, 100, 200, 400, 1000, 2000, 4000, 10000, 20000, 40000, 100000}';
+  v_counts generation.counts;
+begin
+  with ended as materialized (
+    select j.status, j.code, (j.tenths + j.step / 2) / j.step * j.step as took, count(*)::integer as n,
+      sum(j.ms) as total, max(j.ms) as most
+    from (
+      select q.status, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code, t.tenths,
+        round(date_part('epoch', q."completedAt" - q."createdAt") * 1000)::bigint as ms,
+        v_steps[1 + width_bucket(t.tenths, v_bounds)] as step
+      from public.photo_generation_queue as q
+      cross join lateral (
+        select least(round(date_part('epoch', q."completedAt" - q."createdAt") * 10), 2000000000)::integer as tenths
+      ) as t
+      where q."completedAt" >= p_from and q."completedAt" < p_until
+    ) as j
+    group by 1, 2, 3
+  ), failures as (
+    select e.code, sum(e.n)::integer as n from ended as e where e.status = 'failed' group by e.code
+  )
+  select coalesce(sum(e.n) filter (where e.status = 'completed'), 0), coalesce(sum(e.n) filter (where e.status = 'failed'), 0),
+    coalesce(sum(e.n) filter (where e.status = 'cancelled'), 0), coalesce(sum(e.total) filter (where e.status = 'completed'), 0),
+    max(e.most) filter (where e.status = 'completed'),
+    coalesce(array_agg(e.took order by e.took) filter (where e.status = 'completed'), '{}'),
+    coalesce(array_agg(e.n order by e.took) filter (where e.status = 'completed'), '{}'),
+    (select coalesce(jsonb_object_agg(f.code, f.n), '{}') from failures as f)
+  into v_counts.completed, v_counts.failed, v_counts.cancelled, v_counts."jobMs", v_counts."jobMsMost", v_counts."jobTimes",
+    v_counts."jobTimeCounts", v_counts.failures
+  from ended as e;
+  with recursive models as (
+    (select p.model from public.photo_generation_photos as p order by p.model limit 1)
+    union all
+    select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
+    from models as m where m.model is not null
+  ), made as (
+    select (p.ms + p.step / 2) / p.step * p.step as took, count(*)::integer as n, sum(p.ms) as total, max(p.ms) as most
+    from models as m cross join lateral (
+      select i."generationMs" as ms, v_steps[1 + width_bucket(i."generationMs", v_bounds)] as step from public.photo_generation_photos as i
+      where i.model = m.model and i."createdAt" >= p_from and i."createdAt" < p_until offset 0
+    ) as p
+    group by 1
+  )
+  select coalesce(sum(m.n), 0), coalesce(sum(m.n) filter (where m.took is not null), 0), coalesce(sum(m.total), 0), max(m.most),
+    coalesce(array_agg(m.took order by m.took) filter (where m.took is not null), '{}'),
+    coalesce(array_agg(m.n order by m.took) filter (where m.took is not null), '{}')
+  into v_counts.made, v_counts.timed, v_counts."imageMs", v_counts."imageMsMost", v_counts."imageTimes", v_counts."imageTimeCounts"
+  from made as m;
+  select coalesce(sum(c.n), 0), coalesce(jsonb_object_agg(c.code, c.n), '{}') into v_counts.refused, v_counts.refusals
+  from (
+    select f.code, count(*)::integer as n from generation.failed_images as f
+    where f."createdAt" >= p_from and f."createdAt" < p_until group by f.code
+  ) as c;
+  v_counts.seconds := 60;
+  v_counts.at := p_at;
+  return v_counts;
+end
+$$;
+
+-- Adds up the counters of the minutes of an hour.
+create or replace function generation.count_hour(p_at timestamptz) returns generation.counts
+language plpgsql stable set search_path = '' set jit = off
+as $$
+declare
+  v_counts generation.counts;
+begin
+  with minutes as (
+    select c.* from generation.counts as c where c.seconds = 60 and c.at >= p_at and c.at < p_at + interval '1 hour'
+  ), jobs as (
+    select t.took, sum(t.n)::integer as n
+    from minutes as m cross join lateral unnest(m."jobTimes", m."jobTimeCounts") as t (took, n) group by t.took
+  ), images as (
+    select t.took, sum(t.n)::integer as n
+    from minutes as m cross join lateral unnest(m."imageTimes", m."imageTimeCounts") as t (took, n) group by t.took
+  ), failures as (
+    select f.key, sum(f.value::integer) as n from minutes as m cross join lateral jsonb_each_text(m.failures) as f group by f.key
+  ), refusals as (
+    select f.key, sum(f.value::integer) as n from minutes as m cross join lateral jsonb_each_text(m.refusals) as f group by f.key
+  )
+  select 3600, p_at, sum(m.completed), sum(m.failed), sum(m.cancelled), sum(m.made), sum(m.refused), sum(m.timed),
+    sum(m."jobMs"), max(m."jobMsMost"), sum(m."imageMs"), max(m."imageMsMost"),
+    (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from failures as f),
+    (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from refusals as f),
+    (select coalesce(array_agg(j.took order by j.took), '{}') from jobs as j),
+    (select coalesce(array_agg(j.n order by j.took), '{}') from jobs as j),
+    (select coalesce(array_agg(i.took order by i.took), '{}') from images as i),
+    (select coalesce(array_agg(i.n order by i.took), '{}') from images as i)
+  into v_counts from minutes as m;
+  return v_counts;
+end
+$$;
+
+-- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing in a
+-- transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
+-- generation.counting, which is skipped if somebody holds it.
+create or replace function generation.roll_counts(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := least(generation.clock(), generation.moment());
+  v_over constant timestamptz := date_bin('1 minute', v_now - interval '1 minute', 'epoch');
+  v_first constant timestamptz := date_bin('1 hour', v_now - interval '1 day', 'epoch');
+  v_counting generation.counting;
+begin
+  if current_setting('transaction_read_only')::boolean or current_setting('transaction_isolation') <> 'read committed'
+    or pg_current_xact_id_if_assigned() is not null then
+    return;
+  end if;
+  select * into v_counting from generation.counting for update skip locked;
+  if not found then
+    return;
+  end if;
+  perform generation.forget_counts(v_first, v_over);
+  if v_counting.until > v_over or v_counting."afterTransaction" > pg_current_xact_id() then
+    -- The clock was ahead, or the row was restored from another server.
+    update generation.counting set until = v_over, "afterTransaction" = pg_current_xact_id() where true;
+  elsif v_counting."afterTransaction" <= pg_snapshot_xmin(pg_current_snapshot()) then
+    perform generation.fill_counts(v_first, v_counting.until, p_limit);
+    update generation.counting as c set until = v_over, "afterTransaction" = pg_current_xact_id() where c.until < v_over;
+  end if;
+end
+$$;
+
+-- Counts up to p_limit minutes that are not counted, the latest first, and the hours that this completes.
+create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
+language plpgsql set search_path = '' set jit = off
+as $$
+begin
+  insert into generation.counts
+  select e.*
+  from (
+    select s.at from generate_series(p_first, p_until - interval '1 minute', interval '1 minute') as s (at)
+    where not exists (select from generation.counts as c where c.seconds = 60 and c.at = s.at)
+    order by s.at desc limit p_limit
+  ) as m
+  cross join lateral generation.count_ended(m.at, m.at, m.at + interval '1 minute') as e;
+  with complete as materialized (
+    select date_bin('1 hour', c.at, 'epoch') as at from generation.counts as c
+    group by 1 having count(*) filter (where c.seconds = 60) = 60 and count(*) = 60
+  )
+  insert into generation.counts select e.* from complete as h cross join lateral generation.count_hour(h.at) as e;
+end
+$$;
+
+-- Deletes the counters from before p_first, those from p_over on (the clock was ahead), and those of marked minutes.
+create or replace function generation.forget_counts(p_first timestamptz, p_over timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  with changed as (
+    delete from generation.changed_minutes returning at
+  )
+  delete from generation.counts as c
+  where c.at < p_first or c.at >= p_over or (c.seconds = 60 and c.at in (select m.at from changed as m))
+    or (c.seconds = 3600 and c.at in (select date_bin('1 hour', m.at, 'epoch') from changed as m));
+end
+$$;
+
+-- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits.
+create or replace function generation.mark_minute(p_time timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_minute constant timestamptz := date_bin('1 minute', p_time, 'epoch');
+begin
+  if v_minute is not null and not exists (
+    select from generation.changed_minutes as c where c.at = v_minute and c.xmin = pg_current_xact_id()::xid
+  ) then
+    insert into generation.changed_minutes values (v_minute);
+  end if;
+end
+$$;
+
+-- Marks the minute of a photo, or of an image that failed, that is changed, removed or written late.
+create or replace function generation.mark_image() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_op <> 'INSERT' then
+    perform generation.mark_minute(old."createdAt");
+  end if;
+  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '1 minute' then
+    perform generation.mark_minute(new."createdAt");
+  end if;
+  return null;
+end
+$$;
+
+-- The same for a job that has ended.
+create or replace function generation.mark_job() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_op <> 'INSERT' then
+    perform generation.mark_minute(old."completedAt");
+  end if;
+  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '1 minute' then
+    perform generation.mark_minute(new."completedAt");
+  end if;
+  return null;
+end
+$$;
+
+-- Marks all counted minutes, when a table is truncated.
+create or replace function generation.mark_all() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  insert into generation.changed_minutes select c.at from generation.counts as c where c.seconds = 60;
+  return null;
+end
+$$;
+
+drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
+create trigger photo_generation_photos_mark after insert or update or delete on public.photo_generation_photos
+for each row execute function generation.mark_image();
+drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
+create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
+for each statement execute function generation.mark_all();
+
+drop trigger if exists failed_images_mark on generation.failed_images;
+create trigger failed_images_mark after insert or update or delete on generation.failed_images
+for each row execute function generation.mark_image();
+drop trigger if exists failed_images_mark_all on generation.failed_images;
+create trigger failed_images_mark_all after truncate on generation.failed_images
+for each statement execute function generation.mark_all();
+
+-- Of jobs only what the counters count: their end, and what it says.
+drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
+create trigger photo_generation_queue_mark after update on public.photo_generation_queue
+for each row when (
+  (old."completedAt" is not null or new."completedAt" is not null)
+  and (old."completedAt", old."createdAt", old.status, old."errorCode")
+  is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
+execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
+for each row when (new."completedAt" is not null) execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
+for each row when (old."completedAt" is not null) execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_all on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_all after truncate on public.photo_generation_queue
+for each statement execute function generation.mark_all();
+
 -- 79_stats.sql
 
 -- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
 --
--- Nothing here reads all finished rows. What has not ended is counted exactly, through the partial indexes; what has
--- ended only as far back as a day, through the indexes on when it did: at 60 images a minute, four each job, 86 400
--- photos and 21 600 jobs. Counters kept by settle and record would be read faster, but all workers would wait in
--- turn for their rows. Plans are made for the time in question, and are never worth compiling.
+-- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
+-- by minutes and hours (79_counts.sql). No plan is worth compiling.
 
--- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, nextTrySeconds: {waiting, rateLimited},
--- ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready or whose retryAt has come; ages are times
--- since the order. `ages` has for each status one count per bound: not older than that, and older than the bound before;
--- the last has none. An image is due while it is neither made nor given up, which only a job that was claimed before can
--- have been.
+-- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
+-- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
+-- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
+-- older than the bound before; the last has none. An image is due while it is neither made nor given up, which only a job that was
+-- claimed before can have been.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
 as $$
+declare
+  v_bounds constant timestamptz[] := array[p_now - interval '24 hours', p_now - interval '6 hours', p_now - interval '1 hour',
+    p_now - interval '30 minutes', p_now - interval '5 minutes', p_now - interval '1 minute'];
 begin
   return (
     with open as materialized (
-      select q.id, q."batchId", 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
+      select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
+        q.claims, q."leaseExpiresAt" as leased_until
       from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
       from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
       from public.photo_generation_queue as q where q.status = 'processing'
-    ), due as materialized (
-      select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), begun as materialized (
+      select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), grouped as materialized (
+      select o.state, o.retry_at <= p_now or o.state = 'ready' as due, 7 - width_bucket(o.since, v_bounds) as age, count(*) as n,
+        sum(o.images) as images, min(o.since) as since, min(o.retry_at) as retry_at,
+        count(*) filter (where o.leased_until <= p_now) as stale
+      from open as o group by 1, 2, 3
     ), aged as (
-      select o.status, 7 - width_bucket(extract(epoch from o.since - p_now)::double precision,
-        '{-86400, -21600, -3600, -1800, -300, -60}'::double precision[]) as i
-      from open as o
-    ), counted as (
-      select b.i, count(*) filter (where a.status = 'pending') as pending,
-        count(*) filter (where a.status = 'rate_limited') as rate_limited,
-        count(*) filter (where a.status = 'processing') as processing
-      from generate_series(1, 7) as b (i) left join aged as a on a.i = b.i
-      group by b.i
+      select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
+        coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
+        coalesce(sum(g.n) filter (where g.state = 'processing'), 0) as processing
+      from generate_series(1, 7) as b (age) left join grouped as g on g.age = b.age
+      group by b.age
     )
     select jsonb_build_object(
-      'due', (select jsonb_build_object('jobs', count(*), 'images', coalesce(sum(d.images - case when d.claims = 0 then 0 else
-          (select count(*) from public.photo_generation_photos as p where p."batchId" = d."batchId" and p."jobId" = d.id)
-          + (select count(*) from generation.failed_images as f where f."batchId" = d."batchId" and f."jobId" = d.id) end), 0),
-          'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
-      'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
-      'nextTrySeconds', (select jsonb_build_object(
-          'waiting', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'pending') - p_now), 3),
-          'rateLimited', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'rate_limited') - p_now), 3))
-        from open as o where o.retry_at is not null),
+      'ready', coalesce(sum(g.n) filter (where g.state = 'ready'), 0),
+      'waiting', coalesce(sum(g.n) filter (where g.state = 'pending'), 0),
+      'rateLimited', coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0),
+      'processing', coalesce(sum(g.n) filter (where g.state = 'processing'), 0),
+      'stale', coalesce(sum(g.stale) filter (where g.state = 'processing'), 0),
+      'oldestReadySeconds', round(extract(epoch from p_now - min(g.since) filter (where g.state = 'ready')), 1),
+      'due', jsonb_build_object('jobs', coalesce(sum(g.n) filter (where g.due), 0),
+        'images', coalesce(sum(g.images) filter (where g.due), 0)
+          - (select count(*) from begun as j join public.photo_generation_photos as p on p."batchId" = j."batchId" and p."jobId" = j.id)
+          - (select count(*) from begun as j join generation.failed_images as f on f."batchId" = j."batchId" and f."jobId" = j.id),
+        'oldestSeconds', round(extract(epoch from p_now - min(g.since) filter (where g.due)), 3)),
+      'nextRetryAt', min(g.retry_at) filter (where not g.due),
+      'nextTrySeconds', jsonb_build_object(
+        'waiting', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'pending') - p_now), 3),
+        'rateLimited', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'rate_limited') - p_now), 3)),
       'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
-          'pending', jsonb_agg(c.pending order by c.i), 'rateLimited', jsonb_agg(c.rate_limited order by c.i),
-          'processing', jsonb_agg(c.processing order by c.i)) from counted as c)));
+          'pending', jsonb_agg(a.pending order by a.age), 'rateLimited', jsonb_agg(a.rate_limited order by a.age),
+          'processing', jsonb_agg(a.processing order by a.age)) from aged as a))
+    from grouped as g);
 end
 $$;
 
@@ -4943,95 +5270,107 @@ $$;
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
 -- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
 -- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
--- is from the order to the end of completed jobs, to a tenth, imageMs what the calls to Gemini took that made an image, to
--- 10 ms in the windows; percentiles are by nearest rank. Each table is read once, straight into counts by minute and by time
--- taken.
+-- is from the order to the end of completed jobs, imageMs what the calls to Gemini took that made an image; percentiles are by
+-- nearest rank, to one percent. What counters there are comes from them (79_counts.sql), the rest is counted by count_ended.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB'
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off set work_mem = '32MB'
 as $$
 declare
-  v_5m constant timestamptz := p_now - interval '300 seconds';
-  v_1h constant timestamptz := p_now - interval '3600 seconds';
-  v_24h constant timestamptz := p_now - interval '86400 seconds';
+  v_last constant timestamptz := date_bin('1 minute', p_now, 'epoch');
   v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
   v_untimed constant jsonb := '{"mean": null, "max": null}';
 begin
   return (
-    with recursive models as (
-      (select p.model from public.photo_generation_photos as p order by p.model limit 1)
-      union all
-      select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
-      from models as m where m.model is not null
-    ), jobs as (
-      select q.status as kind, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code,
-        date_bin('1 minute', q."completedAt", 'epoch') as at, count(*) as n, grouping(q.status) as timed,
-        case when q."completedAt" > v_5m then 1 when q."completedAt" > v_1h then 2 else 3 end as age,
-        case when q.status = 'completed' then round(date_part('epoch', q."completedAt" - q."createdAt") * 10) / 10 end as took,
-        sum(date_part('epoch', q."completedAt" - q."createdAt")) as total, max(date_part('epoch', q."completedAt" - q."createdAt")) as most
-      from public.photo_generation_queue as q where q."completedAt" > v_24h
-      group by grouping sets ((6, 1, 2, 3, q.status), (6, 7))
-    ), images as (
-      select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping((p."generationMs" + 5) / 10 * 10) as counted,
-        case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age,
-        (p."generationMs" + 5) / 10 * 10 as took, count(p."generationMs") as known, sum(p."generationMs") as total,
-        max(p."generationMs") as most
-      from models as m cross join lateral (
-        select p."createdAt", p."generationMs" from public.photo_generation_photos as p
-        where p.model = m.model and p."createdAt" > v_24h offset 0
-      ) as p
-      group by grouping sets ((4, 1), (4, (p."generationMs" + 5) / 10 * 10))
-    ), counts as materialized (
-      select j.kind, j.code, j.at, j.n, j.age, j.n as known, j.total, j.most from jobs as j where j.timed = 0
-      union all
-      select 'made', null, i.at, i.n, i.age, i.known, i.total, i.most from images as i where i.counted = 1
-      union all
-      select 'refused', f.code, date_bin('1 minute', f."createdAt", 'epoch'), count(*),
-        case when f."createdAt" > v_5m then 1 when f."createdAt" > v_1h then 2 else 3 end, 0, null, null
-      from generation.failed_images as f where f."createdAt" > v_24h group by 2, 3, 5
-    ), ranked as (
-      select w.i, t.kind, t.took, sum(t.n) over (partition by w.i, t.kind order by t.took) as rank,
-        sum(t.n) over (partition by w.i, t.kind) as of
+    with ages as (  -- 1: within 5 minutes; 2: within an hour, but not 1; 3: within a day, but neither. The beginnings are not included.
+      select 4 - a.i as age, p_now - a.since + interval '1 microsecond' as since,
+        coalesce(p_now - lead(a.since) over (order by a.i) + interval '1 microsecond', 'infinity') as until
+      from (values (1, interval '24 hours'), (2, interval '1 hour'), (3, interval '5 minutes')) as a (i, since)
+    ), changed as materialized (
+      select c.at from generation.changed_minutes as c group by c.at
+    ), hours as materialized (
+      select c.* from generation.counts as c
+      where c.seconds = 3600 and c.at > p_now - interval '24 hours' and c.at <= v_last - interval '2 hours'
+        and not exists (select from changed as m where date_bin('1 hour', m.at, 'epoch') = c.at)
+    ), minutes as materialized (
+      select m.at, a.age, greatest(m.at, a.since) as since, least(m.until, a.until) as until,
+        m.at >= a.since and m.until <= a.until and m.until <= v_last
+          and exists (select from generation.counts as c where c.seconds = 60 and c.at = m.at)
+          and not exists (select from changed as d where d.at = m.at) as counted
       from (
-        select 'job' as kind, j.took, j.n, j.age from jobs as j where j.timed = 1 and j.took is not null
-        union all
-        select 'image', i.took, i.n, i.age from images as i where i.counted = 0 and i.took is not null
-      ) as t join generate_series(1, 3) as w (i) on t.age <= w.i
+        select g.hour + make_interval(mins => i) as at, g.hour + make_interval(mins => i + 1) as until
+        from generate_series(date_bin('1 hour', p_now - interval '24 hours', 'epoch'), v_last, '1 hour') as g (hour)
+        cross join generate_series(0, 59) as i
+        where not exists (select from hours as h where h.at = g.hour)
+        union all  -- what a clock that was ahead has left
+        select date_bin('1 hour', v_last, 'epoch') + interval '1 hour', 'infinity'
+      ) as m
+      join ages as a on m.at < a.until and m.until > a.since
+    ), gaps as (  -- what is not counted: each minute of the last hour, and elsewhere those that follow each other within an hour
+      select min(u.at) as at, u.age, min(u.since) as since, max(u.until) as until
+      from (
+        select m.*, m.at - row_number() over (order by m.at, m.age desc) * interval '1 minute' as island
+        from minutes as m where not m.counted
+      ) as u
+      group by u.age, date_bin('1 hour', u.at, 'epoch'), u.island,
+        case when u.until > v_last - interval '1 hour' and u.at <= v_last then u.since end
+    ), counts as materialized (
+      select 3 as age, h.* from hours as h
+      union all
+      select m.age, k.* from minutes as m
+      cross join lateral (select c.* from generation.counts as c where c.seconds = 60 and c.at = m.at offset 0) as k
+      where m.counted
+      union all
+      select g.age, c.* from gaps as g cross join lateral generation.count_ended(g.at, g.since, g.until) as c
+    ), times as (
+      select t.age, 'job' as kind, t.took, sum(t.n) as n
+      from (select c.age, unnest(c."jobTimes") as took, unnest(c."jobTimeCounts") as n from counts as c) as t group by t.age, t.took
+      union all
+      select t.age, 'image', t.took, sum(t.n)
+      from (select c.age, unnest(c."imageTimes") as took, unnest(c."imageTimeCounts") as n from counts as c) as t group by t.age, t.took
+    ), ranked as (
+      select w.i, t.kind, t.took, sum(sum(t.n)) over (partition by w.i, t.kind order by t.took) as rank,
+        sum(sum(t.n)) over (partition by w.i, t.kind) as of
+      from times as t join generate_series(1, 3) as w (i) on t.age <= w.i
+      group by w.i, t.kind, t.took
     ), quantiles as (
-      select r.i, r.kind, jsonb_build_object('p50', min(r.took) filter (where r.rank >= 0.5 * r.of),
-        'p95', min(r.took) filter (where r.rank >= 0.95 * r.of), 'p99', min(r.took) filter (where r.rank >= 0.99 * r.of)) as q
+      select r.i, r.kind, min(r.took) filter (where r.rank >= 0.5 * r.of) as p50, min(r.took) filter (where r.rank >= 0.95 * r.of) as p95,
+        min(r.took) filter (where r.rank >= 0.99 * r.of) as p99
       from ranked as r group by r.i, r.kind
+    ), codes as (
+      select c.age, 'failed' as kind, f.key as code, f.value::integer as n
+      from counts as c cross join lateral jsonb_each_text(c.failures) as f
+      union all
+      select c.age, 'refused', f.key, f.value::integer
+      from counts as c cross join lateral jsonb_each_text(c.refusals) as f
     ), totals as (
-      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join counts as c on c.age <= w.i group by 1, 2, 3
+      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join codes as c on c.age <= w.i group by 1, 2, 3
     ), steps as (
       select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
       from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
     ), binned as (
-      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.n) filter (where c.kind = 'completed') as completed,
-        sum(c.n) filter (where c.kind = 'failed') as failed, sum(c.n) filter (where c.kind = 'made') as made,
-        sum(c.n) filter (where c.kind = 'refused') as refused,
-        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'completed') / sum(c.known) filter (where c.kind = 'completed'))::numeric, 1),
-          'max', round((max(c.most) filter (where c.kind = 'completed'))::numeric, 1)) as job_seconds,
-        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'made') / nullif(sum(c.known) filter (where c.kind = 'made'), 0))::numeric),
-          'max', max(c.most) filter (where c.kind = 'made')) as image_ms
+      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.completed) as completed, sum(c.failed) as failed, sum(c.made) as made,
+        sum(c.refused) as refused,
+        jsonb_build_object('mean', round(sum(c."jobMs") / nullif(sum(c.completed), 0) / 1000, 1),
+          'max', round(max(c."jobMsMost") / 1000.0, 1)) as job_seconds,
+        jsonb_build_object('mean', round(sum(c."imageMs") / nullif(sum(c.timed), 0)), 'max', max(c."imageMsMost")) as image_ms
       from steps as k join counts as c on c.at >= k.first group by 1, 2
     )
     select jsonb_build_object('windows', (
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
           'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
           'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
-          'jobSeconds', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
-          'imageMs', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
-          'failuresByCode', n.failures, 'refusalsByCode', n.refusals) order by w.i)
+          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
+            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
+          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
+            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
+          'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
+        ) order by w.i)
         from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
         cross join lateral (
-          select coalesce(sum(t.n) filter (where t.kind = 'completed'), 0) as completed,
-            coalesce(sum(t.n) filter (where t.kind = 'failed'), 0) as failed,
-            coalesce(sum(t.n) filter (where t.kind = 'cancelled'), 0) as cancelled,
-            coalesce(sum(t.n) filter (where t.kind = 'made'), 0) as made,
-            coalesce(sum(t.n) filter (where t.kind = 'refused'), 0) as refused,
-            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'failed'), '{}') as failures,
-            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'refused'), '{}') as refusals
-          from totals as t where t.i = w.i
+          select coalesce(sum(c.completed), 0) as completed, coalesce(sum(c.failed), 0) as failed,
+            coalesce(sum(c.cancelled), 0) as cancelled, coalesce(sum(c.made), 0) as made, coalesce(sum(c.refused), 0) as refused
+          from counts as c where c.age <= w.i
         ) as n),
       'series', (
         select jsonb_object_agg(t.name, t.points) from (
@@ -5095,7 +5434,8 @@ as $$
   ), ahead as (
     select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
       (select q."retryAt" as at from public.photo_generation_queue as q
-        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt') and q.status in ('pending', 'rate_limited')
+        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+          and q.status in ('pending', 'rate_limited')
         order by q."retryAt" desc limit 1000)
       union all
       (select q."retryAt" from public.photo_generation_queue as q
@@ -5131,9 +5471,8 @@ $$;
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
 -- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
 -- flow_stats give, runs: as run_stats}.
--- Safe to repeat: reads only.
-create or replace function public.generation_queue_stats() returns jsonb
-language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
+create or replace function generation.queue_stats() returns jsonb
+language plpgsql stable set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
@@ -5142,7 +5481,6 @@ declare
   v_gate jsonb;
   v_models jsonb;
 begin
-  perform generation.require_service();
   v_flow := generation.flow_stats(v_now);
   v_day := v_flow #> '{windows, 2}';
   v_gate := public.generation_gate();
@@ -5150,17 +5488,6 @@ begin
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
     'schemaVersion', generation.schema_version(),
-    'ready', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null),
-    'waiting', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is not null),
-    'rateLimited', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'rate_limited' and q."retryAt" is not null),
-    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
-    'stale', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= v_now),
-    'oldestReadySeconds', (select round(extract(epoch from v_now - min(q."createdAt"))::numeric, 1)
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
     'nextAttemptInSeconds', generation.next_attempt_seconds(),
     'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
     'gate', v_gate,
@@ -5172,6 +5499,18 @@ begin
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));
+end
+$$;
+
+-- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
+-- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
+create or replace function public.generation_queue_stats() returns jsonb
+language plpgsql security definer set search_path = '' set timezone = 'UTC'
+as $$
+begin
+  perform generation.require_service();
+  perform generation.roll_counts(120);
+  return generation.queue_stats();
 end
 $$;
 
@@ -5223,6 +5562,9 @@ alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;
 alter table generation.erasures enable row level security;
+alter table generation.counts enable row level security;
+alter table generation.changed_minutes enable row level security;
+alter table generation.counting enable row level security;
 
 drop policy if exists "own batches" on public.photo_generation_batches;
 create policy "own batches" on public.photo_generation_batches for select to authenticated

@@ -49,6 +49,18 @@ begin
   if to_regclass('public.photo_generation_queue') is not null then
     drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
     drop trigger if exists photo_generation_queue_kick on public.photo_generation_queue;
+    drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
+    drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
+    drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
+    drop trigger if exists photo_generation_queue_mark_all on public.photo_generation_queue;
+  end if;
+  if to_regclass('public.photo_generation_photos') is not null then
+    drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
+    drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
+  end if;
+  if to_regclass('generation.failed_images') is not null then
+    drop trigger if exists failed_images_mark on generation.failed_images;
+    drop trigger if exists failed_images_mark_all on generation.failed_images;
   end if;
 
   -- Functions together, then tables together, so that their order does not matter; nothing is dropped by `cascade`. What is ours
@@ -104,7 +116,7 @@ begin
   from pg_catalog.pg_class as c
   join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
   where c.relkind in ('r', 'p') and (
-    (c.relnamespace = to_regnamespace('generation') and c.relname in ('erasures', 'failed_images', 'flows', 'gates',
+    (c.relnamespace = to_regnamespace('generation') and c.relname in ('changed_minutes', 'counting', 'counts', 'erasures', 'failed_images', 'flows', 'gates',
       'idempotency_keys', 'limits', 'models', 'photo_buckets', 'photo_hosts', 'prices', 'runs', 'schema_migrations', 'virtual_times', 'worker_calls'))
     or (v_mode = 'with_tables' and c.relnamespace = 'public'::regnamespace and (c.relname, a.attname) in (
       ('photo_generation_batches', 'imagesTotal'), ('photo_generation_queue', 'startTag'), ('photo_generation_photos', 'imageIndex'))));

@@ -43,6 +43,9 @@ as $$
   ('generation.erasures', 'lookedAt', interval '0', null),
   ('generation.erasures', 'emptyAt', interval '0', null),
   ('generation.failed_images', 'createdAt', interval '0', null),
+  ('generation.counts', 'at', interval '0', null),
+  ('generation.changed_minutes', 'at', interval '0', null),
+  ('generation.counting', 'until', interval '0', null),
   ('generation.idempotency_keys', 'createdAt', interval '0', null),
   ('generation.limits', 'pausedAt', interval '0', null),
   ('generation.limits', 'storageProvedAt', interval '0', null),
@@ -134,6 +137,10 @@ begin
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
+  -- Minutes that were counted before they have come: marked, they are counted again.
+  insert into generation.changed_minutes
+  select c.at from generation.counts as c
+  where c.seconds = 60 and c.at > v_now and not exists (select from generation.changed_minutes as m where m.at = c.at);
   -- The wait for the next probe of Storage (see report_storage).
   update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))

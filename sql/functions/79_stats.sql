@@ -1,55 +1,65 @@
 -- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
 --
--- Nothing here reads all finished rows. What has not ended is counted exactly, through the partial indexes; what has
--- ended only as far back as a day, through the indexes on when it did: at 60 images a minute, four each job, 86 400
--- photos and 21 600 jobs. Counters kept by settle and record would be read faster, but all workers would wait in
--- turn for their rows. Plans are made for the time in question, and are never worth compiling.
+-- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
+-- by minutes and hours (79_counts.sql). No plan is worth compiling.
 
--- Jobs that have not ended: {due: {jobs, images, oldestSeconds}, nextRetryAt, nextTrySeconds: {waiting, rateLimited},
--- ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready or whose retryAt has come; ages are times
--- since the order. `ages` has for each status one count per bound: not older than that, and older than the bound before;
--- the last has none. An image is due while it is neither made nor given up, which only a job that was claimed before can
--- have been.
+-- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
+-- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
+-- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
+-- older than the bound before; the last has none. An image is due while it is neither made nor given up, which only a job that was
+-- claimed before can have been.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
 as $$
+declare
+  v_bounds constant timestamptz[] := array[p_now - interval '24 hours', p_now - interval '6 hours', p_now - interval '1 hour',
+    p_now - interval '30 minutes', p_now - interval '5 minutes', p_now - interval '1 minute'];
 begin
   return (
     with open as materialized (
-      select q.id, q."batchId", 'pending' as status, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since, q.claims
+      select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
+        q.claims, q."leaseExpiresAt" as leased_until
       from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
       from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
       from public.photo_generation_queue as q where q.status = 'processing'
-    ), due as materialized (
-      select o.* from open as o where o.status <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), begun as materialized (
+      select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), grouped as materialized (
+      select o.state, o.retry_at <= p_now or o.state = 'ready' as due, 7 - width_bucket(o.since, v_bounds) as age, count(*) as n,
+        sum(o.images) as images, min(o.since) as since, min(o.retry_at) as retry_at,
+        count(*) filter (where o.leased_until <= p_now) as stale
+      from open as o group by 1, 2, 3
     ), aged as (
-      select o.status, 7 - width_bucket(extract(epoch from o.since - p_now)::double precision,
-        '{-86400, -21600, -3600, -1800, -300, -60}'::double precision[]) as i
-      from open as o
-    ), counted as (
-      select b.i, count(*) filter (where a.status = 'pending') as pending,
-        count(*) filter (where a.status = 'rate_limited') as rate_limited,
-        count(*) filter (where a.status = 'processing') as processing
-      from generate_series(1, 7) as b (i) left join aged as a on a.i = b.i
-      group by b.i
+      select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
+        coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
+        coalesce(sum(g.n) filter (where g.state = 'processing'), 0) as processing
+      from generate_series(1, 7) as b (age) left join grouped as g on g.age = b.age
+      group by b.age
     )
     select jsonb_build_object(
-      'due', (select jsonb_build_object('jobs', count(*), 'images', coalesce(sum(d.images - case when d.claims = 0 then 0 else
-          (select count(*) from public.photo_generation_photos as p where p."batchId" = d."batchId" and p."jobId" = d.id)
-          + (select count(*) from generation.failed_images as f where f."batchId" = d."batchId" and f."jobId" = d.id) end), 0),
-          'oldestSeconds', round(extract(epoch from p_now - min(d.since)), 3)) from due as d),
-      'nextRetryAt', (select min(o.retry_at) from open as o where o.retry_at > p_now),
-      'nextTrySeconds', (select jsonb_build_object(
-          'waiting', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'pending') - p_now), 3),
-          'rateLimited', round(extract(epoch from min(greatest(o.retry_at, p_now)) filter (where o.status = 'rate_limited') - p_now), 3))
-        from open as o where o.retry_at is not null),
+      'ready', coalesce(sum(g.n) filter (where g.state = 'ready'), 0),
+      'waiting', coalesce(sum(g.n) filter (where g.state = 'pending'), 0),
+      'rateLimited', coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0),
+      'processing', coalesce(sum(g.n) filter (where g.state = 'processing'), 0),
+      'stale', coalesce(sum(g.stale) filter (where g.state = 'processing'), 0),
+      'oldestReadySeconds', round(extract(epoch from p_now - min(g.since) filter (where g.state = 'ready')), 1),
+      'due', jsonb_build_object('jobs', coalesce(sum(g.n) filter (where g.due), 0),
+        'images', coalesce(sum(g.images) filter (where g.due), 0)
+          - (select count(*) from begun as j join public.photo_generation_photos as p on p."batchId" = j."batchId" and p."jobId" = j.id)
+          - (select count(*) from begun as j join generation.failed_images as f on f."batchId" = j."batchId" and f."jobId" = j.id),
+        'oldestSeconds', round(extract(epoch from p_now - min(g.since) filter (where g.due)), 3)),
+      'nextRetryAt', min(g.retry_at) filter (where not g.due),
+      'nextTrySeconds', jsonb_build_object(
+        'waiting', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'pending') - p_now), 3),
+        'rateLimited', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'rate_limited') - p_now), 3)),
       'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
-          'pending', jsonb_agg(c.pending order by c.i), 'rateLimited', jsonb_agg(c.rate_limited order by c.i),
-          'processing', jsonb_agg(c.processing order by c.i)) from counted as c)));
+          'pending', jsonb_agg(a.pending order by a.age), 'rateLimited', jsonb_agg(a.rate_limited order by a.age),
+          'processing', jsonb_agg(a.processing order by a.age)) from aged as a))
+    from grouped as g);
 end
 $$;
 
@@ -57,95 +67,107 @@ $$;
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
 -- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
 -- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
--- is from the order to the end of completed jobs, to a tenth, imageMs what the calls to Gemini took that made an image, to
--- 10 ms in the windows; percentiles are by nearest rank. Each table is read once, straight into counts by minute and by time
--- taken.
+-- is from the order to the end of completed jobs, imageMs what the calls to Gemini took that made an image; percentiles are by
+-- nearest rank, to one percent. What counters there are comes from them (79_counts.sql), the rest is counted by count_ended.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off set work_mem = '32MB'
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off set work_mem = '32MB'
 as $$
 declare
-  v_5m constant timestamptz := p_now - interval '300 seconds';
-  v_1h constant timestamptz := p_now - interval '3600 seconds';
-  v_24h constant timestamptz := p_now - interval '86400 seconds';
+  v_last constant timestamptz := date_bin('1 minute', p_now, 'epoch');
   v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
   v_untimed constant jsonb := '{"mean": null, "max": null}';
 begin
   return (
-    with recursive models as (
-      (select p.model from public.photo_generation_photos as p order by p.model limit 1)
-      union all
-      select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
-      from models as m where m.model is not null
-    ), jobs as (
-      select q.status as kind, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code,
-        date_bin('1 minute', q."completedAt", 'epoch') as at, count(*) as n, grouping(q.status) as timed,
-        case when q."completedAt" > v_5m then 1 when q."completedAt" > v_1h then 2 else 3 end as age,
-        case when q.status = 'completed' then round(date_part('epoch', q."completedAt" - q."createdAt") * 10) / 10 end as took,
-        sum(date_part('epoch', q."completedAt" - q."createdAt")) as total, max(date_part('epoch', q."completedAt" - q."createdAt")) as most
-      from public.photo_generation_queue as q where q."completedAt" > v_24h
-      group by grouping sets ((6, 1, 2, 3, q.status), (6, 7))
-    ), images as (
-      select date_bin('1 minute', p."createdAt", 'epoch') as at, count(*) as n, grouping((p."generationMs" + 5) / 10 * 10) as counted,
-        case when p."createdAt" > v_5m then 1 when p."createdAt" > v_1h then 2 else 3 end as age,
-        (p."generationMs" + 5) / 10 * 10 as took, count(p."generationMs") as known, sum(p."generationMs") as total,
-        max(p."generationMs") as most
-      from models as m cross join lateral (
-        select p."createdAt", p."generationMs" from public.photo_generation_photos as p
-        where p.model = m.model and p."createdAt" > v_24h offset 0
-      ) as p
-      group by grouping sets ((4, 1), (4, (p."generationMs" + 5) / 10 * 10))
-    ), counts as materialized (
-      select j.kind, j.code, j.at, j.n, j.age, j.n as known, j.total, j.most from jobs as j where j.timed = 0
-      union all
-      select 'made', null, i.at, i.n, i.age, i.known, i.total, i.most from images as i where i.counted = 1
-      union all
-      select 'refused', f.code, date_bin('1 minute', f."createdAt", 'epoch'), count(*),
-        case when f."createdAt" > v_5m then 1 when f."createdAt" > v_1h then 2 else 3 end, 0, null, null
-      from generation.failed_images as f where f."createdAt" > v_24h group by 2, 3, 5
-    ), ranked as (
-      select w.i, t.kind, t.took, sum(t.n) over (partition by w.i, t.kind order by t.took) as rank,
-        sum(t.n) over (partition by w.i, t.kind) as of
+    with ages as (  -- 1: within 5 minutes; 2: within an hour, but not 1; 3: within a day, but neither. The beginnings are not included.
+      select 4 - a.i as age, p_now - a.since + interval '1 microsecond' as since,
+        coalesce(p_now - lead(a.since) over (order by a.i) + interval '1 microsecond', 'infinity') as until
+      from (values (1, interval '24 hours'), (2, interval '1 hour'), (3, interval '5 minutes')) as a (i, since)
+    ), changed as materialized (
+      select c.at from generation.changed_minutes as c group by c.at
+    ), hours as materialized (
+      select c.* from generation.counts as c
+      where c.seconds = 3600 and c.at > p_now - interval '24 hours' and c.at <= v_last - interval '2 hours'
+        and not exists (select from changed as m where date_bin('1 hour', m.at, 'epoch') = c.at)
+    ), minutes as materialized (
+      select m.at, a.age, greatest(m.at, a.since) as since, least(m.until, a.until) as until,
+        m.at >= a.since and m.until <= a.until and m.until <= v_last
+          and exists (select from generation.counts as c where c.seconds = 60 and c.at = m.at)
+          and not exists (select from changed as d where d.at = m.at) as counted
       from (
-        select 'job' as kind, j.took, j.n, j.age from jobs as j where j.timed = 1 and j.took is not null
-        union all
-        select 'image', i.took, i.n, i.age from images as i where i.counted = 0 and i.took is not null
-      ) as t join generate_series(1, 3) as w (i) on t.age <= w.i
+        select g.hour + make_interval(mins => i) as at, g.hour + make_interval(mins => i + 1) as until
+        from generate_series(date_bin('1 hour', p_now - interval '24 hours', 'epoch'), v_last, '1 hour') as g (hour)
+        cross join generate_series(0, 59) as i
+        where not exists (select from hours as h where h.at = g.hour)
+        union all  -- what a clock that was ahead has left
+        select date_bin('1 hour', v_last, 'epoch') + interval '1 hour', 'infinity'
+      ) as m
+      join ages as a on m.at < a.until and m.until > a.since
+    ), gaps as (  -- what is not counted: each minute of the last hour, and elsewhere those that follow each other within an hour
+      select min(u.at) as at, u.age, min(u.since) as since, max(u.until) as until
+      from (
+        select m.*, m.at - row_number() over (order by m.at, m.age desc) * interval '1 minute' as island
+        from minutes as m where not m.counted
+      ) as u
+      group by u.age, date_bin('1 hour', u.at, 'epoch'), u.island,
+        case when u.until > v_last - interval '1 hour' and u.at <= v_last then u.since end
+    ), counts as materialized (
+      select 3 as age, h.* from hours as h
+      union all
+      select m.age, k.* from minutes as m
+      cross join lateral (select c.* from generation.counts as c where c.seconds = 60 and c.at = m.at offset 0) as k
+      where m.counted
+      union all
+      select g.age, c.* from gaps as g cross join lateral generation.count_ended(g.at, g.since, g.until) as c
+    ), times as (
+      select t.age, 'job' as kind, t.took, sum(t.n) as n
+      from (select c.age, unnest(c."jobTimes") as took, unnest(c."jobTimeCounts") as n from counts as c) as t group by t.age, t.took
+      union all
+      select t.age, 'image', t.took, sum(t.n)
+      from (select c.age, unnest(c."imageTimes") as took, unnest(c."imageTimeCounts") as n from counts as c) as t group by t.age, t.took
+    ), ranked as (
+      select w.i, t.kind, t.took, sum(sum(t.n)) over (partition by w.i, t.kind order by t.took) as rank,
+        sum(sum(t.n)) over (partition by w.i, t.kind) as of
+      from times as t join generate_series(1, 3) as w (i) on t.age <= w.i
+      group by w.i, t.kind, t.took
     ), quantiles as (
-      select r.i, r.kind, jsonb_build_object('p50', min(r.took) filter (where r.rank >= 0.5 * r.of),
-        'p95', min(r.took) filter (where r.rank >= 0.95 * r.of), 'p99', min(r.took) filter (where r.rank >= 0.99 * r.of)) as q
+      select r.i, r.kind, min(r.took) filter (where r.rank >= 0.5 * r.of) as p50, min(r.took) filter (where r.rank >= 0.95 * r.of) as p95,
+        min(r.took) filter (where r.rank >= 0.99 * r.of) as p99
       from ranked as r group by r.i, r.kind
+    ), codes as (
+      select c.age, 'failed' as kind, f.key as code, f.value::integer as n
+      from counts as c cross join lateral jsonb_each_text(c.failures) as f
+      union all
+      select c.age, 'refused', f.key, f.value::integer
+      from counts as c cross join lateral jsonb_each_text(c.refusals) as f
     ), totals as (
-      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join counts as c on c.age <= w.i group by 1, 2, 3
+      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join codes as c on c.age <= w.i group by 1, 2, 3
     ), steps as (
       select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
       from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
     ), binned as (
-      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.n) filter (where c.kind = 'completed') as completed,
-        sum(c.n) filter (where c.kind = 'failed') as failed, sum(c.n) filter (where c.kind = 'made') as made,
-        sum(c.n) filter (where c.kind = 'refused') as refused,
-        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'completed') / sum(c.known) filter (where c.kind = 'completed'))::numeric, 1),
-          'max', round((max(c.most) filter (where c.kind = 'completed'))::numeric, 1)) as job_seconds,
-        jsonb_build_object('mean', round((sum(c.total) filter (where c.kind = 'made') / nullif(sum(c.known) filter (where c.kind = 'made'), 0))::numeric),
-          'max', max(c.most) filter (where c.kind = 'made')) as image_ms
+      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.completed) as completed, sum(c.failed) as failed, sum(c.made) as made,
+        sum(c.refused) as refused,
+        jsonb_build_object('mean', round(sum(c."jobMs") / nullif(sum(c.completed), 0) / 1000, 1),
+          'max', round(max(c."jobMsMost") / 1000.0, 1)) as job_seconds,
+        jsonb_build_object('mean', round(sum(c."imageMs") / nullif(sum(c.timed), 0)), 'max', max(c."imageMsMost")) as image_ms
       from steps as k join counts as c on c.at >= k.first group by 1, 2
     )
     select jsonb_build_object('windows', (
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
           'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
           'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
-          'jobSeconds', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
-          'imageMs', coalesce((select q.q from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
-          'failuresByCode', n.failures, 'refusalsByCode', n.refusals) order by w.i)
+          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
+            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
+          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
+            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
+          'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
+        ) order by w.i)
         from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
         cross join lateral (
-          select coalesce(sum(t.n) filter (where t.kind = 'completed'), 0) as completed,
-            coalesce(sum(t.n) filter (where t.kind = 'failed'), 0) as failed,
-            coalesce(sum(t.n) filter (where t.kind = 'cancelled'), 0) as cancelled,
-            coalesce(sum(t.n) filter (where t.kind = 'made'), 0) as made,
-            coalesce(sum(t.n) filter (where t.kind = 'refused'), 0) as refused,
-            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'failed'), '{}') as failures,
-            coalesce(jsonb_object_agg(t.code, t.n) filter (where t.kind = 'refused'), '{}') as refusals
-          from totals as t where t.i = w.i
+          select coalesce(sum(c.completed), 0) as completed, coalesce(sum(c.failed), 0) as failed,
+            coalesce(sum(c.cancelled), 0) as cancelled, coalesce(sum(c.made), 0) as made, coalesce(sum(c.refused), 0) as refused
+          from counts as c where c.age <= w.i
         ) as n),
       'series', (
         select jsonb_object_agg(t.name, t.points) from (
@@ -209,7 +231,8 @@ as $$
   ), ahead as (
     select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
       (select q."retryAt" as at from public.photo_generation_queue as q
-        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt') and q.status in ('pending', 'rate_limited')
+        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+          and q.status in ('pending', 'rate_limited')
         order by q."retryAt" desc limit 1000)
       union all
       (select q."retryAt" from public.photo_generation_queue as q
@@ -245,9 +268,8 @@ $$;
 -- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
 -- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
 -- flow_stats give, runs: as run_stats}.
--- Safe to repeat: reads only.
-create or replace function public.generation_queue_stats() returns jsonb
-language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
+create or replace function generation.queue_stats() returns jsonb
+language plpgsql stable set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
@@ -256,7 +278,6 @@ declare
   v_gate jsonb;
   v_models jsonb;
 begin
-  perform generation.require_service();
   v_flow := generation.flow_stats(v_now);
   v_day := v_flow #> '{windows, 2}';
   v_gate := public.generation_gate();
@@ -264,17 +285,6 @@ begin
   return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
     'at', v_now,
     'schemaVersion', generation.schema_version(),
-    'ready', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is null),
-    'waiting', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'pending' and q."retryAt" is not null),
-    'rateLimited', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'rate_limited' and q."retryAt" is not null),
-    'processing', (select count(*) from public.photo_generation_queue as q where q.status = 'processing'),
-    'stale', (select count(*) from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= v_now),
-    'oldestReadySeconds', (select round(extract(epoch from v_now - min(q."createdAt"))::numeric, 1)
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null),
     'nextAttemptInSeconds', generation.next_attempt_seconds(),
     'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
     'gate', v_gate,
@@ -286,5 +296,17 @@ begin
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
       from generation.runs as r order by r."startedAt" desc limit 1));
+end
+$$;
+
+-- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
+-- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
+create or replace function public.generation_queue_stats() returns jsonb
+language plpgsql security definer set search_path = '' set timezone = 'UTC'
+as $$
+begin
+  perform generation.require_service();
+  perform generation.roll_counts(120);
+  return generation.queue_stats();
 end
 $$;

@@ -44,6 +44,9 @@ alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;
 alter table generation.erasures enable row level security;
+alter table generation.counts enable row level security;
+alter table generation.changed_minutes enable row level security;
+alter table generation.counting enable row level security;
 
 drop policy if exists "own batches" on public.photo_generation_batches;
 create policy "own batches" on public.photo_generation_batches for select to authenticated

@@ -15,6 +15,7 @@ from tests.support.access_table import (
     ROLES,
     SEQUENCES,
     TABLES,
+    TRIGGERS,
 )
 from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection
@@ -92,7 +93,7 @@ def test_functions_are_safe(installed: Connection) -> None:
     """Every function pins its search path; only those of the API run as their owner."""
     for row in installed.execute(ROUTINES.encode(), ALL_ROLES).fetchall():
         assert 'search_path=""' in (row["config"] or []), row["signature"]
-        trigger = row["name"] == "adopt_inserted_job"
+        trigger = row["name"] in TRIGGERS
         assert row["definer"] == (row["schema"] == "public" or trigger), row["signature"]
 
 

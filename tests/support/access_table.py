@@ -68,7 +68,12 @@ TABLES = {
     "generation.prices": CLOSED,
     "generation.runs": CLOSED,
     "generation.virtual_times": CLOSED,
+    "generation.changed_minutes": CLOSED,
+    "generation.counting": CLOSED,
+    "generation.counts": CLOSED,
 }
+TRIGGERS = {"adopt_inserted_job", "mark_all", "mark_image", "mark_job"}
+"""Functions in the schema `generation` that run as their owner: whoever writes a table fires them."""
 SEQUENCES = {"photo_generation_queue_id_seq", "photo_generation_photos_id_seq"}
 POLICIES = {
     ("public.photo_generation_batches", "own batches"),

@@ -1,0 +1,261 @@
+-- Counters of what ended within the last day, by minute and by hour. generation.counts is a cache: what is not in it is counted from the
+-- tables, and emptying it changes no number. Workers never wait for a counter: whoever asks for the numbers counts the minutes that
+-- are over (roll_counts), one caller at a time, and flow_stats counts what is left.
+--
+-- A counted minute misses no row:
+-- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than a minute past
+--   when it is written (the triggers below). flow_stats counts marked minutes from the tables, and roll_counts counts them again.
+-- * Any other row is written within a minute of its time. A minute after the end of a minute, roll_counts notes its own transaction
+--   id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
+
+-- What ended from p_from until before p_until, counted from the tables, as a row of generation.counts for the minute p_at. Times taken
+-- are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from 200 on 4, from 500 on 10, and so on.
+create or replace function generation.count_ended(p_at timestamptz, p_from timestamptz, p_until timestamptz) returns generation.counts
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+  v_bounds constant integer[] := array[100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
+    2000000, 5000000];
+  v_steps constant integer[] := '{1, 2, 4, 10, 20, 40, 100, 200, 400, 1000, 2000, 4000, 10000, 20000, 40000, 100000}';
+  v_counts generation.counts;
+begin
+  with ended as materialized (
+    select j.status, j.code, (j.tenths + j.step / 2) / j.step * j.step as took, count(*)::integer as n,
+      sum(j.ms) as total, max(j.ms) as most
+    from (
+      select q.status, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code, t.tenths,
+        round(date_part('epoch', q."completedAt" - q."createdAt") * 1000)::bigint as ms,
+        v_steps[1 + width_bucket(t.tenths, v_bounds)] as step
+      from public.photo_generation_queue as q
+      cross join lateral (
+        select least(round(date_part('epoch', q."completedAt" - q."createdAt") * 10), 2000000000)::integer as tenths
+      ) as t
+      where q."completedAt" >= p_from and q."completedAt" < p_until
+    ) as j
+    group by 1, 2, 3
+  ), failures as (
+    select e.code, sum(e.n)::integer as n from ended as e where e.status = 'failed' group by e.code
+  )
+  select coalesce(sum(e.n) filter (where e.status = 'completed'), 0), coalesce(sum(e.n) filter (where e.status = 'failed'), 0),
+    coalesce(sum(e.n) filter (where e.status = 'cancelled'), 0), coalesce(sum(e.total) filter (where e.status = 'completed'), 0),
+    max(e.most) filter (where e.status = 'completed'),
+    coalesce(array_agg(e.took order by e.took) filter (where e.status = 'completed'), '{}'),
+    coalesce(array_agg(e.n order by e.took) filter (where e.status = 'completed'), '{}'),
+    (select coalesce(jsonb_object_agg(f.code, f.n), '{}') from failures as f)
+  into v_counts.completed, v_counts.failed, v_counts.cancelled, v_counts."jobMs", v_counts."jobMsMost", v_counts."jobTimes",
+    v_counts."jobTimeCounts", v_counts.failures
+  from ended as e;
+  with recursive models as (
+    (select p.model from public.photo_generation_photos as p order by p.model limit 1)
+    union all
+    select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
+    from models as m where m.model is not null
+  ), made as (
+    select (p.ms + p.step / 2) / p.step * p.step as took, count(*)::integer as n, sum(p.ms) as total, max(p.ms) as most
+    from models as m cross join lateral (
+      select i."generationMs" as ms, v_steps[1 + width_bucket(i."generationMs", v_bounds)] as step from public.photo_generation_photos as i
+      where i.model = m.model and i."createdAt" >= p_from and i."createdAt" < p_until offset 0
+    ) as p
+    group by 1
+  )
+  select coalesce(sum(m.n), 0), coalesce(sum(m.n) filter (where m.took is not null), 0), coalesce(sum(m.total), 0), max(m.most),
+    coalesce(array_agg(m.took order by m.took) filter (where m.took is not null), '{}'),
+    coalesce(array_agg(m.n order by m.took) filter (where m.took is not null), '{}')
+  into v_counts.made, v_counts.timed, v_counts."imageMs", v_counts."imageMsMost", v_counts."imageTimes", v_counts."imageTimeCounts"
+  from made as m;
+  select coalesce(sum(c.n), 0), coalesce(jsonb_object_agg(c.code, c.n), '{}') into v_counts.refused, v_counts.refusals
+  from (
+    select f.code, count(*)::integer as n from generation.failed_images as f
+    where f."createdAt" >= p_from and f."createdAt" < p_until group by f.code
+  ) as c;
+  v_counts.seconds := 60;
+  v_counts.at := p_at;
+  return v_counts;
+end
+$$;
+
+-- Adds up the counters of the minutes of an hour.
+create or replace function generation.count_hour(p_at timestamptz) returns generation.counts
+language plpgsql stable set search_path = '' set jit = off
+as $$
+declare
+  v_counts generation.counts;
+begin
+  with minutes as (
+    select c.* from generation.counts as c where c.seconds = 60 and c.at >= p_at and c.at < p_at + interval '1 hour'
+  ), jobs as (
+    select t.took, sum(t.n)::integer as n
+    from minutes as m cross join lateral unnest(m."jobTimes", m."jobTimeCounts") as t (took, n) group by t.took
+  ), images as (
+    select t.took, sum(t.n)::integer as n
+    from minutes as m cross join lateral unnest(m."imageTimes", m."imageTimeCounts") as t (took, n) group by t.took
+  ), failures as (
+    select f.key, sum(f.value::integer) as n from minutes as m cross join lateral jsonb_each_text(m.failures) as f group by f.key
+  ), refusals as (
+    select f.key, sum(f.value::integer) as n from minutes as m cross join lateral jsonb_each_text(m.refusals) as f group by f.key
+  )
+  select 3600, p_at, sum(m.completed), sum(m.failed), sum(m.cancelled), sum(m.made), sum(m.refused), sum(m.timed),
+    sum(m."jobMs"), max(m."jobMsMost"), sum(m."imageMs"), max(m."imageMsMost"),
+    (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from failures as f),
+    (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from refusals as f),
+    (select coalesce(array_agg(j.took order by j.took), '{}') from jobs as j),
+    (select coalesce(array_agg(j.n order by j.took), '{}') from jobs as j),
+    (select coalesce(array_agg(i.took order by i.took), '{}') from images as i),
+    (select coalesce(array_agg(i.n order by i.took), '{}') from images as i)
+  into v_counts from minutes as m;
+  return v_counts;
+end
+$$;
+
+-- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing in a
+-- transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
+-- generation.counting, which is skipped if somebody holds it.
+create or replace function generation.roll_counts(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := least(generation.clock(), generation.moment());
+  v_over constant timestamptz := date_bin('1 minute', v_now - interval '1 minute', 'epoch');
+  v_first constant timestamptz := date_bin('1 hour', v_now - interval '1 day', 'epoch');
+  v_counting generation.counting;
+begin
+  if current_setting('transaction_read_only')::boolean or current_setting('transaction_isolation') <> 'read committed'
+    or pg_current_xact_id_if_assigned() is not null then
+    return;
+  end if;
+  select * into v_counting from generation.counting for update skip locked;
+  if not found then
+    return;
+  end if;
+  perform generation.forget_counts(v_first, v_over);
+  if v_counting.until > v_over or v_counting."afterTransaction" > pg_current_xact_id() then
+    -- The clock was ahead, or the row was restored from another server.
+    update generation.counting set until = v_over, "afterTransaction" = pg_current_xact_id() where true;
+  elsif v_counting."afterTransaction" <= pg_snapshot_xmin(pg_current_snapshot()) then
+    perform generation.fill_counts(v_first, v_counting.until, p_limit);
+    update generation.counting as c set until = v_over, "afterTransaction" = pg_current_xact_id() where c.until < v_over;
+  end if;
+end
+$$;
+
+-- Counts up to p_limit minutes that are not counted, the latest first, and the hours that this completes.
+create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
+language plpgsql set search_path = '' set jit = off
+as $$
+begin
+  insert into generation.counts
+  select e.*
+  from (
+    select s.at from generate_series(p_first, p_until - interval '1 minute', interval '1 minute') as s (at)
+    where not exists (select from generation.counts as c where c.seconds = 60 and c.at = s.at)
+    order by s.at desc limit p_limit
+  ) as m
+  cross join lateral generation.count_ended(m.at, m.at, m.at + interval '1 minute') as e;
+  with complete as materialized (
+    select date_bin('1 hour', c.at, 'epoch') as at from generation.counts as c
+    group by 1 having count(*) filter (where c.seconds = 60) = 60 and count(*) = 60
+  )
+  insert into generation.counts select e.* from complete as h cross join lateral generation.count_hour(h.at) as e;
+end
+$$;
+
+-- Deletes the counters from before p_first, those from p_over on (the clock was ahead), and those of marked minutes.
+create or replace function generation.forget_counts(p_first timestamptz, p_over timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  with changed as (
+    delete from generation.changed_minutes returning at
+  )
+  delete from generation.counts as c
+  where c.at < p_first or c.at >= p_over or (c.seconds = 60 and c.at in (select m.at from changed as m))
+    or (c.seconds = 3600 and c.at in (select date_bin('1 hour', m.at, 'epoch') from changed as m));
+end
+$$;
+
+-- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits.
+create or replace function generation.mark_minute(p_time timestamptz) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_minute constant timestamptz := date_bin('1 minute', p_time, 'epoch');
+begin
+  if v_minute is not null and not exists (
+    select from generation.changed_minutes as c where c.at = v_minute and c.xmin = pg_current_xact_id()::xid
+  ) then
+    insert into generation.changed_minutes values (v_minute);
+  end if;
+end
+$$;
+
+-- Marks the minute of a photo, or of an image that failed, that is changed, removed or written late.
+create or replace function generation.mark_image() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_op <> 'INSERT' then
+    perform generation.mark_minute(old."createdAt");
+  end if;
+  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '1 minute' then
+    perform generation.mark_minute(new."createdAt");
+  end if;
+  return null;
+end
+$$;
+
+-- The same for a job that has ended.
+create or replace function generation.mark_job() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if tg_op <> 'INSERT' then
+    perform generation.mark_minute(old."completedAt");
+  end if;
+  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '1 minute' then
+    perform generation.mark_minute(new."completedAt");
+  end if;
+  return null;
+end
+$$;
+
+-- Marks all counted minutes, when a table is truncated.
+create or replace function generation.mark_all() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  insert into generation.changed_minutes select c.at from generation.counts as c where c.seconds = 60;
+  return null;
+end
+$$;
+
+drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
+create trigger photo_generation_photos_mark after insert or update or delete on public.photo_generation_photos
+for each row execute function generation.mark_image();
+drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
+create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
+for each statement execute function generation.mark_all();
+
+drop trigger if exists failed_images_mark on generation.failed_images;
+create trigger failed_images_mark after insert or update or delete on generation.failed_images
+for each row execute function generation.mark_image();
+drop trigger if exists failed_images_mark_all on generation.failed_images;
+create trigger failed_images_mark_all after truncate on generation.failed_images
+for each statement execute function generation.mark_all();
+
+-- Of jobs only what the counters count: their end, and what it says.
+drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
+create trigger photo_generation_queue_mark after update on public.photo_generation_queue
+for each row when (
+  (old."completedAt" is not null or new."completedAt" is not null)
+  and (old."completedAt", old."createdAt", old.status, old."errorCode")
+  is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
+execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
+for each row when (new."completedAt" is not null) execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
+for each row when (old."completedAt" is not null) execute function generation.mark_job();
+drop trigger if exists photo_generation_queue_mark_all on public.photo_generation_queue;
+create trigger photo_generation_queue_mark_all after truncate on public.photo_generation_queue
+for each statement execute function generation.mark_all();
