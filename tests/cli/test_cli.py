@@ -22,8 +22,10 @@ NOBODY = {"SUPABASE_URL": "http://127.0.0.1:9"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command's help has an example of itself, says what it prints, and lists the exit codes."""
+def test_every_help_has_an_example_its_output_and_the_exit_codes(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example is of the command itself."""
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
     shown = capsys.readouterr().out
@@ -58,8 +60,10 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         ["tick", "--env-file", "a", "--no-env-file"],
     ],
 )
-def test_unusable_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be meant is refused with the usage, exit code 2, before anything is read or done."""
+def test_invalid_arguments_exit_with_2_before_anything_is_done(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The usage is printed."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -100,8 +104,8 @@ async def test_tick_is_bounded_by_its_options(cli: CommandLine, site: Site) -> N
     assert "at most the invocation timeout, 240" in refused.complained(2)
 
 
-async def test_tick_misconfigured(cli: CommandLine, site: Site) -> None:
-    """A run that nothing can come of tells so by its exit code, and still prints its summary."""
+async def test_a_misconfigured_tick_prints_its_summary_and_exits_with_1(cli: CommandLine, site: Site) -> None:
+    """A script sees that the run could do nothing."""
     (job,) = await site.order("one")
     site.gemini.configure(invalid_keys=[KEY])
     done = await cli.call("tick")
@@ -110,8 +114,8 @@ async def test_tick_misconfigured(cli: CommandLine, site: Site) -> None:
     assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
 
 
-async def test_supabase_unreachable(cli: CommandLine) -> None:
-    """Without Supabase every command says so in words, with a way on, and ends with 1."""
+async def test_every_command_reports_an_unreachable_supabase_and_exits_with_1(cli: CommandLine) -> None:
+    """It says so in words and names the next step."""
     for command in (["tick"], ["status"], ["enqueue", "-"]):
         done = await cli.call(*command, stdin=b"{}", env=NOBODY)
         said = done.complained(1)
@@ -143,8 +147,8 @@ async def test_only_who_calls_gemini_needs_its_key(cli: CommandLine, arguments: 
     assert done.code != 2, done
 
 
-async def test_env_file(cli: CommandLine, site: Site) -> None:
-    """A .env in the working directory is read, values as they stand; what is exported goes before it."""
+async def test_a_dotenv_file_is_read_literally_after_exported_variables(cli: CommandLine, site: Site) -> None:
+    """It is read from the working directory; exported variables take precedence."""
     exported = {"SUPABASE_SERVICE_ROLE_KEY": None, "GEMINI_API_KEY": None, "GOOGLE_GEMINI_BASE_URL": None}
     lines = [
         "\ufeffSUPABASE_URL=https://nowhere.example",

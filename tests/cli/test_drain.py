@@ -106,8 +106,8 @@ async def test_drain_exits_with_1_and_the_problem_if_misconfigured(cli: CommandL
 
 
 @pytest.mark.slow
-async def test_without_supabase(cli: CommandLine) -> None:
-    """Supabase away is tried again a few times, then it ends with 1."""
+async def test_drain_gives_up_on_an_unreachable_supabase_with_1(cli: CommandLine) -> None:
+    """It first tries a few times."""
     done = await cli.call("drain", "--patience", "0.1", env=NOBODY)
     assert (done.code, done.json["stopReason"], done.json["runs"]) == (1, "queue_lost", FAILURES)
 

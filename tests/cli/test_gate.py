@@ -60,8 +60,8 @@ async def test_a_pause_stops_all_starts_until_resume(cli: CommandLine, site: Sit
     assert (await site.run())["completed"] == 1
 
 
-async def test_nothing_named(cli: CommandLine) -> None:
-    """`gate set` without anything to set teaches what could be set."""
+async def test_gate_set_without_an_option_lists_the_options(cli: CommandLine) -> None:
+    """There is nothing to set."""
     assert "--rate" in (await cli.call("gate", "set")).complained(2)
     assert "must be a number" in (await cli.call("gate", "set", "--images-per-day", "-1")).complained(2)
     said = (await cli.call("gate", "set", "--dollars-per-day", "abc")).complained(2)

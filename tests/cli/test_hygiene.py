@@ -19,8 +19,8 @@ OLD = """
 
 
 @pytest.mark.parametrize("arguments", UNUSABLE)
-def test_unusable_arguments(arguments: str) -> None:
-    """What cannot be meant is refused before anything is removed."""
+def test_invalid_arguments_remove_nothing(arguments: str) -> None:
+    """They are refused first."""
     with pytest.raises(SystemExit) as ended:
         main(arguments.split())
     assert ended.value.code == 2
@@ -49,8 +49,8 @@ async def test_prune_removes_old_rows_and_keeps_photos(cli: CommandLine, site: S
     assert (site.photos(), {row["storagePath"] for row in kept}) == (kept, set(site.objects()))
 
 
-async def test_erase_asks(cli: CommandLine, site: Site) -> None:
-    """Without --yes the user id has to be typed; anything else, or nobody there to type, erases nothing."""
+async def test_erase_without_yes_needs_the_typed_user_id(cli: CommandLine, site: Site) -> None:
+    """Any other text, or no terminal, erases nothing."""
     await site.order("a")
     await site.worker().run(RunRequest())
     for typed in (b"", b"\n", b"yes\n", site.user[:-1].encode() + b"\n"):

@@ -99,8 +99,8 @@ async def test_no_model_is_called_unknown_while_nobody_can_know(cli: CommandLine
     assert "did not answer" in done.complained(1)
 
 
-async def test_gate_remove(cli: CommandLine, site: Site) -> None:
-    """A gate that nobody uses goes; one in use, the worker's own, and one that is not there are refused."""
+async def test_only_an_unused_gate_can_be_removed(cli: CommandLine, site: Site) -> None:
+    """A gate in use, the worker's own gate and an unknown one are refused."""
     await cli.call("gate", "set", "--model", "gemini-9", "--rate", "5", "--new-model")
     await site.order("a")
     await site.run()

@@ -230,8 +230,8 @@ def test_arguments_that_cannot_be_used(cloud: StandInCloud, arguments: list[str]
     assert (done.code, done.calls) == (1, []), done.out
 
 
-def test_without_gcloud(cloud: StandInCloud) -> None:
-    """Where gcloud is missing, that is said, and where to get it."""
+def test_bootstrap_without_gcloud_says_where_to_get_it(cloud: StandInCloud) -> None:
+    """It stops before it does anything."""
     programs = cloud.folder / "bin"
     (programs / "gcloud").unlink()
     (programs / "dirname").symlink_to("/usr/bin/dirname")

@@ -100,8 +100,8 @@ def test_one_file_serves_both(verb: str, file: str) -> None:
     assert set(read_flags(ROOT / file)) | set(given(file)) == set(FIELDS)
 
 
-def test_deadlines_fit() -> None:
-    """The clock hears the answer of the longest run and sweep, and never calls twice at once."""
+def test_the_scheduler_waits_for_the_longest_run_and_sweep() -> None:
+    """It also never calls twice at once."""
     script = next(step.script for step in build().steps if step.id == "generation-worker")
     assert "--timeout=240 " in script
     run, sweep = job("scheduler.yaml"), job("scheduler-sweep.yaml")

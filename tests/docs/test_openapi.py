@@ -73,8 +73,8 @@ def test_both_descriptions_have_the_codes_version() -> None:
     assert {each["info"]["version"] for each in (QUEUE, ORDERS)} == {__version__}
 
 
-def test_stop_reasons() -> None:
-    """Every reason for which a run may end is described, and no other."""
+def test_exactly_the_codes_stop_reasons_are_described() -> None:
+    """No reason is missing or left over."""
     assert SCHEMAS["Summary"]["properties"]["stopReason"]["enum"] == list(get_args(StopReason))
 
 

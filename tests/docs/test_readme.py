@@ -162,8 +162,10 @@ def run_all(env: Mapping[str, str], folder: Path) -> None:
 
 @pytest.mark.system
 @pytest.mark.usefixtures("db")
-def test_curl_examples(stack: Stack, program: Callable[[str, str], str], tmp_path: Path) -> None:
-    """Every curl example of docs/http.md works; the last photo can be fetched (ids and times are masked)."""
+def test_every_curl_example_of_the_http_page_works(
+    stack: Stack, program: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    """Ids and times are masked, and the last photo can be fetched."""
     program("curl", "curl")
     with Simulator(scale=0.25) as simulator, example_environment(stack, simulator) as env:
         run_all(env, tmp_path)
@@ -243,8 +245,8 @@ def test_psql_stops_at_the_first_error() -> None:
             assert "-v ON_ERROR_STOP=1" in command, f"{path.name}: {command}"
 
 
-def test_settings_table() -> None:
-    """The page's table names each variable that the settings read, and no other."""
+def test_the_settings_page_names_exactly_the_variables_that_are_read() -> None:
+    """No variable is missing or left over."""
     source = (ROOT / "worker" / "settings.py").read_text() + (
         ROOT / "worker" / "log" / "events.py"
     ).read_text()
@@ -257,8 +259,8 @@ def test_settings_table() -> None:
     assert told == read
 
 
-def test_settings_defaults() -> None:
-    """The defaults in the table are the code's."""
+def test_the_settings_pages_defaults_are_the_codes() -> None:
+    """Each default in the table is compared."""
     source = (ROOT / "worker" / "settings.py").read_text()
     in_code = dict(re.findall(r'read\.(?:number|whole)\(\s*"([A-Z_]+)", ([\d.]+)', source))
     in_table = dict(re.findall(r"^\| `([A-Z_]+)` \| `([\d.]+)` \|", SETTINGS.read_text(), re.MULTILINE))

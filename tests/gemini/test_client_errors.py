@@ -67,8 +67,10 @@ async def test_a_model_name_cannot_change_the_path(raw_google: Wire, adapter: Ge
     assert raw_google.asked == []
 
 
-async def test_nobody_listens(adapter: Gemini, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A refused connection is transient and says so; an address that is none is misconfigured."""
+async def test_a_refused_connection_is_transient_and_an_invalid_url_misconfigured(
+    adapter: Gemini, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The messages say which."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:1")
     refused = await failure(adapter)
     assert isinstance(refused, Transient)

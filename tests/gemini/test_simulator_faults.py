@@ -123,10 +123,10 @@ async def test_a_client_that_gives_up_is_noticed(
 @pytest.mark.parametrize(
     ("kind", "error"), [("reset", httpx.ReadError), ("close", httpx.RemoteProtocolError)]
 )
-async def test_connections_break(
+async def test_the_simulator_can_reset_or_close_a_connection(
     gemini: Simulator, generate: Generate, kind: str, error: type[Exception]
 ) -> None:
-    """A connection can be reset or closed without an answer; the next call is served."""
+    """The next call is served."""
     gemini.add_rule({"kind": kind})
     with pytest.raises(error):
         await generate()

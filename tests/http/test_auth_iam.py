@@ -76,14 +76,14 @@ def test_the_worker_checks_tokens_unless_cloud_run_is_named(value: str, behind: 
 
 
 @pytest.mark.parametrize("elsewhere", [{}, {"CLOUD_RUN_JOB": "j"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}])
-def test_setting_elsewhere(elsewhere: dict[str, str]) -> None:
-    """Where no service of Cloud Run is, IAM has checked nothing, and anybody could write such a token."""
+def test_cloud_run_cannot_be_trusted_to_check_tokens_elsewhere(elsewhere: dict[str, str]) -> None:
+    """Without Cloud Run's IAM, anybody could forge such a token."""
     with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY=cloud-run is only for a Cloud Run service"):
         Settings.from_env(BASE | elsewhere | {"OIDC_CHECKED_BY": "cloud-run"}, "w")
 
 
-def test_setting_misspelt() -> None:
-    """Another checker than these two is no setting."""
+def test_an_unknown_token_checker_is_refused() -> None:
+    """Only two values are known."""
     with pytest.raises(InvalidSettings, match="OIDC_CHECKED_BY must be one of"):
         Settings.from_env(BASE | {"OIDC_CHECKED_BY": "iam"}, "w")
 

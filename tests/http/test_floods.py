@@ -56,8 +56,8 @@ def test_many_large_bodies_at_once(target: Target) -> None:
     assert target.memory() - before < 128 * MIB
 
 
-def test_slow_bodies(target: Target) -> None:
-    """Callers who stop in the middle are told so after 15 s, and keep nobody else from being served."""
+def test_a_body_that_stops_is_answered_after_15_seconds(target: Target) -> None:
+    """Meanwhile other callers are served."""
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(Line(target.url)) for _ in range(40)]
         for line in slow:

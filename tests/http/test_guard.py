@@ -47,8 +47,8 @@ async def refusal(
     return caught.value
 
 
-async def test_secret_opens() -> None:
-    """The exact secret is enough, in any case of the header's name, also with letters beyond ASCII."""
+async def test_the_exact_secret_is_enough() -> None:
+    """The header's name is case-insensitive, and the secret may have non-ASCII letters."""
     await BY_SECRET.admit(Headers({"x-worker-secret": GIVEN}), FAR, CLOCK)
     await BY_EITHER.admit(Headers({"X-WORKER-SECRET": GIVEN}), None, CLOCK)
     await COMPLETE.admit(Headers(OPERATES), FAR, OPERATOR)

@@ -62,16 +62,16 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_broken_bodies(target: Target, body: str) -> None:
-    """A body that cannot be what is asked for is 400 with its reason, whatever is wrong with it."""
+def test_a_malformed_body_is_400_with_its_reason(target: Target, body: str) -> None:
+    """Whatever is wrong with it."""
     check_refusal(target.post(BODIES[body], "Content-Type: application/json"), 400)
 
 
 @pytest.mark.parametrize(
     "kind", ["text/html", "application/xml", "multipart/form-data; boundary=x", "\x01", "/"]
 )
-def test_other_types(target: Target, kind: str) -> None:
-    """A body under a type that is not JSON is 415."""
+def test_a_body_that_is_not_declared_as_json_is_415(target: Target, kind: str) -> None:
+    """The content type decides."""
     check_refusal(target.post(b"{}", f"Content-Type: {kind}"), 415)
 
 
@@ -79,8 +79,8 @@ def test_other_types(target: Target, kind: str) -> None:
     "method",
     ["TRACE", "CONNECT", "PROPFIND", "post", "PRI", "M" * 3000, "GET", "PUT", "PATCH", "DELETE", "HEAD"],
 )
-def test_odd_methods(target: Target, method: str) -> None:
-    """A method that is not served is 405, and does nothing."""
+def test_an_unsupported_method_is_405_and_does_nothing(target: Target, method: str) -> None:
+    """Unknown methods are included."""
     check_refusal(exchange(target.url, target.head(f"{method} / HTTP/1.1")), 405)
 
 
@@ -92,8 +92,8 @@ def test_odd_methods(target: Target, method: str) -> None:
         "*", "http://elsewhere.example/", "http://[::1", "/robots.txt", "/.env", "/main.py", "/\x7f", "/é",
     ],
 )  # fmt: skip
-def test_odd_paths(target: Target, path: str) -> None:
-    """A path that is not served is 404, or no HTTP at all; no file and no other host is ever looked for."""
+def test_an_unknown_path_is_404_and_reads_no_file_or_host(target: Target, path: str) -> None:
+    """A path that is not valid HTTP is refused by the server."""
     check_refusal(exchange(target.url, target.head(f"POST {path} HTTP/1.1")), 400, 404)
 
 
@@ -132,8 +132,8 @@ def test_what_is_no_http(target: Target, name: str) -> None:
 @pytest.mark.parametrize(
     "header", ["X-A", "Authorization", "X-Worker-Secret", "Cookie", "Origin", "Idempotency-Key"]
 )
-def test_long_headers(target: Target, header: str) -> None:
-    """A header of 50 000 characters is nobody's credential, key or page, and nothing breaks on it."""
+def test_a_header_of_50_000_characters_breaks_nothing(target: Target, header: str) -> None:
+    """It is no valid credential, key or page."""
     lines = [
         "POST / HTTP/1.1",
         "Host: localhost",
@@ -144,8 +144,8 @@ def test_long_headers(target: Target, header: str) -> None:
     check_refusal(exchange(target.url, "\r\n".join([*lines, "", "{}"]).encode()), 401)
 
 
-def test_many_headers(target: Target) -> None:
-    """Five thousand headers are read or refused like five."""
+def test_five_thousand_headers_are_handled_like_five(target: Target) -> None:
+    """They are read or refused."""
     reply = exchange(
         target.url,
         target.head("POST / HTTP/1.1", "Content-Length: 1", *[f"X-{i}: 1" for i in range(5000)]),
@@ -158,8 +158,8 @@ def test_many_headers(target: Target) -> None:
     "header", ["Origin", "Idempotency-Key", "Access-Control-Request-Headers", "X-Forwarded-Host"]
 )
 @pytest.mark.parametrize("end", ["\r\n", "\n", "\r\n ", "\r", "%0d%0a", "\\r\\n", "\u560d\u560a"])
-def test_header_injection(target: Target, header: str, end: str) -> None:
-    """Nothing that a caller puts into a header becomes a header of the answer."""
+def test_nothing_from_a_request_becomes_a_response_header(target: Target, header: str, end: str) -> None:
+    """Line breaks included."""
     reply = exchange(target.url, target.head("OPTIONS / HTTP/1.1", f"{header}: a{end}Set-Cookie: injected=1"))
     assert reply.status in (204, 400, 405)
     assert "injected" not in reply.raw.decode("latin-1")

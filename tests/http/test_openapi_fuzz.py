@@ -44,13 +44,17 @@ def token(stack: Stack) -> str:
 
 
 @QUEUE.parametrize()
-def test_process_generation_queue(case: Case[Any], served_queue: Function) -> None:
-    """Every answer is one that is described, with its body and headers; what is not allowed is refused."""
+def test_every_answer_of_process_generation_queue_is_described(
+    case: Case[Any], served_queue: Function
+) -> None:
+    """With its body and headers; a request that is not allowed is refused."""
     both = {"X-Worker-Secret": SECRET, "X-Operator-Secret": OPERATOR_SECRET}
     case.call_and_validate(base_url=served_queue.url, headers=both)
 
 
 @ORDERS.parametrize()
-def test_generate_images(case: Case[Any], served_orders: Function, token: str) -> None:
-    """Every answer is one that is described, with its body and headers; what is not allowed is refused."""
+def test_every_answer_of_generate_images_is_described(
+    case: Case[Any], served_orders: Function, token: str
+) -> None:
+    """With its body and headers; a request that is not allowed is refused."""
     case.call_and_validate(base_url=served_orders.url, headers={"Authorization": f"Bearer {token}"})

@@ -66,8 +66,10 @@ async def test_a_call_with_the_secret_processes_the_queue(site: Site, queue: Fun
 
 
 @pytest.mark.parametrize("headers", [{"X-Worker-Secret": "wrong" * 8}, {"Authorization": f"Bearer {SECRET}"}])
-async def test_wrong_secret(site: Site, queue: Function, headers: dict[str, str]) -> None:
-    """Without the right secret in its own header nothing is claimed."""
+async def test_without_the_right_secret_nothing_is_claimed(
+    site: Site, queue: Function, headers: dict[str, str]
+) -> None:
+    """The secret must be in its own header."""
     (job,) = await site.order("a")
 
     answer = await post(queue, **headers)
@@ -76,8 +78,8 @@ async def test_wrong_secret(site: Site, queue: Function, headers: dict[str, str]
     assert (site.job(job)["attempts"], site.calls()) == (0, [])
 
 
-async def test_dry_run(site: Site, queue: Function) -> None:
-    """A dry run tells what a run would claim, and claims nothing."""
+async def test_a_dry_run_shows_the_next_jobs_and_claims_none(site: Site, queue: Function) -> None:
+    """The jobs stay as they are."""
     a, b = await site.order("a", "b", images=3)
     before = [site.job(a), site.job(b)]
 
@@ -89,8 +91,8 @@ async def test_dry_run(site: Site, queue: Function) -> None:
     assert (site.calls(), site.rows("select from generation.runs")) == ([], [])
 
 
-async def test_max_jobs(site: Site, queue: Function) -> None:
-    """`maxJobs` in the body bounds the run."""
+async def test_max_jobs_limits_the_jobs_of_a_run(site: Site, queue: Function) -> None:
+    """It is in the body of the request."""
     await site.order(*"abcdefghijkl")
 
     first = (await post(queue, {"maxJobs": 10})).json()
@@ -103,8 +105,8 @@ async def test_max_jobs(site: Site, queue: Function) -> None:
     site.audit(first, second)
 
 
-async def test_bad_request(site: Site, queue: Function) -> None:
-    """A body that is not understood is refused before anything is claimed."""
+async def test_an_invalid_body_is_refused_before_anything_is_claimed(site: Site, queue: Function) -> None:
+    """The queue stays as it is."""
     (job,) = await site.order("a")
 
     bodies: list[object] = [{"maxJob": 1}, {"maxJobs": 0}, {"budgetSeconds": 1}, {"dryRun": "yes"}, []]
@@ -125,8 +127,8 @@ async def test_failures_are_no_errors(site: Site, queue: Function) -> None:
     site.audit(answer.json())
 
 
-async def test_key_invalid(site: Site, queue: Function) -> None:
-    """A key that Gemini does not accept is answered 500 with the problem, and spends nothing."""
+async def test_a_key_that_gemini_refuses_is_500_and_spends_nothing(site: Site, queue: Function) -> None:
+    """The response names the problem."""
     site.gemini.configure(invalid_keys=[KEY])
     (job,) = await site.order("a")
 
@@ -138,8 +140,8 @@ async def test_key_invalid(site: Site, queue: Function) -> None:
     assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
 
 
-async def test_supabase_unreachable(environment: dict[str, str], tmp_path: Path) -> None:
-    """With Supabase out of reach a run is answered 503."""
+async def test_a_run_without_supabase_is_503(environment: dict[str, str], tmp_path: Path) -> None:
+    """The scheduler may call again."""
     nowhere = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
     with Function("process_generation_queue", Folder(tmp_path), environment | nowhere) as function:
         answer = await post(function)

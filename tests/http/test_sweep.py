@@ -33,8 +33,8 @@ async def test_it_is_guarded_as_the_run_is() -> None:
     assert worker.asked == []
 
 
-async def test_only_post() -> None:
-    """A link that somebody follows removes nothing."""
+async def test_a_get_request_removes_nothing() -> None:
+    """A link that somebody follows is a GET."""
     worker = Bench()
     async with client(worker) as http:
         check_error(await http.get("/sweep"), 405, "method_not_allowed")

@@ -78,8 +78,8 @@ def signed(head: dict[str, Any], payload: bytes) -> str:
 @example("\udcff.\udcff.\udcff")
 @example(f"e30.{encoded(DEEP.encode())}.e30")
 @example(f"e30.{encoded(bytes([255, 254]))}.e30")
-def test_any_text(text: str) -> None:
-    """A text that is no token is none, with any ending."""
+def test_a_text_that_is_no_token_is_refused(text: str) -> None:
+    """Whatever it ends with."""
     for token in (text, text + REMOVED_SIGNATURE):
         assert not is_good(TRUSTING, token)
         assert not is_good(CHECKING, token)

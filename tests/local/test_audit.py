@@ -35,8 +35,8 @@ def answers(known: Mapping[Pin, list[str]]) -> Script:
     return reply("200 OK", {"results": results})
 
 
-async def test_nothing_known() -> None:
-    """Every locked package is asked about, name and version, and a clean answer is exit code 0."""
+async def test_an_audit_without_findings_asks_for_every_package_and_exits_with_0() -> None:
+    """It sends the name and version of each."""
     code, out, _, asked = await audit(answers({}))
     assert code == 0
     assert out == f"{len(pins())} locked packages, 0 with a known vulnerability\n"
@@ -47,8 +47,8 @@ async def test_nothing_known() -> None:
     }
 
 
-async def test_something_known() -> None:
-    """A known vulnerability is exit code 1, with the package it is in and where to read of it."""
+async def test_a_known_vulnerability_exits_with_1_and_is_named() -> None:
+    """It names the package and where to read about it."""
     pin = next(pin for pin in pins() if pin[0] == "pillow")
     code, out, _, _ = await audit(answers({pin: ["GHSA-xxxx", "PYSEC-1"]}))
     assert code == 1

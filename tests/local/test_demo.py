@@ -108,11 +108,8 @@ def test_demo_stays_on_loopback(clone: Clone, demo: tuple[int, str, str]) -> Non
 
 
 @pytest.mark.slow
-def test_killed_function(clone: Clone) -> None:
-    """kill -9 of the function amid its calls: the same batch completes after the lease, nothing twice.
-
-    Meanwhile a second demo is told that one is running.
-    """
+def test_a_killed_function_completes_its_batch_after_the_lease(clone: Clone) -> None:
+    """No image is paid for twice; meanwhile a second demo says that one is running."""
     with clone.running("demo", "--fast") as process:
         simulator = read_until(process, "simulator").split(",")[0]
         function = int(read_until(process, "function").split("pid ")[1].split()[0])
@@ -139,8 +136,10 @@ def test_killed_function(clone: Clone) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
-def test_ended_demo(clone: Clone, number: signal.Signals, status: int) -> None:
-    """Told to end, or killed, amid a run: the demo leaves no process behind, and prints no traceback."""
+def test_a_stopped_demo_leaves_no_process_and_no_traceback(
+    clone: Clone, number: signal.Signals, status: int
+) -> None:
+    """It is stopped or killed during a run."""
     with clone.running("demo", "--fast") as process:
         read_until(process, " run  ended by")
         started = descendants(process.pid)
@@ -159,8 +158,10 @@ def test_ended_demo(clone: Clone, number: signal.Signals, status: int) -> None:
         ({"REAL_GEMINI": "1"}, "set REAL_GEMINI=yes-i-pay"),
     ],
 )
-def test_real_gemini(clone: Clone, variables: dict[str, str], said: str) -> None:
-    """Google is not called without a key, nor without consent to the price, which is named first."""
+def test_google_is_not_called_without_a_key_and_consent_to_the_price(
+    clone: Clone, variables: dict[str, str], said: str
+) -> None:
+    """The price is named first."""
     status, out, err = clone.run("demo", **variables)
     assert status == 1
     assert said in err

@@ -110,8 +110,8 @@ def test_each_broken_promise_is_named(evidence: Evidence, said: str) -> None:
 @pytest.mark.parametrize(
     "extra", [lambda: call(3, 3.0, 4.0, png("green")), lambda: call(3, 3.0, 4.0, outcome="429")]
 )
-def test_asked_again(extra: Callable[[], Call], deaths: int) -> None:
-    """A request for an image that was stored is noticed, paid for or not, after a death as well."""
+def test_a_second_request_for_a_stored_image_is_noticed(extra: Callable[[], Call], deaths: int) -> None:
+    """Even if it was not paid for, or came after a crash."""
     evidence = replace(GOOD, ledger=[*(GOOD.ledger or ()), extra()], deaths=deaths)
     assert "call 3 asked for an image of job 1 that was there already" in broken(evidence)
 

@@ -79,8 +79,10 @@ async def test_a_revoked_function_runs_only_for_the_secret_key(
 @pytest.mark.parametrize(
     ("value", "kind"), [({"a": [1]}, "object"), ([1, "2"], "array"), ({}, "object"), (7, "number")]
 )
-async def test_jsonb_arguments(functions: None, anyone: AsyncClient, value: object, kind: str) -> None:
-    """A jsonb argument arrives in a function as what it was, not as a string holding JSON."""
+async def test_a_jsonb_argument_keeps_its_json_type(
+    functions: None, anyone: AsyncClient, value: object, kind: str
+) -> None:
+    """It does not arrive as a string that contains JSON."""
     assert (await anyone.rpc("stack_kind", {"p_value": value}).execute()).data == kind
 
 
@@ -128,11 +130,8 @@ def wait_until_gone(pids: list[int], seconds: float = 20.0) -> None:
 
 
 @pytest.mark.slow
-def test_killed_owner(tmp_path: Path) -> None:
-    """kill -9 of the owner ends PostgreSQL and the API server; the next start on the folder finds the data.
-
-    The folder is closed to everybody else, as pytest makes it, so this also shows that it may be.
-    """
+def test_a_killed_owner_takes_its_servers_down_and_keeps_the_data(tmp_path: Path) -> None:
+    """The next start on the folder finds it, although only its owner may read the folder."""
     assert tmp_path.parent.stat().st_mode & 0o077 == 0
     with own(tmp_path, "create table public.kept as select 1 as one", "sleep") as owner:
         pids = pids_of(owner)
@@ -148,8 +147,8 @@ def test_killed_owner(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("then", "sent"), [("sleep", signal.SIGTERM), ("sleep", signal.SIGINT), ("raise", 0)]
 )
-def test_ended_owner(tmp_path: Path, then: str, sent: int) -> None:
-    """SIGTERM, Ctrl-C and an exception in the owner end both servers."""
+def test_an_ended_owner_takes_its_servers_down(tmp_path: Path, then: str, sent: int) -> None:
+    """By SIGTERM, Ctrl-C or an exception."""
     with own(tmp_path, "select 1", then) as owner:
         pids = pids_of(owner)
         owner.send_signal(sent)
@@ -233,8 +232,8 @@ def test_one_at_a_time(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_taken_port(tmp_path: Path) -> None:
-    """When the remembered port is taken, the server comes up on another."""
+def test_a_taken_port_is_replaced_by_another(tmp_path: Path) -> None:
+    """It is the port that the folder remembers."""
     with Postgres(tmp_path / "one", durable=False) as one:
         (tmp_path / "two").mkdir()
         (tmp_path / "two" / "kept.json").write_text(f'{{"postgres18_port": "{one.port}"}}')
@@ -243,16 +242,16 @@ def test_taken_port(tmp_path: Path) -> None:
             assert two.psql("select 1") == "1"
 
 
-def test_older_version(tmp_path: Path) -> None:
-    """PostgreSQL 16 starts on its own, for SQL that must run there too."""
+def test_postgresql_16_starts_on_its_own(tmp_path: Path) -> None:
+    """For SQL that must run there too."""
     with Postgres(tmp_path, version=16, durable=False) as postgres:
         assert postgres.psql("show server_version_num").startswith("16")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root changes to another user")
-def test_closed_clone(tmp_path: Path) -> None:
-    """Started by root, PostgreSQL runs as `nobody` even if programs and data lie where they may not go."""
+def test_postgresql_runs_as_nobody_where_nobody_may_not_read(tmp_path: Path) -> None:
+    """Started by root, it works even if programs and data are in closed folders."""
     assert tmp_path.parent.stat().st_mode & 0o077 == 0
     postgres = Postgres(tmp_path / "data", durable=False)
     package = postgres.bin.parent.parent
@@ -273,8 +272,8 @@ def test_the_demos_photographs_are_installed() -> None:
     assert sizes == {"astronaut.png": (512, 512), "china.jpg": (640, 427), "flower.jpg": (640, 427)}
 
 
-def test_unusable_folder(tmp_path: Path) -> None:
-    """A failed start says what the server said and what to do, and leaves the folder free."""
+def test_a_failed_start_says_why_and_leaves_the_folder_unlocked(tmp_path: Path) -> None:
+    """It quotes the server and says what to do."""
     postgres = Postgres(tmp_path, durable=False)
     postgres.data.mkdir()
     (postgres.data / "PG_VERSION").write_text("9.6\n")
@@ -283,8 +282,8 @@ def test_unusable_folder(tmp_path: Path) -> None:
             postgres.start()
 
 
-def test_refused_sql(stack: Stack) -> None:
-    """Wrong SQL is an error with the database's own words."""
+def test_wrong_sql_is_an_error_in_the_databases_words(stack: Stack) -> None:
+    """The error quotes PostgreSQL."""
     with pytest.raises(StackError, match=r'relation "public\.nothing" does not exist'):
         stack.psql("select * from public.nothing")
 

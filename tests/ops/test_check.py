@@ -108,8 +108,8 @@ async def test_check_reports_each_invalid_setting_as_its_own_finding(cli: Comman
     assert shown.code == 2 and shown.out.count("failed   settings") == 3
 
 
-async def test_supabase_unreachable(cli: CommandLine, site: Site) -> None:
-    """Nobody at the address: what could not be looked at is skipped, Gemini is looked at all the same."""
+async def test_check_skips_what_an_unreachable_supabase_hides(cli: CommandLine, site: Site) -> None:
+    """It still checks Gemini."""
     found = await look(site, SUPABASE_URL="http://127.0.0.1:9")
     assert states(found)[:7] == ["ok", "failed", *["skipped"] * 4, "ok"]
     assert found["gate"].state == "skipped"
@@ -128,8 +128,10 @@ async def test_supabase_refuses_the_key(site: Site, key: str) -> None:
     assert "SUPABASE_SERVICE_ROLE_KEY" in str(found["supabase"].fix)
 
 
-async def test_schema_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """A database without our functions is told from one that cannot be reached, and the SQL is named."""
+async def test_a_database_without_our_schema_is_a_failure_that_names_the_sql(
+    site: Site, db: psycopg.Connection[DictRow]
+) -> None:
+    """It is told from a database that cannot be reached."""
     there, away = "generation_schema_version()", "schema_version_elsewhere()"
     rename = "alter function public.{} rename to {}"
     with changed(db, rename.format(there, away[:-2]), rename.format(away, there[:-2])):
@@ -138,8 +140,8 @@ async def test_schema_missing(site: Site, db: psycopg.Connection[DictRow]) -> No
     assert "sql/install.sql" in str(found["database"].fix)
 
 
-async def test_function_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """A schema that is only half there is told by what it lacks."""
+async def test_a_missing_function_is_named(site: Site, db: psycopg.Connection[DictRow]) -> None:
+    """The schema is only partly installed."""
     rename = "alter function public.{} rename to {}"
     there, away = "settle_generation_jobs", "settle_elsewhere"
     with changed(db, rename.format(there, away), rename.format(away, there)):
@@ -167,8 +169,8 @@ async def test_a_newer_schema_works(site: Site, db: psycopg.Connection[DictRow])
     assert said in found["database"].message
 
 
-async def test_bucket_missing(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """Without the bucket no photo could be kept."""
+async def test_a_missing_bucket_is_a_failure(site: Site, db: psycopg.Connection[DictRow]) -> None:
+    """No photo could be stored."""
     rename = "update storage.buckets set id = '{1}', name = '{1}' where id = '{0}'"
     names = "generated-photos", "elsewhere"
     with changed(db, rename.format(*names), rename.format(*reversed(names))):
@@ -177,8 +179,10 @@ async def test_bucket_missing(site: Site, db: psycopg.Connection[DictRow]) -> No
     assert "sql/install.sql" in str(found["bucket"].fix)
 
 
-async def test_bucket_public(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """A bucket that anybody can read is a failure, and its fix is a statement that works."""
+async def test_a_public_bucket_is_a_failure_with_a_working_fix(
+    site: Site, db: psycopg.Connection[DictRow]
+) -> None:
+    """The fix is an SQL statement, which the test runs."""
     public = "update storage.buckets set public = true where id = 'generated-photos'"
     fix = public.replace("true", "false")
     with changed(db, public, fix):
@@ -252,8 +256,10 @@ async def test_gemini_refuses_the_key(site: Site) -> None:
     assert "GEMINI_API_KEY" in str(found["gemini"].fix)
 
 
-async def test_gemini_unreachable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer says nothing about the key: look again."""
+async def test_an_unreachable_gemini_says_nothing_about_the_key(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finding asks to check again."""
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://127.0.0.1:9")
     found = await look(site)
     assert found["gemini"].state == "failed" and "again" in str(found["gemini"].fix)
@@ -284,8 +290,8 @@ async def test_retired_model_without_fallback(site: Site, settings: dict[str, st
     assert f"GEMINI_MODEL_NAME={SUCCESSOR}" in str(found.fix) and PRICES in str(found.fix)
 
 
-async def test_unknown_models(site: Site) -> None:
-    """A model nobody knows has no successor; a fallback nobody knows does not help."""
+async def test_an_unknown_model_has_no_successor(site: Site) -> None:
+    """An unknown fallback does not help."""
     found = (await look(site, GEMINI_MODEL_NAME="gemini-9-image"))["gemini"]
     assert found.state == "failed" and "gemini-9-image" in found.message
     site.gemini.configure(retired=[MODEL])

@@ -221,8 +221,8 @@ async def test_an_answer_that_does_not_come(google: responses.RequestsMock) -> N
         release.set()
 
 
-async def test_without_credentials(cli: CommandLine) -> None:
-    """On a machine nobody has signed in on, the command line says how to, and shows no traceback."""
+async def test_check_without_google_credentials_says_how_to_sign_in(cli: CommandLine) -> None:
+    """It shows no traceback."""
     env = {"NO_GCE_CHECK": "true", "HOME": str(cli.folder), "GOOGLE_APPLICATION_CREDENTIALS": None}
     done = await cli.call("check", "--json", "--project", "my-photos", "--region", "us-central1", env=env)
     assert (done.code, done.json["ok"]) == (1, False)

@@ -43,8 +43,8 @@ def test_each_hold_has_its_fix() -> None:
     assert str(blocked.fix).endswith("gate resume")
 
 
-async def test_a_pause(cli: CommandLine, site: Site) -> None:
-    """While it is paused the check says so and by whose word, and ends with 0: the worker itself is well."""
+async def test_a_pause_is_reported_with_its_reason_and_exits_with_0(cli: CommandLine, site: Site) -> None:
+    """The worker itself works."""
     await cli.call("gate", "pause", "the bill looks odd")
     shown = await cli.call("check")
     assert shown.code == 0 and "(the bill looks odd): no image starts" in shown.out

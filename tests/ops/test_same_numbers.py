@@ -92,8 +92,10 @@ def busy(queue: Queue, clock: Clock) -> Queue:
     return queue
 
 
-async def test_all_agree(busy: Queue, served_queue: Function, cli: CommandLine) -> None:
-    """At one moment of the database's clock all four say the same."""
+async def test_all_four_outputs_show_the_same_numbers(
+    busy: Queue, served_queue: Function, cli: CommandLine
+) -> None:
+    """At one moment of the database's clock."""
     told = busy.call("generation_queue_stats")
     assert get(served_queue, "/status", **{"X-Worker-Secret": SECRET}).json() == told
     assert (await cli.call("status", "--json")).json == told

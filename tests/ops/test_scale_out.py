@@ -63,8 +63,10 @@ async def call(site: Site, **settings: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("latest", [None, SUCCEEDED, FAILED, CANCELLED])
-async def test_started_once(site: Site, google: responses.RequestsMock, latest: int | None) -> None:
-    """More jobs ready than the threshold start one execution with the tasks of the setting."""
+async def test_a_backlog_over_the_threshold_starts_one_execution(
+    site: Site, google: responses.RequestsMock, latest: int | None
+) -> None:
+    """It has the number of tasks that is set."""
     await site.order("one", "two", "three", "four")
     answer_job(google, {"name": "execution-1", "completionStatus": latest} if latest else None)
     answer_start(google)

@@ -145,9 +145,8 @@ async def fate(site: Site, worker: Worker, random: Random) -> tuple[int, set[str
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_random_states(site: Site, seed: int) -> None:
-    """Whatever lies in Storage and stands in the tables: no object with a row goes, no stray of an ended job
-    stays."""
+async def test_a_sweep_removes_all_orphans_and_no_object_with_a_row(site: Site, seed: int) -> None:
+    """From any state of Storage and the tables; only folders of ended jobs count."""
     random, worker = Random(seed), site.worker()
     fates = [await fate(site, worker, random) for _ in range(8)]
     site.rows(AGE)

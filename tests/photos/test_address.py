@@ -170,8 +170,8 @@ def test_url_or_storage_reference() -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "2026/my photo (1).jpg", "...jpg", "ü"])
-def test_storage_reference(name: str) -> None:
-    """A file in the user's own folder of a listed bucket is accepted as it stands."""
+def test_a_file_in_the_users_folder_of_a_listed_bucket_is_accepted(name: str) -> None:
+    """The reference is not changed."""
     path = f"{USER}/{name}"
     assert parse_storage_reference(f"uploads/{path}", USER, BUCKETS) == StorageReference("uploads", path)
 

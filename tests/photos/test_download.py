@@ -86,8 +86,10 @@ async def test_type_from_bytes(world: World, body: bytes, content_type: str, mim
         (reply(status=307, location="/album/me.jpg"), "photo_refused"),
     ],
 )
-async def test_bad_input(world: World, answer: Answer, code: str) -> None:
-    """What no further try can fix is BadInput with its own code, in a message without the URL's secrets."""
+async def test_a_permanent_failure_is_bad_input_without_the_urls_secrets(
+    world: World, answer: Answer, code: str
+) -> None:
+    """Each has its own code."""
     world.host.answers["/album/me.jpg"] = answer
     failure = await world.failure()
     assert isinstance(failure, BadInput)
@@ -121,8 +123,8 @@ async def test_overload_and_broken_answers_are_transient(
     assert "SECRET" not in str(failure)
 
 
-async def test_slow_drip(authority: Authority) -> None:
-    """A host that keeps every single read short is still cut off at the cap on the whole fetch."""
+async def test_a_dripping_host_is_cut_at_the_limit_of_the_whole_download(authority: Authority) -> None:
+    """Each single read is short."""
     async with running(authority, stream(b"x", pause_seconds=0.02), timeout_seconds=0.3) as world:
         failure = await asyncio.wait_for(world.failure(), 5)
     assert isinstance(failure, Transient)
@@ -173,8 +175,8 @@ async def test_a_host_that_changes_its_address_after_the_check_is_not_followed(
     assert (world.names.asked, world.network.dialled) == ([HOST, HOST], [ADDRESS, ADDRESS])
 
 
-async def test_next_address(authority: Authority) -> None:
-    """When one checked address does not answer, the next one is tried."""
+async def test_the_next_checked_address_is_tried_if_one_does_not_answer(authority: Authority) -> None:
+    """Of the same host."""
     async with running(authority, network={"dead": [SECOND_ADDRESS]}) as world:
         world.names.table[HOST] = [[SECOND_ADDRESS, ADDRESS]]
         assert (await world.fetch()).data == JPEG
@@ -187,8 +189,8 @@ async def test_certificate_for_another_name(world: World) -> None:
     assert world.host.requests == []
 
 
-async def test_unknown_authority(authority: Authority) -> None:
-    """By default only the public certificate authorities are trusted."""
+async def test_only_public_certificate_authorities_are_trusted(authority: Authority) -> None:
+    """By default."""
     host, names = PhotoHost(), Names()
     web = PhotoDownload(resolver=names, network=Loopback(host))
     async with host.serve(authority):
@@ -255,8 +257,10 @@ VENDOR_ERRORS = [
 
 
 @pytest.mark.parametrize("error", [*VENDOR_ERRORS, ssl.SSLError, OSError, TimeoutError, ConnectionResetError])
-async def test_vendor_errors(authority: Authority, error: type[Exception]) -> None:
-    """Every error that httpcore, TLS or a socket can raise becomes Transient."""
+async def test_every_error_of_httpcore_tls_and_sockets_is_transient(
+    authority: Authority, error: type[Exception]
+) -> None:
+    """No vendor's exception gets out."""
     async with running(authority, network={"failure": error("boom")}) as world:
         failure = await world.failure()
     assert isinstance(failure, Transient)
@@ -275,8 +279,10 @@ async def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, numbe
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_AGAIN), socket.gaierror(socket.EAI_FAIL)])
-async def test_lookup_errors(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """A resolver that cannot say is asked again later."""
+async def test_a_failed_dns_lookup_is_retried_later(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The resolver could not answer."""
 
     def fail(*_args: object, **_options: object) -> None:
         raise error

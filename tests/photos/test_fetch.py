@@ -62,8 +62,8 @@ async def settled(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait_for(asyncio.wait(tasks), 5)
 
 
-async def test_from_storage() -> None:
-    """A storage reference is downloaded with the cap on bytes, its type read from the bytes."""
+async def test_a_photo_from_storage_has_a_size_limit_and_its_type_from_its_bytes() -> None:
+    """Its name does not count."""
     bucket = Bucket(me=PNG)
     assert await fetcher(bucket).fetch(f"uploads/{USER}/me", USER) == Photo.of(PNG, "image/png")
     assert bucket.asked == [(f"uploads/{USER}/me", USUAL_BYTES)]

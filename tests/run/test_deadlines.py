@@ -48,8 +48,8 @@ async def test_hanging_calls_are_cut(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_slow_photo(site: Site) -> None:
-    """A photo that the run's end cuts holds up nobody, and its job goes back with its attempt unspent."""
+async def test_a_photo_cut_by_the_runs_end_spends_no_attempt(site: Site) -> None:
+    """It delays no other job."""
     slow = await site.upload(
         "slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png")
     )
@@ -221,8 +221,8 @@ async def test_supabase_back_in_time(site: Site) -> None:
     "function",
     ["claim_generation_jobs", "record_generated_photo", "settle_generation_jobs", "finish_generation_run"],
 )
-async def test_lost_answer(site: Site, function: str) -> None:
-    """A call whose answer is lost after the commit is repeated, and gets an answer just as good."""
+async def test_a_call_whose_answer_is_lost_is_repeated_safely(site: Site, function: str) -> None:
+    """The database had committed it."""
     (job,) = await site.order("a", images=2)
     async with Proxy(site.stack.url) as proxy:
         proxy.lose_answer(f"/rpc/{function}")

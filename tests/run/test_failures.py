@@ -30,8 +30,8 @@ PASSING: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-async def test_passing_failures(site: Site) -> None:
-    """Whatever may pass is tried once more in the call, then the job waits with its attempt spent."""
+async def test_a_transient_failure_is_retried_once_then_later(site: Site) -> None:
+    """The job then waits, with its attempt spent."""
     for name, (answer, _) in PASSING.items():
         site.gemini.add_rule(answer, prompt=f"[{name} twice]", times=2)
         site.gemini.add_rule(answer, prompt=f"[{name} once]", times=1)

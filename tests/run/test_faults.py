@@ -127,8 +127,10 @@ async def test_one_fault_at_one_call_loses_no_image_and_pays_for_none_twice(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_gemini_once(site: Site, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of one call to Gemini costs at most the image of that call."""
+async def test_a_fault_of_one_call_to_gemini_costs_at_most_its_image(
+    site: Site, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other images are made."""
     async with FaultProxy(site.gemini.url) as proxy:
         monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", proxy.url)
         worker = await disturbed(site, proxy, GEMINI, FAULTS[fault])
@@ -138,8 +140,8 @@ async def test_gemini_once(site: Site, fault: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", [quick(name) for name in CALLS if name not in READING])
-async def test_never_heard(site: Site, name: str) -> None:
-    """A call whose answers are lost again and again bounds a run all the same; the next completes all."""
+async def test_a_run_ends_in_time_if_one_calls_answers_are_always_lost(site: Site, name: str) -> None:
+    """The next run completes all jobs."""
     await _for_good(site, CALLS[name], faults.answer_lost)
 
 
@@ -159,9 +161,10 @@ async def _for_good(site: Site, call: Call, fault: Fault) -> None:
 
 
 @pytest.mark.parametrize("max_jobs", [2, 100])
-async def test_storage_lost(site: Site, monkeypatch: pytest.MonkeyPatch, max_jobs: int) -> None:
-    """Once an image could not be stored nothing more is paid for: what has not started goes back unspent, and
-    is not claimed again while the failed job's other image is still under way."""
+async def test_nothing_more_is_paid_for_once_storage_refused_an_image(
+    site: Site, monkeypatch: pytest.MonkeyPatch, max_jobs: int
+) -> None:
+    """Jobs that have not started go back unspent, and are not claimed again by this run."""
     monkeypatch.setattr(storage, "STORE_TRIES", 2)
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
     jobs = await site.order(*"abcd", images=2)

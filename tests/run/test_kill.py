@@ -101,8 +101,8 @@ async def test_killed_after_storing(site: Site, queue: Function) -> None:
 
 
 @pytest.mark.slow
-async def test_poisonous_job(site: Site, queue: Function) -> None:
-    """A job that kills its worker three times while alone fails, and its neighbours of before complete."""
+async def test_a_job_that_kills_its_worker_three_times_alone_fails(site: Site, queue: Function) -> None:
+    """The jobs that were beside it complete."""
     poison, neighbour = await site.order("poison", "neighbour")
     site.gemini.add_rule(HELD, times=None)
     await kill_while_generating(site, queue, 2)

@@ -33,8 +33,8 @@ def longest(site: Site) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_runs_end(site: Site, mode: str) -> None:
-    """Whatever the platform and the settings allow, a run lasts 270 s and a lease 290 s at most."""
+async def test_a_run_lasts_at_most_270_seconds_and_a_lease_290(site: Site, mode: str) -> None:
+    """Whatever the platform and the settings allow."""
     worker = site.worker(**MODES[mode])
     site.gemini.add_rule(HELD)
     await site.order("a")

@@ -44,8 +44,8 @@ async def test_successor_is_remembered(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_fallback_off(site: Site) -> None:
-    """With GEMINI_MODEL_FALLBACK=off the run stops as misconfigured, and nothing is spent."""
+async def test_a_fallback_set_to_off_stops_the_run_as_misconfigured(site: Site) -> None:
+    """Nothing is spent."""
     site.gemini.configure(retired=[MODEL])
     (job,) = await site.order("a")
 
@@ -219,8 +219,8 @@ async def test_a_named_fallback_that_is_gone_is_not_returned_to(site: Site) -> N
     site.audit(summary)
 
 
-async def test_fallback_named(site: Site) -> None:
-    """GEMINI_MODEL_FALLBACK names another successor for the default model."""
+async def test_a_named_fallback_replaces_the_default_model(site: Site) -> None:
+    """It is used instead of the announced successor."""
     site.gemini.configure(retired=[MODEL])
     await site.order("a")
 

@@ -53,8 +53,8 @@ async def test_an_image_stored_but_not_recorded_is_recorded_not_made_again(site:
     site.audit(summary, foreign=1)
 
 
-async def test_adoption_alone(site: Site) -> None:
-    """A job whose every image is stored already is completed without a photo fetched or a call made."""
+async def test_a_job_with_all_images_stored_completes_without_photos_or_requests(site: Site) -> None:
+    """An earlier claim stored them."""
     job = await claimed_and_released(site, images=2)
     for index, colour in enumerate(("orange", "purple")):
         await put(site, job, named(index, picture(colour)), picture(colour))

@@ -18,8 +18,8 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
 WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
 
 
-async def test_refused_images(site: Site) -> None:
-    """A refused image fails for good and is never asked for again; the others of its job go on."""
+async def test_a_refused_image_is_never_requested_again(site: Site) -> None:
+    """The other images of the job continue."""
     for name, (answer, _) in REFUSED.items():
         site.gemini.add_rule(answer, prompt=f"[{name}]", times=1)
     jobs = await site.order(*REFUSED, images=3)
@@ -43,8 +43,8 @@ async def test_refused_images(site: Site) -> None:
     assert len(site.calls()) == 15
 
 
-async def test_all_refused(site: Site) -> None:
-    """A job whose every image is refused fails, for a reason that a person can read."""
+async def test_a_job_with_all_images_refused_fails_with_a_readable_reason(site: Site) -> None:
+    """None could be made."""
     site.gemini.add_rule({"kind": "finish", "reason": "PROHIBITED_CONTENT"}, times=2)
     (job,) = await site.order("a", images=2)
 
@@ -77,8 +77,8 @@ async def test_refused_and_passing(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_impossible_orders(site: Site) -> None:
-    """An order that can never work fails at once, with a reason that names the photo and no retry."""
+async def test_an_order_that_can_never_work_fails_at_once_and_names_the_photo(site: Site) -> None:
+    """It is not retried."""
     orders = {
         "missing": (f"training-photos/{site.user}/gone.png", "photo_missing"),
         "text": (await site.upload("note.png", b"this is no photo"), "photo_not_an_image"),
@@ -122,8 +122,8 @@ async def test_an_order_of_the_most_photos_fits_into_one_request(site: Site) -> 
     site.audit(summary)
 
 
-async def test_invalid_argument(site: Site) -> None:
-    """An order that Gemini does not accept fails at once; what was made of it stays."""
+async def test_an_order_that_gemini_rejects_fails_and_keeps_its_images(site: Site) -> None:
+    """It is not retried."""
     site.gemini.add_rule({"kind": "image"}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "error", "code": 400}, prompt="[a]", times=1)
     a, b = await site.order("a", "b", images=2)

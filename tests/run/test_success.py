@@ -48,8 +48,8 @@ async def test_made_as_ordered(site: Site, ratio: str, size: tuple[int, int]) ->
     site.audit(summary)
 
 
-async def test_jpeg_answer(site: Site) -> None:
-    """The type of an image is read from its bytes, for whatever Gemini sends."""
+async def test_an_images_type_is_read_from_its_bytes(site: Site) -> None:
+    """Gemini may send any type."""
     site.gemini.configure(mime_type="image/jpeg")
     (job,) = await site.order("a")
 
@@ -62,8 +62,8 @@ async def test_jpeg_answer(site: Site) -> None:
     site.audit(summary)
 
 
-async def test_many_jobs(site: Site) -> None:
-    """A run claims again and again until the queue is empty, and every count agrees with rows and ledger."""
+async def test_a_run_claims_until_the_queue_is_empty(site: Site) -> None:
+    """All counts agree with the rows and the simulator's ledger."""
     jobs = [job for n in range(3) for job in await site.order(*(f"{n}.{i}" for i in range(5)), images=2)]
 
     summary = await site.run(JOBS_AT_A_TIME="4")
@@ -74,8 +74,8 @@ async def test_many_jobs(site: Site) -> None:
     site.audit(summary)
 
 
-async def test_max_jobs(site: Site) -> None:
-    """`maxJobs` bounds what a run claims, and what it left another run takes."""
+async def test_max_jobs_limits_what_a_run_claims(site: Site) -> None:
+    """Another run takes the rest."""
     await site.order(*"abcde")
 
     first, second = await site.run(RunRequest(max_jobs=3)), await site.run()
@@ -85,8 +85,8 @@ async def test_max_jobs(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_idle_run(site: Site) -> None:
-    """An idle run is one call to Supabase, none to Gemini, and only the first leaves a row behind."""
+async def test_an_idle_run_makes_one_call_to_supabase_and_none_to_gemini(site: Site) -> None:
+    """Only the first idle run leaves a row."""
     async with Proxy(site.stack.url) as proxy:
         summary = await site.run(SUPABASE_URL=proxy.url)
 
@@ -142,8 +142,8 @@ async def test_paced_by_the_gate(site: Site) -> None:
     site.audit(first, second)
 
 
-async def test_partial_success(site: Site) -> None:
-    """Of four images two fail for now: the next run asks for those two alone."""
+async def test_a_retry_requests_only_the_missing_images(site: Site) -> None:
+    """Two of four failed in the first run."""
     no_image = {"kind": "finish", "reason": "NO_IMAGE", "latency_seconds": 0.3}  # after all four have come
     site.gemini.configure(rules=[{"answer": no_image, "times": 2}, {"answer": {}, "times": 2}])
     site.gemini.add_rule(no_image, times=2)

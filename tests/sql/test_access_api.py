@@ -108,8 +108,8 @@ def test_the_service_role_writes(callers: Callers, table: str) -> None:
 
 
 @pytest.mark.parametrize("table", INTERNAL)
-def test_internal_tables(callers: Callers, table: str) -> None:
-    """No internal table can be reached, by its schema or without, not even by the service role."""
+def test_no_internal_table_is_reachable_through_the_api(callers: Callers, table: str) -> None:
+    """With or without its schema, not even for the service role."""
     for name, caller in callers.named().items():
         for method, body in (("GET", None), ("POST", {}), ("PATCH", {}), ("DELETE", None)):
             named = {"Accept-Profile": "generation", "Content-Profile": "generation"}
@@ -139,8 +139,8 @@ def test_each_caller_may_call_only_its_listed_functions(
     assert isinstance(callers.service.read, dict)
 
 
-def test_internal_functions(queue: Queue, callers: Callers) -> None:
-    """No internal function can be called, by its schema or without, not even by the service role."""
+def test_no_internal_function_is_callable_through_the_api(queue: Queue, callers: Callers) -> None:
+    """With or without its schema, not even for the service role."""
     names = queue.connection.execute(
         "select distinct proname as name from pg_proc where pronamespace = 'generation'::regnamespace"
     ).fetchall()

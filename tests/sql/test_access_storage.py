@@ -128,8 +128,8 @@ def test_ids_that_a_path_cannot_carry(callers: Callers, objects: Any, signer: Si
     assert photo.attempt("download", caller) == OK
 
 
-def test_the_bucket(callers: Callers, objects: Any) -> None:
-    """The bucket is private, and nobody but the service role sees, changes, empties or removes it."""
+def test_only_the_service_role_can_see_or_change_the_private_bucket(callers: Callers, objects: Any) -> None:
+    """Nor can others empty or remove it."""
     stored(callers, callers.owner_id)
     path, before = f"/storage/v1/bucket/{BUCKET}", objects()
     for caller in (callers.anon, callers.owner):

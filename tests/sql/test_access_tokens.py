@@ -92,10 +92,10 @@ def bearer(callers: Callers, stack: Stack, token: str) -> Caller:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_forged_tokens(
+def test_an_invalid_token_is_401_everywhere(
     queue: Queue, scene: Scene, callers: Callers, signer: Signer, orders: Function, forgery: str
 ) -> None:
-    """A token that is not signed, altered, run out or nobody's is 401 wherever it is shown."""
+    """Unsigned, altered, expired, or without a user."""
     token, before = FORGERIES[forgery](signer, scene.user_id), contents(queue)
     forger = bearer(callers, signer.stack, token)
     assert forger.ask("GET", "/rest/v1/photo_generation_queue")[0] == 401
@@ -117,10 +117,10 @@ def test_the_signer_signs_well(
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_odd_subjects(
+def test_a_token_with_an_odd_subject_orders_and_sees_nothing(
     queue: Queue, scene: Scene, callers: Callers, signer: Signer, orders: Function, subject: str
 ) -> None:
-    """Whoever is called strangely, or not at all, orders nothing and sees nothing of anybody else's."""
+    """An empty or missing subject included."""
     value, reason = SUBJECTS[subject]
     token, before = signer.sign(sub=value), contents(queue)
     odd = bearer(callers, signer.stack, token)

@@ -118,8 +118,10 @@ def test_cap_of_nothing(queue: Queue, moment: Moment) -> None:
         ({"maxAgeHours": 0}, "out_of_range", "maxAgeHours"),
     ],
 )
-def test_wrong_limits(queue: Queue, moment: Moment, limits: object, reason: str, field: str) -> None:
-    """A cap that makes no sense is refused by name, and nothing changes."""
+def test_an_invalid_cap_is_refused_by_name_and_changes_nothing(
+    queue: Queue, moment: Moment, limits: object, reason: str, field: str
+) -> None:
+    """The message names the field."""
     before = queue.call("generation_gate")
     with refused("400", reason, field):
         queue.call("set_generation_limits", p_limits=limits)
@@ -138,16 +140,18 @@ def test_wrong_limits(queue: Queue, moment: Moment, limits: object, reason: str,
         ("p_grace_seconds", 0),
     ],
 )
-def test_wrong_rate(queue: Queue, moment: Moment, name: str, value: float) -> None:
-    """A rate, burst, window or grace out of range is refused by name, and nothing changes."""
+def test_an_invalid_rate_burst_window_or_grace_is_refused_by_name(
+    queue: Queue, moment: Moment, name: str, value: float
+) -> None:
+    """Nothing changes."""
     before = gate(queue)
     with refused("400", "out_of_range", name.split("_")[1]):
         queue.call("set_generation_rate", p_model=MODEL, **{name: value})
     assert gate(queue) == before
 
 
-def test_set_rate(queue: Queue, moment: Moment) -> None:
-    """A new rate holds from the next starts on, voids older ones, and forgets what was learned."""
+def test_a_new_rate_voids_older_starts_and_forgets_what_was_learned(queue: Queue, moment: Moment) -> None:
+    """It applies from the next start."""
     epoch = GateRun(queue).take(100)["epoch"]
     limited(queue, "minute", limit=5, retryAfterSeconds=500)
     allow(queue, 30, 2)

@@ -53,8 +53,8 @@ def test_a_lease_ends_15_seconds_after_the_run(
         ({"p_max_images": 0}, "p_max_images"),
     ],
 )
-def test_wrong_parameters(queue: Queue, changes: dict[str, object], field: str) -> None:
-    """A claim's parameters are checked; a run cannot be longer than the runbook allows."""
+def test_a_claims_parameters_are_checked(queue: Queue, changes: dict[str, object], field: str) -> None:
+    """A run cannot be longer than the runbook allows."""
     reasons = {"p_worker_id": "bad_worker_id", "p_claim_id": "missing", "p_skip_users": "wrong_type"}
     reason = reasons.get(field, "out_of_range")
     queue.enqueue()
@@ -71,8 +71,8 @@ def test_wrong_parameters(queue: Queue, changes: dict[str, object], field: str) 
     assert queue.one("select status from photo_generation_queue")["status"] == "pending"
 
 
-def test_repeated_claim(queue: Queue) -> None:
-    """A claim whose answer was lost gives the same jobs again, and spends no second attempt."""
+def test_a_repeated_claim_gives_the_same_jobs_and_spends_no_attempt(queue: Queue) -> None:
+    """The first answer was lost."""
     queue.enqueue(examples=5)
     run, claim = queue.run(), uuid4()
     first = run.answer(2, claim)
@@ -97,8 +97,10 @@ def test_repeated_claim_at_once(queue: Queue, another: Callable[[], Queue]) -> N
         assert second.result() == first
 
 
-def test_racing_claims(queue: Queue, another: Callable[[], Queue]) -> None:
-    """Two claims at once get different jobs, without waiting for each other."""
+def test_two_claims_at_once_get_different_jobs_without_waiting(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    """Neither blocks the other."""
     queue.enqueue(examples=8)
     other = another()
     # The first claim of a run waits its turn: it takes a place among the runs at once.
@@ -112,8 +114,10 @@ def test_racing_claims(queue: Queue, another: Callable[[], Queue]) -> None:
     assert not {job["id"] for job in first} & {job["id"] for job in second}
 
 
-def test_lost_race(queue: Queue, another: Callable[[], Queue]) -> None:
-    """A claim that finds every ready job just being taken by another is busy, not told to wait for itself."""
+def test_a_claim_is_busy_if_another_is_taking_every_ready_job(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    """It is not told to wait for itself."""
     queue.enqueue(examples=3)
     other = another()
     ours, theirs = queue.run(), other.run()
@@ -125,8 +129,8 @@ def test_lost_race(queue: Queue, another: Callable[[], Queue]) -> None:
     queue.connection.execute("commit")
 
 
-def test_finished_run(queue: Queue) -> None:
-    """A finished run claims nothing more."""
+def test_a_finished_run_claims_nothing(queue: Queue) -> None:
+    """Its id is used up."""
     queue.enqueue(examples=2)
     run = queue.run()
     run.claim(1)
@@ -153,8 +157,8 @@ def test_finish_beats_claim(queue: Queue, another: Callable[[], Queue]) -> None:
         claim.result()
 
 
-def test_nothing_there(queue: Queue) -> None:
-    """An empty queue says so, and only the first run to come leaves a row: that one came."""
+def test_a_claim_of_an_empty_queue_says_so(queue: Queue) -> None:
+    """Only the first run leaves a row, which shows that one came."""
     answer = queue.run().answer()
     assert answer == {"jobs": [], "reason": "queue_empty", "nextAttemptInSeconds": None}
     queue.run().answer()
@@ -180,8 +184,8 @@ def test_a_claim_that_gets_no_lock_in_time_answers_busy(queue: Queue, another: C
     assert queue.one("select attempts from photo_generation_queue")["attempts"] == 0
 
 
-def test_missing_images(queue: Queue, clock: Clock) -> None:
-    """A job claimed again names only the images neither made nor given up, and that it was claimed before."""
+def test_a_repeated_job_names_only_its_missing_images(queue: Queue, clock: Clock) -> None:
+    """And that it was claimed before."""
     job = queue.claimed(images=4)
     assert (job["missing"], job["claimedBefore"]) == ([0, 1, 2, 3], False)
     queue.record(job, 2)

@@ -97,8 +97,10 @@ def test_everybody_at_once(queue: Queue, another: Callable[[], Queue]) -> None:
     assert {row["status"] for row in statuses} >= {"completed", "cancelled"}
 
 
-def test_opposite_orders(queue: Queue, another: Callable[[], Queue]) -> None:
-    """Two workers who settle the same jobs in opposite orders wait for each other instead of deadlocking."""
+def test_settles_of_the_same_jobs_in_opposite_orders_do_not_deadlock(
+    queue: Queue, another: Callable[[], Queue]
+) -> None:
+    """The two workers wait for each other."""
     queue.enqueue("a", examples=30)
     queue.enqueue("b", examples=30)
     jobs = queue.run().claim()

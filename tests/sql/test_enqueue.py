@@ -101,8 +101,10 @@ WRONG_PHOTOS = [
 
 
 @pytest.mark.parametrize(("field", "value", "reason", "named"), WRONG)
-def test_wrong_fields(queue: Queue, field: str, value: object, reason: str, named: str) -> None:
-    """What is wrong with an order is named by field and reason, and nothing is written."""
+def test_a_wrong_field_is_named_with_its_reason_and_nothing_is_written(
+    queue: Queue, field: str, value: object, reason: str, named: str
+) -> None:
+    """For each field of an order."""
     before = queue.written()
     with refused("400", reason, named):
         queue.call("enqueue_generation_batch", p_request=order() | {field: value})
@@ -110,8 +112,10 @@ def test_wrong_fields(queue: Queue, field: str, value: object, reason: str, name
 
 
 @pytest.mark.parametrize(("reference", "reason"), WRONG_PHOTOS)
-def test_wrong_photos(queue: Queue, reference: str, reason: str) -> None:
-    """A photo must lie at a public https name or in the user's own folder of an allowed bucket."""
+def test_a_photo_must_be_on_a_public_https_host_or_in_the_users_folder(
+    queue: Queue, reference: str, reason: str
+) -> None:
+    """The bucket must be an allowed one."""
     with refused("400", reason, "trainingImageUrls[0]"):
         queue.enqueue(trainingImageUrls=[reference])
     assert set(queue.written().values()) == {0}
@@ -140,8 +144,8 @@ def test_an_unknown_field_is_answered_with_those_that_the_caller_may_set(queue: 
 
 
 @pytest.mark.parametrize("request_body", [None, [], "text", 3])
-def test_no_order(queue: Queue, request_body: object) -> None:
-    """An order is a JSON object."""
+def test_an_order_must_be_a_json_object(queue: Queue, request_body: object) -> None:
+    """Anything else is refused."""
     with refused("400", "wrong_type", "request"):
         queue.connection.execute(
             "select enqueue_generation_batch(%s::jsonb)",
@@ -159,8 +163,8 @@ def test_no_order(queue: Queue, request_body: object) -> None:
         "generated-photos/user-1/batch/1/0-abc",
     ],
 )
-def test_right_photos(queue: Queue, reference: str) -> None:
-    """What a worker can fetch is accepted as it was written."""
+def test_an_allowed_photo_reference_is_stored_unchanged(queue: Queue, reference: str) -> None:
+    """Anything a worker can fetch."""
     queue.enqueue(trainingImageUrls=[reference])
     assert queue.one("select * from photo_generation_queue")["trainingImageUrls"] == [reference]
 
@@ -199,8 +203,8 @@ def test_an_order_with_only_required_fields_gets_the_defaults(queue: Queue) -> N
     assert queue.batch(answer["batchId"])["imagesTotal"] == 4
 
 
-def test_everything_stored(queue: Queue) -> None:
-    """What was ordered arrives in the rows, trimmed, the examples in their order."""
+def test_an_orders_fields_arrive_in_the_rows(queue: Queue) -> None:
+    """Trimmed, with the examples in their order."""
     examples = [{"id": f"e{i}", "url": PHOTO, "prompt": f" prompt {i} "} for i in range(3)]
     style: dict[str, Any] = {
         "hairColor": "red",

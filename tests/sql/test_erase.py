@@ -79,8 +79,8 @@ def test_no_trace_is_left(queue: Queue, clock: Clock) -> None:
     assert queue.call("generation_erasures_to_sweep") == {"folders": []}
 
 
-def test_others_stay(queue: Queue, clock: Clock) -> None:
-    """Nothing of anybody else changes, not even of one whose id begins the same."""
+def test_erasing_a_user_changes_nothing_of_any_other(queue: Queue, clock: Clock) -> None:
+    """Not even if the other id starts with the same letters."""
     for other in (f"{GONER}0", "a"):
         lived(queue, other)
 

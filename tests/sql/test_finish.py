@@ -27,8 +27,8 @@ def test_gives_everything_back(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_spent_attempts(queue: Queue) -> None:
-    """The attempt of a job for which a request was sent stays spent; used up, it fails the job."""
+def test_a_job_whose_request_was_sent_keeps_its_attempt_spent(queue: Queue) -> None:
+    """Its last attempt fails the job."""
     queue.enqueue(maxAttempts=1)
     queue.enqueue(examples=2)
     run = queue.run()
@@ -44,8 +44,8 @@ def test_spent_attempts(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_complete_job(queue: Queue) -> None:
-    """A job whose images are all recorded is completed by the end of its run, its settle having been lost."""
+def test_a_finish_completes_a_job_whose_images_are_all_recorded(queue: Queue) -> None:
+    """Its settle was lost."""
     job = queue.claimed()
     queue.record(job, 0)
     worker, run_id, _ = job["fence"].split("/")
@@ -91,8 +91,8 @@ def test_released_jobs_are_anybodys(queue: Queue) -> None:
     assert queue.job(job["id"])["lockedBy"] == again["fence"]
 
 
-def test_similar_names(queue: Queue) -> None:
-    """A run releases its own claims only, not those of workers or runs whose names begin alike."""
+def test_a_finish_releases_only_its_own_runs_claims(queue: Queue) -> None:
+    """Not those of workers or runs with similar names."""
     queue.enqueue(examples=2)
     run, longer = queue.run("w"), queue.run("w1")
     longer.id = run.id
@@ -103,8 +103,8 @@ def test_similar_names(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize(("worker", "run_id"), [("a b", uuid4()), (None, uuid4()), ("w", None)])
-def test_wrong_parameters(queue: Queue, worker: str | None, run_id: object) -> None:
-    """A run has a name and an id."""
+def test_a_finish_needs_a_worker_and_a_run(queue: Queue, worker: str | None, run_id: object) -> None:
+    """Both are checked."""
     with refused("400", "missing" if worker == "w" else "bad_worker_id"):
         queue.call(
             "finish_generation_run", p_run_id=run_id, p_worker_id=worker, p_summary={}, p_spent_jobs=[]

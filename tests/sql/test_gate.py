@@ -176,8 +176,8 @@ def test_what_a_gate_keeps_is_bounded(queue: Queue, moment: Moment) -> None:
     assert sum(row["startCounts"]) >= 61_000
 
 
-def test_even_pace(queue: Queue, moment: Moment) -> None:
-    """With burst 1 starts are (window + grace) / rate apart, and none is beyond the horizon."""
+def test_a_burst_of_one_spaces_starts_by_window_plus_grace_over_rate(queue: Queue, moment: Moment) -> None:
+    """No start is beyond the horizon."""
     allow(queue, 60)
     answer = GateRun(queue).take(1000)
     assert answer["slots"] == pytest.approx([i * 61 / 60 for i in range(10)], abs=1e-4)
@@ -279,8 +279,8 @@ def test_wrong_number_of_slots(queue: Queue, slots: int | None) -> None:
 
 
 @pytest.mark.parametrize("model", [None, "", "a b", "-x", "x" * 201])
-def test_wrong_model(queue: Queue, model: str | None) -> None:
-    """What names no model makes no gate."""
+def test_a_gate_needs_a_model_name(queue: Queue, model: str | None) -> None:
+    """Anything else is refused."""
     with refused("400", "bad_model", "p_model"):
         queue.call("take_start_slots", p_run_id=GateRun(queue).id, p_model=model, p_slots=1)
     with refused("400", "bad_model", "p_model"):

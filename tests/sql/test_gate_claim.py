@@ -129,8 +129,8 @@ def test_claim_fits_the_block_and_the_cap(queue: Queue, moment: Moment) -> None:
     assert len(queue.run().answer(p_run_seconds=40)["jobs"]) == 3
 
 
-def test_too_old(queue: Queue, moment: Moment) -> None:
-    """A job that meets a used-up quota at its maximum age fails with a readable reason; its batch ends."""
+def test_a_job_at_its_maximum_age_fails_at_a_used_up_quota(queue: Queue, moment: Moment) -> None:
+    """It has a readable reason, and its batch ends."""
     caps(queue, maxAgeHours=2)
     job = queue.claimed(images=2)
     queue.record(job, 0)

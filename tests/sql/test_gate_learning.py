@@ -60,8 +60,10 @@ def test_minute_known_limit(queue: Queue, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 60, 90])
-def test_lone_429s(queue: Queue, moment: Moment, limit: int | None) -> None:
-    """429s more than a window apart at the known rate, or below the stated limit, never block or lower it."""
+def test_a_lone_429_neither_blocks_nor_lowers_the_rate(
+    queue: Queue, moment: Moment, limit: int | None
+) -> None:
+    """Such 429s are more than a window apart at the known rate, or below the stated limit."""
     for _ in range(3):
         answer = limited(queue, "minute", retryAfterSeconds=40, limit=limit)
         assert (answer["rate"], answer["blockedForSeconds"]) == (60, 0)
@@ -146,8 +148,10 @@ def test_block_has_jitter(queue: Queue, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("period", ["minute", "day", "unknown"])
-def test_old_news(queue: Queue, moment: Moment, period: str) -> None:
-    """A 429 of a call that started before the last change is old news and changes nothing."""
+def test_a_429_of_a_call_before_the_last_change_changes_nothing(
+    queue: Queue, moment: Moment, period: str
+) -> None:
+    """The gate already reacted."""
     old = GateRun(queue).take(1)["epoch"]
     limited(queue, "minute", old, limit=10, retryAfterSeconds=5)
     before = gate(queue)
@@ -181,8 +185,8 @@ def test_starts_after_a_block_still_count(queue: Queue, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("facts", [None, {}, {"period": "hour"}, []])
-def test_bad_facts(queue: Queue, moment: Moment, facts: object) -> None:
-    """Facts without a known period are refused and teach nothing."""
+def test_facts_without_a_known_period_are_refused(queue: Queue, moment: Moment, facts: object) -> None:
+    """The gate learns nothing from them."""
     before = gate(queue)
     with refused("400", "bad_facts", "p_facts"):
         queue.call("report_rate_limit", p_model=MODEL, p_facts=facts, p_epoch=None)

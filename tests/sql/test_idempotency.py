@@ -17,8 +17,8 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 201])
-def test_wrong_keys(queue: Queue, key: str) -> None:
-    """An idempotency key is 1 to 200 characters."""
+def test_an_idempotency_key_has_1_to_200_characters(queue: Queue, key: str) -> None:
+    """Any other is refused."""
     with refused("400", "too_long" if len(key) > 1 else "empty", "idempotency key"):
         queue.call("enqueue_generation_batch", p_request=order(), p_idempotency_key=key)
 

@@ -178,8 +178,8 @@ def test_plain_postgres_15(program: Callable[[str, str], str]) -> None:
 
 
 @pytest.mark.parametrize(("constraint", "change"), [*ILLEGAL.items(), *MORE_ILLEGAL])
-def test_illegal_states(queue: Queue, constraint: str, change: str) -> None:
-    """A status without the columns it needs, counters or caps that cannot be, are refused by the table."""
+def test_the_table_refuses_impossible_states(queue: Queue, constraint: str, change: str) -> None:
+    """A status without its columns, or invalid counters and caps."""
     queue.enqueue(images=2)
     queue.call("set_generation_rate", p_model="model", p_rate=10)
     (table,) = [name for name in TABLES if constraint.startswith(name.removeprefix("generation."))]

@@ -54,8 +54,8 @@ FUNCTIONS = [
 ]
 
 
-def test_release_stale(queue: Queue, clock: Clock) -> None:
-    """Locks older than asked for are released, younger ones are not; their workers have lost the lease."""
+def test_only_locks_older_than_asked_are_released(queue: Queue, clock: Clock) -> None:
+    """Their workers have lost the lease."""
     old, young = queue.claimed(), None
     clock.advance(301)
     queue.enqueue()
@@ -78,8 +78,8 @@ def failed_batch(queue: Queue) -> dict[str, Any]:
     return job
 
 
-def test_retry_failed(queue: Queue) -> None:
-    """A failed job taken up again has all its attempts, and only its missing images to make."""
+def test_a_retried_job_has_all_attempts_and_only_its_missing_images(queue: Queue) -> None:
+    """What was made stays."""
     job = failed_batch(queue)
     assert queue.counters(job["batchId"]) == (0, 1, 1, 3)
     assert queue.call("retry_failed_generation_jobs") == {"retried": 1}
@@ -184,8 +184,8 @@ def test_retry_waits_for_cancel(queue: Queue, another: Callable[[], Queue]) -> N
     check_invariants(queue.connection)
 
 
-def test_get_batch(queue: Queue) -> None:
-    """A batch shows its counters, each job's state and reason, and the photos made so far."""
+def test_a_batch_shows_its_counters_jobs_and_photos(queue: Queue) -> None:
+    """With each job's status and reason."""
     batch_id, jobs = mixed_batch(queue)
     shown = queue.call("get_generation_batch", p_batch_id=batch_id)
     assert (shown["batch"]["status"], shown["batch"]["imagesDone"]) == ("generating", 3)

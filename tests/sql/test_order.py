@@ -57,8 +57,8 @@ def test_busy_past_is_forgiven(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["retry", "rate_limited"])
-def test_due_jobs(queue: Queue, clock: Clock, outcome: str) -> None:
-    """A job put off is given again when it is due, not before, and the answer says when that is."""
+def test_a_postponed_job_is_given_out_when_it_is_due(queue: Queue, clock: Clock, outcome: str) -> None:
+    """Not before; the answer says when that is."""
     job = queue.claimed()
     queue.settle(job, outcome, retryInSeconds=90)
     clock.advance(60)

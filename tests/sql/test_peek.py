@@ -51,8 +51,8 @@ def test_peek_of_nothing(queue: Queue, clock: Clock) -> None:
         queue.call("peek_generation_jobs", p_max_jobs=0)
 
 
-def test_peek_fields(queue: Queue) -> None:
-    """Peek tells of each job what an operator wants to know."""
+def test_peek_shows_what_an_operator_needs_of_each_job(queue: Queue) -> None:
+    """In the order of the claims."""
     job = queue.claimed(images=3, priority=2)
     queue.record(job, 0)
     queue.settle(job, "released")

@@ -138,8 +138,8 @@ def blocks(queue: Queue) -> int:
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
-def test_an_order(grown: Queue) -> None:
-    """A job's place in the order is found at the head of the ready index."""
+def test_an_enqueue_reads_only_the_head_of_the_ready_index(grown: Queue) -> None:
+    """There it finds a job's place in the order."""
     with Reads(grown) as reads:
         grown.enqueue(examples=10)
     assert reads.whole == set()
@@ -163,8 +163,8 @@ def test_an_order_of_a_signed_in_user(grown: Queue) -> None:
     assert sum(reads.entries.values()) < 50
 
 
-def test_a_claim(grown: Queue) -> None:
-    """A claim of ten jobs reads the heads of its indexes: a few dozen entries beside 30 000 jobs."""
+def test_a_claim_reads_only_the_heads_of_its_indexes(grown: Queue) -> None:
+    """A few dozen entries for ten jobs, beside 30 000 jobs."""
     with Reads(grown) as reads:
         assert len(grown.run().claim(10)) == 10
     assert reads.whole == set()
@@ -198,8 +198,8 @@ def test_a_record_and_a_settle(grown: Queue) -> None:
     assert sum(reads.entries.values()) < 300
 
 
-def test_a_finish(grown: Queue) -> None:
-    """A run that ends finds what it holds among the jobs that are held."""
+def test_a_finish_reads_only_the_held_jobs(grown: Queue) -> None:
+    """It finds there what its run holds."""
     run = grown.run()
     run.claim(10)
     with Reads(grown) as reads:

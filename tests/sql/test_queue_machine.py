@@ -70,8 +70,10 @@ def moment(queue: Queue) -> Iterator[Moment]:
 
 
 @pytest.mark.parametrize("examples", [FEW, pytest.param(ALL, marks=pytest.mark.slow)])
-def test_queue_machine(queue: Queue, moment: Moment, installation: Installation, examples: int) -> None:
-    """Whatever is called in whatever order, answers and rows are the model's, and everything does happen."""
+def test_any_sequence_of_calls_agrees_with_the_model(
+    queue: Queue, moment: Moment, installation: Installation, examples: int
+) -> None:
+    """In answers and rows; the test also checks that everything does happen."""
     reached: Counter[str] = Counter()
 
     def machine() -> QueueMachine:

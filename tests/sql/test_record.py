@@ -46,8 +46,8 @@ def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("index", [-1, 2, None])
-def test_wrong_index(queue: Queue, index: int | None) -> None:
-    """An image the job does not have can be recorded neither as made nor as failed."""
+def test_an_image_index_that_the_job_does_not_have_is_refused(queue: Queue, index: int | None) -> None:
+    """Both as made and as failed."""
     job = queue.claimed(images=2)
     with refused("400", "out_of_range", "image index"):
         queue.call("record_generated_photo", p_job_id=job["id"], p_image_index=index, p_photo={})
@@ -59,8 +59,8 @@ def test_wrong_index(queue: Queue, index: int | None) -> None:
 @pytest.mark.parametrize(
     "path", [None, "", "0-a", "user-2/{batchId}/{id}/0-a", "{userId}/{batchId}/{id}0/0-a"]
 )
-def test_wrong_path(queue: Queue, path: str | None) -> None:
-    """A photo lies in its own job's folder."""
+def test_a_photo_must_be_in_its_jobs_folder(queue: Queue, path: str | None) -> None:
+    """Any other path is refused."""
     job = queue.claimed()
     with refused("400", "bad_path", "storagePath"):
         queue.record(job, 0, storagePath=path and path.format(**job))
@@ -69,8 +69,8 @@ def test_wrong_path(queue: Queue, path: str | None) -> None:
 
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
-def test_final_job(queue: Queue, end: str) -> None:
-    """Nothing is recorded for a job that has ended, except that what was recorded still says so."""
+def test_nothing_is_recorded_for_an_ended_job(queue: Queue, end: str) -> None:
+    """What was recorded before is still confirmed."""
     job = queue.claimed(images=2)
     first = queue.record(job, 0)
     if end == "cancelled":
@@ -87,8 +87,8 @@ def test_final_job(queue: Queue, end: str) -> None:
     check_invariants(queue.connection)
 
 
-def test_unknown_job(queue: Queue) -> None:
-    """A job that is not there any more wants no images."""
+def test_a_job_that_no_longer_exists_wants_no_images(queue: Queue) -> None:
+    """The worker removes the image."""
     nowhere = {"id": 10**12, "userFolder": "u", "batchId": "b"}
     assert queue.record(nowhere, 0)["result"] == "job_final"
     assert queue.refuse(nowhere, 0) == "job_final"

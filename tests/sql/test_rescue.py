@@ -29,8 +29,8 @@ def test_lease_runs_out(queue: Queue, clock: Clock) -> None:
     check_invariants(queue.connection)
 
 
-def test_third_crash(queue: Queue, clock: Clock) -> None:
-    """The third crash of its own fails the job with a reason of its own and rolls its batch up."""
+def test_a_jobs_third_crash_alone_fails_it(queue: Queue, clock: Clock) -> None:
+    """It has its own reason, and the batch is updated."""
     job = queue.claimed(images=3)
     queue.record(job, 0)
     queue.refuse(job, 1)
@@ -139,8 +139,8 @@ def test_acquitted_by_a_try(queue: Queue, clock: Clock) -> None:
     assert (row["suspect"], row["crashes"]) == (False, 1)
 
 
-def test_many_leases(queue: Queue, clock: Clock) -> None:
-    """A claim rescues a bounded number of leases; the next claims rescue the rest."""
+def test_a_claim_rescues_a_bounded_number_of_leases(queue: Queue, clock: Clock) -> None:
+    """The next claims rescue the rest."""
     for _ in range(2):
         queue.enqueue(examples=75)
     assert len(crash(queue, clock, max_jobs=200)) == 150

@@ -65,8 +65,8 @@ def age_locks(db: Connection, seconds: int) -> None:
     )
 
 
-def test_runbook_selects(queue: Queue, stack: Stack) -> None:
-    """The runbook's questions get right answers from psql."""
+def test_the_runbooks_queries_give_right_answers(queue: Queue, stack: Stack) -> None:
+    """Run by psql."""
     queue.enqueue(examples=4)
     first, second, _ = queue.run().claim(3)
     queue.settle(first, "retry", retryInSeconds=60)
@@ -82,8 +82,10 @@ def test_runbook_selects(queue: Queue, stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("max_attempts", [5, 1])
-def test_runbook_release(queue: Queue, stack: Stack, max_attempts: int) -> None:
-    """What the runbook's update releases is claimed next, attempts used up or not; counters stay right."""
+def test_a_job_released_by_the_runbooks_update_is_claimed_next(
+    queue: Queue, stack: Stack, max_attempts: int
+) -> None:
+    """Even if its attempts are used up; the counters stay right."""
     job = queue.claimed(images=2, maxAttempts=max_attempts)
     queue.record(job, 0)
     stack.psql(RELEASE)
@@ -128,8 +130,8 @@ def insert(queue: Queue, **fields: Any) -> Any:
     return queue.one(f"insert into photo_generation_queue ({names}) values ({marks}) returning *", values)
 
 
-def test_old_insert(queue: Queue, clock: Clock) -> None:
-    """A row of the required columns gets its batch, its turn and the defaults."""
+def test_a_row_with_the_required_columns_gets_the_rest(queue: Queue, clock: Clock) -> None:
+    """Its batch, its turn and the defaults."""
     row = insert(queue)
     assert (row["status"], row["numImagesPerExample"], row["aspectRatio"]) == ("pending", 4, "1:1")
     assert (row["startTag"], row["priority"], row["maxAttempts"]) == (4, 0, 5)

@@ -106,8 +106,8 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
         (" ", None),
     ],
 )
-def test_the_address(installed: Database, url: str, called: str | None) -> None:
-    """The secret travels encrypted or not at all; the path follows the address, however that was pasted."""
+def test_a_secret_is_sent_only_to_an_https_address(installed: Database, url: str, called: str | None) -> None:
+    """The path is appended to the address, however it was pasted."""
     if called is None:
         with pytest.raises(psycopg.errors.RaiseException, match="begins with https://"):
             prepare(installed.connection, url)
@@ -120,8 +120,8 @@ def test_the_address(installed: Database, url: str, called: str | None) -> None:
 @pytest.mark.parametrize(
     "secret", ["fifteen-letters", "a secret with blanks", "a-secret-with\nX-Other: header", " "]
 )
-def test_the_secret(installed: Database, secret: str) -> None:
-    """What cannot be a WORKER_SECRET, or would be more than one header, is refused and not quoted."""
+def test_an_invalid_secret_is_refused_and_not_quoted(installed: Database, secret: str) -> None:
+    """One that would become a second header included."""
     with pytest.raises(psycopg.errors.RaiseException, match="at least 16 plain characters") as caught:
         prepare(installed.connection, secret=secret)
     assert not secret.strip() or secret not in str(caught.value.diag.message_primary) + str(

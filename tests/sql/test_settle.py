@@ -31,8 +31,10 @@ def expected_status(outcome: str, attempts_left: bool, spent: bool, made: int, g
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 @pytest.mark.parametrize("images", IMAGES)
-def test_every_outcome(queue: Queue, clock: Clock, outcome: str, images: tuple[int, int]) -> None:
-    """What becomes of a job follows from its images, its outcome and its attempts; the counters agree."""
+def test_a_jobs_status_follows_from_its_images_outcome_and_attempts(
+    queue: Queue, clock: Clock, outcome: str, images: tuple[int, int]
+) -> None:
+    """The counters agree."""
     made, given_up = images
     for attempts_left, spent in product((True, False), (True, False)):
         job = queue.claimed(images=3, maxAttempts=2 if attempts_left else 1)
@@ -54,8 +56,8 @@ def test_every_outcome(queue: Queue, clock: Clock, outcome: str, images: tuple[i
         queue.call("cancel_generation_batch", p_batch_id=job["batchId"])
 
 
-def test_readable_reasons(queue: Queue) -> None:
-    """A job tells a person why it failed, or how much of it could not be made."""
+def test_a_job_says_in_words_why_it_failed_or_what_is_missing(queue: Queue) -> None:
+    """A person reads it."""
     some, none, worn = (queue.claimed(images=2, maxAttempts=1) for _ in range(3))
     queue.record(some, 0)
     for job, index in ((some, 1), (none, 0), (none, 1)):
@@ -79,8 +81,8 @@ def test_a_job_settled_as_completed_without_all_its_images_is_retried(queue: Que
 
 
 @pytest.mark.parametrize(("made", "status"), [(4, "completed"), (3, "partial"), (0, "failed")])
-def test_batch_status(queue: Queue, clock: Clock, made: int, status: str) -> None:
-    """A batch ends with its last job: completed, partial as soon as one image is missing, or failed."""
+def test_a_batch_ends_with_its_last_job(queue: Queue, clock: Clock, made: int, status: str) -> None:
+    """As completed, partial (an image is missing), or failed."""
     batch_id = queue.enqueue(examples=4)["batchId"]
     jobs = queue.run().claim()
     for number, job in enumerate(jobs):
@@ -95,8 +97,8 @@ def test_batch_status(queue: Queue, clock: Clock, made: int, status: str) -> Non
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_wrong_fence(queue: Queue, outcome: str) -> None:
-    """Without its fence a result changes nothing, not even of a job of the same worker."""
+def test_a_result_without_the_claims_fence_changes_nothing(queue: Queue, outcome: str) -> None:
+    """Not even for another job of the same worker."""
     job = queue.claimed()
     before = queue.job(job["id"]), queue.batch(job["batchId"])
     for fence in ("", "worker", job["fence"][:-1], job["fence"] + "0", None):
@@ -106,8 +108,8 @@ def test_wrong_fence(queue: Queue, outcome: str) -> None:
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
-def test_settled_twice(queue: Queue, outcome: str) -> None:
-    """A settle repeated, also after the job was claimed anew, has lost its lease and changes nothing."""
+def test_a_repeated_settle_changes_nothing(queue: Queue, outcome: str) -> None:
+    """It has lost its lease, even if the job was claimed again."""
     job = queue.claimed(images=2)
     queue.settle(job, outcome)
     for _ in range(2):
@@ -150,8 +152,8 @@ def test_stale_and_fresh_together(queue: Queue) -> None:
 @pytest.mark.parametrize(
     "results", [None, {}, "x", [3], [{}], [{"outcome": "done"}], [{"outcome": "failed"}]]
 )
-def test_malformed_results(queue: Queue, results: object) -> None:
-    """A malformed result is refused as a whole."""
+def test_one_malformed_result_refuses_the_whole_call(queue: Queue, results: object) -> None:
+    """Nothing is settled."""
     job = queue.claimed()
     queue.record(job, 0)
     is_list = isinstance(results, list)
@@ -174,8 +176,10 @@ def test_malformed_results(queue: Queue, results: object) -> None:
         ("2026-12-31 09:00", "2027-01-01 08:00"),
     ],
 )
-def test_daily_reset(queue: Queue, clock: Clock, now: str, reset: str) -> None:
-    """A job without daily quota waits for midnight in California, in summer, winter and between."""
+def test_a_job_without_daily_quota_waits_for_midnight_in_california(
+    queue: Queue, clock: Clock, now: str, reset: str
+) -> None:
+    """In summer, in winter, and when the clocks change."""
     clock.set(datetime.fromisoformat(now).replace(tzinfo=UTC))
     job = queue.claimed()
     queue.settle(job, "rate_limited", untilDailyReset=True, retryInSeconds=5, attemptSpent=False)
@@ -225,8 +229,10 @@ STEP = st.tuples(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=4))
-def test_any_results(queue: Queue, clock: Clock, rounds: list[list[tuple[Any, ...]]]) -> None:
-    """Whatever results come in whatever order, counters equal the rows and statuses fit the images."""
+def test_counters_equal_the_rows_after_any_results(
+    queue: Queue, clock: Clock, rounds: list[list[tuple[Any, ...]]]
+) -> None:
+    """In any order; the statuses fit the images."""
     clock.set(NOON)
     for examples in (1, 2, 5):
         queue.enqueue(f"user-{examples}", examples=examples, images=3, maxAttempts=2)

@@ -42,8 +42,8 @@ DATABASE = [
 
 
 @pytest.mark.parametrize(("code", "expected"), DATABASE)
-def test_database_errors(code: str | int | None, expected: type[GenerationError]) -> None:
-    """Each SQLSTATE class, PostgREST code and bare HTTP status means one thing to the worker."""
+def test_each_database_error_has_one_meaning(code: str | int | None, expected: type[GenerationError]) -> None:
+    """By SQLSTATE class, PostgREST code or bare HTTP status."""
     error = APIError({"code": code, "message": "said", "details": "reason", "hint": "fix"})
     with pytest.raises(expected), queue.translated("some_function"):
         raise error
@@ -70,8 +70,8 @@ def test_a_refusal_keeps_what_the_database_said() -> None:
         ("500", QueueUnavailable),
     ],
 )
-def test_storage_errors(status: str, expected: type[GenerationError]) -> None:
-    """Each status that Storage puts into its body means one thing to the worker."""
+def test_each_storage_error_has_one_meaning(status: str, expected: type[GenerationError]) -> None:
+    """By the status in its body."""
     error = storage3.exceptions.StorageApiError("said", "code", status)
     with pytest.raises(expected), storage.translated("upload"):
         raise error

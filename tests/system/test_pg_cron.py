@@ -73,8 +73,8 @@ def failed_runs(site: Clocked) -> list[str]:
     return [row["return_message"] for row in rows]
 
 
-def test_it_ticks(site: Clocked) -> None:
-    """A tick that lacks its address fails by name; the next has the queue worked off. No secret is left."""
+def test_a_scheduled_tick_processes_the_queue(site: Clocked) -> None:
+    """Without its address it fails with that reason; no secret is left behind."""
     job = site.order("by the clock")
     paste(site.db, "schedule.sql")
     assert site.verdict() == "Not yet: pg_cron has not run it."

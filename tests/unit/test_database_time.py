@@ -16,8 +16,8 @@ def test_time_goes_on(answered: str) -> None:
     assert str(time.after(0))[-6:] == answered[-6:]
 
 
-def test_unknown_time() -> None:
-    """Without an answer, or without an end of the wait, there is no time to tell."""
+def test_there_is_no_time_without_an_answer_or_a_delay() -> None:
+    """None, not a guess."""
     time = DatabaseTime(lambda: 0.0)
     assert time.after(1) is None
     time.set("2026-03-29T00:00:00+00:00")

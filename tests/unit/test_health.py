@@ -88,8 +88,10 @@ CLOCK = "check that the clock (Cloud Scheduler or pg_cron) is running."
         (DUE | MISCONFIGURED, "trouble", "The last run failed: The key is not valid."),
     ],
 )  # fmt: skip
-def test_the_verdict(numbers: dict[str, Any], level: str, words: str) -> None:
-    """What is worse is said instead of what is better, in a sentence that names the next step."""
+def test_the_verdict_names_the_worst_problem_and_the_next_step(
+    numbers: dict[str, Any], level: str, words: str
+) -> None:
+    """In one sentence."""
     found = health(STATS | numbers)
     assert found.as_json() == {"level": level, "words": words}
 

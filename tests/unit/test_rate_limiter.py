@@ -175,8 +175,8 @@ async def test_void_after_epoch(ticker: Ticker) -> None:
     assert gate.reported == [{"p_model": "model", "p_facts": facts, "p_epoch": 1}]
 
 
-async def test_overtaken_answer(ticker: Ticker) -> None:
-    """Starts that a 429 made void while they were on their way are not used."""
+async def test_starts_that_a_429_voided_in_transit_are_not_used(ticker: Ticker) -> None:
+    """The answer was on its way."""
     gate = HandGate(starts(0, epoch=1), starts(0, epoch=2))
     gate.open.clear()
     (image,) = waiting(limiter := Limiter(gate, ticker), 1, ticker)

@@ -47,8 +47,8 @@ async def test_why_there_was_none(ticker: Ticker, reason: str, seconds: float | 
     assert limiter.blocked_until - ticker() == pytest.approx(seconds or -math.inf, abs=0.5)
 
 
-async def test_asks_again(ticker: Ticker) -> None:
-    """A gate whose next start is near is asked again, but not without pause."""
+async def test_a_gate_with_a_near_start_is_asked_again_after_a_pause(ticker: Ticker) -> None:
+    """Not continuously."""
     gate = HandGate(none("rate_limited", 0), none("rate_limited", 0), starts(0))
     limiter = Limiter(gate, ticker)
     began = ticker()
@@ -84,8 +84,8 @@ async def test_close_while_asking(ticker: Ticker) -> None:
     assert await image is None
 
 
-async def test_lost_answer(ticker: Ticker) -> None:
-    """When the gate cannot be asked, the one who asked is told; the next asks anew."""
+async def test_a_failed_request_to_the_gate_is_the_askers_error(ticker: Ticker) -> None:
+    """The next image asks again."""
     gate = HandGate(QueueUnavailable("no_answer", "Supabase did not answer."), starts(0))
     limiter = Limiter(gate, ticker)
     first, second = waiting(limiter, 2, ticker)
@@ -112,8 +112,8 @@ async def test_cut_while_waiting(ticker: Ticker) -> None:
     assert gate.asked == [1, 1]
 
 
-async def test_another_model(ticker: Ticker) -> None:
-    """A change-over leaves the old gate's starts and block behind."""
+async def test_a_change_of_model_drops_the_old_gates_starts_and_block(ticker: Ticker) -> None:
+    """The new gate is asked."""
     gate = HandGate(starts(0, 0), starts(0))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)
