@@ -1158,14 +1158,17 @@ end
 $$;
 
 -- Keeps the virtual time of the priorities of the jobs p_ids, which were handed out while others were passed over (a run has enough
--- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past.
+-- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past. It advances by
+-- the images handed out at most, so that a job far ahead (its user cancelled what was before it) puts nobody behind all that
+-- was passed over. It never goes back, or each newcomer would stand before those who came shortly before.
 -- Locks the rows of these priorities until the end of the transaction.
 create or replace function generation.pass_over(p_ids bigint[]) returns void
 language plpgsql set search_path = ''
 as $$
 begin
   insert into generation.virtual_times as t (priority, tag)
-  select q.priority, max(q."startTag") from public.photo_generation_queue as q where q.id = any (p_ids)
+  select q.priority, least(max(q."startTag"), generation.virtual_time(q.priority) + sum(q."numImagesPerExample"))
+  from public.photo_generation_queue as q where q.id = any (p_ids)
   group by q.priority order by q.priority
   on conflict (priority) do update set tag = excluded.tag where t.tag < excluded.tag;
 end

@@ -218,6 +218,29 @@ def test_a_user_who_is_passed_over_lets_nobody_join_in_the_past(queue: Queue) ->
     assert abs([job["userId"] for job in jobs].count("first") - 5) <= 1
 
 
+def test_a_job_from_far_ahead_puts_no_newcomer_behind_those_passed_over(queue: Queue) -> None:
+    """Whoever orders much, cancels it and orders again stands far ahead, and takes nobody else along."""
+    queue.enqueue("passed-over", examples=50)
+    cancelled = queue.enqueue("far", examples=100)
+    queue.call("cancel_generation_batch", p_batch_id=cancelled["batchId"])
+    queue.enqueue("far")
+    (job,) = queue.run().answer(10, p_skip_users=["passed-over"])["jobs"]
+    assert job["userId"] == "far"
+    queue.enqueue("newcomer", examples=20)
+    assert abs(serve(queue, 20).count("newcomer") - 10) <= 1
+
+
+def test_later_newcomers_never_stand_before_earlier_ones(queue: Queue) -> None:
+    """Whatever is handed out past the jobs of a user, and whether those are handed out again."""
+    queue.enqueue("passed-over", examples=50)
+    queue.enqueue("served", examples=30)
+    for number in range(3):
+        queue.enqueue(f"newcomer-{number}", examples=2)
+        queue.run().answer(5, p_skip_users=["passed-over"] if number < 2 else [])
+    served = [each for each in serve(queue, 100) if each.startswith("newcomer")]
+    assert served == sorted(served)
+
+
 def test_a_retry_does_not_wait_for_its_users_backlog(queue: Queue, clock: Clock) -> None:
     """A job that failed once in passing comes soon again, however much its user has ordered meanwhile."""
     queue.enqueue("busy", examples=100)
