@@ -164,19 +164,40 @@ def test_drawings_are_sent_as_png_and_photographs_as_jpeg() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_off_keeps_the_pixels_bytes_and_drops_the_metadata(kind: str) -> None:
+    """And sRGB's color profile, since it may contain any text, and means nothing else than none."""
     options = (
         {"comment": SECRET.encode()} if kind == "JPEG" else {"xmp": SECRET.encode()} if kind == "WEBP" else {}
     )
-    original = (
-        saved(marked((1200, 800)), kind, exif=exif(), icc_profile=profile(), **options) + SECRET.encode()
-    )
-    plain = saved(marked((1200, 800)), kind, icc_profile=profile())
+    name, secret = ("sRGB built-in".encode("utf-16-be"), SECRET[:13].encode("utf-16-be"))
+    srgb = profile(b"rXYZ", b"gXYZ").replace(name, secret)
+    assert secret in srgb
+    original = saved(marked((1200, 800)), kind, exif=exif(), icc_profile=srgb, **options) + SECRET.encode()
+    plain = saved(marked((1200, 800)), kind)
     made = prepared(original, KEPT)
     image = picture(made)
-    assert made.mime_type == f"image/{kind.lower()}" and len(image.info["icc_profile"]) == len(profile())
+    assert made.mime_type == f"image/{kind.lower()}" and "icc_profile" not in image.info
     assert image.tobytes() == Image.open(io.BytesIO(plain)).tobytes()
-    assert SECRET.encode() not in made.data and not image.getexif()
-    assert len(made.data) <= len(plain)
+    assert not any(each in made.data for each in (SECRET.encode(), secret)) and not image.getexif()
+    assert len(made.data) <= len(plain) + 18  # a WebP keeps the header that says what else is in it
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_off_converts_a_photo_with_another_color_profile(kind: str) -> None:
+    """A profile is never sent; here it exchanges red and green."""
+    image = picture(prepared(saved(marked((1200, 800)), kind, icc_profile=profile()), KEPT))
+    assert image.size == (1200, 800) and "icc_profile" not in image.info
+    assert is_close(image, (0.1, 0.1), (20, 230, 20)) and is_close(image, (0.9, 0.1), (200, 20, 20))
+
+
+def test_off_keeps_how_a_jpeg_stores_its_colors_and_nothing_else_of_that_segment() -> None:
+    """Adobe's segment tells RGB from YCbCr; what a program has added to it goes."""
+    plain = saved(marked(), "JPEG", keep_rgb=True)
+    at = plain.index(b"\xff\xee\x00\x0eAdobe")
+    text = SECRET.encode()
+    length = (14 + len(text)).to_bytes(2, "big")
+    made = prepared(plain[: at + 2] + length + plain[at + 4 : at + 16] + text + plain[at + 16 :], KEPT)
+    assert SECRET.encode() not in made.data and made.data.count(b"Adobe") == 1
+    assert picture(made).tobytes() == Image.open(io.BytesIO(plain)).tobytes()
 
 
 @pytest.mark.parametrize("name", ["orientation-6.jpg", "cmyk.jpg", "moving.webp", "eight.heic", "long.png"])

@@ -14,7 +14,7 @@ from io import BytesIO
 from typing import NoReturn
 
 import pi_heif
-from PIL import AvifImagePlugin, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from worker.photos import strip
 from worker.photos.kinds import is_complete, webp_size
@@ -29,6 +29,9 @@ _LEAST_SHARE = 0.9
 4032 pixels become 2016, and are not decoded whole to become 2048."""
 
 _PLAIN = ("RGB", "CMYK", "LAB", "L")
+_GREY = ("1", "L", "LA", "I", "I;16")
+_SAME_COLOR = 2
+"""A difference of 255 levels that comes from rounding."""
 _BAND_PIXELS = 1_000_000
 _PALETTE_COLORS = 4096
 """A photo with more colors is not tried as PNG: it would be larger than the JPEG, and takes much longer."""
@@ -129,8 +132,13 @@ class Source:
         return _encoded(_upright(_srgb(small, profile), orientation), self._limits)
 
     def _kept(self, image: Image.Image) -> Prepared | None:
-        """The original bytes without metadata; None if a model could not read them or they are too many."""
+        """The original bytes without metadata; None if a model could not read them or they are too many.
+
+        Nor are they kept with another color profile than sRGB's: a profile may contain any text.
+        """
         if self._kind not in strip.KINDS or image.mode == "CMYK" or getattr(image, "n_frames", 1) > 1:
+            return None
+        if _has_other_colors(image):
             return None
         with _readable():
             data = strip.without_metadata(self._kind, self._data)
@@ -240,6 +248,19 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
     target = ImageCms.createProfile("sRGB")
     return ImageCms.buildTransform(source, target, image.mode, "RGB").apply(image)
+
+
+def _has_other_colors(image: Image.Image) -> bool:
+    """Whether the photo's color profile is not sRGB's: whether converting from it changes a sample."""
+    ramp = Image.linear_gradient("L")
+    turned = [
+        ramp,
+        *(ramp.transpose(turn) for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180)),
+    ]
+    sample = ramp if image.mode in _GREY else Image.merge("RGB", turned)
+    converted = _srgb(sample, image.info.get("icc_profile"))
+    changes = ImageChops.difference(sample.convert("RGB"), converted).getextrema()
+    return any(change[1] > _SAME_COLOR for change in changes if isinstance(change, tuple))
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,6 +1,8 @@
 """Removes metadata from a JPEG, PNG or WebP without touching its pixels: what is not needed to show it goes.
 
-For files that Pillow has decoded without an error; anything after the image's end is dropped as well.
+What stays beside the pixels are numbers of a fixed length that say how colors are stored. Color profiles,
+which have texts, go too: the caller keeps only files whose colors do not change without. For files that
+Pillow has decoded without an error; anything after the image's end is dropped as well.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ from collections.abc import Iterator
 KINDS = ("JPEG", "PNG", "WEBP")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_CHUNKS = {
-    *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"),
-    *(b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"cICP"),
-}
-_WEBP_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ICCP"}
-_WEBP_EXIF_AND_XMP = 0x0C
+_PNG_PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
+_PNG_NUMBERS = {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"cICP"}
+_MOST_NUMBER_BYTES = 32
+_WEBP_PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+_WEBP_METADATA = 0x2C
+"""The flags of VP8X for a color profile, EXIF and XMP."""
 _JPEG_METADATA = {*range(0xE0, 0xF0), 0xFE}
-_JPEG_NEEDED = (b"\xff\xe2..ICC_PROFILE\0", b"\xff\xee..Adobe")
+_ADOBE, _ADOBE_BYTES = b"Adobe", 12
+_JPEG_ADOBE = 0xEE
 _JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
 _JPEG_IN_SCAN = {0x00, *range(0xD0, 0xD8)}
 
@@ -43,8 +46,10 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == _JPEG_SCAN:
             end = _jpeg_marker(data, end)
-        if marker not in _JPEG_METADATA or _is_needed(data[at : at + 16]):
+        if marker not in _JPEG_METADATA:
             yield data[at:end]
+        elif marker == _JPEG_ADOBE and data[at + 4 : end].startswith(_ADOBE):
+            yield _adobe(data[at + 4 : end])
         at = end
 
 
@@ -59,9 +64,11 @@ def _jpeg_marker(data: bytes, at: int) -> int:
         at += 1 if data[at + 1] == 0xFF else 2
 
 
-def _is_needed(start: bytes) -> bool:
-    """Whether a segment has the color profile, or says how the colors are stored."""
-    return any(start[:2] == needed[:2] and start[4:].startswith(needed[4:]) for needed in _JPEG_NEEDED)
+def _adobe(content: bytes) -> bytes:
+    """The segment that tells RGB from YCbCr, without anything added to it; nothing if it is too short."""
+    if len(content) < _ADOBE_BYTES:
+        return b""
+    return bytes([0xFF, _JPEG_ADOBE]) + (_ADOBE_BYTES + 2).to_bytes(2, "big") + content[:_ADOBE_BYTES]
 
 
 def _png_chunks(data: bytes) -> Iterator[bytes]:
@@ -71,7 +78,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data) or len(name) < 4:
             raise ValueError("the PNG has no end")
-        if name in _PNG_CHUNKS:
+        if name in _PNG_PIXELS or (name in _PNG_NUMBERS and end - at <= 12 + _MOST_NUMBER_BYTES):
             yield data[at:end]
         at = end
 
@@ -83,6 +90,6 @@ def _webp_chunks(data: bytes) -> Iterator[bytes]:
         chunk = data[at : at + 8 + size + size % 2]
         at += len(chunk)
         if name == b"VP8X":
-            yield chunk[:8] + bytes([chunk[8] & ~_WEBP_EXIF_AND_XMP]) + chunk[9:]
-        elif name in _WEBP_CHUNKS:
+            yield chunk[:8] + bytes([chunk[8] & ~_WEBP_METADATA]) + chunk[9:]
+        elif name in _WEBP_PIXELS:
             yield chunk
