@@ -17,6 +17,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from worker import log
 from worker.common import signals
+from worker.common.hidden_memory import hide_memory
 from worker.http.auth import Guard
 from worker.http.connection import BoundedConnection
 from worker.http.oidc import GoogleTokens
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 # Without WebSockets, since uvicorn 0.54 with websockets 15 never answers a POST that asks for an upgrade.
 UvicornWorker.CONFIG_KWARGS["ws"] = "none"
 UvicornWorker.CONFIG_KWARGS["http"] = BoundedConnection
+
+hide_memory()  # here, because the server's first process has the environment too
 
 
 @functions_framework.aio.http

@@ -17,6 +17,7 @@ from worker import log
 from worker.app import Worker, default_worker_id
 from worker.cli.arguments import DEFAULT_ENV_FILE, parser
 from worker.cli.commands import FAILED, UNUSABLE, Unusable, complain, report
+from worker.common.hidden_memory import hide_memory
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.ops.check import settings_findings
 from worker.ops.check_variables import misspelled_findings
@@ -25,6 +26,7 @@ from worker.settings import InvalidSettings, Settings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code. Raises SystemExit if argparse refuses the arguments."""
+    hide_memory()
     options = read_arguments(sys.argv[1:] if arguments is None else arguments)
     return asyncio.run(run_command(options))
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from worker.common.hidden_memory import hide_memory
 from worker.photos.decode import Limits, Prepared, Source, Unusable
 
 NICENESS = 5
@@ -29,9 +30,11 @@ _OPENING_BYTES = 100_000_000
 
 def main() -> None:
     """Answer requests until stdin is closed."""
+    hide_memory()  # from the other decoder, which has another user's photo
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group or service; the worker decides
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICENESS)  # the worker's event loop goes first
+    with suppress(OSError):  # systemd's filter of system calls may forbid it
+        os.nice(NICENESS)  # the worker's event loop goes first
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr  # nothing else may be written between the answers
