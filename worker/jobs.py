@@ -89,12 +89,13 @@ class Job:
 class Photo:
     """A source photo as it is sent to Gemini, in URL-safe base64: encoded once for all its requests.
 
-    `original_bytes` is the size of the file it was made from.
+    `original_bytes` is the size of the file it was made from, `cpu_seconds` the processor time that took.
     """
 
     encoded: bytes = field(repr=False)
     mime_type: str
     original_bytes: int = field(default=0, compare=False)
+    cpu_seconds: float = field(default=0.0, compare=False)
 
     @classmethod
     def of(cls, data: bytes, mime_type: str) -> Self:

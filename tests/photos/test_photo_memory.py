@@ -9,8 +9,8 @@ import pytest
 
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
-from worker.photos.prepare import MAX_PREPARED_BYTES
-from worker.run.photo_memory import HeldPhotos, PhotoMemory, RunPhotos
+from worker.photos.prepare import MAX_PREPARED_BYTES, MOST_PHOTOS
+from worker.run.photo_memory import PHOTO_BYTES, HeldPhotos, PhotoMemory, RunPhotos
 
 USER = "user-1"
 
@@ -149,6 +149,22 @@ async def test_one_user_fills_no_more_than_half(memory: PhotoMemory, source: Sou
     victim = asyncio.create_task(fetch(run, "mine", user="user-2"))
     await all_settled()
     assert [reference for reference, _ in source.asked] == ["a", "b", "mine"]
+    source.gate.set()
+    await asyncio.gather(*attack, victim)
+
+
+async def test_the_largest_order_leaves_memory_for_another_users_largest_order(source: Source) -> None:
+    """Jobs whose photos take minutes make no job of another user wait, however many photos it has."""
+    run = PhotoMemory(PHOTO_BYTES, Clock()).open(source)
+    source.gate.clear()
+    attack = [
+        asyncio.create_task(fetch(run, *(f"slow-{job}-{number}" for number in range(MOST_PHOTOS))))
+        for job in range(3)
+    ]
+    await all_settled()
+    victim = asyncio.create_task(fetch(run, *map(str, range(MOST_PHOTOS)), user="user-2"))
+    await all_settled()
+    assert [user for _, user in source.asked] == [USER] * MOST_PHOTOS + ["user-2"] * MOST_PHOTOS
     source.gate.set()
     await asyncio.gather(*attack, victim)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -112,6 +113,22 @@ async def test_a_user_has_half_of_the_decoders(preparer: PhotoPreparer) -> None:
     await asyncio.wait(slow)
 
 
+async def test_nobody_waits_for_another_users_turn_to_prepare_the_same_content() -> None:
+    """A photo that two users have is prepared in the turn of whoever has one first."""
+    turns = FairBudget(DECODERS)
+    preparer = PhotoPreparer(2048, turns, FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
+    slow = asyncio.create_task(preparer.prepare(endless(), "attacker", "slow.jpg"))
+    await until_decoding()
+    behind = asyncio.create_task(preparer.prepare(photo("both"), "attacker", "both.jpg"))
+    while not turns.waiting:
+        await asyncio.sleep(0.01)
+    assert (await preparer.prepare(photo("both"), "victim", "both.jpg")).data
+    assert not (slow.done() or behind.done())
+    slow.cancel()
+    assert (await behind).data
+    await preparer.close()
+
+
 async def test_a_run_that_ends_stops_the_decoding_of_its_photos(preparer: PhotoPreparer) -> None:
     """The process is killed, and another takes its place."""
     slow = asyncio.create_task(preparer.prepare(endless(), "user", "slow.jpg"))
@@ -139,11 +156,17 @@ async def test_a_decoder_that_crashes_fails_its_photo_and_one_that_is_killed_doe
     assert (await preparer.prepare(photo("next"), "user", "me.jpg")).data
 
 
-async def test_a_decoder_gets_no_secret(preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_decoder_gets_no_secret(
+    preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("SUPABASE_SERVICE_ROLE_KEY", "secret-of-the-worker")
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nenv >{tmp_path}/environment\nexec {sys.executable} "$@"\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
     await preparer.prepare(photo("one"), "user", "me.jpg")
-    (pid,) = decoders()
-    assert b"secret-of-the-worker" not in Path(f"/proc/{pid}/environ").read_bytes()
+    environment = (tmp_path / "environment").read_text()
+    assert "PYTHONPATH=" in environment and "secret-of-the-worker" not in environment
 
 
 async def test_closing_ends_the_decoders() -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from local.stack.folder import free_port
 from tests.support.proxy import Proxy
-from tests.support.runs import MODEL, Site, Summary
+from tests.support.runs import MODEL, Site, Summary, picture
 from worker.errors import QueueUnavailable
+from worker.run.deadlines import Deadlines
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs",)
@@ -49,10 +50,8 @@ async def test_hanging_calls_are_cut(site: Site) -> None:
 
 
 async def test_a_photo_cut_by_the_runs_end_spends_no_attempt(site: Site) -> None:
-    """It delays no other job."""
-    slow = await site.upload(
-        "slow.png", await site.service.storage.from_("training-photos").download(f"{site.user}/me.png")
-    )
+    """It delays no other job, and its own waits for its user's next turn."""
+    slow = await site.upload("slow.png", picture())
     (a,) = await site.order("a", photo=slow)
     (b,) = await site.order("b")
     async with Proxy(site.stack.url) as proxy:
@@ -60,10 +59,26 @@ async def test_a_photo_cut_by_the_runs_end_spends_no_attempt(site: Site) -> None
         summary = await timed(site, 6, SUPABASE_URL=proxy.url)
 
     row = site.job(a)
-    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 0, "budget")
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 0, "photos_not_ready")
+    assert row["retryAt"] is not None
     assert (summary["images"]["notStarted"], site.job(b)["status"]) == (1, "completed")
     assert len(site.calls()) == 1
     site.audit(summary)
+
+
+async def test_a_job_whose_photos_had_little_time_keeps_its_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was claimed shortly before the run's end, or waited for others' memory: not the photos' fault."""
+    monkeypatch.setattr(Deadlines, "fair_seconds", 60.0)
+    (a,) = await site.order("a", photo=await site.upload("slow.png", picture()))
+    async with Proxy(site.stack.url) as proxy:
+        proxy.gate("slow.png")
+        await timed(site, 4, SUPABASE_URL=proxy.url)
+
+    row = site.job(a)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 0, "budget")
+    assert row["retryAt"] is None
 
 
 async def test_nothing_starts_that_cannot_finish(site: Site) -> None:

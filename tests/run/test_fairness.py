@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.support.photo_files import saved
 from tests.support.photo_host import ADDRESS, Loopback, PhotoHost
+from tests.support.proxy import Proxy
 from tests.support.runs import MODEL, Site, picture
 from worker.app import Worker
 from worker.photos.decode import Limits, Source
@@ -133,6 +134,21 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
     assert not any(site.photos(job) for job in attacking)
     site.gemini.release()
     assert (await running)["completed"] == 5
+
+
+async def test_photos_that_are_never_ready_give_way_to_other_users_jobs(site: Site) -> None:
+    """In the run after the one whose end cut them; otherwise they would take their memory first, for ever."""
+    slow = await site.upload("slow.png", picture(), user="attacker")
+    (attacking,) = await site.order("attack", photo=slow, userId="attacker")
+    async with Proxy(site.stack.url) as proxy:
+        proxy.gate("slow.png")
+        await site.run(RunRequest(budget_seconds=4), SUPABASE_URL=proxy.url)
+    (mine,) = await site.order("mine")
+    site.make_due()
+
+    await site.run(RunRequest(max_jobs=1))
+
+    assert (site.job(mine)["status"], site.job(attacking)["status"]) == ("completed", "pending")
 
 
 async def test_a_claim_takes_few_images(site: Site) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from PIL import Image
 
-from tests.support.photo_files import PHOTOS, SECRET, endless, is_close
+from tests.support.photo_files import PHOTOS, SECRET, endless, is_close, saved
 from tests.support.runs import Site
 
 pytest_plugins = ("tests.support.runs",)
@@ -66,3 +67,26 @@ async def test_a_photo_made_to_take_minutes_fails_its_own_job_alone(
     assert "slow.jpg takes more than 1 seconds to decode" in row["errorMessage"]
     assert not site.calls("slow")
     assert summary["completed"] == 1
+
+
+async def test_photos_that_take_too_long_together_fail_their_job_and_name_the_slowest(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each alone takes less than a photo may. A photo that stands twice in an order counts once."""
+    monkeypatch.setattr("worker.run.job.PHOTOS_CPU_SECONDS", 0.25)
+    photos = [
+        await site.upload(f"{number}.png", saved(Image.effect_noise((1500, 1000 + number), 60), "PNG"))
+        for number in range(14)
+    ]
+    (many,) = await site.order("many", photo=photos[0], trainingImageUrls=photos[1:])
+    (few,) = await site.order("few", photo=photos[0], trainingImageUrls=photos[:1] * 13)
+
+    summary = await site.run()
+
+    row = site.job(many)
+    assert (row["status"], row["errorCode"]) == ("failed", "photo_too_large")
+    assert re.search(
+        r"photo( \d+)?: takes 0\.\d s to decode, and all photos together more than 0\.25 s",
+        row["errorMessage"],
+    )
+    assert (site.job(few)["status"], summary["completed"]) == ("completed", 1)

@@ -65,7 +65,11 @@ outcomes = st.one_of(
     st.builds(ImageDiscarded, st.integers(0, 9), st.booleans()),
     st.builds(ImageErred, st.integers(0, 9), errors, st.booleans(), st.booleans()),
     st.builds(ImageCut, st.integers(0, 9), st.booleans()),
-    st.builds(ImageNotStarted, st.integers(0, 9), st.sampled_from(["budget", "rate_limited", "stopped"])),
+    st.builds(
+        ImageNotStarted,
+        st.integers(0, 9),
+        st.sampled_from(["budget", "rate_limited", "stopped", "photos_not_ready"]),
+    ),
 )
 
 
@@ -124,6 +128,14 @@ def test_an_attempt_is_given_back_only_if_nothing_was_sent() -> None:
     adopted = decide([NOT_STARTED, ImageMade(1, adopted=True)])
     assert isinstance(adopted, Released)
     assert not adopted.attempt_spent
+
+
+def test_photos_that_were_not_ready_cost_a_turn_and_no_attempt() -> None:
+    """A retry waits for its user's next turn; a job that is released would be the first one again."""
+    late = ImageNotStarted(0, "photos_not_ready")
+    for other in (late, ImageMade(1, adopted=True)):
+        outcome = decide([other, late])
+        assert isinstance(outcome, Retry) and not outcome.attempt_spent, other
 
 
 def test_what_the_runs_end_cuts_spends_nothing() -> None:

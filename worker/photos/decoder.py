@@ -45,6 +45,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
     _limit_cpu(request["cpu_seconds"])
+    began = _cpu_seconds()
     used = _address_space()
     try:
         _limit_memory(used, _OPENING_BYTES)
@@ -55,7 +56,8 @@ def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: B
         if not requests.readline():
             return
         _limit_memory(used, source.memory)
-        _send_prepared(answers, source.prepare())
+        made = source.prepare()
+        _send_prepared(answers, made, _cpu_seconds() - began)
     except Unusable as exc:
         _send(answers, {"refused": [exc.code, exc.reason]})
     except MemoryError:
@@ -64,10 +66,10 @@ def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: B
         _send(answers, {"failed": traceback.format_exc(limit=-3)})
 
 
-def _send_prepared(answers: BinaryIO, made: Prepared) -> None:
+def _send_prepared(answers: BinaryIO, made: Prepared, cpu_seconds: float) -> None:
     facts = {"mime_type": made.mime_type, "width": made.width, "height": made.height}
     encoded = urlsafe_b64encode(made.data)
-    _send(answers, {"size": len(encoded), **facts}, encoded)
+    _send(answers, {"size": len(encoded), "cpu_seconds": cpu_seconds, **facts}, encoded)
 
 
 def _send(answers: BinaryIO, answer: dict[str, Any], data: bytes = b"") -> None:
@@ -77,9 +79,14 @@ def _send(answers: BinaryIO, answer: dict[str, Any], data: bytes = b"") -> None:
 
 def _limit_cpu(seconds: int) -> None:
     """Limit the processor time of the next photo."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    most = int(used.ru_utime + used.ru_stime) + 1 + seconds
+    most = int(_cpu_seconds()) + 1 + seconds
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+
+
+def _cpu_seconds() -> float:
+    """Processor time that this process has used."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def _address_space() -> int:

@@ -23,8 +23,11 @@ from worker.jobs import Photo
 from worker.photos.decoder_process import BROKEN, DecoderProcess
 from worker.photos.kinds import kind_of
 
+MOST_PHOTOS = 14
+"""The most photos that an order can have."""
+
 MAX_PREPARED_BYTES = 5_000_000
-"""14 photos, the most that an order can have, then fit into the 100 MB of a request to Gemini as base64."""
+"""MOST_PHOTOS then fit into the 100 MB of a request to Gemini as base64."""
 
 CACHE_BYTES = 32 * 1024 * 1024
 """Limit for prepared photos that are kept for later jobs and runs; in memory, as base64, a third more."""
@@ -78,15 +81,10 @@ class PhotoPreparer:
         except ValueError as exc:
             raise BadInput("photo_not_an_image", f"{shown} {exc}") from exc
         digest = await asyncio.to_thread(_digest, data)
-        lock = self._under_way.setdefault(digest, asyncio.Lock())
-        async with lock:
-            found = self._cached(digest)
-            if found is None:
-                try:
-                    found = await self._prepared(kind, data, user_folder)
-                except (TimeoutError, _Interrupted) as exc:
-                    raise Transient("photo_not_prepared", f"{shown}: preparing it was interrupted") from exc
-                self._keep(digest, found)
+        try:
+            found = self._cached(digest) or await self._prepared_once(digest, kind, data, user_folder)
+        except (TimeoutError, _Interrupted) as exc:
+            raise Transient("photo_not_prepared", f"{shown}: preparing it was interrupted") from exc
         if isinstance(found, _Refusal):
             raise BadInput(found.code, f"{shown} {found.reason}")
         return found
@@ -96,8 +94,22 @@ class PhotoPreparer:
         while self._idle:
             await self._idle.pop().kill()
 
+    async def _prepared_once(self, digest: str, kind: str, data: bytes, user_folder: str) -> Photo | _Refusal:
+        """Prepare a photo, or wait for another user who prepares the same content.
+
+        Takes the user's turn before the lock of the content: whoever holds the lock is already being served,
+        so nobody waits for another user's turn.
+        """
+        lock = self._under_way.setdefault(digest, asyncio.Lock())
+        async with self._turns.hold(user_folder, 1), lock:
+            found = self._cached(digest)
+            if found is None:
+                found = await self._prepared(kind, data, user_folder)
+                self._keep(digest, found)
+        return found
+
     async def _prepared(self, kind: str, data: bytes, user_folder: str) -> Photo | _Refusal:
-        async with self._turns.hold(user_folder, 1), self._decoder() as decoder:
+        async with self._decoder() as decoder:
             try:
                 async with asyncio.timeout(WALL_SECONDS):
                     made = await self._decoded(decoder, kind, data, user_folder)
@@ -131,7 +143,7 @@ class PhotoPreparer:
             raise _Interrupted
         if "refused" in answer:
             return _Refusal(*answer["refused"])
-        return Photo(content, answer["mime_type"], len(data))
+        return Photo(content, answer["mime_type"], len(data), answer["cpu_seconds"])
 
     @asynccontextmanager
     async def _decoder(self) -> AsyncIterator[DecoderProcess]:

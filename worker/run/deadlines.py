@@ -52,6 +52,11 @@ class Deadlines:
         halfway = self.end.within(self.end.remaining / 2)
         return halfway if halfway.at > self.answer.at else self.answer
 
+    @property
+    def fair_seconds(self) -> float:
+        """How long a job may hold memory for photos that are not ready; see `worker.run.job`."""
+        return self.seconds_for_requests / 4
+
     def shorten(self, seconds: float) -> None:
         """Shorten all deadlines so that the run ends within `seconds`; pending calls are shortened too."""
         if self.end.remaining <= seconds:

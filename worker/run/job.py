@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from worker import log
@@ -24,6 +25,14 @@ from worker.run.outcome import (
 )
 from worker.run.photo_memory import HeldPhotos, RunPhotos
 from worker.run.prompt import build_prompt
+
+PHOTOS_CPU_SECONDS = 60
+"""Processor time for decoding all photos of a job, far more than 14 usual ones take. One user's jobs then
+cannot occupy a decoder for whole runs."""
+
+
+class _PhotosNotReady(Exception):
+    """The photos of a job were not ready at the run's end, although the job had its fair time."""
 
 
 async def process_job(context: RunContext, job: Job, photos: RunPhotos) -> JobEnd:
@@ -50,8 +59,9 @@ async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Seq
             if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in recovered):
                 return recovered
             fetched = await _fetch_photos(context, job, photos, held)
-        except TimeoutError:  # the run's deadline; the timeout of a single photo is Transient
-            reason: NotStartedReason = "stopped" if context.stop.paused else "budget"
+        except (TimeoutError, _PhotosNotReady) as late:
+            # The run's deadline; the timeout of a single photo is Transient.
+            reason = _reason(context, late)
             return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
         except GenerationError as error:
             return [*recovered, *(_not_begun(context, index, error) for index in missing)]
@@ -79,30 +89,73 @@ async def _fetch_photos(
 ) -> tuple[Photo, ...]:
     """Wait for memory, which `held` then keeps reserved, and fetch every photo of the job.
 
-    Raises TimeoutError at the run's deadline, and the first error of a fetch, which cancels the others.
+    At the run's deadline raises TimeoutError, or _PhotosNotReady if the job has held the memory for its fair
+    time, so that it cannot take the memory again in the next run before others had theirs.
     """
-    with context.jobs.waiting(job):
-        async with context.deadlines.generate.timeout():
-            memory = photos.hold(job.photo_references, job.user_folder)
-            reserved = await held.enter_async_context(memory)
-            places = range(len(job.photo_references))
-            fetches = [asyncio.create_task(_fetch_photo(job, place, reserved)) for place in places]
-            try:
-                return tuple(await asyncio.gather(*fetches))
-            finally:
-                for fetch in fetches:
-                    fetch.cancel()
+    monotonic = context.services.monotonic
+    fair_until = math.inf
+    try:
+        with context.jobs.waiting(job):
+            async with context.deadlines.generate.timeout():
+                memory = photos.hold(job.photo_references, job.user_folder)
+                reserved = await held.enter_async_context(memory)
+                fair_until = monotonic() + context.deadlines.fair_seconds
+                return await _fetch_all(job, reserved)
+    except TimeoutError as late:
+        if monotonic() < fair_until:
+            raise
+        raise _PhotosNotReady from late
+
+
+async def _fetch_all(job: Job, reserved: HeldPhotos) -> tuple[Photo, ...]:
+    """Fetch every photo of the job. Raises the first error, which cancels the others."""
+    ready: dict[int, Photo] = {}
+
+    async def fetch(place: int) -> None:
+        ready[place] = await _fetch_photo(job, place, reserved)
+        _check_processor_time(ready)
+
+    places = range(len(job.photo_references))
+    fetches = [asyncio.create_task(fetch(place)) for place in places]
+    try:
+        await asyncio.gather(*fetches)
+    finally:
+        for each in fetches:
+            each.cancel()
+    return tuple(ready[place] for place in places)
+
+
+def _check_processor_time(ready: Mapping[int, Photo]) -> None:
+    """Raise BadInput, which names the slowest photo, if the photos took too much processor time together."""
+    different = {id(photo): photo for photo in ready.values()}  # one may be both example and training photo
+    if sum(photo.cpu_seconds for photo in different.values()) <= PHOTOS_CPU_SECONDS:
+        return
+    slowest = max(ready, key=lambda place: ready[place].cpu_seconds)
+    seconds = ready[slowest].cpu_seconds
+    said = f"takes {seconds:.1f} s to decode, and all photos together more than {PHOTOS_CPU_SECONDS} s"
+    raise BadInput("photo_too_large", f"{_name(slowest)}: {said}: make it smaller")
 
 
 async def _fetch_photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
     """Fetch one photo. Error messages name its role and number in the order, for the customer."""
-    which = f"Training photo {place}" if place else "Example photo"
+    which = _name(place)
     try:
         return await reserved.fetch(job.photo_references[place])
     except BadInput as error:
         raise BadInput(error.code, f"{which}: {error.message}") from error
     except Transient as error:
         raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
+
+
+def _name(place: int) -> str:
+    """The role and number of a photo in its order."""
+    return f"Training photo {place}" if place else "Example photo"
+
+
+def _reason(context: RunContext, late: TimeoutError | _PhotosNotReady) -> NotStartedReason:
+    if context.stop.paused:
+        return "stopped"
+    return "photos_not_ready" if isinstance(late, _PhotosNotReady) else "budget"
 
 
 async def _make_images(

@@ -18,7 +18,7 @@ from worker.jobs import Job
 
 _CUT = "The run ended during the request to Gemini; the next run will send it again."
 
-NotStartedReason = Literal["budget", "rate_limited", "stopped"]
+NotStartedReason = Literal["budget", "rate_limited", "stopped", "photos_not_ready"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class ImageErred:
 
 @dataclass(frozen=True, slots=True)
 class ImageNotStarted:
-    """No request was sent: no time or quota was left, or the run stopped."""
+    """No request was sent: no time or quota was left, the run stopped, or the job's photos took too long."""
 
     index: int
     reason: NotStartedReason
@@ -84,7 +84,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Retry the job after at least the server's delay. Spends an attempt, unless only Supabase failed."""
+    """Retry the job after at least the server's delay, in its user's next turn.
+
+    Spends an attempt, unless only Supabase failed, or the photos were not ready in time.
+    """
 
     code: str
     message: str
@@ -153,6 +156,8 @@ def decide(outcomes: Sequence[ImageOutcome]) -> JobOutcome:
     if cut:
         return Released("cut", _CUT, attempt_spent=any(o.attempt_spent for o in cut))
     held_back = [o.reason for o in outcomes if isinstance(o, ImageNotStarted)]
+    if "photos_not_ready" in held_back:
+        return Retry("photos_not_ready", _why_not_started("photos_not_ready"), attempt_spent=sent)
     if held_back:
         return Released(held_back[0], _why_not_started(held_back[0]), attempt_spent=sent)
     return Completed()
@@ -201,5 +206,7 @@ def _why_not_started(reason: NotStartedReason) -> str:
             return "The quota was used up before this job started; a later run will pick it up."
         case "stopped":
             return "The run was stopped before this job started; a later run will pick it up."
+        case "photos_not_ready":
+            return "The photos were not ready when the run ended; a later run will pick this job up."
         case _:
             assert_never(reason)

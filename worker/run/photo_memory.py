@@ -17,11 +17,12 @@ from typing import Protocol
 from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
-from worker.photos.prepare import MAX_PREPARED_BYTES
+from worker.photos.prepare import MAX_PREPARED_BYTES, MOST_PHOTOS
 
-PHOTO_BYTES = 96 * 1024 * 1024
+PHOTO_BYTES = 2 * MOST_PHOTOS * MAX_PREPARED_BYTES
 """Limit for prepared photos: those that jobs hold, and those cached for later jobs; as base64 a third more.
-Requests to Gemini hold no copies."""
+One user has at most half, which is enough for every order, so the other half is enough for every order of
+another user. Requests to Gemini hold no copies."""
 
 Key = tuple[str, str]
 """A user's folder and a photo reference; photos are never shared between users."""
