@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+import backoff
 
 from bench.harness.site import COUNTING, WORKERS, Site, photo
 from bench.quotas.rates import USER
@@ -88,14 +88,20 @@ async def _work(seconds: float, factor: float) -> None:
 
 async def _backing_off(ask: Callable[[], Awaitable[object]], factor: float) -> None:
     """Image after image; a 429 is tried again after 0 to 1, 2, 4 … 60 s, times the factor."""
-    patient = AsyncRetrying(
-        retry=retry_if_exception_type(RateLimited),
-        wait=wait_random_exponential(multiplier=factor, max=BACKOFF_CAP_SECONDS * factor),
-    )
+
+    async def once() -> None:
+        await ask()
+
+    patient = backoff.on_exception(
+        backoff.expo,
+        RateLimited,
+        factor=factor,
+        max_value=BACKOFF_CAP_SECONDS * factor,
+        jitter=backoff.full_jitter,
+        logger=None,
+    )(once)
     while True:
-        async for attempt in patient:
-            with attempt:
-                await ask()
+        await patient()
 
 
 async def _one_at_a_time(ask: Callable[[], Awaitable[object]], delay_seconds: float) -> None:

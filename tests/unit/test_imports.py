@@ -31,6 +31,7 @@ ARROWS = {
 VENDORS = {
     "PIL": {"photos.decode", "photos.image_info"},
     "pi_heif": {"photos.decode"},
+    "backoff": {"supabase.retry"},
     "certifi": {"photos.download"},
     "colorlog": {"log.terminal_lines"},
     "dotenv": {"cli.main"},
@@ -53,7 +54,6 @@ VENDORS = {
     "rich": {"cli.terminal"},
     "starlette": {"http.auth", "http.dashboard.page", "http.orders", "http.process", "http.response"},
     "storage3": {"supabase.client", "supabase.storage"},
-    "tenacity": {"supabase.retry"},
     "uvicorn": {"http.connection"},
 }  # fmt: skip
 """Each vendor is known to these modules; every other module is pure: the standard library and our own."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+import backoff
 
 from worker.common.deadline import Within, timeout
 from worker.errors import QueueUnavailable
@@ -39,15 +39,19 @@ async def call_with_retry(
             async with asyncio.timeout_at(ends if ends is None or last else (now + ends) / 2):
                 return await attempt()
 
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(repeated),
-        stop=stop_after_attempt(most),
-        wait=wait_random_exponential(multiplier=0.5, max=2.0),
-        reraise=True,
-    )
+    # backoff is archived, so it is used here alone and can be replaced by any library that retries.
+    retried = backoff.on_exception(
+        backoff.expo,
+        repeated,
+        max_tries=most,
+        factor=0.5,
+        max_value=2.0,
+        jitter=backoff.full_jitter,
+        logger=None,
+    )(one)
     with _timeouts_translated(what):
         async with timeout(within) as whole:
-            return await retrying(one, whole)
+            return await retried(whole)
 
 
 @contextmanager
