@@ -74,11 +74,13 @@ create or replace function generation.starts_counted(
 ) returns integer
 language plpgsql immutable set search_path = ''
 as $$
+declare
+  v_since constant timestamptz := p_at - make_interval(secs => generation.span_seconds(p_gate));
 begin
   return (
     select coalesce(sum(t.starts), 0)::integer
     from unnest(p_gate."startTimes", p_gate."startCounts") as t (at, starts)
-    where t.at > p_at - make_interval(secs => generation.span_seconds(p_gate)) and t.at <= p_until);
+    where t.at > v_since and t.at <= p_until);
 end
 $$;
 
@@ -139,6 +141,7 @@ declare
   v_rate constant double precision := floor(generation.gate_rate(p_gate));
   v_span constant interval := make_interval(secs => generation.span_seconds(p_gate));
   v_burst constant integer := generation.burst(p_gate);
+  v_cell_seconds constant double precision := generation.cell_seconds(p_gate);
   v_last timestamptz;
 begin
   if p_starts = '{}' and p_gate."startTimes" = '{}' then
@@ -161,7 +164,7 @@ begin
       select n.at, 1 from unnest(p_starts) as n (at)
     ) as t
     where t.at > p_now - v_span or t.at = v_last
-    group by floor(extract(epoch from t.at) / generation.cell_seconds(p_gate))
+    group by floor(extract(epoch from t.at) / v_cell_seconds)
   ) as c;
   return p_gate;
 end
