@@ -118,6 +118,58 @@ def test_install_closes_it_and_work_goes_on(
     assert queue.enqueue("user-3")["created"]
 
 
+def every_row(connection: Connection) -> dict[str, list[Any]]:
+    """The rows of all tables, those of the schema `generation` included."""
+    found = connection.execute(
+        """select format('%I.%I', schemaname, tablename) as name from pg_tables
+           where schemaname in ('generation', 'public') order by name"""
+    ).fetchall()
+    texts = {row["name"]: f"select t::text as row from {row['name']} as t order by 1" for row in found}
+    return {name: connection.execute(text.encode()).fetchall() for name, text in texts.items()}
+
+
+@pytest.mark.parametrize("way", ["plain", "schema-then-data", "data-only"])
+def test_each_way_restores_every_row(postgres: Postgres, source: Database, tmp_path: Path, way: str) -> None:
+    """Caps, prices and migrations come with the orders, no number differs, and new orders have free ids."""
+    source.connection.execute("select set_generation_limits('{\"dollarsPerDay\": 7}')")
+    source.connection.execute("delete from generation.prices where model = 'gemini-3-pro-image'")
+    with database(postgres) as new:
+        if way == "data-only":
+            new.install()
+            Queue(new.connection).call("generation_queue_stats")
+        run(postgres, tmp_path, way, DATABASE_URL=source.url, NEW_DATABASE_URL=new.url)
+        restored = every_row(new.connection)
+        marked = restored.pop("generation.changed_minutes")
+        assert restored == {k: v for k, v in every_row(source.connection).items() if k in restored}
+        assert len(restored) > 15 and len(marked) < 10
+        run(postgres, tmp_path, "install", NEW_DATABASE_URL=new.url)
+        assert catalog.schema(new.connection) == catalog.schema(source.connection)
+        queue = Queue(new.connection)
+        for name in ("ready", "windows"):
+            told = [Queue(made.connection).call("generation_queue_stats")[name] for made in (source, new)]
+            assert told[0] == told[1]
+        assert queue.enqueue("user-3")["created"]
+
+
+def test_a_restore_over_other_rows_changes_nothing(
+    postgres: Postgres, source: Database, tmp_path: Path
+) -> None:
+    """Whoever forgets to make room is refused at the first row that is there already."""
+    with database(postgres) as new:
+        new.install()
+        before = every_row(new.connection)
+        script = BLOCKS["sh data-only"].partition("\nSQL\n")[2]
+        environment = {"DATABASE_URL": source.url, "NEW_DATABASE_URL": new.url}
+        done = subprocess.run(
+            ["bash", "-ec", script],
+            env={"PATH": f"{postgres.bin}:{os.environ['PATH']}", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode != 0 and "duplicate key" in done.stderr
+        assert every_row(new.connection) == before
+
+
 # As on Supabase: people's role is no superuser, and somebody above it has default privileges in `public`.
 PROJECT = """
     create role project_admin;
