@@ -48,6 +48,30 @@ async def test_gemini_gets_photos_upright_in_srgb_small_and_without_metadata(sit
     site.audit(summary)
 
 
+async def test_off_sends_the_files_own_pixels_and_what_a_model_cannot_read_encoded_again(site: Site) -> None:
+    """`PHOTO_MAX_EDGE=off`: at their full size, upright, and without metadata all the same."""
+    kept = {"large.jpg": "JPEG", "xmp.webp": "WEBP", "palette.png": "PNG", "nokia.jpg": "JPEG"}
+    changed = ["orientation-6.jpg", "cmyk-with-a-profile.jpg", "moving.gif", "rotated.heic", "iphone.heic"]
+    files = {name: PHOTOS[name][0]() for name in (*kept, *changed)}
+    first, *others = [await site.upload(name, data, "image/jpeg") for name, data in files.items()]
+    (job,) = await site.order("off", photo=first, trainingImageUrls=others)
+
+    summary = await site.run(PHOTO_MAX_EDGE="off")
+
+    assert site.job(job)["errorMessage"] is None
+    (call,) = site.calls()
+    for (name, data), sha in zip(files.items(), call.photo_shas, strict=True):
+        sent = site.gemini.received.photo(sha)
+        if name in changed:
+            check(name, sent)
+            continue
+        with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(sent)) as after:
+            assert (after.format, after.size) == (kept[name], before.size), name
+            assert after.tobytes() == before.tobytes() and not after.getexif(), name
+        assert SECRET.encode() not in sent and len(sent) <= len(data), name
+    site.audit(summary)
+
+
 async def test_a_photo_made_to_take_minutes_fails_its_own_job_alone(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,43 @@ ADOBE_RGB = {b"rXYZ": (0.60974, 0.31111, 0.01947), b"gXYZ": (0.20528, 0.62567, 0
              b"bXYZ": (0.14919, 0.06322, 0.74457)}  # fmt: skip
 """Colorants of Adobe RGB (1998), adapted to D50."""
 
+DISPLAY_P3 = {b"rXYZ": (0.51512, 0.24120, -0.00105), b"gXYZ": (0.29198, 0.69225, 0.04189),
+              b"bXYZ": (0.15710, 0.06657, 0.78407)}  # fmt: skip
+"""Colorants of Display P3, adapted to D50."""
 
-def adobe_rgb() -> bytes:
-    """A profile with the colorants of Adobe RGB."""
+
+def profile_of(colorants: Mapping[bytes, tuple[float, float, float]]) -> bytes:
+    """sRGB's profile with other colorants."""
     found = bytearray(profile(b"rXYZ", b"gXYZ"))
-    for name, colorant in ADOBE_RGB.items():
+    for name, colorant in colorants.items():
         entry = found.index(name)
         at = int.from_bytes(found[entry + 4 : entry + 8], "big") + 8
-        found[at : at + 12] = b"".join(round(value * 65536).to_bytes(4, "big") for value in colorant)
+        found[at : at + 12] = b"".join(
+            round(value * 65536).to_bytes(4, "big", signed=True) for value in colorant
+        )
     return bytes(found)
+
+
+PAPER, GREEN_INK, RED_INK, BOTH_INKS = (255, 128, 128), (195, 60, 190), (125, 205, 195), (0, 128, 128)
+"""CIE Lab as bytes."""
+
+
+def profile_of_inks() -> bytes:
+    """A printer's profile in which the first ink is green, the second red, the others nothing at all."""
+    grid = b"".join(map(bytes, [PAPER] * 4 + [RED_INK] * 4 + [GREEN_INK] * 4 + [BOTH_INKS] * 4))
+    straight = bytes(range(256))
+    matrix = struct.pack(">9i", *(65536 * (at % 4 == 0) for at in range(9)))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0)) + matrix + straight * 4 + grid + straight * 3
+    header = struct.pack(">I4sI", 132 + 12 + len(table), b"none", 0x02100000) + b"prtrCMYKLab " + bytes(12)
+    header += b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)  # the light of D50
+    return header.ljust(128, b"\0") + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
+
+
+def with_gain_map() -> bytes:
+    """A photo as newer phones write it (Ultra HDR): a JPEG, what it says of a gain map, and the gain map."""
+    about = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" hdrgm:Version="1.0">{SECRET}</x:xmpmeta>'.encode()
+    gains = Image.linear_gradient("L").resize((48, 32))
+    return saved(marked(), "MPO", save_all=True, append_images=[gains], xmp=about)
 
 
 def deep_grey() -> bytes:
@@ -176,15 +205,47 @@ PHOTOS: dict[str, Expected] = {
         (96, 64), {TOP_LEFT: (20, 230, 20), TOP_RIGHT: (200, 20, 20)},
     ),
     "adobe.png": (
-        lambda: saved(Image.new("RGB", (96, 64), (100, 200, 100)), "PNG", icc_profile=adobe_rgb()),
+        lambda: saved(Image.new("RGB", (96, 64), (100, 200, 100)), "PNG", icc_profile=profile_of(ADOBE_RGB)),
         (96, 64), {MIDDLE: (0, 200, 92)},
     ),
+    "display-p3.png": (
+        lambda: saved(Image.new("RGB", (96, 64), (100, 200, 100)), "PNG", icc_profile=profile_of(DISPLAY_P3)),
+        (96, 64), {MIDDLE: (45, 203, 86)},
+    ),
+    "cmyk-with-a-profile.jpg": (
+        lambda: saved(inks(), "JPEG", icc_profile=profile_of_inks()),
+        (96, 64), {LEFT: (21, 218, 55), RIGHT: (233, 0, 0)},
+    ),
+    "ultra-hdr.jpg": (with_gain_map, (96, 64), CORNERS),
     "broken-profile.png": (lambda: saved(marked(), "PNG", icc_profile=b"no profile"), (96, 64), CORNERS),
     "eight.heic": (lambda: (SAMPLES / "rgb-8.heif").read_bytes(), (29, 100), {}),
     "ten.heic": (lambda: (SAMPLES / "rgb-10.heif").read_bytes(), (29, 100), {}),
     "see-through.heic": (lambda: (SAMPLES / "rgba-8.heif").read_bytes(), (29, 100), {}),
+    "rotated.heic": (
+        lambda: (SAMPLES / "rotated.heic").read_bytes(),
+        (64, 64), {TOP_LEFT: (25, 229, 98), TOP_RIGHT: WHITE},
+    ),
+    "iphone.heic": (
+        lambda: (SAMPLES / "iphone.heic").read_bytes(), (1025, 900), {MIDDLE: (49, 60, 66)},
+    ),
+    "nokia.jpg": (
+        lambda: (SAMPLES / "nokia.jpg").read_bytes(), (640, 480), {TOP_RIGHT: (162, 185, 253)},
+    ),
+    "stereo.mpo": (
+        lambda: (SAMPLES / "stereo.mpo").read_bytes(), (640, 480), {BOTTOM: WHITE},
+    ),
+    "photoshop.jpg": (
+        lambda: (SAMPLES / "cmyk.jpg").read_bytes(), (100, 100), {TOP_RIGHT: (0, 4, 5)},
+    ),
 }  # fmt: skip
 """By name: the file, the size that Gemini gets, and the colors at places given as shares of the size."""
+
+
+def inks() -> Image.Image:
+    """The first ink on the left, the second on the right."""
+    image = Image.new("CMYK", (96, 64), (255, 0, 0, 0))
+    image.paste((0, 255, 0, 0), (48, 0, 96, 64))
+    return image
 
 
 def lab() -> Image.Image:

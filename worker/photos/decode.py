@@ -185,8 +185,11 @@ def _shrunk(image: Image.Image, max_edge: int) -> Image.Image:
     if factor > 1 or image.mode not in _PLAIN or "transparency" in image.info:
         bands = (_plain(band).reduce(factor) for band in _bands(image, factor))
         image = _stacked(bands, image.size, factor)
-    image.thumbnail((max_edge, max_edge), Image.Resampling.LANCZOS)
-    return image
+    scale = max_edge / max(image.size)
+    if scale >= 1:
+        return image
+    width, height = (max(round(side * scale), 1) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)  # not in place: pi_heif would decode again
 
 
 def _bands(image: Image.Image, factor: int) -> Iterator[Image.Image]:
