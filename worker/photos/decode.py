@@ -182,9 +182,11 @@ def _samples(image: Image.Image) -> float:
 def _shrunk(image: Image.Image, max_edge: int) -> Image.Image:
     """The image in mode RGB, CMYK, LAB or L, at most `max_edge` pixels long."""
     factor = max(max(image.size) // max_edge, 1)
-    if factor > 1 or image.mode not in _PLAIN or "transparency" in image.info:
+    if image.mode not in _PLAIN or "transparency" in image.info:
         bands = (_plain(band).reduce(factor) for band in _bands(image, factor))
         image = _stacked(bands, image.size, factor)
+    elif factor > 1:
+        image = image.reduce(factor)
     scale = max_edge / max(image.size)
     if scale >= 1:
         return image
@@ -245,7 +247,7 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             return _transformed(image, source)
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.Image:
