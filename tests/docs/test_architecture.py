@@ -1,4 +1,4 @@
-"""docs/architecture.md: whoever follows it finds what it names."""
+"""docs/architecture.md and docs/security.md: whoever follows them finds what they name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/architecture.md").read_text()
+SECURITY = (ROOT / "docs/security.md").read_text()
 PATH = re.compile(r"`((?:worker|sql|tests|bench|local)/[\w./]*)(?:: (\w+)(?:\(\))?)?`")
 ALONE = re.compile(r"`(\w+)\(\)`")
 
 
-@pytest.mark.parametrize(("path", "name"), sorted(set(PATH.findall(PAGE))))
+@pytest.mark.parametrize(("path", "name"), sorted(set(PATH.findall(PAGE + SECURITY))))
 def test_a_file_that_is_named_is_there_and_has_what_is_named(path: str, name: str) -> None:
     """A path, with a function or class of it, or a folder."""
     assert (ROOT / path).exists()
@@ -34,6 +35,16 @@ def test_every_package_is_explained() -> None:
     """A package without a line in the table is a room that nobody can find."""
     packages = {path.parent.name for path in ROOT.glob("worker/*/__init__.py")}
     assert packages and packages <= set(re.findall(r"^\| `worker/(\w+)/` \|", PAGE, re.M))
+
+
+@pytest.mark.parametrize("heading", ["| input | what could go wrong |", "| stolen | can |"])
+def test_each_row_of_the_security_page_names_what_shows_it(heading: str) -> None:
+    """A row that no test can show has a dash."""
+    _, *rows = SECURITY.partition(heading)[2].partition("\n\n")[0].split("\n")[1:]
+    assert rows
+    for row in rows:
+        last = row.rstrip(" |").rpartition(" | ")[2]
+        assert last == "–" or PATH.match(last), row
 
 
 def text(path: str) -> str:
