@@ -1,4 +1,4 @@
-"""`python -m bench PART`: reads the arguments, forgets the environment, measures; 1 if it cannot."""
+"""`python -m bench PART`: reads the arguments, clears the environment and measures; 1 if it fails."""
 
 import argparse
 import signal
@@ -45,7 +45,7 @@ PARTS = (
 
 
 def main() -> int:
-    """Measures one part; the exit status is 130 after Ctrl-C or SIGTERM."""
+    """Measure one part; the exit status is 130 after Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parts = parser.add_subparsers(dest="part", required=True)
     for part in PARTS:
@@ -65,7 +65,7 @@ def main() -> int:
 
 
 def _end_in_order() -> None:
-    """Lets SIGTERM do what Ctrl-C does, so that everything started here ends as well."""
+    """Make SIGTERM act like Ctrl-C, so that everything started here ends too."""
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
         signal.raise_signal(signal.SIGINT)

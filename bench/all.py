@@ -1,4 +1,4 @@
-"""Every part, one after the other, and the figures of each in one file, with what they were measured on."""
+"""Runs all parts in sequence and writes their figures to one file, with the hardware and versions."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ FIGURES = ROOT / ".local" / "bench.json"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--brief", action="store_true", help="each part's brief form")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
-    """Measures each part in a process of its own; writes the figures after each, and prints them at the end.
+    """Measure each part in its own process, write the figures after each one, and print them at the end.
 
-    A part that fails is left out, and the next goes on; `StackError` at the end names those that failed.
+    If a part fails, the next one still runs; a `StackError` at the end names the parts that failed.
     """
     failed: list[str] = []
     figures: dict[str, Any] = {
@@ -63,7 +63,7 @@ def measure(options: Namespace) -> None:
 
 
 def last_line(part: str, brief: bool) -> Any:
-    """Passes on what a part prints; its last line, read as JSON, or None if the part fails."""
+    """Print a part's output and return its last line, parsed as JSON; None if the part fails."""
     command = [sys.executable, "-m", "bench", part, *(["--brief"] if brief else [])]
     last = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:

@@ -1,7 +1,7 @@
-"""How long a claim and a settle take, whatever lies in the tables, and their pace beside a bare queue's.
+"""How long a claim and a settle take with full tables, and their throughput compared with a bare queue.
 
-Straight SQL, without an API between: one database for each scenario, asked in turn, so that whatever else
-the machine does meets all of them.
+Plain SQL, without an API: one database per scenario, measured in turns, so that other load on the machine
+affects all of them equally.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.support.queue_sql import Connection
 PURPOSE = "claims and settles with a million jobs due, ended, or not due yet; about six minutes"
 JOBS = 10
 LEAST = 2000
-"""Due jobs that every scenario still has at the end; the reference has no others."""
+"""Due jobs left in every scenario at the end; the reference has no other jobs."""
 
 RECORDS = 200
-"""Images whose record is measured, in the reference."""
+"""How many records of images are measured, in the reference."""
 
 COLD = 10
-"""Claims of each scenario that do not count: their plans are not made and their pages not read yet."""
+"""First claims of each scenario that do not count, because their plans and pages are not cached yet."""
 
 JOB_BYTES = """
     select pg_total_relation_size('photo_generation_queue')::float8 / count(*) as bytes
@@ -42,7 +42,7 @@ JOB_BYTES = """
 
 @dataclass(slots=True)
 class Scenario:
-    """A database with so many rows beside the due ones, and what was measured in it, in milliseconds."""
+    """A database with this many rows besides the due ones, and its measurements, in milliseconds."""
 
     name: str
     rows: int = 0
@@ -53,7 +53,7 @@ class Scenario:
     settles: list[float] = field(default_factory=list)
 
     def prepare(self, scratch: Database, claimed: int) -> None:
-        """Put the rows in, and drain some as workers would; so many are going to be claimed."""
+        """Insert the rows and process some as workers would; `claimed` more will be claimed."""
         install(scratch)
         db = scratch.connection
         if self.rows:
@@ -80,14 +80,14 @@ class Scenario:
         self.settles.append((time.perf_counter() - asked) * 1000)
 
     def ratio(self, reference: Scenario) -> float:
-        """The worse of claim and settle, each alone and at the median ÷ the reference's: neither hides."""
+        """The higher of two ratios to the reference: the median claim's and the median settle's."""
         claims = statistics.median(self.claims[COLD:]) / statistics.median(reference.claims[COLD:])
         settles = statistics.median(self.settles[COLD:]) / statistics.median(reference.settles[COLD:])
         return max(claims, settles)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument(
         "--times", type=whole(COLD + 1, 10_000), default=200, help="claims in each scenario (default: 200)"
     )
@@ -96,9 +96,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Fills, asks in turn, prints medians with p10 and p90; the last line is JSON.
+    """Fill the databases, measure them in turns, print medians with p10 and p90; the last line is JSON.
 
-    Its `rows` are those that the million of a name stands for; each ratio is `Scenario.ratio`.
+    Its `rows` is the number that "million" in a name stands for; each ratio is `Scenario.ratio`.
     """
     million, times = (100_000, 50) if options.brief else (1_000_000, options.times)
     scenarios = _scenarios(million)
@@ -144,7 +144,7 @@ def _scenarios(million: int) -> dict[str, Scenario]:
 
 
 def _records(db: Connection) -> list[float]:
-    """Milliseconds of each record of an image, one after the other; the first COLD do not count."""
+    """Milliseconds of each record of an image, in sequence; the first COLD do not count."""
     run, taken = Run(db), list[float]()
     while len(taken) < RECORDS + COLD:
         for job in run.claim(JOBS)["jobs"]:

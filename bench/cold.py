@@ -1,7 +1,7 @@
-"""A cold start: from the start of the process to the answer of its first idle run, and its memory then.
+"""A cold start: the time from process start to the answer of the first idle run, and the memory after it.
 
-Beside it, served the same way in the same run: the smallest function that makes one RPC through `supabase`,
-and one that says hello.
+For comparison, served the same way: the smallest function that makes one RPC through `supabase`, and a hello
+world.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ async def hello(request):
 
 @dataclass(slots=True)
 class Contestant:
-    """A function: its name, its source, and what was measured of it: seconds and megabytes."""
+    """A function: its name, its source, and its measurements in seconds and megabytes."""
 
     target: str
     source: Path
@@ -59,7 +59,7 @@ class Contestant:
     megabytes: list[float] = field(default_factory=list)
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Serve it, ask it once, and end it."""
+        """Serve it, call it once, and stop it."""
         began = time.monotonic()
         with served(self.target, self.source, environment) as function:
             function.ask()
@@ -68,14 +68,14 @@ class Contestant:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--times", type=whole(1), default=15, help="how often each is started (default: 15)")
     parser.add_argument("--brief", action="store_true", help="three times")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
-    """Starts each in turn, again and again; prints medians and spread; the last line is JSON with ratios."""
+    """Start each function in turn, repeatedly; print medians and ratios; the last line is JSON."""
     with Site(Scale(60.0), ()) as site:
         print(site.hardware(), flush=True)
         folder = site.stack.postgres.folder.path
@@ -97,7 +97,7 @@ def measure(options: Namespace) -> None:
 
 
 def _megabytes(pid: int) -> float:
-    """What a process has resident, pages it shares divided among those who do (PSS)."""
+    """The resident memory of a process; shared pages are divided among their processes (PSS)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 

@@ -1,4 +1,4 @@
-"""Crash proof: workers are killed with -9 in every phase of their work, and no job and no image is lost."""
+"""Crash test: workers are killed with `kill -9` in every phase of their work; no job or image may be lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LATENCY = {"kind": "uniform", "low_seconds": 0.1, "high_seconds": 0.5}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--kills", type=whole(1), default=1000, metavar="N", help="how many (default: 1000)")
     parser.add_argument("--seed", type=whole(0), default=1, metavar="N", help="of the chance (default: 1)")
     parser.add_argument(
@@ -58,7 +58,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Kills, drains, audits and prints; the last line is JSON. Exits with 1 if a promise is broken."""
+    """Kill, drain, audit and print; the last line is JSON. Exits with 1 if a promise is broken."""
     poisons, outages = max(options.kills // 250, 1), max(options.kills // 100, 2)
     plan = Plan(options.kills, options.workers, options.every, poisons, outages, options.brief)
     began = time.monotonic()
@@ -71,7 +71,7 @@ def measure(options: Namespace) -> None:
 
 
 def crash(plan: Plan, seed: int, tell: Callable[[str], None]) -> Audit:
-    """The whole proof on a stack of its own."""
+    """The whole test on its own stack."""
     chance = random.Random(seed)
     with ExitStack() as running:
         site = running.enter_context(Site(Scale(60.0), USERS))
@@ -90,13 +90,13 @@ def crash(plan: Plan, seed: int, tell: Callable[[str], None]) -> Audit:
 
 
 def _keep_commits(site: Site) -> None:
-    """What is committed survives the death of PostgreSQL, though not that of the machine."""
+    """Make commits survive a crash of PostgreSQL, but not of the machine."""
     site.stack.psql("alter database postgres set synchronous_commit = on")
     site.stack.supabase.restart()
 
 
 def _open_gate(site: Site) -> None:
-    """Starts are no constraint here, and dead runs keep their places for a while."""
+    """Set a rate that limits nothing, and allow more runs, since dead runs keep their places for a while."""
     site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=60_000, p_burst=1000)
     site.call("set_generation_limits", p_limits={"maxRuns": 1000})
     site.simulator.configure({"latency": LATENCY})

@@ -1,7 +1,7 @@
-"""A hundred workers at one gate: what it costs to ask it, how well it is used, and who gets the starts.
+"""A hundred workers at one gate: the cost of its calls, the use of the quota, and who gets the starts.
 
 The gate is the real one, in PostgreSQL behind a pool of as many connections as an API has; each worker is
-the product's own rate limiter with ten images in hand. Only the calls are not made; their time is spent.
+the product's own rate limiter with ten waiting images. Calls to Gemini are replaced by a sleep.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ POOL = 15
 WINDOW_SECONDS = 6.0
 CALL_SECONDS = 5.0 * WINDOW_SECONDS / 60
 LEAST_RATE = round(60 / WINDOW_SECONDS)
-"""Starts a minute, so that a window has one."""
+"""Starts per minute; each window then has at least one."""
 
 MODEL = "model"
 Pool = asyncio.Queue[psycopg.AsyncConnection[dict[str, Any]]]
@@ -50,8 +50,8 @@ Pool = asyncio.Queue[psycopg.AsyncConnection[dict[str, Any]]]
 
 @dataclass(slots=True)
 class Counter:
-    """What all workers saw: when each start was, whose (`by_run` has every run), and how long each question
-    took, the wait for a connection included."""
+    """What all workers saw: each start's time and run (`by_run` has every run), and the duration of each call
+    to the gate, including the wait for a connection."""
 
     by_run: dict[UUID, int]
     began: float = 0.0
@@ -60,7 +60,7 @@ class Counter:
 
 
 class PooledGate:
-    """The database as a run's rate limiter asks it, over whichever connection of the pool comes free."""
+    """The database as a run's rate limiter calls it, over the next free connection of the pool."""
 
     def __init__(self, pool: Pool, counter: Counter) -> None:
         self._pool, self._counter = pool, counter
@@ -68,7 +68,7 @@ class PooledGate:
     async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = 4
     ) -> dict[str, Any]:
-        """Up to so many starts; nothing is refused here, so nothing else is asked."""
+        """Take up to this many starts; no other function is called, since no request gets a 429."""
         began = time.monotonic()
         connection = await self._pool.get()
         try:
@@ -84,7 +84,7 @@ class PooledGate:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument(
         "--rate", type=whole(LEAST_RATE, 100_000), default=6000, help="starts a minute (default: 6000)"
     )
@@ -96,7 +96,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Prints a line for each crowd; the last line is JSON by the number of workers."""
+    """Print a line for each number of workers; the last line is JSON by that number."""
     seconds = 12.0 if options.brief else options.seconds
     figures = {}
     with ExitStack() as running:
@@ -115,7 +115,7 @@ def measure(options: Namespace) -> None:
 
 
 def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
-    """The gate with its rate, its window and grace scaled down, and the runs that may ask it."""
+    """Set the gate's rate, with its window and grace scaled down, and create the runs that may call it."""
     scratch.install()
     parameters = [MODEL, per_window, WINDOW_SECONDS, WINDOW_SECONDS / 60]
     scratch.connection.execute("select set_generation_rate(%s, %s, null, %s, %s)", parameters)
@@ -128,7 +128,7 @@ def _open(scratch: Database, per_window: int, runs: list[UUID]) -> None:
 
 
 async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
-    """All workers at once, each with its images in hand, until the time is up."""
+    """Run all workers at once, each with its waiting images, until the time is up."""
     counter, pool = Counter(dict.fromkeys(runs, 0)), Pool()
     for _ in range(POOL):
         pool.put_nowait(await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=dict_row))
@@ -142,7 +142,7 @@ async def _crowd(url: str, runs: list[UUID], seconds: float) -> Counter:
 
 
 async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline) -> None:
-    """Ten images in turn: a start from the gate, then the time of a call."""
+    """Ten images at a time: each takes a start from the gate, then sleeps for the time of a call."""
     deadlines = Deadlines(240, 20, time.monotonic)
     limiter = RateLimiter(gate, run, MODEL, HANDS, deadlines, Stop(), time.monotonic)
     never = asyncio.Event()
@@ -159,7 +159,7 @@ async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline
 
 
 def _told(counter: Counter, seconds: float, per_window: int) -> dict[str, float]:
-    """Prints and returns what came of it; the first window, in which the gate fills, does not count."""
+    """Print and return the figures; the first window, in which the gate fills, does not count."""
     begin = counter.began + WINDOW_SECONDS
     starts = Starts(tuple(sorted(counter.starts)), ())
     used = starts.used(per_window, WINDOW_SECONDS, begin, counter.began + seconds)

@@ -1,4 +1,4 @@
-"""Time: whether a run outlives its invocation when calls hang, and how soon it answers to SIGTERM."""
+"""Whether a run outlives its invocation when calls hang, and how soon it answers after SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PURPOSE = "runs against their deadlines, whatever hangs, and against SIGTERM; ab
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--runs", type=whole(1), default=1000, help="runs; a fifth as many more get SIGTERM")
     parser.add_argument("--at-a-time", type=whole(1, 100), default=14, help="runs at once (default: 14)")
     parser.add_argument("--seed", type=whole(0), default=1, help="another one draws other runs")
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Measures everything and prints it; the last line is JSON."""
+    """Measure everything and print it; the last line is JSON."""
     began = time.monotonic()
     chance = random.Random(options.seed)
     with Site(Scale(6.0), (USER,)) as site:
@@ -98,7 +98,7 @@ async def _done(trials: Trials, plans: Sequence[Any], at_a_time: int) -> list[Re
 
 
 def _wasted(results: Sequence[Result]) -> float:
-    """Time at the ends of runs in which nothing came about that stayed ÷ all the time they were given."""
+    """The time at the ends of runs without a lasting result ÷ all the time they were given."""
     given = sum(result.plan.budget_seconds for result in results)
     return sum(result.wasted_seconds for result in results) / max(given, 1e-9)
 

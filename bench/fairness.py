@@ -1,9 +1,9 @@
-"""What one user's orders cost another: the wall time beside them, against alone.
+"""How much one user's orders delay another user's: wall time beside them ÷ wall time alone.
 
-The attacker orders first: photos that never come, each at a silent host of its own; or the most images, with
+The attacker orders first: photos that never arrive, each on its own silent host; or the most images, with
 small photos or the largest; or one or six jobs of ten images at a gate of one start a second, with one worker
-or three. The victim orders ten jobs of four images, or one job beside the last kind, once each worker
-has jobs of the attacker, or all of them are claimed.
+or three. The victim then orders ten jobs of four images, or a single job in the last case, as soon as each
+worker has jobs of the attacker, or all of them are claimed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ PURPOSE = "a user's wall time beside another's orders; about seven minutes"
 VICTIM, ATTACKER = "victim", "attacker"
 IMAGES, FEW_IMAGES = 40, 4
 SLOW_RATE, FAST_RATE = 60, 6000
-"""Starts a minute: where the gate is the bound, and where the worker is."""
+"""Starts per minute: when the gate is the limit, and when the worker is."""
 
 SILENT_JOBS, MANY_JOBS, MANY_IMAGES = 100, 20, 10
 TIMES = 3
-"""A victim of few images is measured so often; the median counts."""
+"""How often a victim with few images is measured; the median counts."""
 
 SCALED = 1000
-"""How many times smaller photos and the memory for them are: their bytes would keep the machine busy."""
+"""How many times smaller photos and their memory are than in reality, to save processor time."""
 
 LATENCY_SECONDS = 2.0
-"""Of every image: where it varies, as elsewhere, the last one's chance is most of the ratio."""
+"""Latency of every image; a random one of the last image would dominate the ratio."""
 
 PATIENCE_SECONDS = 600.0
 
@@ -56,12 +56,12 @@ CLAIMED = """
       from public.photo_generation_queue
     ) as q
     where busy >= {workers} or unclaimed = 0"""
-"""Each worker has jobs, or nothing is left to claim."""
+"""Each worker has jobs, or there is nothing left to claim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """What the attacker orders, at which rate of the gate; the victim's images, and the workers."""
+    """The attacker's orders, the gate's rate, the victim's images, and the number of workers."""
 
     told: str
     rate: int
@@ -111,19 +111,19 @@ ATTACKS = {
     MUTE: _silent(MUTE),
     SILENT_DNS: _silent(SILENT_DNS),
 }
-"""Silent are hosts after the request, before TLS, and already when their name is looked up."""
+"""Hosts that are silent after the request, before TLS, or when their name is looked up."""
 
 BRIEF = ("one_job", "six_jobs", "six_jobs_three_workers", "large")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--brief", action="store_true", help="half the images, four attacks")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
-    """The victim alone, then beside each attack; the last line is JSON with the ratios."""
+    """Measure the victim alone, then beside each attack; the last line is JSON with the ratios."""
     names = BRIEF if options.brief else tuple(ATTACKS)
     alone: dict[tuple[int, int], float] = {}
     ratios = {}
@@ -170,7 +170,7 @@ def _seconds(site: Site, hosts: HostileHosts, attack: Attack) -> float:
 
 
 async def _work(site: Site, hosts: HostileHosts, attack: Attack) -> str:
-    """The victim's batch, ordered once the workers have claimed the attacker's jobs, when it has ended."""
+    """Order the victim's batch once the workers have claimed the attacker's jobs, and wait for its end."""
     environment = site.environment() | {"LOG_LEVEL": "CRITICAL"}
     log.set_up(environment)
     os.environ["GOOGLE_GEMINI_BASE_URL"] = environment["GOOGLE_GEMINI_BASE_URL"]  # the SDK reads it by itself
@@ -205,7 +205,7 @@ async def _runs(worker: Worker) -> None:
 
 
 async def _until(site: Site, running: Sequence[asyncio.Task[None]], query: str) -> None:
-    """Wait until a query finds something, as long as the workers run."""
+    """Wait until a query finds a row, or the workers end."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not any(task.done() for task in running) and time.monotonic() < deadline:
         if await asyncio.to_thread(site.rows, query):

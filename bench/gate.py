@@ -1,4 +1,4 @@
-"""The rate gate: how much of a quota three overlapping workers use, what 429s that costs, and who waits."""
+"""The rate gate: how much of a quota three overlapping workers use, how many 429s they get, and who waits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BRIEFLY_WATCHED = {"unknown": 3, "halved": 3, "doubled": 2, "told": 0}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--window", type=above(0), metavar="SECONDS", help="the quota's window (default: 6)")
     parser.add_argument("--brief", action="store_true", help="fewer and shorter windows; about 90 s")
     parser.add_argument("--only", choices=PARTS, help="this part alone")
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Measures everything and prints it; the last line is JSON."""
+    """Measure everything and print it; the last line is JSON."""
     began = time.monotonic()
     scale = Scale(options.window or (BRIEF_WINDOW_SECONDS if options.brief else WINDOW_SECONDS))
     figures: dict[str, Any] = {}

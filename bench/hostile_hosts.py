@@ -1,8 +1,8 @@
 """The event loop's worst lag under photo hosts that attack it: each attack alone, then all at once.
 
-`hostile_hosts()` starts the hosts in a process of their own; `urls()` are photos there, in every way in which
-a host can be hostile. They speak real TLS and stand at addresses that look public, which `network` maps to
-loopback; names are looked up by a `getaddrinfo` that never answers for some of them.
+`hostile_hosts()` starts the hosts in another process; `urls()` names photos on them, one kind of host per
+attack. They use real TLS and have addresses that look public, which `network` maps to loopback. Names are
+looked up by a `getaddrinfo` that never answers for some of them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from worker.settings import MAX_PHOTO_BYTES
 PURPOSE = "the event loop's worst lag under hostile photo hosts; about two minutes"
 DOMAIN = "hostile.example"
 PHOTOS = 14
-"""The most that an order has."""
+"""The most photos of an order."""
 
 ALONE_SECONDS = 4.0
 TOGETHER_SECONDS = 30.0
@@ -79,18 +79,18 @@ ANSWERS: dict[str, Callable[[Write], Awaitable[None]]] = {
     ),
     "never": lambda write: asyncio.sleep(3600),
 }
-"""What a host does once it was asked for a photo, by the first part of its name."""
+"""How a host answers a request for a photo, by the first part of its name."""
 
 MUTE, COSTLY, SILENT_DNS, REDIRECTS = "mute", "costly-handshake", "silent-dns", "redirects"
 KINDS = (*ANSWERS, MUTE, COSTLY, SILENT_DNS, REDIRECTS)
-"""All ways: also no TLS, a handshake in a large field, no answer for the name, redirects to the next name."""
+"""All attacks, including: no TLS, a handshake in a large field, no DNS answer, redirects to the next host."""
 
 _ADDRESSES = {MUTE: "93.184.216.35", COSTLY: "93.184.216.36"}
 _ADDRESS = "93.184.216.34"
 
 
 class HostileNetwork(httpcore.AnyIOBackend):
-    """The way from the hosts' addresses to their ports on loopback."""
+    """Maps the hosts' addresses to their ports on loopback."""
 
     def __init__(self, ports: dict[str, int]) -> None:
         self._ports = ports
@@ -104,23 +104,23 @@ class HostileNetwork(httpcore.AnyIOBackend):
 
 @dataclass(frozen=True, slots=True)
 class HostileHosts:
-    """The hosts that are running: a `PhotoDownload` that has `network` finds them."""
+    """The running hosts; a `PhotoDownload` with `network` reaches them."""
 
     network: HostileNetwork
 
     def urls(self, kind: str, photos: int = PHOTOS, name: str = "x") -> list[str]:
-        """A user's photos at hosts of this kind, each at a host of its own."""
+        """A user's photos on hosts of this kind, each on its own host."""
         return [f"https://{kind}--{name}{number}.{DOMAIN}/{number}.jpg" for number in range(photos)]
 
     @property
     def good(self) -> str:
-        """A photo at a host that sends it."""
+        """A photo on a host that sends it."""
         return f"https://good.{DOMAIN}/me.jpg"
 
 
 @contextmanager
 def hostile_hosts() -> Iterator[HostileHosts]:
-    """Run the hosts in another process, and answer for their names in this one, until the block ends."""
+    """Run the hosts in another process, and resolve their names in this one, while the context is open."""
     with TemporaryDirectory() as folder:
         authority = Authority(Path(folder), (f"*.{DOMAIN}",))
         command = [sys.executable, "-m", "bench.hostile_hosts", str(authority.pem_file)]
@@ -146,7 +146,7 @@ def hostile_hosts() -> Iterator[HostileHosts]:
 
 
 def _yield() -> None:
-    os.nice(10)  # in truth these hosts compute elsewhere
+    os.nice(10)  # in reality these hosts run elsewhere
 
 
 def _names(usual: Callable[..., Any]) -> Callable[..., Any]:
@@ -164,10 +164,10 @@ def _names(usual: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(slots=True)
 class Lag:
-    """How long the event loop let a task wait that was ready, at worst, and the names it looks up itself.
+    """The longest time that the event loop let a ready task wait, and its slowest lookup of a name.
 
-    `worst_busy_seconds` is the most that the loop's thread computed meanwhile: on a machine where others
-    compute as well, that is what the loop is to blame for.
+    `worst_busy_seconds` is the longest time that the loop's thread computed in one wait: on a busy machine,
+    only that is caused by the loop.
     """
 
     worst_seconds: float = 0.0
@@ -213,7 +213,7 @@ async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
 async def attacked(
     hosts: HostileHosts, urls: dict[str, list[str]], seconds: float
 ) -> tuple[Lag, Counter[str]]:
-    """Fetch each user's photos as a run of its own does; how the loop fared, and what came of the photos."""
+    """Fetch each user's photos like a separate run; returns the loop's lag and the photos' results."""
     ends: Counter[str] = Counter()
 
     async def fetch(fetcher: PhotoFetcher, url: str, user: str) -> None:
@@ -229,13 +229,15 @@ async def attacked(
     web = PhotoDownload(network=hosts.network)
     fetchers = {user: fetcher_of(NoBucket(), web, max_bytes=MAX_PHOTO_BYTES) for user in urls}
     for user, fetcher in fetchers.items():
-        await fetcher.fetch(hosts.good, user)  # loads what is loaded once
+        await fetcher.fetch(hosts.good, user)  # imports happen now, not during the measurement
     gc.collect()
-    gc.freeze()  # as the worker does: a full collection of all that is loaded is not the hosts' doing
+    gc.freeze()  # like the worker: a full collection of all loaded objects is not caused by the hosts
     async with worst_lag() as lag:
         tasks = []
         for user, own in urls.items():
-            for start in range(0, len(own), PHOTOS):  # as a claim's jobs begin, an order's photos at once
+            for start in range(
+                0, len(own), PHOTOS
+            ):  # as when a claim's jobs start: an order's photos at once
                 await asyncio.sleep(0)
                 tasks += [
                     asyncio.create_task(fetch(fetchers[user], url, user))
@@ -249,7 +251,7 @@ async def attacked(
 
 
 def everything(hosts: HostileHosts, users: int) -> dict[str, list[str]]:
-    """For each user photos of every kind, in no order."""
+    """Photos of every kind for each user, in random order."""
     urls = {
         str(user): [url for kind in KINDS for url in hosts.urls(kind, name=f"{user}-")]
         for user in range(users)
@@ -260,13 +262,13 @@ def everything(hosts: HostileHosts, users: int) -> dict[str, list[str]]:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--brief", action="store_true", help="all at once alone")
     parser.set_defaults(measure=measure)
 
 
 def measure(options: Namespace) -> None:
-    """One user's photos for each attack, then three users' for all; the last line is JSON, of those."""
+    """Measure one user's photos for each attack, then three users' for all; the last line is JSON."""
     with hostile_hosts() as hosts:
         for kind in () if options.brief else KINDS:
             _tell(kind, *asyncio.run(attacked(hosts, {"user": hosts.urls(kind)}, ALONE_SECONDS)))
@@ -288,7 +290,7 @@ def _tell(what: str, lag: Lag, ends: Counter[str]) -> None:
 
 
 async def _serve(pem_file: str) -> None:
-    """The hosts: the usual one, one that says nothing, one with a costly handshake; prints their ports."""
+    """Serve the hosts (the usual one, a silent one, one with a costly handshake) and print their ports."""
     usual = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     costly = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     for tls in (usual, costly):
@@ -300,7 +302,7 @@ async def _serve(pem_file: str) -> None:
         async def write(data: bytes) -> None:
             writer.write(data)
             await writer.drain()
-            await asyncio.sleep(0)  # `drain` alone would not learn that the other end has hung up
+            await asyncio.sleep(0)  # `drain` alone would not notice that the other end has closed
 
         with suppress(ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()

@@ -1,6 +1,7 @@
-"""From an order to the first call to Gemini, with the kick and no clock: the database calls the worker.
+"""The time from an order to its first call to Gemini, with the kick and no schedule: the database calls the
+worker.
 
-Real: the database, the API, the served function, sql/schedule. Stood in for: pg_net, Vault, Gemini.
+Real: the database, the API, the served function, sql/schedule. Simulated: pg_net, Vault, Gemini.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PURPOSE = "from an order to its first call to Gemini, with the kick; about half 
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument(
         "--times", type=whole(1), default=40, help="orders, one after the other (default: 40)"
     )
@@ -35,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Orders again and again while nothing runs; the last line is JSON with the median in seconds."""
+    """Order repeatedly while nothing runs; the last line is JSON with the median in seconds."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         Stack(Path(folder), durable=False) as stack,
@@ -49,13 +50,13 @@ def measure(options: Namespace) -> None:
         taken = [
             _once(site, f"order-{number}") for number in range(11 if options.brief else options.times + 1)
         ]
-    counted = taken[1:]  # the first starts the instance's connections
+    counted = taken[1:]  # the first one opens the instance's connections
     print(f"order to first call: median {spread(counted)} s, {len(counted)} orders")
     print(json.dumps({"median_seconds": round(statistics.median(counted), 3)}), flush=True)
 
 
 def _once(site: Clocked, name: str) -> float:
-    """From the sending of an order, which is before its commit, to the arrival of its call at Gemini."""
+    """Seconds from sending an order, before its commit, to the arrival of its call at Gemini."""
     user = site.customer()
     forget_kicks(site.db)
     began = time.monotonic()

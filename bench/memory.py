@@ -1,8 +1,8 @@
-"""What a photo costs in processor time and memory: runs whose source photos are as large as they may be.
+"""The processor time and memory that source photos of the largest size cost.
 
-A run of twice the images must not need more memory: it is bounded by how many are made at a time, and, with
-as many and as large photos as orders can bring, by the worker's limits for photos in memory. Each is done
-three times; the medians count. Then the function is served, and called for three such runs at once.
+A run with twice the images must not need more memory: the number of concurrent images limits it, and with the
+most and largest photos of orders, the worker's limits for photos in memory do. Each case runs three times;
+the medians count. Then the served function is called for three such runs at once.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ from worker.gemini.models import DEFAULT_MODEL
 PURPOSE = "processor time and peak memory per image, with small and with large photos; about five minutes"
 USER = "customer"
 MOST = 400
-"""Images of a shorter run; the longer must do twice as many within an invocation."""
+"""Images of the shorter run; the longer one makes twice as many within an invocation."""
 
 SIDES = {"small": 512, "large": 3300}
-"""Pixels of a square of noise, about 0.2 and 6.6 MB as JPEG."""
+"""Edges in pixels of a noise image, about 0.2 and 6.6 MB as JPEG."""
 
 ORDERS, PHOTOS = 10, 14
-"""Of the worst run: orders of one image, and the most photos that an order can have, each its own."""
+"""The worst run: orders of one image with the most photos, all different."""
 
 SAMPLE_SECONDS = 0.02
 
 USERS = tuple(f"customer-{number}" for number in range(3))
-"""Who orders for the runs at once, half as much each: one user alone gets half of the memory."""
+"""The users of concurrent runs, with half of the jobs each, because one user gets only half of the memory."""
 
 SETTINGS = {
     "INVOCATION_TIMEOUT_SECONDS": "240",
@@ -55,12 +55,12 @@ SETTINGS = {
     "CALL_TIMEOUT_SECONDS": "60",
     "LOG_LEVEL": "WARNING",
 }
-"""A minute of the scale is too short for what is measured here."""
+"""The scale's minute would be too short for these runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a process and its decoders used: seconds of processor, and the most memory at one time."""
+    """What a process and its decoders used: processor seconds, and peak memory."""
 
     processor_seconds: float
     peak_megabytes: float
@@ -68,7 +68,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The same run again and again; `idle` is the processor time of one without images."""
+    """Repetitions of one run; `idle` is the processor time of a run without images."""
 
     images: int
     runs: tuple[Spent, ...]
@@ -90,7 +90,7 @@ class Case:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     images = whole(IMAGES_PER_JOB, MOST, IMAGES_PER_JOB)
     told = f"of the shorter runs, in jobs of {IMAGES_PER_JOB} (default: 80)"
     parser.add_argument("--images", type=images, default=80, help=told)
@@ -99,7 +99,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Does an idle run, and two of each size of photos; the last line is JSON with figures of the large."""
+    """Do an idle run, and two runs for each size; the last line is JSON with the figures of large photos."""
     images = 40 if options.brief else options.images
     with Site(Scale(6.0), (USER, *USERS)) as site:
         print(site.hardware(), flush=True)
@@ -141,7 +141,7 @@ def _photo(side: int) -> bytes:
 
 
 def _upload_worst(site: Site, user: str, orders: int, photo: bytes) -> list[list[str]]:
-    """The photos of each order, no two the same: the bytes after a JPEG's end make each another one."""
+    """Upload the photos of each order, all different: bytes after the JPEG's end make each unique."""
     names = [[f"{order}-{number}.jpg" for number in range(PHOTOS)] for order in range(orders)]
     return [[site.upload(user, name, photo + name.encode()) for name in of_one] for of_one in names]
 
@@ -152,7 +152,7 @@ def _order_worst(site: Site, user: str, orders: list[list[str]]) -> None:
 
 
 def _three_at_once(site: Site, photo: bytes) -> float:
-    """The most megabytes that the served function had resident, all its processes together."""
+    """The peak resident megabytes of all processes of the served function."""
     orders = {user: _upload_worst(site, user, ORDERS // 2, photo) for user in USERS}
     _begin(site)
     for user, of_user in orders.items():
@@ -174,7 +174,7 @@ def _three_at_once(site: Site, photo: bytes) -> float:
 
 
 def _most_megabytes(pid: int, ended: threading.Event) -> float:
-    """The most that a process and its descendants have at one time until the event is set."""
+    """The peak memory of a process and its descendants until the event is set."""
     most = 0
     while not ended.wait(SAMPLE_SECONDS):
         most = max(most, _kilobytes((pid, *descendants(pid))))
@@ -182,7 +182,7 @@ def _most_megabytes(pid: int, ended: threading.Event) -> float:
 
 
 def _kilobytes(pids: Sequence[int]) -> int:
-    """What processes have by themselves, and once the files, libraries above all, that they share."""
+    """The private memory of processes, plus their shared files (mostly libraries), counted once."""
     own, files = 0, [0]
     for pid in pids:
         with suppress(OSError):
@@ -199,7 +199,7 @@ def repeated(site: Site, images: int, order: Callable[[], object] | None = None)
 
 
 def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
-    """One run in a process of its own, of what is ordered."""
+    """Do one run of the enqueued jobs in its own process."""
     _begin(site)
     order()
     settings = SETTINGS | {"MAX_JOBS": str(2 * MOST // IMAGES_PER_JOB)}
@@ -220,6 +220,6 @@ def _run(site: Site, images: int, order: Callable[[], object]) -> Spent:
 
 
 def _begin(site: Site) -> None:
-    """An empty queue, and no limit of starts that a run would wait for."""
+    """Empty the queue, and set a rate that no run has to wait for."""
     site.begin(quota=1_000_000, gate_rate=100_000)
     site.call("set_generation_rate", p_model=DEFAULT_MODEL, p_rate=100_000, p_burst=1000)

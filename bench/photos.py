@@ -1,7 +1,7 @@
-"""What Gemini gets of large photos, and what it costs to make them small: bytes, and processor time.
+"""The bytes of large photos that Gemini gets, and the processor time to scale them down.
 
-Photos of 12 megapixels, as phones make them: runs of jobs with three photos of their own, and of a batch
-whose examples share the photos of the person. Each is done three times; the medians count.
+Photos of 12 megapixels, like those of phones: runs of jobs with three photos of their own, and of a batch
+whose examples share the photos of the person. Each case runs three times; the medians count.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ EXAMPLES = 8
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--brief", action="store_true", help="the same: it is brief")
     parser.set_defaults(measure=measure)
 
 
 def measure(_options: Namespace) -> None:
-    """Does the runs; the last line is JSON."""
+    """Do the runs; the last line is JSON."""
     photos = [_photo(name) for name in ("astronaut.png", "china.jpg", "flower.jpg")]
     size = sum(map(len, photos)) / len(photos)
     with Site(Scale(6.0), (USER,)) as site:
@@ -58,7 +58,7 @@ def measure(_options: Namespace) -> None:
 
 
 def _photo(name: str) -> bytes:
-    """A photograph as a phone stores it: 12 megapixels, with the noise of its sensor."""
+    """A photo like a phone's: 12 megapixels, with sensor noise."""
     with Image.open(photographs()[name]) as found:
         large = found.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
     noise = Image.effect_noise(SIZE, 12).convert("RGB")
@@ -68,7 +68,7 @@ def _photo(name: str) -> bytes:
 
 
 def _uploaded(site: Site, photo: bytes, name: str) -> str:
-    """No two are the same: the bytes behind a JPEG's end make each another one."""
+    """Upload the photo, made unique by bytes after the JPEG's end."""
     return site.upload(USER, name, photo + name.encode())
 
 

@@ -1,4 +1,4 @@
-"""How many requests a run makes to Supabase, by what they are for: each is time, and a share of the API."""
+"""How many requests a run makes to Supabase, by purpose; each takes time and a share of the API."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from worker.settings import Settings
 PURPOSE = "requests to Supabase, of an idle run and of one that makes photos; about ten seconds"
 USER = "customer"
 ONCE = ("finish_generation_run", "storage: GET generated-photos")
-"""What a run with photos asks once, beside all that an idle run asks too; of the bucket, once a process."""
+"""Requests that a run with photos makes once, besides an idle run's; the bucket's, once per process."""
 
 JOBS = 10
 
 
 @dataclass(slots=True)
 class Trips:
-    """The requests of one run by what they are for."""
+    """The requests of one run by purpose."""
 
     counted: Counter[str] = field(default_factory=Counter)
 
@@ -40,15 +40,15 @@ class Trips:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument("--brief", action="store_true", help="the same: it takes ten seconds")
     parser.set_defaults(measure=measure)
 
 
 def measure(_options: Namespace) -> None:
-    """Does an idle run and one of ten jobs; prints their requests; the last line is JSON with the counts.
+    """Do an idle run and one of ten jobs, and print their requests; the last line is JSON with the counts.
 
-    `per_image` has all but what a run asks once, however many images it makes; `per_image_all` has that too.
+    `per_image` leaves out the requests that a run makes once; `per_image_all` includes them.
     """
     scale = Scale(6.0)
     with Site(scale, (USER,)) as site:
@@ -81,7 +81,7 @@ async def _run() -> Counter[str]:
 
 
 def _tell(what: str, counted: Counter[str], grown: Counter[str]) -> None:
-    """Prints the requests by kind, and how many of each are there for the images."""
+    """Print the requests by kind, and how many of each there are per image."""
     print(f"{what}: {counted.total()}, {grown.total()} of them for the images")
     for kind, number in counted.most_common():
         print(f"  {number:>4} {grown[kind]:>4}  {kind}")

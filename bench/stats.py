@@ -1,4 +1,4 @@
-"""How long the numbers take with a long history: the database's function, and each face for its caller."""
+"""How long the numbers take with a long history: the database's function, and each endpoint."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ UNFINISHED = """
 NO_TRIGGERS = "set session_replication_role = replica"
 TRIGGERS = "reset session_replication_role"
 FILL = (NO_TRIGGERS, BATCHES, FINISHED, PHOTOS, UNFINISHED, TRIGGERS, "vacuum analyze")
-"""Ten photos a second, a job every 0.4, the last one now: 864 000 and 216 000 a day, 600 images a minute."""
+"""Ten photos a second and a job every 0.4 s until now: 864 000 and 216 000 a day, 600 images a minute."""
 COUNTED = "select count(*) from generation.counts where seconds = 60"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument(
         "--jobs", type=whole(10, 10_000_000), default=1_000_000, help="jobs that have ended, and photos"
     )
@@ -72,7 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Fills the tables, asks every face, prints p50 and p95; the last line is JSON with each p95."""
+    """Fill the tables, call every endpoint, print p50 and p95; the last line is JSON with each p95."""
     if options.brief:
         options.jobs, options.open, options.times = options.jobs // 10, options.open // 10, 10
     with Site(Scale(60.0), ()) as site, psycopg.connect(site.stack.db_url, autocommit=True) as connection:
@@ -120,7 +120,7 @@ def _faces(site: Site, times: int) -> dict[str, float]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a process has used of processors; unlike the time, it says the same on a busy machine."""
+    """The processor time of a process; unlike wall time, it is the same on a busy machine."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -132,7 +132,7 @@ def _get(url: str) -> None:
 
 
 def _timed(what: str, times: int, ask: Callable[[], object]) -> float:
-    """Asks once for nothing, then so often; prints the middle and the 95th percentile, and returns this."""
+    """Call once without measuring, then this often; prints p50 and p95, and returns p95."""
     ask()
     taken = []
     for _ in range(times):

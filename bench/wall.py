@@ -1,8 +1,8 @@
-"""How long a run takes against the ideal schedule: the same calls, on as many lines as it may use.
+"""How long a run takes compared with the ideal schedule of the same calls on as many parallel lines.
 
-No quota is in the way. The ideal begins each call as soon as a line is free, and knows no queue, no Storage
-and no photos to fetch; the run has all of them, from its first claim to its summary. Each is done three
-times; the median counts.
+No quota limits it. The ideal starts each call as soon as a line is free, without queue, Storage or source
+photos; the run has all of these, from its first claim to its summary. Each case runs three times; the median
+counts.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PURPOSE = "a run's time against the ideal schedule, 10 and 64 images at a time; 
 USER = "customer"
 WIDTHS = (10, 64)
 MOST_ROUNDS = 28
-"""Images per line; more are not begun within one invocation."""
+"""Images per line; one invocation would not start more."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """What can be said on the command line."""
+    """Add the part's options."""
     parser.add_argument(
         "--rounds", type=whole(2, MOST_ROUNDS, 2), default=10, help="images per line, even (default: 10)"
     )
@@ -41,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def measure(options: Namespace) -> None:
-    """Does the runs of each width; prints times and ratios; the last line is JSON with the median ratios."""
+    """Do the runs of each width; print times and ratios; the last line is JSON with the median ratios."""
     rounds = 4 if options.brief else options.rounds
     ratios = {}
     with Site(Scale(60.0), (USER,)) as site:
@@ -73,7 +73,7 @@ def _ratio(site: Site, width: int, rounds: int) -> float:
 
 
 def _tick(site: Site, width: int) -> dict[str, Any]:
-    """The summary of one run in a process of its own."""
+    """The summary of one run in its own process."""
     settings = {
         "IMAGES_AT_A_TIME": str(width),
         "JOBS_AT_A_TIME": str(max(10, 2 * width // IMAGES_PER_JOB)),
@@ -87,7 +87,7 @@ def _tick(site: Site, width: int) -> dict[str, Any]:
 
 
 def ideal_seconds(calls: Sequence[Call], width: int) -> float:
-    """When the last of these calls would have ended, each begun on the first of `width` lines to be free."""
+    """When the last of these calls would end if each started on the first free one of `width` lines."""
     free = [0.0] * width
     for call in sorted(calls, key=lambda call: call.started):
         began = heapq.heappop(free)

@@ -1,1 +1,1 @@
-"""What every part uses: where it is measured, how it is scaled, and how its figures are told."""
+"""What the parts share: the stack, the scale, and the output of figures."""

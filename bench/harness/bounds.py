@@ -1,4 +1,4 @@
-"""Bounds of what can be said on the command line, so that nothing is filled for a run that cannot be."""
+"""Limits of options, so that an impossible value fails before any database is filled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.cli import arguments
 
 
 def whole(least: int, most: int = 1_000_000, step: int = 1) -> Callable[[str], int]:
-    """Reads a whole number within bounds; with a `step`, a multiple of it."""
+    """A parser of whole numbers within limits; with a `step`, of its multiples."""
     within = arguments.whole(least, most)
 
     def read(text: str) -> int:
@@ -22,7 +22,7 @@ def whole(least: int, most: int = 1_000_000, step: int = 1) -> Callable[[str], i
 
 
 def above(least: float, most: float = 3600.0) -> Callable[[str], float]:
-    """Reads a number above the least, and not above the most; NaN is neither."""
+    """A parser of numbers above `least` and up to `most`; refuses NaN."""
     within = arguments.number(least, most)
 
     def read(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What every part says of its figures: what they were measured on, their median and their spread."""
+"""What every part prints with its figures: hardware and versions, median and spread."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from local.stack.postgres import Postgres
 
 REPEATS = 3
-"""Runs of each case where one by itself takes long; the median of them counts."""
+"""Runs of each slow case; their median counts."""
 
 
 def hardware(postgres: Postgres) -> str:
-    """What all this runs on, in a line."""
+    """The hardware and versions, in one line."""
     on = measured_on(postgres)
     return f"{on['cores']} cores for everything · Python {on['python']} · PostgreSQL {on['postgresql']}"
 
 
 def measured_on(postgres: Postgres) -> dict[str, str | int | None]:
-    """The machine and the versions; the server need not run."""
+    """The machine and the versions; the server need not be running."""
     told = subprocess.run(
         [postgres.bin / "postgres", "--version"], capture_output=True, text=True, check=True
     )
@@ -38,12 +38,12 @@ def measured_on(postgres: Postgres) -> dict[str, str | int | None]:
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
-    """The median, and the least and the most."""
+    """The median, the minimum and the maximum."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} – {max(values):.{digits}f})"
 
 
 def _processor() -> str | None:
-    """What the processor is called, where the kernel knows it."""
+    """The processor's name, if the kernel knows it."""
     told = Path("/proc/cpuinfo")
     lines = told.read_text().splitlines() if told.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -1,4 +1,4 @@
-"""What the simulator's ledger says about the use of a quota, in sliding windows; pure."""
+"""Computes the use of a quota in sliding windows from the simulator's ledger; pure functions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from local.simulator.ledger import Call
 
 NEAR = 0.05
-"""A window's use is near the quota if it is within this share of it, or within one start."""
+"""A window's use counts as near the quota within this share of it, or within one start."""
 
 STEPS = 60
-"""Windows looked at per window's length."""
+"""Sliding windows evaluated per window length."""
 
 
 @dataclass(frozen=True, slots=True)
 class Starts:
-    """The calls of one model: `admitted` when the quota let them pass, `limited` when they got a 429.
+    """The times of one model's calls: `admitted` by the quota, or `limited` with a 429.
 
-    Times in seconds of the machine's monotonic clock, which the simulator stamps them with.
+    In seconds of the machine's monotonic clock, as the simulator recorded them.
     """
 
     admitted: tuple[float, ...]
@@ -27,7 +27,7 @@ class Starts:
 
     @classmethod
     def of(cls, calls: Iterable[Call], model: str) -> Starts:
-        """Those of a ledger."""
+        """The calls of a ledger."""
         own = sorted((call for call in calls if call.model == model), key=lambda call: call.started)
         return cls(
             tuple(call.started for call in own if call.admitted),
@@ -40,7 +40,7 @@ class Starts:
         return min((*self.admitted[:1], *self.limited[:1]))
 
     def between(self, begin: float, end: float) -> Starts:
-        """Those that arrived in [begin, end)."""
+        """The calls that arrived in [begin, end)."""
         return Starts(_between(self.admitted, begin, end), _between(self.limited, begin, end))
 
     @property
@@ -49,12 +49,12 @@ class Starts:
         return len(self.limited) / max(len(self.admitted) + len(self.limited), 1)
 
     def used(self, allowed: float, window_seconds: float, begin: float, end: float) -> float:
-        """Admitted starts ÷ allowed ones in [begin, end), `allowed` per window."""
+        """Admitted starts ÷ allowed starts in [begin, end); `allowed` is per window."""
         starts = len(_between(self.admitted, begin, end))
         return starts / (allowed * (end - begin) / window_seconds)
 
     def least_used(self, allowed: float, window_seconds: float, begin: float, end: float) -> float:
-        """The same for the sliding window within [begin, end) that was used least."""
+        """The same for the least used sliding window within [begin, end)."""
         return min(
             self._window(at, window_seconds) / allowed
             for at in _moments(begin + window_seconds, end, window_seconds)
@@ -63,9 +63,9 @@ class Starts:
     def windows_until_near(
         self, allowed: float, window_seconds: float, since: float, until: float
     ) -> float | None:
-        """Windows from `since` until the use of the window just gone by is near `allowed` and stays so.
+        """Windows from `since` until the use of the last window is near `allowed` and stays there.
 
-        None if it is not so for one window's length before `until` at least.
+        None unless it is near for at least one window before `until`.
         """
         followed: float | None = None
         for at in _moments(since, until, window_seconds):
@@ -86,6 +86,6 @@ def _between(starts: tuple[float, ...], begin: float, end: float) -> tuple[float
 
 
 def _moments(begin: float, end: float, window_seconds: float) -> list[float]:
-    """Moments from begin to end, STEPS of them in a window's length."""
+    """Times from begin to end, STEPS per window."""
     count = max(round((end - begin) / window_seconds * STEPS), 1)
     return [begin + (end - begin) * step / count for step in range(count + 1)]

@@ -1,4 +1,4 @@
-"""How a benchmark is scaled down: a deployment's times shrink with the minute of its quota."""
+"""Scales a benchmark down: all times of a deployment shrink in proportion to the quota's window."""
 
 from dataclasses import dataclass
 
@@ -7,26 +7,26 @@ STARTS_PER_SECOND = 10
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A quota of `rate` starts in any `window_seconds`; the other times are those of a deployment × `factor`.
+    """A quota of `rate` starts in any `window_seconds`; all other times are a deployment's × `factor`.
 
-    Bounds are those of the settings, which are not made for so short runs.
+    They stay within the limits of the settings, which are made for longer runs.
     """
 
     window_seconds: float
 
     @property
     def factor(self) -> float:
-        """What a second of a real deployment lasts here."""
+        """How long a second of a real deployment takes here."""
         return self.window_seconds / 60
 
     @property
     def rate(self) -> int:
-        """The quota, in starts per window: 600 images a minute of our time, 60 in a window of 6 s."""
+        """The quota, in starts per window: 60 in a window of 6 s is 600 images per real minute."""
         return round(STARTS_PER_SECOND * self.window_seconds)
 
     @property
     def grace_seconds(self) -> float:
-        """The gate's grace, half a second beside a window of 60 s."""
+        """The gate's grace: half a second per window of 60 s."""
         return self.factor / 2
 
     @property
@@ -36,12 +36,12 @@ class Scale:
 
     @property
     def latency(self) -> dict[str, float | str]:
-        """How long an image takes: 5 s at the median, amid the 3 to 10 s that users report of Gemini."""
+        """The latency of an image: 5 s at the median, within the 3 to 10 s that users of Gemini report."""
         median = 5 * self.factor
         return {"kind": "lognormal", "median_seconds": median, "sigma": 0.3, "high_seconds": 5 * median}
 
     def settings(self) -> dict[str, str]:
-        """The worker's settings as environment variables; everything not named has its default."""
+        """The worker's settings as environment variables; others have their defaults."""
         return {
             "INVOCATION_TIMEOUT_SECONDS": f"{self.run_seconds:g}",
             "MARGIN_SECONDS": f"{max(20 * self.factor, 2.0):g}",

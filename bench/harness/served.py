@@ -1,4 +1,4 @@
-"""A function as functions-framework serves it, for parts that look at its processes."""
+"""A function served by functions-framework, for parts that measure its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "a-secret-of-the-bench-0123456789"
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Its port, and the process that was started; it forks others."""
+    """Its port and its first process, which forks others."""
 
     port: int
     pid: int
@@ -33,7 +33,7 @@ class Served:
         return (self.pid, *descendants(self.pid))
 
     def ask(self) -> bytes:
-        """The answer to a call for a run, asked until there is one; `StackError` if it is not a summary."""
+        """Call for a run until there is an answer; `StackError` if it is not a summary."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
@@ -54,7 +54,7 @@ class Served:
 
 @contextmanager
 def served(target: str, source: Path, environment: Mapping[str, str]) -> Iterator[Served]:
-    """Start it at a free port of loopback, its output on stderr; kill all its processes in the end."""
+    """Start it on a free loopback port, with its output on stderr; finally kill all its processes."""
     port = free_port()
     program = Path(sys.executable).with_name("functions-framework")
     command = [str(program), "--target", target, "--source", str(source)]

@@ -1,4 +1,4 @@
-"""Where it is measured: the local stack, the simulator and real worker processes, the same for every part."""
+"""The test bed of all parts: the local stack, the simulator and real worker processes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WORKERS = 3
 JOBS_PER_ORDER = 100
 IMAGES_PER_JOB = 4
 COUNTING = "counts-rejected-calls"
-"""A model of the benchmark's own, whose quota counts the calls it rejects as well."""
+"""A model that only the benchmark uses; its quota also counts rejected calls."""
 
 WORK_TABLES = (
     "public.photo_generation_queue, public.photo_generation_batches, generation.failed_images, "
@@ -44,7 +44,7 @@ WORK_TABLES = (
 
 
 def photo() -> bytes:
-    """A small source photo, so that encoding it takes no time from what is measured."""
+    """A source photo so small that encoding it does not affect the measurement."""
     out = io.BytesIO()
     Image.linear_gradient("L").resize((96, 64)).convert("RGB").save(out, "JPEG")
     return out.getvalue()
@@ -76,19 +76,19 @@ class Site:
         self._running.close()
 
     def begin(self, quota: int, gate_rate: int) -> None:
-        """An empty queue, an empty ledger, a quota for every model, a gate that has learned nothing."""
+        """Empty the queue and the ledger, set a quota for every model, and reset the gate."""
         self.stack.psql(f"truncate {WORK_TABLES}")
         self.simulator.reset()
         self.set_quota(quota)
         self.set_gate(gate_rate)
 
     def set_quota(self, quota: int) -> None:
-        """What the simulator allows per window, for each model by itself."""
+        """Set what the simulator allows per window, for each model separately."""
         limits = {"requests_per_minute": quota, "window_seconds": self.scale.window_seconds}
         self.simulator.configure({"quotas": {"*": limits, COUNTING: {**limits, "count_rejected": True}}})
 
     def set_gate(self, rate: int) -> None:
-        """What the operator allows per window; the gate's window and grace are the scale's."""
+        """Set the gate's rate per window; its window and grace are those of the scale."""
         self.call(
             "set_generation_rate",
             p_model=DEFAULT_MODEL,
@@ -98,7 +98,7 @@ class Site:
         )
 
     def order(self, user: str, images: int) -> list[str]:
-        """Enqueues jobs of IMAGES_PER_JOB images for a user; returns the batches' ids."""
+        """Enqueue jobs of IMAGES_PER_JOB images for a user; returns the batches' ids."""
         jobs = -(-images // IMAGES_PER_JOB)
         batches = []
         for first in range(0, jobs, JOBS_PER_ORDER):
@@ -112,7 +112,7 @@ class Site:
     def enqueue(
         self, user: str, examples: Sequence[Mapping[str, str]], training: Sequence[str], images: int
     ) -> str:
-        """Enqueues an order, of so many images for each example; returns the batch's id."""
+        """Enqueue an order with this many images per example; returns the batch's id."""
         request = {
             "userId": user,
             "basePrompt": "A portrait in the evening sun",
@@ -123,7 +123,7 @@ class Site:
         return str(self.call("enqueue_generation_batch", p_request=request)["batchId"])
 
     def upload(self, user: str, name: str, data: bytes) -> str:
-        """Puts a file into a user's folder, in place of an older one; the reference to it."""
+        """Upload a file to a user's folder, replacing an older one; returns its reference."""
         reference = f"{BUCKET}/{user}/{name}"
         headers = {"apikey": self.stack.secret_key, "content-type": "image/jpeg", "x-upsert": "true"}
         request = urllib.request.Request(f"{self.stack.url}/storage/v1/object/{reference}", data, headers)
@@ -143,7 +143,7 @@ class Site:
 
     @contextmanager
     def workers(self, apart_seconds: float) -> Iterator[None]:
-        """WORKERS processes that do runs one after the other, started so far apart; all work within it."""
+        """Start WORKERS processes at this distance, which do run after run while the context is open."""
         environment = self.environment()
         command = [sys.executable, "-m", "worker", "--no-env-file", "run"]
         started: list[Process] = []
@@ -163,7 +163,7 @@ class Site:
                 process.stop(signal.SIGTERM)
 
     def wait_for_calls(self, model: str = DEFAULT_MODEL, seconds: float = 30.0) -> float:
-        """Waits for the first call of a model and returns when it arrived."""
+        """Wait for the first call of a model; returns its time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if any(call.model == model for call in self.simulator.ledger()):
@@ -172,11 +172,11 @@ class Site:
         raise StackError("No worker has called Gemini.", f"Logs: {self.stack.postgres.folder.path}")
 
     def starts(self, model: str = DEFAULT_MODEL) -> Starts:
-        """What the ledger says of a model until now."""
+        """The calls of a model so far."""
         return Starts.of(self.simulator.ledger(), model)
 
     def skip_hour(self) -> None:
-        """Lets the gate's hour between two probes go by: sixty windows."""
+        """Move the gate's clock past the hour between two probes: sixty windows."""
         self.stack.psql('update generation.gates set "probeAt" = generation.moment()')
 
     def call(self, function: str, **parameters: object) -> dict[str, Any]:
@@ -184,14 +184,14 @@ class Site:
         return self.stack.supabase.call(f"/rest/v1/rpc/{function}", parameters)
 
     def rows(self, query: str) -> list[dict[str, Any]]:
-        """What a query finds."""
+        """The rows of a query."""
         found: list[dict[str, Any]] = json.loads(
             self.stack.psql(f"select coalesce(json_agg(r), '[]') from ({query}) as r")
         )
         return found
 
     def hardware(self) -> str:
-        """What all this runs on, in a line."""
+        """The hardware and versions, in one line."""
         return hardware(self.stack.postgres)
 
     def _upload(self) -> None:

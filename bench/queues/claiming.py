@@ -1,4 +1,4 @@
-"""A worker's claims and settles straight in SQL, on a queue filled with as many rows as wanted."""
+"""A worker's claims and settles in plain SQL, on a queue filled with any number of rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUEUED = """
 
 
 def install(scratch: Database) -> None:
-    """The queue with an open gate, and batches for a million jobs, ten in each."""
+    """Install the queue, with an open gate and batches for a million jobs, ten in each."""
     scratch.install()
     db = scratch.connection
     db.execute("set statement_timeout = 0")
@@ -36,7 +36,7 @@ def install(scratch: Database) -> None:
 
 
 def fill(db: Connection, rows: int, status: str = "pending", retry: str | None = None) -> None:
-    """So many more jobs; each has its place in the order, so that no trigger gives it one."""
+    """Insert this many jobs, each with its place in the order, so that no trigger computes it."""
     ended = "2026-01-01" if status == "completed" else None
     db.execute(QUEUED.encode(), {"status": status, "retry": retry, "ended": ended, "rows": rows})
 
@@ -55,7 +55,7 @@ class Run:
         return answer
 
     def settle(self, answer: Mapping[str, Any]) -> None:
-        """Settle what was claimed: failed, since no photo was made; that counts in its batch like any end."""
+        """Settle the claimed jobs as failed, since no photo was made; batches count them like any end."""
         ends = {"fence": answer["fence"], "outcome": "failed", "code": "bench", "message": "It was a bench."}
         results = json.dumps([{"jobId": job["id"], **ends} for job in answer["jobs"]])
         self._db.execute("select settle_generation_jobs(%s::jsonb)", [results]).fetchone()
@@ -72,5 +72,5 @@ class Run:
             raise StackError("An image was not recorded.", "Its answer says why.", str(answer))
 
     def finish(self) -> None:
-        """End the run; it holds nothing any more."""
+        """Finish the run; it holds no jobs."""
         self._db.execute("select finish_generation_run(%s, 'bench', '{}')", [self._id]).fetchone()

@@ -1,8 +1,8 @@
-"""The pace of claim and settle on eight connections, beside the barest queue there is on the same server.
+"""Claims and settles per second on eight connections, compared with the simplest possible queue.
 
 The floor is a table with an index and `for update skip locked`: no fence, no batches, no fairness, no gate,
-no crash that is noticed. The same two statements on our own table tell what its indexes and constraints cost.
-All take turns in slices, so that noise meets all.
+no crash detection. The same two statements on our own table show what its indexes and constraints cost. All
+are measured in turns, so that noise affects all.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from tests.support.databases import database
 
 CONNECTIONS, JOBS = 8, 10
 Work = Callable[[str, float], int]
-"""Works jobs off on one connection until a time; how many."""
+"""Processes jobs on one connection until a time; returns how many."""
 
 CLAIMS = 24
-"""Of each run, which is then finished, and that counts too: one every ten seconds for four minutes."""
+"""Jobs of one run; finishing it is measured too. A run of four minutes has a job every ten seconds."""
 
 SLICES = 5
 FLOOR = """
@@ -67,7 +67,7 @@ class Pace:
         return f"{self._beside(self.ours)}, the floor {self.floor:.0f} jobs/s{told}"
 
     def figures(self) -> dict[str, Any]:
-        """Ours, the bare statements and the peers as ratios to the floor."""
+        """The rates of ours, the bare statements and the other queues ÷ the floor's."""
         return {
             "floor_ratio": round(self.ours / self.floor, 3),
             "bare_ratio": round(self.bare / self.floor, 3),
@@ -80,7 +80,7 @@ class Pace:
 
 
 def measure_floor(postgres: Postgres, brief: bool) -> Pace:
-    """Fills a database for ours and the floor, and one for each other queue; prints and returns the paces."""
+    """Fill a database for ours and the floor, and one for each other queue; prints and returns the rates."""
     seconds, rows = (1.0, 200_000) if brief else (3.0, 600_000)
     with ExitStack() as running:
         scratch = running.enter_context(database(postgres))
@@ -109,7 +109,7 @@ def measure_floor(postgres: Postgres, brief: bool) -> Pace:
 
 
 def _pace(url: str, seconds: float, work: Work) -> float:
-    """Jobs per second of so many connections at once."""
+    """Jobs per second with this many connections."""
     done: list[int] = []
     began = time.perf_counter()
     until = began + seconds

@@ -1,7 +1,7 @@
-"""Other queues in PostgreSQL by their own statements, for the pace of claim and settle beside ours.
+"""Other PostgreSQL queues with their own statements, to compare their claims and settles with ours.
 
-They are shown where they are installed, since nothing else needs them; one that is not is named.
-Neither has our batches, fairness or gate; procrastinate claims and settles jobs one by one.
+They are measured if they are installed, since nothing else needs them; the others are named.
+None has our batches, fairness or gate; procrastinate claims and settles jobs one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PAYLOAD = "A portrait. " * 20
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A queue: fills an empty database with jobs; works them off on one connection until a time."""
+    """A queue: fills an empty database with jobs, and processes them on one connection until a time."""
 
     name: str
     fill: Callable[[Connection, int], None]
@@ -34,7 +34,7 @@ class Peer:
 
 
 def installed() -> Iterator[Peer]:
-    """Those that are installed; prints which is not, and how it would be shown."""
+    """The installed queues; prints which ones are missing, and how to install them."""
     for name, make in {"pgqueuer": _pgqueuer, "procrastinate": _procrastinate}.items():
         if importlib.util.find_spec(name):
             yield make()

@@ -1,4 +1,4 @@
-"""How long users wait for their first photo behind a user with a long queue, against an empty queue."""
+"""How long users wait for their first photo behind a user with a long queue, compared with an empty queue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDLE_RATE = 10
 
 @dataclass(frozen=True, slots=True)
 class Fairness:
-    """Median seconds from enqueue to the first photo of each user, and what first come first served gives."""
+    """Median seconds from enqueue to each user's first photo, and the same for first come, first served."""
 
     queued: int
     ahead: int
@@ -28,12 +28,12 @@ class Fairness:
 
     @property
     def ratio(self) -> float:
-        """Behind the long queue ÷ in an empty one."""
+        """The time behind the long queue ÷ the time in an empty one."""
         return self.behind_seconds / self.empty_seconds
 
     @property
     def line_ratio(self) -> float:
-        """The same for first come first served."""
+        """The same for first come, first served."""
         return self.line_seconds / self.empty_seconds
 
 
@@ -69,7 +69,7 @@ def idle_order(site: Site) -> float:
 
 
 def _first_photos(site: Site) -> list[float]:
-    """Enqueues one job for each user and waits until each has a photo; seconds that took, by the database."""
+    """Enqueue one job for each user and wait for their first photos; returns the database's seconds."""
     batches = [site.order(user, IMAGES_PER_JOB)[0] for user in USERS]
     named = ", ".join(f"'{batch}'" for batch in batches)
     query = f"""

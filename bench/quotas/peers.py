@@ -1,4 +1,4 @@
-"""Two other ways to live with a quota, under the same one at the same time, each with a model of its own.
+"""Other ways to handle a quota, under the same quota at the same time, each with its own model.
 
 The calls are the worker's own adapter over google-genai, so that only the pacing makes the difference.
 """
@@ -23,20 +23,20 @@ from worker.gemini.models import DEFAULT_MODEL
 from worker.jobs import Photo
 
 AT_ONCE = 10
-"""Images at a time of one worker, and of the peer that has as many as one."""
+"""Concurrent images of one worker, and of the strategy that has as many."""
 
 CALL_SECONDS = 60.0
 DELAY_SECONDS = 1.0
-"""Between two images of the old worker, at the scale of a real deployment."""
+"""Pause between two images of the old worker, in a real deployment."""
 
 BACKOFF_CAP_SECONDS = 60.0
 BACKOFF, CROWD, SEQUENTIAL = DEFAULT_MODEL, "gemini-3.1-flash-image", "gemini-3-pro-image"
-"""Each peer has the quota of a model to itself."""
+"""Each strategy has a model, and so a quota, of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Use of the quota and share of 429s of one peer, the first window left out of the use alone."""
+    """A strategy's use of the quota, without the first window, and its share of 429s."""
 
     name: str
     used: float
@@ -44,7 +44,7 @@ class Peer:
 
 
 def peers(site: Site, windows: int) -> dict[str, Peer]:
-    """All peers at the same time for so many windows after the first."""
+    """Run all strategies at the same time for this many windows after the first."""
     site.begin(site.scale.rate, site.scale.rate)
     os.environ.update(simulated_gemini(site.simulator.url))
     seconds = site.scale.window_seconds * (windows + 1)
@@ -87,7 +87,7 @@ async def _work(seconds: float, factor: float) -> None:
 
 
 async def _backing_off(ask: Callable[[], Awaitable[object]], factor: float) -> None:
-    """Image after image; a 429 is tried again after 0 to 1, 2, 4 … 60 s, times the factor."""
+    """Make image after image; a 429 is retried after 0 to 1, 2, 4 … 60 s, times the factor."""
 
     async def once() -> None:
         await ask()
@@ -105,7 +105,7 @@ async def _backing_off(ask: Callable[[], Awaitable[object]], factor: float) -> N
 
 
 async def _one_at_a_time(ask: Callable[[], Awaitable[object]], delay_seconds: float) -> None:
-    """Image after image with a pause between; a 429 costs a try like any other."""
+    """Make image after image with a fixed pause; a 429 is not retried."""
     while True:
         with contextlib.suppress(RateLimited):
             await ask()

@@ -1,4 +1,4 @@
-"""The gate under a quota: known beforehand, unknown, halved and doubled while the work goes on."""
+"""The gate under a quota that is known, unknown, halved or doubled during the work."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from bench.harness.ledger import Starts
 from bench.harness.site import WORKERS, Site
 
 APART_SHARE = 1 / 12
-"""Of a run: how far the workers' starts lie apart at least (20 s of 240 s), so that their ends do too."""
+"""The least distance of the workers' starts, as a share of a run (20 s of 240 s); their ends differ too."""
 
 UNKNOWN_FACTOR = 4
-"""How much more than the quota the gate is told where it has to learn."""
+"""The factor by which the gate's rate exceeds a quota that it has to learn."""
 
 USER = "somebody"
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Use of a known quota; `least` is that of the sliding window used least, `possible` by design."""
+    """The use of a known quota; `least` of the least used sliding window, `possible` by design."""
 
     windows: int
     used: float
@@ -30,7 +30,7 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What learning a quota cost, and how many windows following it took; None: not within `waited`."""
+    """What learning a quota cost, and how many windows it took; None if not within `waited`."""
 
     windows_to_95: float | None
     spent_429: int
@@ -44,14 +44,14 @@ class Learned:
 
     @property
     def windows_to_follow(self) -> float | None:
-        """The slower of the halving and the doubling, both without a word from anyone."""
+        """The slower of halving and doubling, without the operator's help."""
         if self.halved is None or self.doubled is None:
             return None
         return max(self.halved, self.doubled)
 
 
 def known(site: Site, windows: int, ramp_windows: float = 1.0) -> Known:
-    """The gate knows the quota; measured once all workers are at work and a window more has gone by."""
+    """Measure with a known quota, starting one window after all workers have started."""
     scale = site.scale
     seconds = scale.window_seconds * windows
     site.begin(scale.rate, scale.rate)
@@ -72,11 +72,11 @@ def known(site: Site, windows: int, ramp_windows: float = 1.0) -> Known:
 
 
 def learned(site: Site, watch: dict[str, int]) -> Learned:
-    """The gate is told UNKNOWN_FACTOR × the quota; later the quota halves, and doubles again.
+    """Set the gate to UNKNOWN_FACTOR × the quota; later the quota halves, and doubles again.
 
-    Above a stated value the gate looks once an hour: the doubling is measured from the next such look.
-    `watch` says for how many windows each is looked at: `unknown`, `halved`, `doubled` and, with the operator
-    having said the new rate, `told`.
+    Above a stated quota the gate probes once an hour: the doubling is measured from the next probe.
+    `watch` has the number of windows to watch for each phase: `unknown`, `halved`, `doubled`, and `told`, in
+    which the operator sets the new rate.
     """
     scale = site.scale
     window, rate = scale.window_seconds, scale.rate
@@ -116,7 +116,7 @@ def _limited(starts: Starts, begin: float, end: float) -> int:
 
 
 def _wait_for_runs(site: Site) -> None:
-    """Until each worker has a run under way."""
+    """Wait until each worker has a run in progress."""
     query = 'select count(distinct "workerId") from generation.runs where "finishedAt" is null'
     deadline = time.monotonic() + 30
     while int(site.stack.psql(query)) < WORKERS and time.monotonic() < deadline:
@@ -124,6 +124,6 @@ def _wait_for_runs(site: Site) -> None:
 
 
 def _sleep_until(moment: float) -> float:
-    """Sleeps, and returns the moment it was woken at."""
+    """Sleep until a time; returns the time of waking."""
     time.sleep(max(moment - time.monotonic(), 0))
     return time.monotonic()

@@ -1,4 +1,4 @@
-"""After the storm: database, storage and the simulator's ledger are compared, every kill accounted for."""
+"""The audit after the storm: compares database, Storage and ledger, and explains every kill."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = re.compile(r"\[[^\]]+\]")
 
 @dataclass(slots=True)
 class Audit:
-    """The figures, and a line for each promise that is `broken`."""
+    """The figures, and one line for each `broken` promise."""
 
     jobs: Counter[str] = field(default_factory=Counter)
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -57,13 +57,13 @@ class Auditor:
         self.found = Audit()
 
     def _calls_of(self, batches: set[str]) -> set[int]:
-        """The calls for jobs of these orders, told by the name in their prompts."""
+        """The calls for jobs of these orders, found by the name in their prompts."""
         names = {row["exampleImagePrompt"] for row in self._jobs.values() if row["batchId"] in batches}
         found = {call.sequence: NAME.search(call.prompt_start) for call in self._calls}
         return {sequence for sequence, name in found.items() if name and name[0] in names}
 
     def judge(self) -> Audit:
-        """Everything, in the order of the promises."""
+        """Check everything, in the order of the promises."""
         found = self.found
         found.photos, found.paid = len(self._photos), sum(call.images for call in self._calls)
         found.jobs = Counter(row["status"] for row in self._jobs.values())
@@ -77,7 +77,7 @@ class Auditor:
         return found
 
     def _ends(self) -> None:
-        """Every job that was ordered has ended as it had to."""
+        """Every ordered job has ended as it must."""
         for job_id, kind in self._storm.customers.ordered.items():
             row = self._jobs.get(job_id)
             if row is None or row["status"] not in FINAL:
@@ -90,7 +90,7 @@ class Auditor:
                 self.found.poisoned += 1
 
     def _crashes(self) -> None:
-        """A job counts no crash but those in which its run had nothing else, and none without a kill."""
+        """A job counts only the crashes in which its run had no other job, and none without a kill."""
         left = self._left_behind()
         touched = {job_id for _, jobs in left for job_id in jobs}
         for job_id, row in self._jobs.items():
@@ -104,9 +104,9 @@ class Auditor:
             self.found.broken.append(f"job {job_id} was a suspect, though nobody who had it was killed")
 
     def _left_behind(self) -> list[tuple[str, set[int]]]:
-        """Each run that could not finish, and what it had in hand: of the dead, and cut off by an outage.
+        """Each run that could not finish, with its jobs: of killed workers, or cut off by an outage.
 
-        Of the latter it is not known what they had at the same time: each job is taken for alone.
+        Which jobs the latter had at the same time is unknown: each counts as alone.
         """
         held = {run: jobs for runs in self._storm.held.values() for run, jobs in runs.items()}
         unfinished = {
@@ -122,14 +122,14 @@ class Auditor:
         return [*held.items(), *alone]
 
     def _was_alone(self, job_id: int, run: str, jobs: set[int]) -> bool:
-        """Whether a run left this job and no other, but for what was cancelled or settled before that."""
+        """Whether a run left only this job, apart from jobs that were cancelled or settled before."""
         settled = (run, job_id) in self._storm.left_alone
         return job_id in jobs and all(
             settled or self._jobs[other]["status"] == "cancelled" for other in jobs if other != job_id
         )
 
     def _killers(self, job_id: int) -> str:
-        """The kills that met a job alone, in order."""
+        """The kills of workers that had only this job, in order."""
         kills = [
             f"{self._kills[worker].phase or 'no request'} ({self._kills[worker].moment})"
             for worker, runs in self._storm.held.items()
@@ -138,7 +138,7 @@ class Auditor:
         return ", ".join(kills)
 
     def _images(self) -> None:
-        """No index of a job has two rows."""
+        """No image index of a job has two rows."""
         rows = Counter((row["jobId"], row["imageIndex"]) for row in self._photos)
         for (job_id, index), count in rows.items():
             if count > 1:
@@ -146,7 +146,7 @@ class Auditor:
                 self.found.broken.append(f"image {index} of job {job_id} is recorded {count} times")
 
     def _payments(self, worker: str) -> None:
-        """What a worker had made is recorded or accounted for; at most what was in flight is lost."""
+        """Every image that a worker had made is recorded or explained; only images in flight are lost."""
         kill = self._kills.get(worker)
         calls = [call for call in self._calls if call.key == key_of(worker)]
         events = self._storm.fleet.log(worker)
@@ -166,7 +166,7 @@ class Auditor:
             found.kills[kill.phase or doing, kill.moment] += 1
 
     def _objects(self) -> None:
-        """Every row has its object; what else lies there is the sweeper's."""
+        """Every row has its object; the sweep removes all other objects."""
         folders = {f"{row['userId']}/{row['batchId']}/{row['id']}" for row in self._jobs.values()}
         paths = {row["storagePath"] for row in self._photos}
         objects = Objects(self._site, folders)
@@ -186,7 +186,7 @@ class Auditor:
         ]
 
     def _not_adopted(self, orphans: set[str]) -> list[str]:
-        """Those of completed jobs, which the next claim should have found: they were not late themselves."""
+        """Objects of completed jobs that were stored in time, so the next claim should have found them."""
         completed = {str(job_id) for job_id, row in self._jobs.items() if row["status"] == "completed"}
         late = {path.split("generated-photos/")[-1] for path in self._storm.fleet.wire.delivered_late}
         return sorted(
@@ -194,7 +194,7 @@ class Auditor:
         )
 
     def _given_up(self, path: str) -> bool:
-        """Whether its living maker gave the upload up, which may have ended after the next claim's look."""
+        """Whether its living worker gave up the upload, which may have ended after the next listing."""
         job_id = int(path.split("/")[2])
         return any(
             event.get("job") == job_id and (event["message"] == "job_abandoned" or event.get("paid"))
@@ -203,13 +203,13 @@ class Auditor:
         )
 
     def _makers(self, path: str) -> list[str]:
-        """Who had an image made."""
+        """The workers that had an image made."""
         sha = path.rsplit("-", 1)[1]
         keys = {call.key for call in self._calls if sha in call.image_shas}
         return [worker for worker in self._storm.fleet.workers if key_of(worker) in keys]
 
     def _story(self, path: str) -> str:
-        """How the maker of an image ended, and what it logged about the job."""
+        """How the worker of an image ended, and what it logged about the job."""
         (worker,) = self._makers(path)
         events = [
             event["message"]
@@ -220,9 +220,9 @@ class Auditor:
 
 
 def _ended_well(row: Mapping[str, Any], kind: str) -> bool:
-    """Whether a job of an order that nobody cancelled has ended as its kind must.
+    """Whether a job of an order that was not cancelled ended as its kind must.
 
-    A healthy one may end as crashed, for crashes of its own: those are counted against the kills.
+    A healthy job may fail after crashes of its own, which are checked against the kills.
     """
     if kind == POISON:
         return (row["status"], row["errorCode"]) == ("failed", "crashed")

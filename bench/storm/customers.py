@@ -1,4 +1,4 @@
-"""Customers who order, cancel, send bad photos and forbidden prompts; and Gemini's own bad moments."""
+"""Customers who order, cancel, and send bad photos and forbidden prompts; and failures of Gemini."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from local.stack.errors import StackError
 T = TypeVar("T")
 USERS = tuple(f"user-{number}" for number in range(6))
 KINDS = {"ok": 88, "refused": 6, "unreadable": 3, "missing": 3}
-"""Kinds of jobs and how often they are ordered; `poison` is planted on purpose."""
+"""Kinds of jobs and how often they are ordered; `poison` is ordered separately."""
 
 POISON = "poison"
 ALWAYS = (
@@ -29,12 +29,12 @@ FAULTS: tuple[dict[str, Any], ...] = (
         "kind": "quota",
         "limit": 1_000_000,
         "retry_seconds": 1,
-    },  # more than the gate's rate teaches it no other
+    },  # exceeding the gate's rate teaches it no other rate
 )
 
 
 def patiently(work: Callable[[], T], seconds: float = 30.0) -> T:
-    """What the work returns, tried again while the stack is down."""
+    """Call `work`, again while the stack is down; returns its result."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -58,30 +58,30 @@ class Customers:
             site.upload(user, "unreadable.jpg", b"no picture at all")
 
     def order(self) -> None:
-        """A random user orders a few random jobs."""
+        """Order a few random jobs as a random user."""
         count = self._chance.randint(2, 6)
         kinds = self._chance.choices(tuple(KINDS), tuple(KINDS.values()), k=count)
         self._recent = [*self._recent[-9:], self._order(kinds)]
 
     def plant(self) -> None:
-        """An order with a job whose making kills its worker, among healthy ones."""
+        """Order healthy jobs and one that kills its worker."""
         self._order([POISON, "ok", "ok"])
 
     def cancel(self) -> None:
-        """One of the latest orders is cancelled."""
+        """Cancel one of the latest orders."""
         if self._recent:
             batch = self._recent.pop(self._chance.randrange(len(self._recent)))
             patiently(lambda: self._site.call("cancel_generation_batch", p_batch_id=batch))
             self.cancelled.add(batch)
 
     def trouble(self) -> None:
-        """Gemini fails the next calls in one or two ways."""
+        """Make Gemini fail the next calls in one or two ways."""
         faults = self._chance.sample(FAULTS, k=self._chance.randint(1, 2))
         rules = [*ALWAYS, *({"times": 1, "answer": fault} for fault in faults)]
         self._site.simulator.configure({"rules": rules})
 
     def calm(self) -> None:
-        """Gemini fails nothing but what it always refuses."""
+        """Make Gemini refuse only what it always refuses."""
         self._site.simulator.configure({"rules": list(ALWAYS)})
 
     def _order(self, kinds: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Worker processes in their seats: started, killed with -9 and started again, each time under a new name."""
+"""Worker processes in numbered seats: started, killed with -9 and restarted, each time under a new name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from local.simulator.ledger import fingerprint
 from local.stack.folder import Folder
 
 RUN_SECONDS = 10.0
-"""The least there is."""
+"""The shortest possible."""
 
 LEASE_SECONDS = RUN_SECONDS + 15
 """The longest lease."""
@@ -39,10 +39,10 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One kill -9, at a moment of the machine's monotonic clock.
+    """One kill -9, at a time of the machine's monotonic clock.
 
-    `phase` is what the worker was doing as far as the wire or the watcher can tell, else empty; `moment` how
-    the request under way was met, or `random`.
+    `phase` is what the worker was doing, if the wire or the watcher knows, else empty; `moment` is how far
+    the pending request was, or `random`.
     """
 
     worker: str
@@ -52,7 +52,7 @@ class Kill:
 
 
 def key_of(worker: str) -> str:
-    """The fingerprint in the simulator's ledger of the key that a worker calls Gemini with."""
+    """The fingerprint of a worker's Gemini key in the simulator's ledger."""
     return fingerprint(_key(worker))
 
 
@@ -61,7 +61,7 @@ def _key(worker: str) -> str:
 
 
 class Fleet:
-    """`seats` workers, each in a process of its own; a context manager that kills those who are left."""
+    """`seats` workers, each in its own process; a context manager that finally kills the remaining ones."""
 
     def __init__(self, folder: Folder, stack_url: str, secret: str, gemini_url: str, seats: int) -> None:
         self._folder = Folder(folder.path / "workers")
@@ -93,11 +93,11 @@ class Fleet:
         return range(len(self._names))
 
     def worker(self, seat: int) -> str:
-        """Who sits there now."""
+        """The worker in this seat."""
         return self._names[seat]
 
     def fill(self) -> None:
-        """Starts a worker in every empty seat."""
+        """Start a worker in every empty seat."""
         for seat in self.seats:
             with self._lock:
                 process = self._processes[seat]
@@ -106,7 +106,7 @@ class Fleet:
                 self._start(seat)
 
     def kill(self, worker: str, phase: str = "", moment: str = "random") -> None:
-        """Kills a worker, from any thread; nothing happens if it is dead."""
+        """Kill a worker, from any thread; does nothing if it is dead."""
         with self._lock:
             for name, process in zip(self._names, self._processes, strict=True):
                 if name == worker and process and process.is_running and not self._is_dead(worker):
@@ -115,7 +115,7 @@ class Fleet:
                     self.kills.append(Kill(worker, time.monotonic(), phase, moment))
 
     def end(self) -> None:
-        """Asks every worker to end, and waits until they have."""
+        """Ask every worker to end, and wait for all."""
         running = [process for process in self._processes if process]
         for process in running:
             process.send(signal.SIGTERM)
@@ -123,7 +123,7 @@ class Fleet:
             process.wait()
 
     def log(self, worker: str) -> Iterator[Mapping[str, Any]]:
-        """What a worker has logged; the line that a kill cut short is left out."""
+        """The worker's log, without a last line that a kill cut short."""
         path = Path(self._folder.path / f"{worker}.log")
         if not path.exists():
             return
@@ -135,7 +135,7 @@ class Fleet:
         return any(kill.worker == worker for kill in self.kills[-len(self._names) :])
 
     def _phase(self, worker: str) -> str:
-        """The worker's oldest request, or that it has sent none; empty if the wire cannot tell."""
+        """The phase of the worker's oldest pending request, or that it has sent none; empty if unknown."""
         under_way = self.wire.under_way(worker)
         if under_way:
             return under_way[0]

@@ -1,11 +1,11 @@
-"""What must hold of the queue's tables between any two calls, recomputed from the rows."""
+"""Invariants of the queue's tables between any two calls, recomputed from the rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Rows = Callable[[str], Sequence[Mapping[str, Any]]]
 
-# One row per batch: what it says of itself, and what its jobs and images say.
+# One row per batch: its own counters, and those of its jobs and images.
 BATCHES = """
     with jobs as (
       select q."batchId", q.status, q."numImagesPerExample" as images,
@@ -35,7 +35,7 @@ IMPOSSIBLE_IMAGES = """
       on (f."batchId", f."jobId", f."imageIndex") = (p."batchId", p."jobId", p."imageIndex")
     where f."jobId" is not null or p."imageIndex" not between 0 and q."numImagesPerExample" - 1"""
 
-# A completed job lacks no image.
+# A completed job has all its images.
 UNFINISHED_JOBS = """
     select q.id from photo_generation_queue as q
     where q.status = 'completed'
@@ -54,9 +54,9 @@ def expected_status(row: Mapping[str, Any]) -> str:
 
 
 def violations(rows: Rows) -> Iterator[str]:
-    """A line for each thing that does not hold, found by queries that `rows` answers:
+    """One line for each violated invariant; `rows` runs the queries.
 
-    Counters equal the rows, a batch has the status its jobs give it, no image is made and given up.
+    Counters equal the rows, a batch's status follows from its jobs, and no image is both made and given up.
     """
     for row in rows(BATCHES):
         if row["told"] != row["counted"]:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages between a worker and the stack: read whole, and told by what the worker is doing."""
+"""Reads HTTP/1.1 messages between a worker and the stack, and derives what the worker is doing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUNCTIONS = {
 
 
 def phase_of(request: bytes) -> str:
-    """What a worker does that sends this request; settling jobs that have ended rolls their batches up."""
+    """What the worker that sends this request is doing; a settle of ended jobs updates their batches."""
     line = REQUEST_LINE.match(request)
     method, path = (line[1], line[2]) if line else (b"", b"")
     if path.startswith(b"rest/v1/rpc/settle_generation_jobs"):
@@ -35,13 +35,13 @@ def phase_of(request: bytes) -> str:
 
 
 def path_of(request: bytes) -> str:
-    """The path and query of a request, without the slash it begins with."""
+    """The path and query of a request, without the leading slash."""
     line = REQUEST_LINE.match(request)
     return line[2].decode() if line else ""
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:
-    """One HTTP/1.1 message whose body has a length or comes in chunks. Raises EOFError and OSError."""
+    """Read one HTTP/1.1 message, with a content length or in chunks. Raises EOFError and OSError."""
     head = await reader.readuntil(b"\r\n\r\n")
     lower = head.lower()
     if b"\r\ntransfer-encoding: chunked" in lower:

@@ -1,8 +1,8 @@
-"""A process that has loaded what a worker loads, and forks one for each order it reads, a line of JSON.
+"""A process that has imported a worker's modules, and forks a worker for each command, a line of JSON.
 
-Loading takes a second of a core, which a thousand restarts cannot have; nothing is opened before the fork.
-{log, env} is answered with the child's process id, {look: id} with whether it runs; until somebody looked,
-a dead child's id is given to nobody else. All children die with the nursery.
+The imports take a second of processor time, too much for a thousand restarts; nothing is opened before the
+fork. The answer to {log, env} is the child's process id, to {look: id} whether it runs; the id of a dead
+child is not reused before somebody looked. All children die with the nursery.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def main() -> None:
-    """Serves until its stdin closes; then kills what it has forked."""
+    """Serve until stdin closes; then kill all children."""
     for name in LOADED:
         importlib.import_module(name)
     children: set[int] = set()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def _runs(child: int, children: set[int]) -> bool:
-    """Whether a child has not ended; one that has is buried."""
+    """Whether a child is still running; reaps it if not."""
     if child in children and os.waitpid(child, os.WNOHANG)[0]:
         children.discard(child)
     return child in children
@@ -58,7 +58,7 @@ def _fork(order: dict[str, Any]) -> int:
 
 
 def _work(log: str, environment: dict[str, str]) -> int:
-    """Does what `python -m worker run` does, in a session of its own and with its own environment."""
+    """Do what `python -m worker run` does, in a new session and with this environment."""
     from worker.cli.main import main as worker
 
     os.setsid()

@@ -1,4 +1,4 @@
-"""What lies in the bucket of generated photos, asked of the Storage API; and the sweeper's turn."""
+"""The objects in the bucket of generated photos, listed by the Storage API; and the sweep."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Objects:
             return {path for folder in self._folders for path in self._list(api, folder)}
 
     def sweep(self) -> None:
-        """Lets `python -m worker sweep` remove what has no row.
+        """Let `python -m worker sweep` remove the objects without a row.
 
-        It looks into the folders of jobs that ended ten minutes ago at least, so all ends are moved back.
+        It checks only folders of jobs that ended at least ten minutes ago, so all end times are moved back.
         """
         self._site.stack.psql(
             'update photo_generation_queue set "completedAt" = "completedAt" - interval \'11 minutes\''
@@ -54,5 +54,5 @@ class Objects:
     def _list(self, api: httpx.Client, folder: str) -> list[str]:
         body = {"prefix": f"{folder}/", "limit": 1000, "offset": 0}
         answer = api.post(f"/storage/v1/object/list/{BUCKET}", json=body).raise_for_status().json()
-        # Supabase names an object within its folder, other servers by its whole path.
+        # Supabase returns names relative to the folder, other servers full paths.
         return [f"{folder}/{entry['name'].rsplit('/', 1)[-1]}" for entry in answer]

@@ -22,7 +22,7 @@ STOP_SECONDS = 15.0
 
 
 class Offspring:
-    """A process by its id, which is its own until `is_running` has said that it has ended."""
+    """A process by its id, which is not reused until `is_running` has returned False."""
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self._nursery, self.pid = nursery, pid
@@ -30,17 +30,17 @@ class Offspring:
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is still running."""
         self._has_ended = self._has_ended or not self._nursery.ask({"look": self.pid})
         return not self._has_ended
 
     def send(self, number: signal.Signals) -> None:
-        """Sends a signal; nothing happens if it has ended."""
+        """Send a signal; does nothing if it has ended."""
         if not self._has_ended:
             os.kill(self.pid, number)
 
     def wait(self) -> None:
-        """Waits until it has ended, and kills it if it does not in time."""
+        """Wait for its end, and kill it if that takes too long."""
         deadline = time.monotonic() + STOP_SECONDS
         while self.is_running and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -48,7 +48,7 @@ class Offspring:
 
 
 class Nursery:
-    """Forks workers; a context manager, whose end is theirs. May be asked from any thread."""
+    """Forks workers; a context manager that ends with them. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for us; it ends when its stdin does
+            start_new_session=True,  # Ctrl-C is for us; it ends when its stdin closes
         )
         return self
 
@@ -71,11 +71,11 @@ class Nursery:
         self._process.communicate()
 
     def fork(self, log: Path, environment: Mapping[str, str]) -> Offspring:
-        """A new worker that logs there and has this environment, and no other."""
+        """Fork a worker with this log file and exactly this environment."""
         return Offspring(self, self.ask({"log": str(log), "env": dict(environment)}))
 
     def ask(self, order: Mapping[str, object]) -> int:
-        """The nursery's answer; `StackError` if it has ended."""
+        """Send a command to the nursery; `StackError` if it has ended."""
         pipes = self._process
         if not pipes.stdin or not pipes.stdout:
             raise StackError("The nursery has no pipes.", "")

@@ -1,4 +1,4 @@
-"""What one worker had Gemini make: what was kept, what was lost, what was in flight when it died; pure."""
+"""Which of one worker's images were kept, lost, or in flight when it died; pure functions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from local.simulator.ledger import Call
 
 @dataclass(frozen=True, slots=True)
 class Payments:
-    """Images by what became of them.
-
-    in_flight    calls that were under way at the kill, or answered and by the worker's log not yet kept
-    lost         made, and neither recorded nor accounted for by what follows
-    discarded    delivered for an order that somebody had cancelled
-    not_stored   delivered, and given up by the living worker because Storage or the database failed it
-    cut          made for a call that the living worker cut at the end of its run
+    """Images by result.
+    in_flight    pending at the kill, or answered but not yet stored according to the worker's log
+    lost         made, but neither recorded nor in any category below
+    discarded    delivered for a cancelled order
+    not_stored   delivered, and given up by the living worker because Storage or the database failed
+    cut          made for a call that the living worker cancelled at the end of its run
     """
 
     in_flight: int = 0
@@ -35,10 +34,10 @@ def payments(
     recorded: Collection[str],
     cancelled: Collection[int],
 ) -> Payments:
-    """Those of one worker.
+    """The payments of one worker.
 
-    `calls` are its own, `killed_at` is in the ledger's clock, None if it was not killed; `events` are what it
-    logged, `recorded` the fingerprints of images that have a row, `cancelled` the numbers of calls for
+    `calls` are its calls, `killed_at` is in the ledger's clock (None if it was not killed), `events` are its
+    log records, `recorded` the fingerprints of images with a row, `cancelled` the numbers of calls for
     cancelled orders.
     """
     admitted = [call for call in calls if call.admitted]
@@ -60,7 +59,7 @@ def payments(
 
 
 def is_open(call: Call, moment: float) -> bool:
-    """Whether a call had not ended; one that was on its way then and arrived later counts as well."""
+    """Whether a call was pending, or had been sent but had not arrived yet."""
     return call.ended is None or call.ended >= moment
 
 
@@ -69,7 +68,7 @@ def _missing(calls: Sequence[Call], recorded: Collection[str]) -> int:
 
 
 def _told(event: Mapping[str, Any]) -> str:
-    """What a line of the log says of an image that Gemini has sent: `kept`, `not stored`, or nothing."""
+    """What a log record says about a received image: `kept`, `not stored`, or None."""
     name = event["message"]
     if name == "image_discarded" or (name == "image_made" and not event["adopted"]):
         return "kept"

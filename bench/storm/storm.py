@@ -1,4 +1,4 @@
-"""The storm: workers are killed at random and aimed moments while orders come in; then all drains."""
+"""The storm: workers are killed at random and chosen moments while orders come in; then the queue drains."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from bench.storm.wire import Aim, Moment
 TICK_SECONDS = 0.05
 AUTOPSY_SECONDS = 1.0
 AIM_SECONDS = 4.0
-"""After this long without such a request the worker is killed whatever it does."""
+"""After this long without such a request, the worker is killed anyway."""
 
 MOST_WAITING = 150
-"""Jobs not ended, those of dead workers included; with more, nobody orders."""
+"""Limit of open jobs, including those of dead workers; above it, nobody orders."""
 
 ORDERS_A_SECOND = 3
 CANCELLED_SHARE, TROUBLED_SHARE = 0.05, 0.3
-"""How often somebody cancels after an order, and in how many seconds Gemini fails a call or two."""
+"""How often an order is followed by a cancellation, and seconds between failures of Gemini."""
 
 STALLED_SHARE = 0.05
-"""Of the aims kill nobody, but keep a settle from its answer until the run is over."""
+"""The share of aims that kill nobody, but hold back the answer of a settle until the run is over."""
 
 STARTING_SHARE = 0.05
-"""Of the kills meet a worker that has not sent anything yet."""
+"""The share of kills that hit a worker that has not sent anything yet."""
 
 AIMED_SHARE = 0.6
-"""Of the others wait for a request of a chosen kind."""
+"""The share of the other kills that wait for a request of a chosen kind."""
 
 AIMS: dict[str, int] = {
     "claiming": 5, "looking for objects": 2, "fetching photos": 1, "taking slots": 2, "uploading": 5,
@@ -46,9 +46,9 @@ MAY_BE_LATE = ("uploading", "recording", "giving up", "settling", "rolling up", 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is killed and how fast; `leases_by_hand` ends the leases of the dead at their autopsy.
+    """How many workers are killed and how fast; `leases_by_hand` ends a dead worker's leases at its autopsy.
 
-    Planted poison and outages of the stack are spread over the kills. Times in seconds.
+    Poisonous jobs and outages of the stack are spread over the kills. Times in seconds.
     """
 
     kills: int
@@ -62,10 +62,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Storm:
-    """`held` are the jobs that the runs of a dead worker left, by worker and run; `seen` those any run had.
+    """`held` has the jobs that a dead worker's runs left, by worker and run; `seen` the jobs any run had.
 
-    `left_alone` are jobs whose company a settle of the dead run, delivered late, took away; with their runs.
-    `suspects` are all jobs ever seen as such, `waiting` is how many have not ended.
+    `left_alone` has jobs that became their dead run's only ones by a late settle, with their runs.
+    `suspects` has all jobs ever marked as such; `waiting` is the number of jobs that have not ended.
     """
 
     site: Site
@@ -84,7 +84,7 @@ class Storm:
     _planted: int = 0
 
     def rage(self, tell: Callable[[str], None]) -> None:
-        """Kills until the plan is fulfilled."""
+        """Kill workers until the plan is fulfilled."""
         self.customers.calm()
         began = kill_at = look_at = time.monotonic()
         told = 0
@@ -104,7 +104,7 @@ class Storm:
             time.sleep(TICK_SECONDS)
 
     def drain(self) -> None:
-        """Waits until every job has ended and nothing is held back, killing only what the poison kills."""
+        """Wait until every job has ended and nothing is held back; only poisonous jobs still kill workers."""
         self.customers.calm()
         deadline = time.monotonic() + self.plan.drain_seconds
         while time.monotonic() < deadline:
@@ -115,7 +115,7 @@ class Storm:
             time.sleep(0.5)
 
     def _strike(self) -> None:
-        """At once, or at the next request of a chosen kind."""
+        """Kill a worker at once, or at its next request of a chosen kind."""
         fleet = self.fleet
         starting = self.chance.random() < STARTING_SHARE
         seats = [
@@ -148,7 +148,7 @@ class Storm:
         return Aim(phase, moment, seconds)
 
     def _miss(self) -> None:
-        """Forgets the aims that were hit; kills where one was not in time."""
+        """Drop the aims that were hit, and kill the workers that did not meet theirs in time."""
         for seat, since in list(self._aimed.items()):
             if not self.fleet.wire.is_aimed_at(seat):
                 del self._aimed[seat]
@@ -159,7 +159,7 @@ class Storm:
                 del self._aimed[seat]
 
     def _look(self, ordering: bool) -> None:
-        """Once a second: autopsies, poison, and what comes in from outside."""
+        """Once a second: autopsies, poisonous jobs, new orders and outages."""
         self._autopsy()
         self._watch_for_poison()
         if not ordering:
@@ -178,7 +178,7 @@ class Storm:
             self.customers.trouble()
 
     def _autopsy(self) -> None:
-        """What the dead have left, once everything they had sent has been carried out."""
+        """Note what the dead workers left, once all their requests have been carried out."""
         old = time.monotonic() - AUTOPSY_SECONDS
         due = [kill for kill in self.fleet.kills if kill.worker not in self.held and kill.at < old]
         due = [kill for kill in due if not self.fleet.wire.under_way(kill.worker)]
@@ -204,7 +204,7 @@ class Storm:
             self._end_leases(due)
 
     def _watch_the_left(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Finds who is left of a dead run whose others went, though not by a rescue, which makes suspects."""
+        """Find jobs left alone in a dead run, because the others ended and were not rescued as suspects."""
         suspects = {row["id"] for row in rows if row["suspect"]}
         still: dict[str, set[int]] = {}
         for row in rows:
@@ -225,7 +225,7 @@ class Storm:
         )
 
     def _watch_for_poison(self) -> None:
-        """Kills whoever has a poisonous image made; the simulator holds such a call back until then."""
+        """Kill the worker that requests a poisonous image; the simulator holds the call back until then."""
         owners = {key_of(self.fleet.worker(seat)): self.fleet.worker(seat) for seat in self.fleet.seats}
         for call in self.site.simulator.ledger(self._call_seen):
             self._call_seen = call.sequence
@@ -233,7 +233,7 @@ class Storm:
                 self.fleet.kill(owners[call.key], "generating", POISON)
 
     def _outage(self) -> None:
-        """The API server dies; or a backend of PostgreSQL, which ends all others, and the API with them."""
+        """Kill the API server; or a backend of PostgreSQL, which ends all others, and the API with them."""
         stack = self.site.stack
         if self.outages["api"] > self.outages["database"]:
             query = (

@@ -1,7 +1,7 @@
-"""The wire between workers and stack: tells which requests are under way, and strikes in the middle of one.
+"""The wire between workers and stack: knows which requests are pending, and can strike in the middle of one.
 
-Each worker has an address of its own here. What has been forwarded is carried out to its end by the stack,
-as it is when a client dies; a request can also be held back and delivered long after its sender's death.
+Each worker has its own address here. The stack completes every forwarded request, as it does when a client
+dies; a request can also be held back and delivered long after its sender's death.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Moment = Literal["before", "during", "after", "late", "stalled"]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 SPARED_SECONDS = 10.0
-"""A run of these workers is over by then."""
+"""By then a run of these workers has ended."""
 
 SECOND_CRASH = re.compile(rb'"crashes": ?[2-9]')
 
@@ -34,9 +34,9 @@ SECOND_CRASH = re.compile(rb'"crashes": ?[2-9]')
 class Aim:
     """Strike at the worker's next request of this phase.
 
-    before: it never leaves; during: so many seconds after it was forwarded; after: its answer is lost;
-    late: it is delivered so many seconds after the death; stalled: nobody dies, but there is no answer for so
-    many seconds, and then none at all.
+    before: it is not forwarded; during: this many seconds after it was forwarded; after: its answer is lost;
+    late: it is forwarded this many seconds after the death; stalled: nobody dies, but the answer is held back
+    for this many seconds, and then lost.
     """
 
     phase: str
@@ -45,9 +45,9 @@ class Aim:
 
 
 class Wire:
-    """One address for each seat, all leading to `target`; a context manager, served by a thread.
+    """One address for each seat, all forwarded to `target`; a context manager with a thread.
 
-    `strike(worker, phase, moment)` is called in that thread, at the very moment.
+    `strike(worker, phase, moment)` is called in that thread, at that moment.
     """
 
     def __init__(self, target: str, seats: int, strike: Callable[[str, str, str], None]) -> None:
@@ -79,25 +79,25 @@ class Wire:
         self._thread.join()
 
     def seat(self, seat: int, worker: str) -> None:
-        """From now on this worker connects to the seat's address; an aim at the one before it is void."""
+        """Assign the seat's address to this worker; an aim at the previous one is dropped."""
         with self._lock:
             self._workers[seat], self._aims[seat] = worker, None
 
     def aim(self, seat: int, aim: Aim | None) -> None:
-        """Strike once at the seat's worker; None takes the aim back."""
+        """Strike once at the seat's worker; None cancels the aim."""
         with self._lock:
             self._aims[seat] = aim
 
     def is_aimed_at(self, seat: int) -> bool:
-        """Whether an aim has not been hit yet."""
+        """Whether an aim is still pending."""
         return self._aims[seat] is not None
 
     def spares(self, worker: str) -> bool:
-        """Whether it may have a healthy job that has crashed twice, which a third would fail."""
+        """Whether the worker may have a healthy job that has crashed twice; a third crash would fail it."""
         return time.monotonic() < self._spared_until.get(worker, 0.0)
 
     def under_way(self, worker: str) -> list[str]:
-        """The phases of a worker's requests that the stack has not answered, the oldest first."""
+        """The phases of a worker's unanswered requests, oldest first."""
         with self._lock:
             return [phase for sender, phase in self._open if sender == worker]
 
@@ -107,7 +107,7 @@ class Wire:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way or held back."""
+        """Whether no request is pending or held back."""
         with self._lock:
             return not self._open and not self._held_back
 
@@ -135,7 +135,7 @@ class Wire:
         writer.transport.abort()
 
     async def _exchange(self, seat: int, worker: str, client: Streams, upstream: Streams) -> bool:
-        """One request and its answer; False if the request goes no further."""
+        """Forward one request and its answer; False if the request was stopped."""
         request = await read_message(client[0])
         phase = phase_of(request)
         self._seen.add(worker)
@@ -176,7 +176,7 @@ class Wire:
             return aim
 
     def _spare(self, worker: str, answer: bytes) -> None:
-        """Keeps the wire off who is given a healthy job whose third crash this would be, for a run."""
+        """Protect, for one run, a worker that got a healthy job with two crashes."""
         if SECOND_CRASH.search(answer) and POISON.encode() not in answer:
             self._spared_until[worker] = time.monotonic() + SPARED_SECONDS
 
@@ -197,7 +197,7 @@ class Wire:
             self._held_back -= 1
 
     def _keep(self, task: asyncio.Task[None] | None) -> None:
-        """The loop itself does not: without this a task may be collected in the middle of its work."""
+        """References to tasks: the loop keeps only weak ones, so a task could be collected while it works."""
         if task:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -1,4 +1,4 @@
-"""What the workers of this process log, with the moment of each event, to be asked afterwards."""
+"""Records the log events of this process's workers, with their times."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from worker.log import logger
 from worker.log.terminal_lines import fields_of
 
 USEFUL = frozenset({"image_made", "image_refused", "image_discarded", "job_completed", "job_failed"})
-"""Events after which something stays that no later run has to do again."""
+"""Events with a lasting result, which no later run has to repeat."""
 
 
 class Journal(logging.Handler):
-    """Keeps every event; nothing is printed. Moments in seconds of the machine's monotonic clock."""
+    """Keeps every event without printing it. Times are in seconds of the machine's monotonic clock."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clear()
         logger.handlers, logger.propagate = [self], False
         logger.setLevel(logging.INFO)
-        logging.getLogger().setLevel(logging.CRITICAL)  # what the vendors' loggers say of what is broken here
+        logging.getLogger().setLevel(logging.CRITICAL)  # vendors would log the injected faults
 
     def clear(self) -> None:
         """Forget everything."""

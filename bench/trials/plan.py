@@ -1,4 +1,4 @@
-"""What one randomised run will meet: its time, its order, what hangs, when it is stopped."""
+"""The plan of one randomised run: its time, its order, what hangs, when it is stopped."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from bench.trials.relay import Fault
 
 LATENCY = {"kind": "lognormal", "median_seconds": 0.4, "sigma": 1.3, "high_seconds": 60.0}
-"""One call in forty takes longer than 5 s, which is most of a run's time here."""
+"""One call in forty takes longer than 5 s, most of a run's time here."""
 
 MARKS: dict[str, dict[str, Any]] = {
     "[hang]": {"kind": "hang"},
     "[lost]": {"kind": "hang", "images": 1},
     "[drip]": {"kind": "drip", "seconds": 30.0},
 }
-"""What a prompt carries for Gemini never to answer it: at all, though an image was made, or not in time."""
+"""Marks in a prompt: Gemini never answers, makes an image but never answers, or answers too late."""
 
 FAULTS: tuple[Fault, ...] = ("silent", "no uploads", "drip", "deaf", "deaf", "deaf")
 PATHS = (
@@ -29,12 +29,12 @@ PATHS = (
     "/object/generated-photos/",
     "/object/list/",
 )
-"""The calls of a run that Supabase may be deaf to, one at a time."""
+"""The calls that Supabase may ignore, one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A fault of Supabase: when it begins, in seconds of the run, and how long it lasts (None: for good)."""
+    """A fault of Supabase: its begin in seconds of the run, and its duration (None: until the end)."""
 
     fault: Fault
     path: str
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def is_calm(self) -> bool:
-        """Whether nothing was planned to fail; slow calls and what others left may be met all the same."""
+        """Whether no fault is planned; slow calls and other runs' leftovers are still possible."""
         return self.trouble is None and not any(mark in prompt for prompt in self.prompts for mark in MARKS)
 
 
@@ -65,7 +65,7 @@ def rules() -> list[dict[str, Any]]:
 
 
 def draw(number: int, chance: random.Random) -> Plan:
-    """A run of 5 to 9 s."""
+    """Plan a run of 5 to 9 s."""
     return Plan(
         number,
         chance.uniform(5, 9),
@@ -76,7 +76,7 @@ def draw(number: int, chance: random.Random) -> Plan:
 
 
 def draw_stopped(number: int, chance: random.Random) -> Plan:
-    """A run of a minute that is stopped in its first 1.5 s, before or after something has begun to fail."""
+    """Plan a run of a minute that is stopped in its first 1.5 s, before or after a fault begins."""
     prompts, images = _prompts(number, chance, 3, 6), chance.choice((1, 1, 1, 2))
     return Plan(number, 60, prompts, images, _trouble(chance, 1.5), chance.uniform(0, 1.5))
 

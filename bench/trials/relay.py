@@ -1,4 +1,4 @@
-"""A TCP relay before Supabase that can fall silent, drip, or stop uploads halfway, and never hangs up."""
+"""A TCP relay in front of Supabase that can fall silent, drip, or stop uploads halfway."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.support.tcp_server import TcpServer
 Fault = Literal["silent", "deaf", "drip", "no uploads"]
 
 UPLOAD_BYTES = 2048
-"""A piece of a request that is larger than this belongs to an image: what else is sent is smaller."""
+"""A larger piece of a request belongs to an image; all other requests are smaller."""
 
 DRIP_BYTES, DRIP_SECONDS = 64, 0.05
 
 
 class Relay(TcpServer):
-    """Forwards to `target`; an async context manager. `fault` is what it does now, None for nothing."""
+    """Forwards to `target`; an async context manager. `fault` is the current fault, or None."""
 
     def __init__(self, target: str) -> None:
         self._target = urlsplit(target)
@@ -29,12 +29,12 @@ class Relay(TcpServer):
         self.repair()
 
     def begin(self, fault: Fault, path: str) -> None:
-        """Do this from now on, on connections that stand and new ones; be `deaf` to calls of `path` alone."""
+        """Begin a fault, on open and new connections; `deaf` ignores only calls of `path`."""
         self._fault, self._path = fault, path.encode()
         self._sound.clear()
 
     def repair(self) -> None:
-        """Forward again, also what was held back."""
+        """Forward again, including what was held back."""
         self._fault = None
         self._sound.set()
 

@@ -1,4 +1,4 @@
-"""What a set of runs has cost: images paid for and lost, and attempts spent though nothing had been sent."""
+"""What a set of runs cost: images that were paid for and lost, and attempts spent without a request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME = re.compile(r"\[\d+-\d+\]")
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """Images paid for, kept and not wanted any more; and calls and uploads that were cut under way."""
+    """Counts of images paid for, kept and discarded; and of calls and uploads cut in progress."""
 
     paid: int
     kept: int
@@ -24,12 +24,12 @@ class Images:
 
     @property
     def lost(self) -> int:
-        """Paid for, and nobody has them."""
+        """Images that were paid for and do not exist."""
         return self.paid - self.kept - self.discarded
 
 
 def images(calls: Iterable[Call], kept: int, discarded: int, uploads_cut: int) -> Images:
-    """The account of a ledger. `uploads_cut` arrived and could not be stored or recorded within the run."""
+    """Count a ledger's images. `uploads_cut` arrived but could not be stored or recorded within the run."""
     calls = list(calls)
     cut = sum(call.outcome == "cut" for call in calls)
     return Images(sum(call.images for call in calls), kept, discarded, cut + uploads_cut)
@@ -42,10 +42,10 @@ def unsent_attempts(
     calls: Iterable[Call],
     completed: Collection[int],
 ) -> int:
-    """Attempts beyond the claims of a job under which a request reached Gemini, or which completed it.
+    """Attempts minus the job's claims under which a request reached Gemini, or which completed the job.
 
-    The latter needs no request where an earlier claim had stored the image. `attempts` and the moments of all
-    `claims` by job, `jobs` by the name that its prompts begin with.
+    A claim completes a job without a request if an earlier claim stored the image. `attempts` and the times
+    of all `claims` are by job; `jobs` is by the name at the beginning of its prompts.
     """
     sent = {(job, len(claims[job])) for job in completed}
     for call in calls:

@@ -1,4 +1,4 @@
-"""Randomised runs on one stack: several at a time in this process, each worker behind a relay of its own."""
+"""Randomised runs on one stack: several at a time in this process, each worker behind its own relay."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from worker.settings import Settings
 
 USER = "somebody"
 STUCK_SECONDS = 60.0
-"""How much longer than it may a run is waited for, so that one which hangs is counted and not waited for."""
+"""How long beyond its limit a run is awaited; one that hangs is counted and abandoned."""
 
 KILL_SECONDS = 10.0
-"""Cloud Run kills so long after SIGTERM (Cloud Run, "Container runtime contract")."""
+"""Cloud Run sends SIGKILL this long after SIGTERM (Cloud Run, "Container runtime contract")."""
 
 GATE_RATE = 100_000
 LOOK_SECONDS = 0.02
 STOOD_STILL_SECONDS = 0.05
-"""A turn of the loop that comes later than this is told; others are as they always are."""
+"""A turn of the loop that is later than this is recorded; smaller delays are normal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run went, in seconds from its start; `stopped` says whether SIGTERM came while it was at work.
+    """How a run went, in seconds from its start; `stopped` if SIGTERM came while it was working.
 
-    `stood_still_seconds` is for how long this process, or the machine, kept all runs from going on meanwhile.
+    `stood_still_seconds` is how long this process, or the machine, blocked all runs meanwhile.
     """
 
     plan: Plan
@@ -55,27 +55,27 @@ class Result:
 
     @property
     def is_killed(self) -> bool:
-        """Whether the platform would have ended the process before the answer to SIGTERM."""
+        """Whether the platform would have killed the process before it answered to SIGTERM."""
         return self.stopped and self.seconds_after_stop > KILL_SECONDS
 
     @property
     def undisturbed(self) -> Result:
-        """How it would have gone, had it never been kept from going on."""
+        """The result without the time in which the run was blocked."""
         return replace(self, seconds=self.seconds - self.stood_still_seconds, stood_still_seconds=0.0)
 
     @property
     def wasted_seconds(self) -> float:
-        """From the last moment after which something stayed (or the start) to the answer."""
+        """Seconds from the last lasting result (or the start) to the answer."""
         return self.seconds - self.useful_seconds
 
     @property
     def seconds_after_stop(self) -> float:
-        """From SIGTERM to the answer."""
+        """Seconds from SIGTERM to the answer."""
         return self.seconds - (self.plan.stop_seconds or 0.0)
 
 
 class Trials:
-    """Does runs on a site and keeps what must be known of them: a journal, and the jobs' ids by name."""
+    """Does runs on a site, and keeps a journal and the jobs' ids by name."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -86,7 +86,7 @@ class Trials:
         os.environ.update(simulated_gemini(site.simulator.url))
 
     def begin(self) -> None:
-        """An empty queue and ledger, no limits but time, and a Gemini that is slow and hangs as planned."""
+        """Empty queue and ledger, remove all limits but time, and make Gemini slow and hang as planned."""
         self.site.begin(GATE_RATE, GATE_RATE)
         self.site.stack.psql("truncate public.photo_generation_photos")
         self.site.stack.psql("select set_generation_limits('{\"maxRuns\": 1000}')")
@@ -97,9 +97,9 @@ class Trials:
         self.discarded = 0
 
     async def run_all(self, plans: Sequence[Plan], at_a_time: int) -> list[Result]:
-        """The results of all plans, done by so many workers at a time."""
+        """Do all plans with this many workers at a time; returns their results."""
         waiting, results = iter(plans), list[Result]()
-        ready = asyncio.Barrier(at_a_time + 1)  # while workers are opened, other runs would stand still
+        ready = asyncio.Barrier(at_a_time + 1)  # opening workers would block other runs
 
         async def lane() -> None:
             async with Relay(self.site.stack.url) as relay, self._worker(relay.url) as worker:
@@ -115,7 +115,7 @@ class Trials:
         return results
 
     async def finish_all(self) -> None:
-        """Let runs that nothing hinders do what is left, dead leases included, until no job is open."""
+        """Do undisturbed runs until no job is open, including those with dead leases."""
         self.site.simulator.configure({"latency": 0.0, "rules": []})
         async with self._worker(self.site.stack.url) as worker:
             while self._open_jobs():
@@ -156,7 +156,7 @@ class Trials:
             "userId": USER,
             "basePrompt": "A portrait",
             "numImagesPerExample": plan.images,
-            "maxAttempts": 2,  # what hangs does so for good: enough to have seen it come back
+            "maxAttempts": 2,  # what hangs never ends; seeing it come back is enough
             "trainingImageUrls": [photo],
             "exampleImages": [{"url": photo, "prompt": prompt} for prompt in plan.prompts],
         }
@@ -180,12 +180,12 @@ class Trials:
         run.cancel()
         await relay.hang_up()
         relay.repair()
-        worker.stopping.clear()  # the next run stands for one of a new process
+        worker.stopping.clear()  # the next run represents one of a new process
         reason, useful = self._told(run, began)
         return Result(plan, seconds, useful, self._stood_still_seconds(began), stopped, reason)
 
     def _told(self, run: asyncio.Future[Mapping[str, Any]], began: float) -> tuple[str, float]:
-        """Why a run ended, and when in it something stayed for the last time."""
+        """Why a run ended, and the time of its last lasting result."""
         if not run.done() or run.cancelled():
             return "stuck", 0.0
         error = run.exception()
@@ -196,7 +196,7 @@ class Trials:
         return str(summary["stopReason"]), self.journal.last_useful.get(summary["runId"], began) - began
 
     async def _watch(self, ready: asyncio.Barrier) -> None:
-        """Notes when this process's loop, or the machine, kept everybody waiting, and for how long."""
+        """Record when this process's loop, or the machine, blocked everything, and for how long."""
         await ready.wait()
         while True:
             began = time.monotonic()
@@ -211,7 +211,7 @@ class Trials:
 
 
 def _open(worker: Worker) -> None:
-    """Import and build what the first run would have to wait for."""
+    """Import and build everything that the first run would wait for."""
     worker.gemini.prepare()
     assert worker.project.storage
 
