@@ -17,7 +17,7 @@ from uvicorn_worker import UvicornWorker  # type: ignore[import-untyped]
 
 from worker import log
 from worker.common import signals
-from worker.common.hidden_memory import hide_memory
+from worker.common.isolation import hide_memory
 from worker.http.auth import Guard
 from worker.http.connection import BoundedConnection
 from worker.http.oidc import GoogleTokens

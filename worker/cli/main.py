@@ -17,7 +17,7 @@ from worker import log
 from worker.app import Worker, default_worker_id
 from worker.cli.arguments import DEFAULT_ENV_FILE, parser
 from worker.cli.commands import FAILED, UNUSABLE, Unusable, complain, report
-from worker.common.hidden_memory import hide_memory
+from worker.common.isolation import hide_memory
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.ops.check import settings_findings
 from worker.ops.check_variables import misspelled_findings

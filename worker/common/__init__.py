@@ -1,1 +1,1 @@
-"""What several packages use and no business rule is in: deadlines, fair sharing, the HTTP client, signals."""
+"""What several packages use and no business rule is in: deadlines, fair sharing, HTTP client, signals, isolation."""

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from worker.common.hidden_memory import hide_memory
+from worker.common.isolation import hide_memory, leave_network
 from worker.photos.decode import Limits, Prepared, Source, Unusable
 
 NICENESS = 5
@@ -30,6 +30,7 @@ _OPENING_BYTES = 100_000_000
 
 def main() -> None:
     """Answer requests until stdin is closed."""
+    leave_network()
     hide_memory()  # from the other decoder, which has another user's photo
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group or service; the worker decides
         signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,10 @@
-"""Code that is executed in a decoder reads nothing of the worker, though it runs as the worker's account."""
+"""Code that is executed in a decoder reads nothing of the worker and reaches nobody else."""
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,18 @@ sys.stderr.write(json.dumps([spied.stdout.split(), len(own)]))
 """What the spy found, and how many of the files about itself the process still can read."""
 
 
+CALLER = """
+import socket, sys
+import worker.photos.decoder as decoder
+decoder.main()
+try:
+    socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
+except OSError:
+    raise SystemExit("no network")
+"""
+"""A decoder that connects to a port of this machine."""
+
+
 def spied(start: str) -> tuple[list[str], int]:
     """What a child finds of a process that begins so, and what the process reads of itself."""
     done = subprocess.run(
@@ -65,6 +78,19 @@ def spied(start: str) -> tuple[list[str], int]:
 def test_a_child_reads_neither_memory_nor_environment_of_the_worker(start: str) -> None:
     """And the worker still reads what Linux says about itself, and starts processes."""
     assert spied(STARTS[start]) == ([], 3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+def test_a_decoder_has_no_network() -> None:
+    """It cannot ask the metadata server of a cloud for the worker's account, nor send a photo anywhere."""
+    if subprocess.run([*UNPRIVILEGED, "unshare", "-Un", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this kernel gives an unprivileged process no namespace of its own")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = subprocess.run(
+            [*UNPRIVILEGED, sys.executable, "-c", CALLER, str(server.getsockname()[1])], cwd=ROOT,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.stderr.strip() == "no network"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
