@@ -743,12 +743,34 @@ create table if not exists generation.counting (
 insert into generation.counting default values on conflict do nothing;
 $migration_0007$);
 
+call pg_temp.migrate(8, 'run_and_claim', 'c10949976b9ec79a19ad710c51fcaeb72c06d777d4beb496e6b71727de9dd9d6', $migration_0008$
+-- The run and the claim that hold a job, in columns of their own: functions find held jobs by them, and never take "lockedBy" apart.
+
+alter table public.photo_generation_queue
+-- Set by a claim with "lockedBy", and read only while status = 'processing': the runbook's `update` leaves them.
+add column if not exists "runId" uuid,
+add column if not exists "claimId" uuid;
+
+-- What is being processed now keeps its run: "lockedBy" is {worker}/{run}/{claim}. Where it is not, no run holds the job, and it comes
+-- back when its lease ends.
+update public.photo_generation_queue
+set "runId" = split_part("lockedBy", '/', 2)::uuid, "claimId" = split_part("lockedBy", '/', 3)::uuid
+where status = 'processing' and "runId" is null
+and "lockedBy" ~ '^[^/]+(/[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}){2}$';
+
+-- A repeated claim finds its own jobs, and a finishing run everything its claims still hold.
+drop index if exists public.photo_generation_queue_held;
+create index photo_generation_queue_held
+on public.photo_generation_queue ("runId", "claimId")
+where status = 'processing';
+$migration_0008$);
+
 do $$
 declare
   v_version constant integer := (select max(m.number) from generation.schema_migrations as m);
 begin
-  if v_version > 7 then
-    raise exception 'Not installed; the database is at %, this file is for 7.', v_version
+  if v_version > 8 then
+    raise exception 'Not installed; the database is at %, this file is for 8.', v_version
       using hint = 'Take the newer sql/install.sql: a database does not go back.';
   end if;
 end
@@ -883,6 +905,31 @@ as $$
   select p.oid, p.proname::text, p.prosrc ~ 'perform generation[.]require_user[(]'
   from pg_catalog.pg_proc as p
   where p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'perform generation[.]require_(user|service)[(]'
+$$;
+
+-- 16_plans.sql
+
+-- How plans stay good. What orders and workers call (enqueue, claim, record, settle, finish) reads by key or from the head of an index.
+-- Each of these functions has `plan_cache_mode = force_generic_plan`, so that a session plans each statement once. No function sets
+-- other planner options, because triggers of the app run inside these functions and would be planned with them.
+--
+-- PL/pgSQL functions keep their plans between calls; up to PostgreSQL 17 an SQL function that cannot be inlined is planned at each
+-- call. So functions that a claim or a settle calls are PL/pgSQL. Their statements name the keys they read as an array, so that no
+-- plan depends on how many rows a join is estimated to have.
+
+-- Discards this session's plans when the queue has grown or shrunk tenfold since they were made. A plan that is made while a table
+-- has a few pages reads the whole table, and is kept until the table is analyzed: up to a minute after thousands of orders came in.
+create or replace function generation.renew_plans() returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_size constant text := trunc(log(1 + pg_relation_size('public.photo_generation_queue')));
+begin
+  if current_setting('generation.planned_size', true) is distinct from v_size then
+    perform set_config('generation.planned_size', v_size, false);
+    discard plans;
+  end if;
+end
 $$;
 
 -- 20_order.sql
@@ -1140,7 +1187,6 @@ $$;
 -- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return greatest(
@@ -1208,8 +1254,7 @@ $$;
 -- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
 create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
 returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
-language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+language plpgsql stable rows 10 set search_path = ''
 as $$
 begin
   return query
@@ -1222,6 +1267,7 @@ begin
     select u."userId", u.priority, greatest(f."retryTag", generation.virtual_time(u.priority, p_also_ready)) as tag
     from (select distinct m."userId", m.priority from missing as m) as u
     left join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
+      and f."userId" = any (array(select n."userId" from missing as n))
   )
   select m.id, m."userId", m.priority, greatest(m."startTag",
       l.tag + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint,
@@ -1233,8 +1279,7 @@ $$;
 -- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
 -- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
 create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
-language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+language plpgsql rows 10 set search_path = ''
 as $$
 begin
   return query
@@ -1244,7 +1289,7 @@ begin
     update generation.flows as f
     set "lastTag" = greatest(f."lastTag" + u.cost, u.tag), "retryTag" = greatest(f."retryTag", u.tag)
     from (select t."userId", t.priority, max(t.tag) as tag, sum(t.cost)::bigint as cost from turns as t group by 1, 2) as u
-    where f."userId" = u."userId" and f.priority = u.priority
+    where f."userId" = u."userId" and f.priority = u.priority and f."userId" = any (array(select n."userId" from turns as n))
   )
   select t.id, t.tag from turns as t;
 end
@@ -1608,7 +1653,7 @@ $$;
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_user_id text;
@@ -1618,6 +1663,7 @@ declare
   v_answer jsonb;
 begin
   perform generation.require_user();
+  perform generation.renew_plans();
   perform generation.check_request(p_request);
   v_key := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
   v_hash := sha256(convert_to(p_request::text, 'UTF8'));
@@ -1654,7 +1700,6 @@ $$;
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -1694,7 +1739,6 @@ $$;
 -- Which images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return (
@@ -1709,11 +1753,6 @@ begin
 end
 $$;
 
--- The run under whose fence a job is held; null if it is no fence of a claim.
-create or replace function generation.run_of(p_fence text) returns uuid
-language sql immutable set search_path = ''
-as $$ select substring(p_fence from '^[^/]+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/')::uuid $$;
-
 -- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
 -- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
 create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
@@ -1721,12 +1760,9 @@ language sql stable set search_path = ''
 as $$
   select not exists (
     select from public.photo_generation_queue as q
-    where q.status = 'processing' and q.id <> p_job.id
-      and q."lockedBy" collate "C" >= r.prefix || '/' and q."lockedBy" collate "C" < r.prefix || '0')
+    where q.status = 'processing' and q."runId" = p_job."runId" and q.id <> p_job.id)
     and not exists (
-      select from generation.runs as d
-      where d.id = generation.run_of(p_job."lockedBy") and d."rescuedAt" is not null)
-  from (select regexp_replace(p_job."lockedBy", '/[^/]*$', '') as prefix) as r
+      select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
 
 -- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
@@ -1763,14 +1799,14 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone,
-      generation.run_of(q."lockedBy") as run
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone, q."runId" as run
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
       attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null, "waitingSince" = null,
+      "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "retryAt" = null, "waitingSince" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
@@ -1813,11 +1849,11 @@ as $$ select generation.images_of_caps() * 3 / 4 $$;
 -- orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_most constant numeric := generation.user_requests_per_day();
+  -- An integer, as the column is, or its index would not be used.
+  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
   v_users text[];
 begin
   -- Signed-in users have one priority, and so one row.
@@ -1846,29 +1882,32 @@ $$;
 -- come through here one at a time until they are committed, so that each counts what the others have handed out.
 create or replace function generation.users_near_daily_limit() returns jsonb
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_most constant numeric := generation.user_requests_per_day();
   v_today constant date := generation.quota_day(generation.clock());
+  v_images jsonb;
 begin
   if v_most is null then
     return '[]';
   end if;
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
-  return (
-    with working as materialized (
+  select jsonb_object_agg(u."userId", u.images) into v_images from (
+    select w."userId", sum(w.images) as images from (
       select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
       union all
       select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
       where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
         and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
-    )
-    select coalesce(jsonb_agg(w."userId"), '[]')
-    from (select g."userId", sum(g.images) as images from working as g group by g."userId") as w
-    join generation.flows as f on f."userId" = w."userId" and f.priority = 0 and f."signedIn"
-    where case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * w.images >= v_most);
+    ) as w
+    group by w."userId"
+  ) as u;
+  return (
+    select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
+    where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
+      and case when f."signedIn"
+        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
 end
 $$;
 
@@ -2955,12 +2994,6 @@ $$;
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
---
--- Enqueue and what a worker calls for its jobs – claim, record, settle, finish – read by key or the head of an index, and all
--- they call in turn. So they are planned once a session, and say so: no plan may depend on statistics, which are old just when
--- a thousand orders have come in. What others call as well (virtual_time, missing_images, roll_up) says it too, for the first
--- caller's plan stays. On this way functions are PL/pgSQL, since up to PostgreSQL 17 one in SQL is planned at each call; and
--- each statement names the keys it reads as an array, for how many rows a join has is guessed.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -3031,7 +3064,7 @@ $$;
 -- its neighbours down again. Nearly always there is none, and the head of the index is walked once: after many jobs
 -- have been worked off and before the next vacuum that is most of what a claim takes.
 create or replace function generation.lock_ready_jobs(
-  p_run_prefix text, p_limit integer, p_starts double precision, p_skip_users jsonb
+  p_run_id uuid, p_limit integer, p_starts double precision, p_skip_users jsonb
 ) returns bigint[]
 language plpgsql set search_path = ''
 as $$
@@ -3041,9 +3074,7 @@ declare
   v_first record;
 begin
   select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
-  from public.photo_generation_queue as q
-  where q.status = 'processing'
-    and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0';
+  from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id;
   if v_suspects > 0 then
     return null;
   end if;
@@ -3057,25 +3088,27 @@ begin
 end
 $$;
 
--- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
+-- Spends the attempt of the jobs p_ids and puts them under the fence of a claim. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
-create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
+create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_id uuid, p_claim_id uuid, p_run_seconds numeric)
+returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
 begin
   update public.photo_generation_queue as q
-  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = v_now,
+  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "runId" = p_run_id, "claimId" = p_claim_id,
+    "lockedAt" = v_now,
     "leaseExpiresAt" = v_now + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
     "startedAt" = coalesce(q."startedAt", v_now), claims = q.claims + 1, "sweptAt" = null
   where q.id = any (p_ids);
 end
 $$;
 
--- The jobs under a fence as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
+-- The jobs that a claim holds as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
 -- have stored objects that nobody recorded.
-create or replace function generation.fenced_jobs(p_fence text) returns jsonb
+create or replace function generation.held_jobs(p_run_id uuid, p_claim_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -3092,7 +3125,7 @@ begin
         then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
       from public.photo_generation_queue as q
-      where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
+      where q.status = 'processing' and q."runId" = p_run_id and q."claimId" = p_claim_id
       order by q.priority desc, q."startTag", q.id
     ) as j);
 end
@@ -3128,10 +3161,12 @@ begin
 end
 $$;
 
--- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
+-- The answer of a claim: the jobs that it holds and its fence, the models that were changed over to after p_model and the last of them, its
 -- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
 -- (see report_storage), the images that p_most_images bounded it to, and the time.
-create or replace function generation.claimed(p_fence text, p_model text, p_most_images double precision) returns jsonb
+create or replace function generation.claimed(
+  p_run_id uuid, p_claim_id uuid, p_fence text, p_model text, p_most_images double precision
+) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
@@ -3139,7 +3174,7 @@ declare
   v_successor constant text := v_chain[cardinality(v_chain)];
 begin
   -- One object at once: the jobs are large, and `||` would copy them.
-  return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
+  return jsonb_build_object('jobs', coalesce(generation.held_jobs(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
@@ -3152,7 +3187,7 @@ $$;
 -- The answer of a claim that gives nothing: `isolated` while a ready job has to wait until the run's other
 -- jobs are settled (see lock_ready_jobs), `busy` when others are taking what is ready at this very moment,
 -- else `queue_empty` with the seconds until that may change.
-create or replace function generation.nothing_claimed(p_run_prefix text) returns jsonb
+create or replace function generation.nothing_claimed(p_run_id uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object('jobs', '[]'::jsonb,
@@ -3163,9 +3198,7 @@ as $$
     select exists (
       select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
     ) as ready, exists (
-      select from public.photo_generation_queue as q
-      where q.status = 'processing'
-        and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0'
+      select from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id
     ) as holding
   ) as r
 $$;
@@ -3309,11 +3342,10 @@ create or replace function public.claim_generation_jobs(
   p_schema_version integer default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_prefix text := p_worker_id || '/' || p_run_id;
-  v_fence text := v_prefix || '/' || p_claim_id;
+  v_fence constant text := concat_ws('/', p_worker_id, p_run_id, p_claim_id);
   v_ids bigint[];
   v_gate generation.gates;
   v_run generation.runs;
@@ -3322,6 +3354,7 @@ declare
   v_skip_users jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   if p_max_images < 1 then
     perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
@@ -3353,21 +3386,21 @@ begin
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
     v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, v_skip_users);
+    v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
-      return generation.answered(generation.nothing_claimed(v_prefix));
+      return generation.answered(generation.nothing_claimed(p_run_id));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
       generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
-    perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
+    perform generation.lease_jobs(v_ids, v_fence, p_run_id, p_claim_id, p_run_seconds);
     if v_skip_users <> '[]' then
       perform generation.pass_over(v_ids);
     end if;
   end if;
-  return generation.claimed(v_fence, p_model, v_most_images);
+  return generation.claimed(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
@@ -3416,7 +3449,7 @@ $$;
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_job public.photo_generation_queue;
@@ -3427,6 +3460,7 @@ declare
   v_given_up integer;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   v_job := generation.open_job(p_job_id);
   v_own := v_job.id is not null
     and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
@@ -3456,7 +3490,7 @@ begin
   update public.photo_generation_batches as b
   set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
   where b.id = v_job."batchId";
-  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
+  perform generation.hear_run(v_job."runId");
   return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
 end
 $$;
@@ -3470,12 +3504,13 @@ create or replace function public.record_failed_image(
   p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
 ) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_job public.photo_generation_queue;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   v_job := generation.open_job(p_job_id);
   if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
@@ -3487,7 +3522,7 @@ begin
   insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
   values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
-  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
+  perform generation.hear_run(v_job."runId");
   return jsonb_build_object('result', 'recorded');
 end
 $$;
@@ -3529,7 +3564,7 @@ $$;
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb, p_ids bigint[])
 returns table (
-  id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
+  id bigint, fence text, run_id uuid, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
 language plpgsql stable rows 10 set search_path = ''
@@ -3542,7 +3577,7 @@ begin
   with locked as materialized (
     select q.* from public.photo_generation_queue as q where q.id = any (p_ids)
   ), counted as (
-    select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+    select q.id, q."batchId", q."runId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
       made.images as made, refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
     join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
@@ -3566,7 +3601,7 @@ begin
     end as verdict
     from counted as c
   )
-  select d.id, d.fence, d."batchId",
+  select d.id, d.fence, d."runId", d."batchId",
     case when d.verdict in ('refused', 'exhausted', 'too_old') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
@@ -3597,14 +3632,12 @@ $$;
 -- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
 create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_today constant date := generation.quota_day(generation.clock());
+  v_users constant text[] := array(select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids));
 begin
-  perform 1 from generation.flows as f
-  where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
-  order by f."userId", f.priority for no key update;
+  perform 1 from generation.flows as f where f."userId" = any (v_users) order by f."userId", f.priority for no key update;
   update generation.flows as f
   set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
     "requestsOn" = greatest(f."requestsOn", v_today)
@@ -3613,11 +3646,11 @@ begin
     from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
     where q.id = any (p_ids) group by q."userId", q.priority
   ) as s
-  where f."userId" = s."userId" and f.priority = s.priority;
+  where f."userId" = any (v_users) and f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status, code}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, runId, status, code}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -3638,13 +3671,13 @@ begin
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
       "waitingSince" = case when j.retry_at is not null then v_now end,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end
     from judged as j
     where q.id = j.id and q.id = any (v_ids)
-    returning q.id, j.fence, j.status, j.code, j.batch_id, j.missing
+    returning q.id, j.fence, j.run_id, j.status, j.code, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status, 'code', s.code)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'runId', s.run_id, 'status', s.status, 'code', s.code)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -3680,18 +3713,19 @@ $$;
 -- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_settled jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   if jsonb_typeof(p_results) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
   perform generation.hear_run(r.id) from (
-    select distinct generation.run_of(s ->> 'fence') as id from jsonb_array_elements(v_settled) as s
+    select distinct (s ->> 'runId')::uuid as id from jsonb_array_elements(v_settled) as s
   ) as r;
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
@@ -3712,13 +3746,13 @@ create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_run text := p_worker_id || '/' || p_run_id;
   v_results jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
@@ -3730,8 +3764,7 @@ begin
   from public.photo_generation_queue as q cross join lateral (
     select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
   ) as s
-  where q.status = 'processing'
-    and q."lockedBy" collate "C" >= v_run || '/' and q."lockedBy" collate "C" < v_run || '0';
+  where q.status = 'processing' and q."runId" = p_run_id;
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
   values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
   on conflict (id) do update
@@ -3828,7 +3861,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
+    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -3857,7 +3890,7 @@ begin
     order by q.id for no key update
   )
   update public.photo_generation_queue as q
-  set status = 'pending', "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
+  set status = 'pending', "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null
   from stale where q.id = stale.id;
   get diagnostics v_released = row_count;
   return jsonb_build_object('released', v_released);
@@ -4519,7 +4552,7 @@ begin
     order by n.place) into v_jobs
   from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then
-    return generation.nothing_claimed('peek');
+    return generation.nothing_claimed(null);
   end if;
   return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
 end
@@ -5110,7 +5143,7 @@ language plpgsql set search_path = ''
 as $$
 begin
   with changed as (
-    delete from generation.changed_minutes returning at
+    delete from generation.changed_minutes as m where true returning m.at
   )
   delete from generation.counts as c
   where c.at < p_first or c.at >= p_over or (c.seconds = 60 and c.at in (select m.at from changed as m))

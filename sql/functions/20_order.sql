@@ -251,7 +251,6 @@ $$;
 -- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return greatest(
@@ -319,8 +318,7 @@ $$;
 -- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
 create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
 returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
-language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+language plpgsql stable rows 10 set search_path = ''
 as $$
 begin
   return query
@@ -333,6 +331,7 @@ begin
     select u."userId", u.priority, greatest(f."retryTag", generation.virtual_time(u.priority, p_also_ready)) as tag
     from (select distinct m."userId", m.priority from missing as m) as u
     left join generation.flows as f on f."userId" = u."userId" and f.priority = u.priority
+      and f."userId" = any (array(select n."userId" from missing as n))
   )
   select m.id, m."userId", m.priority, greatest(m."startTag",
       l.tag + sum(m.images) over (partition by m."userId", m.priority order by m."startTag", m.id))::bigint,
@@ -344,8 +343,7 @@ $$;
 -- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
 -- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
 create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
-language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+language plpgsql rows 10 set search_path = ''
 as $$
 begin
   return query
@@ -355,7 +353,7 @@ begin
     update generation.flows as f
     set "lastTag" = greatest(f."lastTag" + u.cost, u.tag), "retryTag" = greatest(f."retryTag", u.tag)
     from (select t."userId", t.priority, max(t.tag) as tag, sum(t.cost)::bigint as cost from turns as t group by 1, 2) as u
-    where f."userId" = u."userId" and f.priority = u.priority
+    where f."userId" = u."userId" and f.priority = u.priority and f."userId" = any (array(select n."userId" from turns as n))
   )
   select t.id, t.tag from turns as t;
 end

@@ -295,7 +295,7 @@ $$;
 create or replace function public.enqueue_generation_batch(p_request jsonb, p_idempotency_key text default null)
 returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_user_id text;
@@ -305,6 +305,7 @@ declare
   v_answer jsonb;
 begin
   perform generation.require_user();
+  perform generation.renew_plans();
   perform generation.check_request(p_request);
   v_key := generation.checked_text(to_jsonb(p_idempotency_key), 'idempotency key', 200);
   v_hash := sha256(convert_to(p_request::text, 'UTF8'));

@@ -6,7 +6,6 @@
 -- job is taken up again. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
@@ -46,7 +45,6 @@ $$;
 -- Which images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
 language plpgsql stable set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 begin
   return (
@@ -61,11 +59,6 @@ begin
 end
 $$;
 
--- The run under whose fence a job is held; null if it is no fence of a claim.
-create or replace function generation.run_of(p_fence text) returns uuid
-language sql immutable set search_path = ''
-as $$ select substring(p_fence from '^[^/]+/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/')::uuid $$;
-
 -- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
 -- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
 create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
@@ -73,12 +66,9 @@ language sql stable set search_path = ''
 as $$
   select not exists (
     select from public.photo_generation_queue as q
-    where q.status = 'processing' and q.id <> p_job.id
-      and q."lockedBy" collate "C" >= r.prefix || '/' and q."lockedBy" collate "C" < r.prefix || '0')
+    where q.status = 'processing' and q."runId" = p_job."runId" and q.id <> p_job.id)
     and not exists (
-      select from generation.runs as d
-      where d.id = generation.run_of(p_job."lockedBy") and d."rescuedAt" is not null)
-  from (select regexp_replace(p_job."lockedBy", '/[^/]*$', '') as prefix) as r
+      select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
 
 -- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
@@ -115,14 +105,14 @@ begin
     return;
   end if;
   with judged as (
-    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone,
-      generation.run_of(q."lockedBy") as run
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone, q."runId" as run
     from public.photo_generation_queue as q where q.id = any (v_ids)
   ), rescued as (
     update public.photo_generation_queue as q
     set status = case when j.code is null then 'pending' else 'failed' end,
       attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null, "retryAt" = null, "waitingSince" = null,
+      "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "retryAt" = null, "waitingSince" = null,
       "completedAt" = case when j.code is not null then generation.clock() end,
       "errorCode" = coalesce(j.code, 'lease_expired'),
       "errorMessage" = case j.code
@@ -165,11 +155,11 @@ as $$ select generation.images_of_caps() * 3 / 4 $$;
 -- orders. Skips rows that are locked right now.
 create or replace function generation.put_off_users() returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_now constant timestamptz := generation.clock();
-  v_most constant numeric := generation.user_requests_per_day();
+  -- An integer, as the column is, or its index would not be used.
+  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
   v_users text[];
 begin
   -- Signed-in users have one priority, and so one row.
@@ -198,29 +188,32 @@ $$;
 -- come through here one at a time until they are committed, so that each counts what the others have handed out.
 create or replace function generation.users_near_daily_limit() returns jsonb
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_most constant numeric := generation.user_requests_per_day();
   v_today constant date := generation.quota_day(generation.clock());
+  v_images jsonb;
 begin
   if v_most is null then
     return '[]';
   end if;
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
-  return (
-    with working as materialized (
+  select jsonb_object_agg(u."userId", u.images) into v_images from (
+    select w."userId", sum(w.images) as images from (
       select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
       where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
       union all
       select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
       where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
         and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
-    )
-    select coalesce(jsonb_agg(w."userId"), '[]')
-    from (select g."userId", sum(g.images) as images from working as g group by g."userId") as w
-    join generation.flows as f on f."userId" = w."userId" and f.priority = 0 and f."signedIn"
-    where case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * w.images >= v_most);
+    ) as w
+    group by w."userId"
+  ) as u;
+  return (
+    select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
+    where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
+      and case when f."signedIn"
+        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
 end
 $$;
 

@@ -1,12 +1,6 @@
 -- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
 -- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
 -- give are answers, not errors.
---
--- Enqueue and what a worker calls for its jobs – claim, record, settle, finish – read by key or the head of an index, and all
--- they call in turn. So they are planned once a session, and say so: no plan may depend on statistics, which are old just when
--- a thousand orders have come in. What others call as well (virtual_time, missing_images, roll_up) says it too, for the first
--- caller's plan stays. On this way functions are PL/pgSQL, since up to PostgreSQL 17 one in SQL is planned at each call; and
--- each statement names the keys it reads as an array, for how many rows a join has is guessed.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -77,7 +71,7 @@ $$;
 -- its neighbours down again. Nearly always there is none, and the head of the index is walked once: after many jobs
 -- have been worked off and before the next vacuum that is most of what a claim takes.
 create or replace function generation.lock_ready_jobs(
-  p_run_prefix text, p_limit integer, p_starts double precision, p_skip_users jsonb
+  p_run_id uuid, p_limit integer, p_starts double precision, p_skip_users jsonb
 ) returns bigint[]
 language plpgsql set search_path = ''
 as $$
@@ -87,9 +81,7 @@ declare
   v_first record;
 begin
   select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
-  from public.photo_generation_queue as q
-  where q.status = 'processing'
-    and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0';
+  from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id;
   if v_suspects > 0 then
     return null;
   end if;
@@ -103,25 +95,27 @@ begin
 end
 $$;
 
--- Spends the attempt of the jobs p_ids and puts them under the fence. The lease is the rest of the run
+-- Spends the attempt of the jobs p_ids and puts them under the fence of a claim. The lease is the rest of the run
 -- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
-create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_seconds numeric) returns void
+create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_id uuid, p_claim_id uuid, p_run_seconds numeric)
+returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
 begin
   update public.photo_generation_queue as q
-  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "lockedAt" = v_now,
+  set status = 'processing', attempts = q.attempts + 1, "lockedBy" = p_fence, "runId" = p_run_id, "claimId" = p_claim_id,
+    "lockedAt" = v_now,
     "leaseExpiresAt" = v_now + make_interval(secs => least(p_run_seconds + 15, 290)::double precision),
     "startedAt" = coalesce(q."startedAt", v_now), claims = q.claims + 1, "sweptAt" = null
   where q.id = any (p_ids);
 end
 $$;
 
--- The jobs under a fence as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
+-- The jobs that a claim holds as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
 -- have stored objects that nobody recorded.
-create or replace function generation.fenced_jobs(p_fence text) returns jsonb
+create or replace function generation.held_jobs(p_run_id uuid, p_claim_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -138,7 +132,7 @@ begin
         then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
       from public.photo_generation_queue as q
-      where q.status = 'processing' and q."lockedBy" collate "C" = p_fence
+      where q.status = 'processing' and q."runId" = p_run_id and q."claimId" = p_claim_id
       order by q.priority desc, q."startTag", q.id
     ) as j);
 end
@@ -174,10 +168,12 @@ begin
 end
 $$;
 
--- The answer of a claim: the jobs under its fence, the models that were changed over to after p_model and the last of them, its
+-- The answer of a claim: the jobs that it holds and its fence, the models that were changed over to after p_model and the last of them, its
 -- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
 -- (see report_storage), the images that p_most_images bounded it to, and the time.
-create or replace function generation.claimed(p_fence text, p_model text, p_most_images double precision) returns jsonb
+create or replace function generation.claimed(
+  p_run_id uuid, p_claim_id uuid, p_fence text, p_model text, p_most_images double precision
+) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 declare
@@ -185,7 +181,7 @@ declare
   v_successor constant text := v_chain[cardinality(v_chain)];
 begin
   -- One object at once: the jobs are large, and `||` would copy them.
-  return jsonb_build_object('jobs', coalesce(generation.fenced_jobs(p_fence), '[]'), 'fence', p_fence,
+  return jsonb_build_object('jobs', coalesce(generation.held_jobs(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
@@ -198,7 +194,7 @@ $$;
 -- The answer of a claim that gives nothing: `isolated` while a ready job has to wait until the run's other
 -- jobs are settled (see lock_ready_jobs), `busy` when others are taking what is ready at this very moment,
 -- else `queue_empty` with the seconds until that may change.
-create or replace function generation.nothing_claimed(p_run_prefix text) returns jsonb
+create or replace function generation.nothing_claimed(p_run_id uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object('jobs', '[]'::jsonb,
@@ -209,9 +205,7 @@ as $$
     select exists (
       select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
     ) as ready, exists (
-      select from public.photo_generation_queue as q
-      where q.status = 'processing'
-        and q."lockedBy" collate "C" >= p_run_prefix || '/' and q."lockedBy" collate "C" < p_run_prefix || '0'
+      select from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id
     ) as holding
   ) as r
 $$;
@@ -355,11 +349,10 @@ create or replace function public.claim_generation_jobs(
   p_schema_version integer default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '2s'
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_prefix text := p_worker_id || '/' || p_run_id;
-  v_fence text := v_prefix || '/' || p_claim_id;
+  v_fence constant text := concat_ws('/', p_worker_id, p_run_id, p_claim_id);
   v_ids bigint[];
   v_gate generation.gates;
   v_run generation.runs;
@@ -368,6 +361,7 @@ declare
   v_skip_users jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   perform generation.check_claim(p_worker_id, p_claim_id, p_max_jobs, p_run_seconds);
   if p_max_images < 1 then
     perform generation.refuse('400', 'out_of_range', 'p_max_images must be at least 1', 'Claim one image or more, or leave it out.');
@@ -399,21 +393,21 @@ begin
     perform generation.promote_due_jobs(1000);
     perform generation.put_off_users();
     v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
-    v_ids := generation.lock_ready_jobs(v_prefix, p_max_jobs, v_most_images, v_skip_users);
+    v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
-      return generation.answered(generation.nothing_claimed(v_prefix));
+      return generation.answered(generation.nothing_claimed(p_run_id));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
       generation.clock() + make_interval(secs => p_run_seconds::double precision), generation.clock(), array[p_claim_id])
     on conflict (id) do update set "claimIds" = r."claimIds" || p_claim_id;
-    perform generation.lease_jobs(v_ids, v_fence, p_run_seconds);
+    perform generation.lease_jobs(v_ids, v_fence, p_run_id, p_claim_id, p_run_seconds);
     if v_skip_users <> '[]' then
       perform generation.pass_over(v_ids);
     end if;
   end if;
-  return generation.claimed(v_fence, p_model, v_most_images);
+  return generation.claimed(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
 exception
   when lock_not_available then
     return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));

@@ -38,7 +38,7 @@ $$;
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
 returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_job public.photo_generation_queue;
@@ -49,6 +49,7 @@ declare
   v_given_up integer;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   v_job := generation.open_job(p_job_id);
   v_own := v_job.id is not null
     and starts_with(v_path, format('%s/%s/%s/', generation.user_folder(v_job."userId"), v_job."batchId", v_job.id));
@@ -78,7 +79,7 @@ begin
   update public.photo_generation_batches as b
   set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
   where b.id = v_job."batchId";
-  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
+  perform generation.hear_run(v_job."runId");
   return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
 end
 $$;
@@ -92,12 +93,13 @@ create or replace function public.record_failed_image(
   p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
 ) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_job public.photo_generation_queue;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   v_job := generation.open_job(p_job_id);
   if v_job.id is null or p_batch_id <> v_job."batchId" then
     return jsonb_build_object('result', 'job_final');
@@ -109,7 +111,7 @@ begin
   insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
   values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
-  perform generation.hear_run(generation.run_of(v_job."lockedBy"));
+  perform generation.hear_run(v_job."runId");
   return jsonb_build_object('result', 'recorded');
 end
 $$;

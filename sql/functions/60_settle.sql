@@ -33,7 +33,7 @@ $$;
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb, p_ids bigint[])
 returns table (
-  id bigint, fence text, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
+  id bigint, fence text, run_id uuid, batch_id text, status text, code text, message text, retry_at timestamptz, give_back integer,
   missing integer
 )
 language plpgsql stable rows 10 set search_path = ''
@@ -46,7 +46,7 @@ begin
   with locked as materialized (
     select q.* from public.photo_generation_queue as q where q.id = any (p_ids)
   ), counted as (
-    select q.id, q."batchId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
+    select q.id, q."batchId", q."runId", q."createdAt", q.attempts, q."maxAttempts", q."numImagesPerExample" as images, r.*,
       made.images as made, refused.images as refused, refused.code as refused_code, refused.message as refused_message
     from generation.read_results(p_results) as r
     join locked as q on q.id = r.job_id and q.status = 'processing' and q."lockedBy" = r.fence
@@ -70,7 +70,7 @@ begin
     end as verdict
     from counted as c
   )
-  select d.id, d.fence, d."batchId",
+  select d.id, d.fence, d."runId", d."batchId",
     case when d.verdict in ('refused', 'exhausted', 'too_old') then 'failed' else d.verdict end,
     case d.verdict
       when 'completed' then case when d.refused > 0 then 'some_images_refused' end
@@ -101,14 +101,12 @@ $$;
 -- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
 create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
 language plpgsql set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
 as $$
 declare
   v_today constant date := generation.quota_day(generation.clock());
+  v_users constant text[] := array(select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids));
 begin
-  perform 1 from generation.flows as f
-  where f."userId" in (select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids))
-  order by f."userId", f.priority for no key update;
+  perform 1 from generation.flows as f where f."userId" = any (v_users) order by f."userId", f.priority for no key update;
   update generation.flows as f
   set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
     "requestsOn" = greatest(f."requestsOn", v_today)
@@ -117,11 +115,11 @@ begin
     from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
     where q.id = any (p_ids) group by q."userId", q.priority
   ) as s
-  where f."userId" = s."userId" and f.priority = s.priority;
+  where f."userId" = any (v_users) and f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, fence, status, code}] of the jobs that were still ours.
+-- Writes the verdicts and rolls the batches up; returns [{jobId, fence, runId, status, code}] of the jobs that were still ours.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -142,13 +140,13 @@ begin
     set status = j.status, "errorCode" = j.code, "errorMessage" = j.message, "retryAt" = j.retry_at,
       "waitingSince" = case when j.retry_at is not null then v_now end,
       attempts = greatest(q.attempts - j.give_back, 0), suspect = q.suspect and j.give_back = 1,
-      "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null,
       "completedAt" = case when j.status in ('completed', 'failed') then v_now end
     from judged as j
     where q.id = j.id and q.id = any (v_ids)
-    returning q.id, j.fence, j.status, j.code, j.batch_id, j.missing
+    returning q.id, j.fence, j.run_id, j.status, j.code, j.batch_id, j.missing
   )
-  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'status', s.status, 'code', s.code)),
+  select jsonb_agg(jsonb_build_object('jobId', s.id, 'fence', s.fence, 'runId', s.run_id, 'status', s.status, 'code', s.code)),
     jsonb_agg(jsonb_build_object('batchId', s.batch_id,
       'jobsDone', (s.status = 'completed')::integer, 'jobsFailed', (s.status = 'failed')::integer,
       'imagesFailed', case when s.status = 'failed' then s.missing else 0 end))
@@ -184,18 +182,19 @@ $$;
 -- by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_settled jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   if jsonb_typeof(p_results) is distinct from 'array' then
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
   perform generation.hear_run(r.id) from (
-    select distinct generation.run_of(s ->> 'fence') as id from jsonb_array_elements(v_settled) as s
+    select distinct (s ->> 'runId')::uuid as id from jsonb_array_elements(v_settled) as s
   ) as r;
   return jsonb_build_object('results', (
     select coalesce(jsonb_agg(jsonb_build_object('jobId', (r ->> 'jobId')::bigint,
@@ -216,13 +215,13 @@ create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
 language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
-  v_run text := p_worker_id || '/' || p_run_id;
   v_results jsonb;
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
   perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
   if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
@@ -234,8 +233,7 @@ begin
   from public.photo_generation_queue as q cross join lateral (
     select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
   ) as s
-  where q.status = 'processing'
-    and q."lockedBy" collate "C" >= v_run || '/' and q."lockedBy" collate "C" < v_run || '0';
+  where q.status = 'processing' and q."runId" = p_run_id;
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
   values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
   on conflict (id) do update

@@ -35,7 +35,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
+    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -64,7 +64,7 @@ begin
     order by q.id for no key update
   )
   update public.photo_generation_queue as q
-  set status = 'pending', "lockedBy" = null, "lockedAt" = null, "leaseExpiresAt" = null
+  set status = 'pending', "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null
   from stale where q.id = stale.id;
   get diagnostics v_released = row_count;
   return jsonb_build_object('released', v_released);

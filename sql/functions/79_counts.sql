@@ -165,7 +165,7 @@ language plpgsql set search_path = ''
 as $$
 begin
   with changed as (
-    delete from generation.changed_minutes returning at
+    delete from generation.changed_minutes as m where true returning m.at
   )
   delete from generation.counts as c
   where c.at < p_first or c.at >= p_over or (c.seconds = 60 and c.at in (select m.at from changed as m))

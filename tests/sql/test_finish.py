@@ -92,12 +92,11 @@ def test_released_jobs_are_anybodys(queue: Queue) -> None:
 
 
 def test_a_finish_releases_only_its_own_runs_claims(queue: Queue) -> None:
-    """Not those of workers or runs with similar names."""
+    """Not those of another run of the same worker."""
     queue.enqueue(examples=2)
-    run, longer = queue.run("w"), queue.run("w1")
-    longer.id = run.id
+    run, other = queue.run("w"), queue.run("w")
     run.claim(1)
-    (job,) = longer.claim(1)
+    (job,) = other.claim(1)
     assert run.finish() == 1
     assert queue.job(job["id"])["status"] == "processing"
 

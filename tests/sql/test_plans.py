@@ -14,10 +14,11 @@ from tests.conftest import connect
 from tests.support.databases import database
 from tests.support.queue_sql import Queue, order, result_of
 
-# As many jobs ready, ended and waiting for their time; statistics are those of two jobs.
+# As many jobs ready, ended and waiting for their time, and as many users, runs and refused images;
+# statistics are those of two jobs.
 FILL = """
     insert into photo_generation_batches (id, "userId", "jobsTotal", "imagesTotal")
-    select '{order}' || i, 'u', 1000, 4000 from generate_series(0, {rows} / 10) as i;
+    select '{order}' || i, 'u', 1000, 4000 from generate_series(0, {rows}) as i;
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
       status, "retryAt", "completedAt", claims)
     select '{order}' || i / 10, 'u', 'https://photos.example.com/a', repeat('x', 200), 10 + i,
@@ -28,6 +29,15 @@ FILL = """
     insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
       "mimeType", width, height, bytes, model, "generationMs")
     select q.id, q."batchId", 'u', 0, q.id::text, 'image/png', 1, 1, 1, 'model', 1
+    from photo_generation_queue as q where q.status = 'completed' and q."batchId" like '{order}%';
+    insert into generation.flows ("userId", priority, "lastTag", "orderedOn", "requestsOn", "signedIn")
+    select '{order}' || i, 0, 1, d.today, d.today, true
+    from generate_series(1, {rows}) as i, generation.quota_day(now()) as d (today);
+    insert into generation.runs (id, "workerId", "startedAt", "endsBy", "finishedAt")
+    select gen_random_uuid(), 'w', t.at, t.at, t.at
+    from generate_series(1, {rows}) as i, lateral (select now() - make_interval(mins => i) as at) as t;
+    insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message)
+    select q."batchId", q.id, 1, 'safety', 'No.'
     from photo_generation_queue as q where q.status = 'completed' and q."batchId" like '{order}%'"""
 ROWS = 10_000
 # As an app does that writes the table itself.
@@ -44,7 +54,7 @@ CLAIM = """
     select claim_generation_jobs(gen_random_uuid(), 'w', gen_random_uuid(), 10, 240, 'model')"""
 QUEUE = "photo_generation_queue"
 CLAIM_INDEXES = {
-    f"{QUEUE}_{name}" for name in ("ready", "held", "leases", "waiting", "waiting_since", "pkey")
+    f"{QUEUE}_{name}" for name in ("ready", "held", "leases", "waiting", "waiting_since", "cancelled", "pkey")
 }
 
 
@@ -132,8 +142,9 @@ class Reads:
 
 
 def blocks(queue: Queue) -> int:
-    """Pages that a claim of ten jobs touches, all it calls included."""
+    """Pages that a claim of ten jobs touches once its plans are made, all it calls included."""
     with queue.connection.transaction(force_rollback=True):
+        queue.one(CLAIM)
         plan = queue.one(CLAIM)["QUERY PLAN"][0]["Plan"]
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
@@ -169,7 +180,7 @@ def test_a_claim_reads_only_the_heads_of_its_indexes(grown: Queue) -> None:
         assert len(grown.run().claim(10)) == 10
     assert reads.whole == set()
     assert reads.of(QUEUE) == CLAIM_INDEXES
-    assert reads.entries[f"{QUEUE}_ready"] <= 20
+    assert reads.entries[f"{QUEUE}_ready"] <= 40
     assert sum(reads.entries.values()) < 150
 
 
@@ -219,5 +230,5 @@ def test_the_pages_of_a_claim(grown: Queue) -> None:
     without = blocks(grown)
     grown.connection.execute("rollback")
     assert few < 1000
-    assert many < few * 1.2 + 20
+    assert many < few * 1.5
     assert without > 3 * many

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -135,6 +136,39 @@ def test_work_goes_on_after_an_update(update: Update) -> None:
         queue.complete(job)
     assert queue.batch("b")["jobsDone"] == 3
     assert queue.enqueue()["jobIds"] == [6]
+
+
+@pytest.mark.parametrize("name", VERSIONS[-2:])
+def test_a_run_goes_on_over_an_update(scratch: Database, name: str) -> None:
+    """What an earlier version handed out stays with its claim: repeated, settled, released."""
+    scratch.install_earlier(name)
+    queue = Queue(scratch.connection).open_gate()
+    queue.call("add_generation_photo_host", p_host="photos.example.com")
+    queue.enqueue(examples=3)
+    run, claim = queue.run(), uuid4()
+    first = run.claim(2, claim)
+    run.claim(1)
+    scratch.install()
+    assert run.claim(2, claim) == first
+    queue.complete(first[0])
+    assert run.finish() == 2
+    assert [row["status"] for row in rows(scratch)["public.photo_generation_queue"]] == [
+        "completed",
+        "pending",
+        "pending",
+    ]
+
+
+def test_a_job_that_no_run_holds_comes_back_when_its_lease_ends(postgres: Postgres) -> None:
+    """An update leaves a lockedBy that no claim wrote, and the next claim takes the job back."""
+    with filled(postgres, VERSIONS[-1]) as made:
+        made.install()
+        queue = Queue(made.connection).open_gate()
+        job = queue.job(2)
+        assert (job["lockedBy"], job["runId"], job["claimId"]) == ("w/r/c", None, None)
+        queue.run().claim()
+        job = queue.job(2)
+        assert (job["status"], job["errorCode"], job["lockedBy"]) == ("pending", "lease_expired", None)
 
 
 def test_a_refused_image_is_bound_to_its_jobs_batch(unbound: Database) -> None:

@@ -30,6 +30,15 @@ def test_each_change_says_which_rows(file: Path) -> None:
         assert re.search(r"\bwhere\b", innermost(change)), change
 
 
+def test_no_function_sets_planner_options() -> None:
+    """An app's triggers run inside them, planned with the same options; the numbers (79) only read."""
+    set_here = re.findall(
+        r"set (?:local )?(enable_\w+|\w+_cost|jit|from_collapse_limit|join_collapse_limit)\b",
+        "".join(file.read_text() for file in FILES if not file.name.startswith("79_")),
+    )
+    assert set_here == []
+
+
 def test_every_kind_of_change_is_recognized() -> None:
     """The search itself finds a missing WHERE, also where a subquery has one."""
     for text in (

@@ -36,9 +36,10 @@ SUPABASE = """
 SWITCH = "-- set local generation.migrate = 'apply';"
 
 
-# install.sql as it was: of the first day, before images were bound to batches, of 0.1.0, before migrations.
+# install.sql as it was: of the first day, before images were bound to batches, of 0.1.0, before migrations,
+# with six of them.
 EARLIER = Path(__file__).with_name("installations.tar.xz")
-VERSIONS = ("2026-11-24", "2026-11-25", "0.1.0", "before-migrations")
+VERSIONS = ("2026-11-24", "2026-11-25", "0.1.0", "before-migrations", "schema-6")
 TODAY = "install.sql"
 
 

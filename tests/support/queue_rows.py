@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from psycopg.rows import DictRow
 
@@ -43,7 +44,10 @@ def expected_job(job: Job) -> dict[str, object]:
         "made": {str(index): path for index, path in job.made.items()},
         "givenUp": {str(index): code for index, code in job.given_up.items()},
     }
-    return told | ({"leaseExpiresAt": job.lease_ends} if job.fence else {})
+    if job.fence:
+        _, run_id, claim_id = job.fence.split("/")
+        told |= {"leaseExpiresAt": job.lease_ends, "runId": UUID(run_id), "claimId": UUID(claim_id)}
+    return told
 
 
 def expected_batch(batch: Batch) -> dict[str, object]:
