@@ -71,7 +71,7 @@ def test_invalid_arguments_exit_with_2_before_anything_is_done(
 
 
 def test_env_file_before_and_after_the_command() -> None:
-    """The file may be named on either side of the command; what is said counts, not the other's default."""
+    """The option may be on either side of the command; a given value beats the other side's default."""
     assert parser().parse_args(["--env-file", "a", "status"]).env_file == "a"
     assert parser().parse_args(["status", "--env-file", "a"]).env_file == "a"
     assert parser().parse_args(["--no-env-file", "status"]).env_file is None
@@ -80,7 +80,7 @@ def test_env_file_before_and_after_the_command() -> None:
 
 
 async def test_tick_works_a_job_off(cli: CommandLine, site: Site) -> None:
-    """A run makes the photos; stdout is the summary alone, as the database keeps it."""
+    """A run makes the photos; stdout has only the summary, as the database has it."""
     (job,) = await site.order("one", images=2)
     done = await cli.call("tick")
     assert done.code == 0
@@ -124,7 +124,7 @@ async def test_every_command_reports_an_unreachable_supabase_and_exits_with_1(cl
 
 
 async def test_settings_are_listed_at_once(cli: CommandLine) -> None:
-    """Everything that is missing or hostile is told in one go on stderr, by name and without its value."""
+    """All missing and invalid settings are listed on stderr, by name and without their values."""
     hostile = {
         "SUPABASE_URL": "javascript:alert(1)",
         "SUPABASE_SERVICE_ROLE_KEY": None,
@@ -142,7 +142,7 @@ async def test_settings_are_listed_at_once(cli: CommandLine) -> None:
 
 @pytest.mark.parametrize("arguments", WITHOUT_KEY)
 async def test_only_who_calls_gemini_needs_its_key(cli: CommandLine, arguments: str) -> None:
-    """Whoever only looks after the queue need not have the key that photos are billed to."""
+    """Commands that only manage the queue do not need it."""
     done = await cli.call(*arguments.split(), stdin=b"{}", env={"GEMINI_API_KEY": None})
     assert done.code != 2, done
 
@@ -228,7 +228,7 @@ async def test_enqueue_of_an_unusable_file(cli: CommandLine, order: bytes | None
 
 
 async def test_refusals_come_with_their_hint(cli: CommandLine) -> None:
-    """What the database refuses is told with its reason and its hint, and ends with 1."""
+    """A refusal of the database is printed with its reason and hint, and exits with 1."""
     said = (await cli.call("enqueue", "-", stdin=b'{"basePrompt": "x"}')).complained(1)
     assert "error: userId is missing" in said and "hint: Name the user" in said
     said = (await cli.call("cancel", "no-such-batch")).complained(1)

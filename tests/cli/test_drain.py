@@ -1,4 +1,4 @@
-"""`drain`: goes on as long as something can be done soon, and then ends and says why."""
+"""`drain`: continues while something can be done soon, then ends and says why."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_waits_for_what_is_due_soon(reason: str, due: float | None, patience: fl
 
 @pytest.mark.parametrize("reason", ["budget", "max_jobs", "queue_empty"])
 def test_goes_on_at_once_while_there_is_work(reason: str) -> None:
-    """After a run that did something the next claim says whether there is more, whatever is due later."""
+    """After a run that did something, the next claim decides, whatever is due later."""
     assert Drain(0, at(1)).pause(ended(reason, 1e6, completed=1), 0) == 0
 
 
 def test_failures_are_bounded() -> None:
-    """Without Supabase it tries a few times, misconfigured never again; both end it as failed."""
+    """An unreachable Supabase is retried a few times, a misconfiguration not at all; both fail."""
     lost = Drain(60, at(1))
     pauses = [lost.pause({"stopReason": "queue_lost"}, number) for number in range(1, FAILURES + 1)]
     assert pauses == [1, 2, 4, 8, None] and lost.failed
@@ -56,7 +56,7 @@ def test_failures_are_bounded() -> None:
 
 
 async def test_drains_run_after_run(cli: CommandLine, site: Site) -> None:
-    """Runs follow each other until nothing is left, and their sum is told; no log line is on stdout."""
+    """Run follows run until nothing is left; stdout has only the total."""
     await site.order("one", "two", "three", images=2)
     done = await cli.call("drain", env={"MAX_JOBS": "1"})
     assert done.code == 0
@@ -78,7 +78,7 @@ async def test_waits_for_a_retry(cli: CommandLine, site: Site) -> None:
 
 
 async def test_does_not_wait_for_tomorrow(cli: CommandLine, site: Site) -> None:
-    """What is due beyond the patience is left to the clock: it ends well and says when that is."""
+    """Jobs due after the patience are left to the scheduler: drain succeeds and says when they are due."""
     await site.order("one")
     site.db.execute(
         """update photo_generation_queue set "retryAt" = generation.clock() + interval '1 hour'"""
@@ -113,7 +113,7 @@ async def test_drain_gives_up_on_an_unreachable_supabase_with_1(cli: CommandLine
 
 
 async def test_signal_ends_it_gracefully(cli: CommandLine, site: Site) -> None:
-    """Told to end, it keeps what can still finish, gives the rest back, and ends with 0 within 10 s."""
+    """It keeps what can still finish, releases the rest, and exits with 0 within 10 s."""
     (job,) = await site.order("one", images=3)
     site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
     async with cli.start("drain", env={"IMAGES_AT_A_TIME": "1"}) as program:
@@ -128,7 +128,7 @@ async def test_signal_ends_it_gracefully(cli: CommandLine, site: Site) -> None:
 
 
 async def test_signal_while_waiting(cli: CommandLine, site: Site) -> None:
-    """A wait for what is due soon ends at once when it is told to."""
+    """A signal ends the wait for the next due job."""
     await site.order("one")
     site.db.execute("""update photo_generation_queue set "retryAt" = generation.clock() + interval '100 s'""")
     async with cli.start("drain") as program:

@@ -15,7 +15,7 @@ MODEL = "gemini-2.5-flash-image"
 
 
 async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
-    """What is set shows at once, and holds for the next start; what is not named stays."""
+    """A change shows at once and applies to the next start; other values stay."""
     shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
     assert (
         f"{MODEL}: 30 starts per minute, 0 today, up to 2 at once\n" in shown and "$0.00 of $20.00" in shown
@@ -36,7 +36,7 @@ async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
 
 
 async def test_status_shows_the_gate(cli: CommandLine, site: Site) -> None:
-    """What the gate has learned stands in `status` and in its JSON."""
+    """`status` and its JSON show what the gate has learned."""
     facts = {"period": "minute", "limit": 7, "retryAfterSeconds": 30}
     await site.worker().queue.rpc("report_rate_limit", {"p_model": MODEL, "p_facts": facts, "p_epoch": None})
     shown = (await cli.call("status")).out

@@ -1,4 +1,4 @@
-"""`python -m worker hosts` and what `check` says of it: which hosts photos may come from."""
+"""`python -m worker hosts`, and what `check` says about it: which hosts photos may come from."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def test_hosts_are_listed_added_and_removed(cli: CommandLine, site: Site) 
 
 
 async def test_an_address_in_place_of_a_host(cli: CommandLine, site: Site) -> None:
-    """What was pasted is refused with what to write in its place, and so is a host that is not there."""
+    """A pasted URL is refused with the host to write instead; so is removing an unknown host."""
     said = (await cli.call("hosts", "add", "https://photos.example.com/a.jpg")).complained(1)
     assert "Use the host alone: photos.example.com" in said and "bad_host" in said
     said = (await cli.call("hosts", "remove", "elsewhere.example.com")).complained(2)

@@ -72,6 +72,6 @@ async def test_erase_with_yes(cli: CommandLine, site: Site) -> None:
 
 @pytest.mark.parametrize("arguments", ["sweep", "prune", "erase nobody --yes"])
 async def test_the_key_of_gemini_is_not_needed(cli: CommandLine, arguments: str) -> None:
-    """Whoever only tidies up need not have the key that photos are billed to."""
+    """Commands that only clean up do not need it."""
     done = await cli.call(*arguments.split(), env={"GEMINI_API_KEY": None})
     assert done.code == 0, done

@@ -27,7 +27,7 @@ LONG = {"MAX_IDLE_SECONDS": "3600"}
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signal_in_the_middle_of_a_job(cli: CommandLine, site: Site, number: signal.Signals) -> None:
-    """What can still finish is kept, what cannot is given back, and the loop ends with 0 within 10 s."""
+    """It keeps what can still finish, releases the rest, and exits with 0 within 10 s."""
     (job,) = await site.order("one", images=3)
     site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
     async with cli.start("run", env={"IMAGES_AT_A_TIME": "1", **LONG}) as program:
@@ -58,7 +58,7 @@ async def test_signal_while_gemini_hangs(cli: CommandLine, site: Site) -> None:
 
 
 async def test_signal_while_supabase_hangs(cli: CommandLine, site: Site) -> None:
-    """The loop ends in time whatever its last call waits for; a claim that came too late holds no job."""
+    """The loop ends in time whatever call is pending; a claim that arrives too late holds no job."""
     (job,) = await site.order("one")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("claim_generation_jobs")
@@ -70,7 +70,7 @@ async def test_signal_while_supabase_hangs(cli: CommandLine, site: Site) -> None
 
 
 async def test_signal_ends_a_tick_with_its_summary(cli: CommandLine, site: Site) -> None:
-    """A single run that is told to end still says what it did."""
+    """A stopped single run still prints what it did."""
     await site.order("one", images=3)
     site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
     async with cli.start("tick", env={"IMAGES_AT_A_TIME": "1"}) as program:
@@ -85,7 +85,7 @@ async def test_signal_ends_a_tick_with_its_summary(cli: CommandLine, site: Site)
 
 
 async def test_no_run_starts_after_the_stop(site: Site) -> None:
-    """A worker that has been told to end claims nothing more, whoever asks it to."""
+    """A stopped worker claims nothing more."""
     (job,) = await site.order("one")
     worker = site.worker()
     worker.stop()
@@ -94,7 +94,7 @@ async def test_no_run_starts_after_the_stop(site: Site) -> None:
 
 
 async def test_second_signal_ends_at_once(cli: CommandLine, site: Site) -> None:
-    """Whoever insists is not made to wait."""
+    """The process does not finish its work."""
     await site.order("one")
     site.gemini.add_rule({"kind": "hang"}, times=1)
     async with cli.start("run", env=LONG) as program:
@@ -118,7 +118,7 @@ async def test_signal_while_sleeping(cli: CommandLine) -> None:
 
 
 async def test_work_that_comes_while_sleeping(cli: CommandLine, site: Site) -> None:
-    """What is enqueued during a pause is taken up when it ends, and then the loop goes on."""
+    """Jobs enqueued during a pause are processed when it ends, and the loop continues."""
     async with cli.start("run", env={"MAX_IDLE_SECONDS": "1"}) as program:
         await program.logged("run_finished", stopReason="queue_empty")
         for name in ("one", "two"):
@@ -133,7 +133,7 @@ async def test_work_that_comes_while_sleeping(cli: CommandLine, site: Site) -> N
 
 
 async def test_retry_that_comes_due_while_sleeping(cli: CommandLine, site: Site) -> None:
-    """A pause ends with the wait of the next retry, however long the idle time is."""
+    """A pause ends when the next retry is due, however long the idle time is."""
     await site.order("one")
     site.gemini.add_rule({"kind": "error", "code": 503}, times=2)
     async with cli.start("run", env={"RETRY_BASE_SECONDS": "2", **LONG}) as program:
@@ -145,7 +145,7 @@ async def test_retry_that_comes_due_while_sleeping(cli: CommandLine, site: Site)
 
 
 async def test_goes_on_when_supabase_comes_back(cli: CommandLine, site: Site) -> None:
-    """While Supabase does not answer, the loop says so and tries again; nothing needs a restart."""
+    """While Supabase does not answer, the loop logs it and retries; no restart is needed."""
     (job,) = await site.order("one")
     async with Proxy(site.stack.url) as proxy:
         proxy.cut()
@@ -161,7 +161,7 @@ async def test_goes_on_when_supabase_comes_back(cli: CommandLine, site: Site) ->
 
 
 async def test_notices_when_it_is_configured_again(cli: CommandLine, site: Site) -> None:
-    """Misconfigured, the loop says so loudly, spends nothing, and notices by itself when it is fixed."""
+    """A misconfigured loop logs an error, spends nothing, and continues once it is fixed."""
     (job,) = await site.order("one")
     site.gemini.configure(invalid_keys=[KEY])
     async with cli.start("run", env=LONG) as program:
@@ -175,7 +175,7 @@ async def test_notices_when_it_is_configured_again(cli: CommandLine, site: Site)
 
 
 class Stuck:
-    """A worker whose runs never end by themselves, not even when told to."""
+    """A worker whose runs never end, not even after `stop`."""
 
     def __init__(self) -> None:
         self.stopping = asyncio.Event()
@@ -194,7 +194,7 @@ class Stuck:
 
 
 async def test_run_that_does_not_stop_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time after a stop is bounded by the loop, whatever hangs in the run; then no other run starts."""
+    """The loop limits the time after a stop; then no other run starts."""
     monkeypatch.setattr(loop_module, "STOP_SECONDS", 0.05)
     worker = Stuck()
     going = asyncio.create_task(loop(worker, Forever(30.0, worker.uniform)))
@@ -205,7 +205,7 @@ async def test_run_that_does_not_stop_is_cut(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_failure_of_a_run_is_passed_on() -> None:
-    """What nobody expected ends the loop: whoever supervises the process restarts it."""
+    """An unexpected error ends the loop, so that the process's supervisor restarts it."""
 
     class Broken(Stuck):
         async def run(self, _request: RunRequest) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""`show`, `gate remove`, `erase` of nobody, `--version`; and a Python that is too old or has no packages."""
+"""`show`, `gate remove`, `erase` of an unknown user, `--version`; and an old or incomplete Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OLD_PYTHON = (
 
 
 async def test_show_a_batch(cli: CommandLine, site: Site) -> None:
-    """Whoever is asked about an order sees its jobs, what went wrong, and where each photo is."""
+    """It lists the jobs, their errors, and the path of each photo."""
     site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, prompt="[bad]", times=2)
     good, bad = await site.order("good", "bad", images=2)
     await site.run()
@@ -91,7 +91,7 @@ async def test_gate_of_a_misspelled_model(cli: CommandLine, db: object) -> None:
 
 
 async def test_no_model_is_called_unknown_while_nobody_can_know(cli: CommandLine, site: Site) -> None:
-    """An outage while a rate is set is told as one; the name may be right."""
+    """An outage while a rate is set is reported as an outage; the name may be correct."""
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(faults.reset, rpc("generation_models"), times=10)
         outage = {"SUPABASE_URL": proxy.url}
@@ -113,7 +113,7 @@ async def test_only_an_unused_gate_can_be_removed(cli: CommandLine, site: Site) 
 
 
 async def test_erase_of_nobody(cli: CommandLine, site: Site) -> None:
-    """Whoever mistypes a user id learns that nothing of it was found; of a known one nothing is noted."""
+    """A mistyped user id is reported as unknown, and nothing is recorded."""
     await site.order("a")
     await site.worker().run(RunRequest())
     done = await cli.call("erase", "nobody-here", "--yes")
@@ -128,7 +128,7 @@ def started(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_without_the_packages() -> None:
-    """A Python without the packages is told which command installs them, and shown no traceback."""
+    """The error names the command that installs them, without a traceback."""
     done = started("-S", "-m", "worker", "status")
     assert (done.returncode, done.stdout) == (2, "")
     assert "the packages are not installed" in done.stderr and "pip install" in done.stderr
@@ -136,7 +136,7 @@ def test_without_the_packages() -> None:
 
 
 def test_with_an_old_python() -> None:
-    """A Python that is too old is told so in one line, which it can read."""
+    """The error is one line, and the file parses on old Pythons."""
     done = started("-c", OLD_PYTHON)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Python 3.11 or newer is required" in done.stderr and "3.10.4" in done.stderr

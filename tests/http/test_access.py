@@ -1,4 +1,4 @@
-"""Who reaches which path of the worker's function: docs/security.md, row by row, by real requests."""
+"""Who may call which path of the worker's function: each row of docs/security.md, by real requests."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def ask(
 
 
 def test_the_page_has_every_path() -> None:
-    """The page's table, the description and the routes have the same paths, and say the same of each."""
+    """The page's table, the OpenAPI description and the routes agree about every path."""
     said = {path: tuple(not route.callers or caller in route.callers if caller else not route.callers
                         for caller in CALLERS) for path, route in http.ROUTES.items()}  # fmt: skip
     assert table() == said
@@ -190,7 +190,7 @@ async def test_a_stolen_operators_secret(guarded: Function, site: Site) -> None:
 
 
 def test_the_page_tells_of_every_secret() -> None:
-    """What a stolen key can do is said of each secret that there is; the publishable key is none."""
+    """The page says what each stolen secret allows; the publishable key is no secret."""
     rows = PAGE.partition("| stolen | can |")[2].partition("\n\n")[0]
     assert {name for name in SECRET_VARIABLES if f"\n| `{name}` |" not in rows} == {"SUPABASE_ANON_KEY"}
 
@@ -248,7 +248,7 @@ def test_on_ones_own_machine(stack: Stack, simulator: Simulator) -> None:
 def test_without_a_credential_loopback_alone_opens_nothing(
     stack: Stack, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """A machine that nobody called a developer's serves nobody, not even itself."""
+    """Unless development is set, not even the machine itself is served."""
     with Function(
         "process_generation_queue", Folder(tmp_path), process_environment(stack, simulator)
     ) as function:

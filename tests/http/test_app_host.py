@@ -1,4 +1,4 @@
-"""The small app's server gives its password to pages of its own alone."""
+"""The demo app's server gives its password to its own pages only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def status(app: AppSite, method: str, path: str, **headers: str) -> int:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_its_own_page_is_served(app: AppSite, host: str) -> None:
-    """By whatever name of loopback it was opened."""
+    """Under any name of loopback."""
     port = httpx.URL(app.url).port
     own = {"Host": f"{host}:{port}"}
     assert status(app, "GET", "settings.json", **own) == 200

@@ -1,4 +1,4 @@
-"""Who is admitted: the secret, Google's tokens against a stand-in for its certificate endpoint, loopback."""
+"""Who is admitted: the secret, Google's tokens (with a local certificate endpoint), and loopback."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def guard(clock: Clock | None = None) -> Guard:
 
 
 async def refusal(keeper: Guard, headers: Headers) -> RequestRefused:
-    """What the guard answers to a caller it does not admit."""
+    """The guard's answer to a caller that it refuses."""
     with pytest.raises(RequestRefused) as caught:
         await keeper.admit(headers, "203.0.113.7", Caller.CLOCK)
     return caught.value
@@ -160,7 +160,7 @@ async def test_bad_token_is_refused(google: responses.RequestsMock, case: str) -
 
 
 async def test_token_without_its_signature_names_the_fix(google: responses.RequestsMock) -> None:
-    """What Cloud Run's IAM check leaves of a token is never believed, and the answer says how to go on."""
+    """A token whose signature Cloud Run's IAM removed is refused, and the answer says how to fix it."""
     refused = await refusal(guard(), bearer(token().rpartition(".")[0] + REMOVED_SIGNATURE))
     assert (refused.status, refused.code) == (401, "token_signature_removed")
     assert "X-Worker-Secret" in str(refused.hint)
@@ -245,7 +245,7 @@ async def test_certificates_are_fetched_once_per_max_age(google: responses.Reque
     "control", ["no-store, max-age=600", "no-cache, max-age=600", "public", "max-age=0", "max-age=junk"]
 )
 async def test_answer_without_a_max_age_is_not_kept(google: responses.RequestsMock, control: str) -> None:
-    """Only an answer that says so is kept."""
+    """Certificates are cached only if the answer allows it."""
     _publish(google, control)
     keeper = guard()
     await keeper.admit(bearer(token()), None, Caller.CLOCK)
@@ -254,7 +254,7 @@ async def test_answer_without_a_max_age_is_not_kept(google: responses.RequestsMo
 
 
 async def test_age_shortens_and_a_day_bounds_what_is_kept(google: responses.RequestsMock) -> None:
-    """Time spent in another cache counts, and no max-age keeps certificates for more than a day."""
+    """The time in another cache counts, and certificates are cached for at most a day."""
     clock = Clock()
     keeper = guard(clock=clock)
     for max_age, age, kept_seconds in ((600, 500, 100), (10**9 - 1, 0, 24 * 3600)):

@@ -1,4 +1,4 @@
-"""Tokens that Cloud Run's IAM has checked before us: believed only where somebody has said that it does."""
+"""Tokens that Cloud Run's IAM has checked before: they are trusted only if a setting says so."""
 
 import time
 from typing import Any
@@ -20,7 +20,7 @@ def behind_iam() -> Guard:
 
 
 def without_signature(whole: str) -> str:
-    """What IAM leaves of a token."""
+    """A token as IAM leaves it."""
     return whole.rpartition(".")[0] + REMOVED_SIGNATURE
 
 
@@ -52,7 +52,7 @@ async def test_claims_still_count(claims: dict[str, Any], reason: str) -> None:
 
 @pytest.mark.parametrize("head", ["", "a", "a.b", "..", "a.W10", "a.bnVsbA", "a.e30", "a.eyJleHAiOiJuYW4ifQ"])
 async def test_rubbish_without_a_signature(head: str) -> None:
-    """What is no token is refused as such, however it ends."""
+    """A text that is no token is refused as such."""
     refused = await refusal(behind_iam(), bearer(head + REMOVED_SIGNATURE))
     assert (refused.status, refused.code) == (401, "invalid_token")
 
@@ -101,7 +101,7 @@ async def test_a_stranger_whom_iam_let_in_cannot_add_the_clocks_token() -> None:
     "joined", ["{stranger},Bearer {clock}", "{stranger} {clock}", "!{clock}", "{clock}="]
 )
 async def test_no_other_text_can_be_read_as_the_token(joined: str) -> None:
-    """What a base64 decoder would skip makes a token invalid: two headers joined by a proxy are no token."""
+    """Characters that a base64 decoder would skip make a token invalid, as do two joined headers."""
     parts = {"clock": without_signature(token()), "stranger": "e30.e30.e30"}
     refused = await refusal(behind_iam(), bearer(joined.format(**parts)))
     assert (refused.status, refused.code) == (401, "invalid_token")

@@ -73,7 +73,7 @@ async def test_an_overview_is_for_whoever_knows_the_secret() -> None:
 
 
 async def test_a_batch_is_for_whoever_knows_the_secret() -> None:
-    """One batch is shown by its id, to nobody without the secret; what is no id is refused."""
+    """A batch is shown by its id, only with the secret; an invalid id is refused."""
     async with client(Bench()) as http:
         assert (await http.get("/batch", params={"id": BATCH})).json() == {"batch": {"id": BATCH}}
         for wrong in ("", "?id=", "?id=a&id=b", f"?id={'x' * 201}", "?id=%00"):
@@ -114,7 +114,7 @@ async def test_an_action_is_a_function_of_the_database(body: dict[str, str], act
     ],
 )
 async def test_a_wrong_action_does_nothing(body: dict[str, Any], said: str) -> None:
-    """What is not an action, or not complete, is refused with the field and the fix."""
+    """An unknown or incomplete action is refused with the field and the fix."""
     worker = Bench()
     async with client(worker) as http:
         error = check_error(await http.post("/actions", json=body), 400, "invalid_request")

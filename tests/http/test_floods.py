@@ -1,4 +1,4 @@
-"""Floods and dawdlers, at the functions as they are served: no more is read, kept or waited for than told."""
+"""Floods and slow clients, against the served functions: reading, memory and waiting are limited."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_body_of_256_mib_is_refused_with_413_and_not_kept_in_memory(target: Ta
 
 
 def test_too_much_by_a_byte(target: Target) -> None:
-    """One byte above the limit is 413 and told; the limit itself is read."""
+    """One byte above the limit is 413; the limit itself is accepted."""
     check_refusal(target.post(b" " * (target.max_bytes - 5) + b"[]   "), 400)
     check_refusal(target.post(b" " * (target.max_bytes - 4) + b"[]   "), 413)
 

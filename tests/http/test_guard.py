@@ -41,7 +41,7 @@ TOKEN = {"Authorization": "Bearer good"}
 async def refusal(
     guard: Guard, headers: dict[str, str], allowed: Caller = CLOCK, host: str | None = FAR
 ) -> RequestRefused:
-    """What the guard answers to a caller it does not admit."""
+    """The guard's answer to a caller that it refuses."""
     with pytest.raises(RequestRefused) as caught:
         await guard.admit(Headers(headers), host, allowed)
     return caught.value
@@ -91,7 +91,7 @@ async def test_a_secret_counts_in_its_own_header_alone() -> None:
 
 
 async def test_both_credentials_open_both() -> None:
-    """Who shows both is the clock and the operator; a wrong one beside a good one takes nothing away."""
+    """A caller with both is scheduler and operator; a wrong one beside a valid one does no harm."""
     for allowed in (CLOCK, OPERATOR):
         await COMPLETE.admit(Headers({**WORKERS, **OPERATES}), FAR, allowed)
         await COMPLETE.admit(Headers({**TOKEN, **OPERATES}), FAR, allowed)
@@ -111,7 +111,7 @@ async def test_both_credentials_open_both() -> None:
 async def test_without_an_operators_secret_nobody_is_the_operator(
     shown: dict[str, str], development: bool
 ) -> None:
-    """Where only the clock is configured, runs go on, and operators are told what to set."""
+    """Runs continue, and operators read what to set."""
     guard = Guard(worker_secret=SECRET, verifier=Verifier(), development=development)
     refused = await refusal(guard, {"Host": "localhost", **shown}, OPERATOR, "127.0.0.1")
     assert (refused.status, refused.code) == (403, "operator_secret_missing")
@@ -121,7 +121,7 @@ async def test_without_an_operators_secret_nobody_is_the_operator(
 
 
 async def test_without_a_clock_nothing_starts() -> None:
-    """Where only the operator's secret is set, it still starts no run."""
+    """The operator's secret alone starts no run."""
     guard = Guard(operator_secret=OPERATORS)
     refused = await refusal(guard, OPERATES)
     assert (refused.status, refused.code) == (403, "no_credentials_configured")
@@ -151,14 +151,14 @@ async def test_missing_credential_names_the_header(
 
 
 async def test_a_path_of_both_names_both() -> None:
-    """Where either may ask, the hint names all three credentials."""
+    """The hint names all three credentials."""
     hint = str((await refusal(COMPLETE, {}, EITHER)).hint)
     for header in ("X-Worker-Secret", "X-Operator-Secret", "Authorization"):
         assert header in hint
 
 
 async def test_either_credential_suffices() -> None:
-    """With both configured, a good one is enough whatever the other says."""
+    """If both are configured, one valid credential is enough."""
     await BY_EITHER.admit(Headers({"X-Worker-Secret": "wrong", **TOKEN}), None, CLOCK)
     await BY_EITHER.admit(Headers({**WORKERS, "Authorization": "Bearer bad"}), None, CLOCK)
     cut_off = Guard(worker_secret=SECRET, verifier=Verifier(reachable=False))
@@ -174,7 +174,7 @@ async def test_two_bad_credentials_stay_bad() -> None:
 
 
 async def test_the_token_that_cloud_run_checks_is_the_one_that_counts() -> None:
-    """IAM looks at X-Serverless-Authorization and then at no other header: one beside it proves nothing."""
+    """If X-Serverless-Authorization is there, IAM checks only it, so no other header counts."""
     await BY_TOKEN.admit(Headers({"X-Serverless-Authorization": "Bearer good"}), FAR, CLOCK)
     both = {"X-Serverless-Authorization": "Bearer of-another-caller", **TOKEN}
     assert (await refusal(BY_TOKEN, both)).code == "invalid_token"
@@ -186,7 +186,7 @@ async def test_the_token_that_cloud_run_checks_is_the_one_that_counts() -> None:
 
 @pytest.mark.parametrize("name", [b"authorization", b"x-serverless-authorization"])
 async def test_two_tokens_are_none(name: bytes) -> None:
-    """Of two headers of one name nobody knows which one IAM has read."""
+    """If a header occurs twice, it is unknown which one IAM checked."""
     with pytest.raises(RequestRefused) as caught:
         twice = Headers(raw=[(name, b"Bearer good"), (name, b"Bearer good")])
         await BY_TOKEN.admit(twice, FAR, CLOCK)
@@ -195,7 +195,7 @@ async def test_two_tokens_are_none(name: bytes) -> None:
 
 @pytest.mark.parametrize("guard", [Guard(), Guard(worker_secret="", operator_secret="")])
 async def test_no_credential_configured_serves_nobody(guard: Guard) -> None:
-    """Without a credential the worker refuses whatever is sent, loopback or not, and says what to set."""
+    """Every request is refused, from loopback too, and the answer says what to set."""
     for headers in (
         {},
         {"X-Worker-Secret": ""},
@@ -214,7 +214,7 @@ async def test_no_credential_configured_serves_nobody(guard: Guard) -> None:
 
 
 async def test_development_serves_the_developer_on_this_machine_only() -> None:
-    """Without a credential and told so, loopback is served on every path, and no other address is."""
+    """Without a credential, and with WORKER_DEVELOPMENT=1, only loopback is served, on every path."""
     guard = Guard(development=True)
     for allowed in (CLOCK, OPERATOR, EITHER):
         await guard.admit(Headers({"Host": "localhost:8080"}), "127.0.0.1", allowed)

@@ -1,4 +1,4 @@
-"""What schemathesis cannot say: broken bodies and odd requests, at the functions as they are served."""
+"""What schemathesis cannot send: malformed bodies and requests, to the served functions."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ REQUESTS: dict[str, Callable[[Target], bytes]] = {
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_what_is_no_http(target: Target, name: str) -> None:
-    """What is no HTTP is 400 or 404, or the connection is closed; none of it reaches the queue."""
+    """Anything that is not HTTP gets 400 or 404, or a closed connection; the queue sees none of it."""
     reply = exchange(target.url, REQUESTS[name](target))
     if reply.raw:
         check_refusal(reply, 400, 404, 405)
@@ -185,7 +185,7 @@ def test_pipelined_requests_do_not_mix(target: Target) -> None:
 
 
 def test_callers_who_leave(target: Target) -> None:
-    """A connection that is cut within head or body is nobody's accident."""
+    """A connection that closes within head or body causes no error."""
     request = target.head("POST / HTTP/1.1", "Content-Length: 100") + b"{" * 50
     for length in range(1, len(request), 7):
         with Line(target.url) as line:

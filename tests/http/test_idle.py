@@ -31,7 +31,7 @@ SHORT = 0.3
 
 @pytest.mark.slow
 def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
-    """Each is closed 10 s after it opened, or after its answer, whatever drips in; others are served."""
+    """Each is closed 10 s after it opened, or after its last answer; other callers are served."""
     with ExitStack() as stack:
         opened = time.monotonic()
         waiting: list[tuple[str, Line]] = []
@@ -92,7 +92,7 @@ def get(path: str) -> bytes:
 
 @pytest.mark.slow
 async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that nobody takes does not hold the connection: a large one, or many small."""
+    """An answer that is not read does not hold the connection, whether one large or many small ones."""
     for asked in (get("/20000000/0"), get("/50000/0") * 400):
         async with serving(monkeypatch) as (reader, writer):
             writer.write(asked)
@@ -105,7 +105,7 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are told 503 and closed, far beyond it without a word; those that are in use are served."""
+    """They get 503, or are closed if there are far too many; connections in use are served."""
     async with serving(monkeypatch, seconds=60) as (reader, writer), AsyncExitStack() as opened:
 
         async def connect(request: bytes) -> asyncio.StreamReader:
@@ -137,7 +137,7 @@ async def gives_way_to_a_request(waiting: asyncio.StreamReader, address: tuple[s
 
 
 async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever opens all connections and sends nothing keeps nobody out: the longest idle is closed."""
+    """A caller that opens all connections keeps nobody out: the longest idle one is closed."""
     async with serving(monkeypatch, seconds=60) as (oldest, writer):
         address = writer.get_extra_info("peername")
         _, second = await asyncio.open_connection(*address)
@@ -185,7 +185,7 @@ async def test_a_timer_that_has_called_no_longer_runs() -> None:
 
 
 async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request may take as long as it takes, and each answer starts the time anew."""
+    """A request may take any time, and each answer restarts the idle time."""
     async with serving(monkeypatch) as (reader, writer):
         for path in (f"/10/{3 * SHORT}", *["/10/0"] * 6, f"/10/{2 * SHORT}"):
             writer.write(get(path))

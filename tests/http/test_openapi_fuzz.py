@@ -39,7 +39,7 @@ ORDERS = described("generate_images", REFUSABLE)
 
 @pytest.fixture(scope="module")
 def token(stack: Stack) -> str:
-    """The access token of somebody who orders."""
+    """A customer's access token."""
     return stack.sign_up()[1]
 
 

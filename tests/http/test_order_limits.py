@@ -25,7 +25,7 @@ def post(
     order: dict[str, object] = ORDER,
     key: str | None = None,
 ) -> httpx.Response:
-    """An order by a user, of four images if nothing else is said."""
+    """A user's order, of four images by default."""
     headers = {"Authorization": f"Bearer {signer.sign(sub='member')}"}
     if key:
         headers["Idempotency-Key"] = key
@@ -33,7 +33,7 @@ def post(
 
 
 def test_a_full_day_says_when_it_ends(orders: Function, signer: Signer, queue: Queue) -> None:  # noqa: F811
-    """Whoever has ordered enough today learns in Retry-After when the day ends, and is not asked to wait."""
+    """Retry-After names the end of the day."""
     queue.call("set_generation_limits", p_limits=NO_LIMITS | {"userDollarsPerDay": 0.2})
     first = post(orders, signer, key="k")
     assert first.status_code == 202
@@ -49,7 +49,7 @@ def test_a_full_day_says_when_it_ends(orders: Function, signer: Signer, queue: Q
 
 
 def test_a_full_queue_says_what_makes_room(orders: Function, signer: Signer, queue: Queue) -> None:  # noqa: F811
-    """No time is known at which images are made, so none is told: the hint says what makes room."""
+    """There is no Retry-After, since the time is unknown: the hint says what to wait for."""
     queue.call("set_generation_limits", p_limits=NO_LIMITS | {"userImagesQueued": 5})
     assert post(orders, signer).status_code == 202
     answer = post(orders, signer)

@@ -109,7 +109,7 @@ async def test_order_is_enqueued_as_its_caller() -> None:
     ],
 )
 async def test_caller_without_a_token_is_401(authorization: str) -> None:
-    """Whatever is no bearer token, what forgetful front ends send included, is told to sign in."""
+    """Anything but a bearer token, including what faulty front ends send; the hint is to sign in."""
     queue = Queue()
     async with client(queue) as http:
         answer = await http.post("/", json=ORDER, headers={"Authorization": authorization})
@@ -122,7 +122,7 @@ async def test_caller_without_a_token_is_401(authorization: str) -> None:
     "key", ["sb_publishable_abc", "sb_secret_abc", "sb_ey.J.x", "sb_a.b.c", f"sb_{TOKEN}"]
 )
 async def test_api_key_is_no_token(key: str) -> None:
-    """Supabase's gateway turns a bearer `sb_…` into the role of the key beside it, so none gets that far."""
+    """Supabase's gateway would replace a bearer `sb_…` with the role of our key, so it is refused here."""
     queue = Queue()
     async with client(queue) as http:
         answer = await http.post("/", json=ORDER, headers={"Authorization": f"Bearer {key}"})
@@ -143,7 +143,7 @@ async def test_bad_idempotency_key_is_refused(keys: list[str | bytes]) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 429])
 async def test_refusal_of_the_database_goes_through(status: int) -> None:
-    """What the database says about an order reaches the caller: status, code, message and hint."""
+    """The caller gets the database's status, code, message and hint."""
     refusal = QueueRefused("key_reused", "this key had another order", status, "take a new key")
     async with client(Queue(refusal)) as http:
         error = check_error(await http.post("/", json=ORDER), status, "key_reused")
@@ -168,7 +168,7 @@ async def test_unreachable_queue_is_503() -> None:
 
 @pytest.mark.parametrize("unopened", [RequestRefused(500, "misconfigured", "incomplete"), ImportError("x")])
 async def test_function_that_cannot_be_opened_answers_a_page_too(unopened: Exception) -> None:
-    """Missing settings are told in the same shape, with CORS headers."""
+    """Missing settings get an answer of the same form, with CORS headers."""
     async with client(Queue(), unopened=unopened) as http:
         answer = await http.post("/", json=ORDER)
     check_error(answer, 500, "internal" if isinstance(unopened, ImportError) else "misconfigured")
@@ -213,7 +213,7 @@ async def test_preflight_is_answered_without_a_token() -> None:
 
 
 async def test_named_origins_only() -> None:
-    """With origins named, those are echoed and others get no permission; caches are told that it varies."""
+    """Named origins are echoed, others get no permission, and `Vary` is set for caches."""
     async with client(Queue(), (PAGE, "http://localhost:3000")) as http:
         for origin, allowed in ((PAGE, PAGE), ("https://evil.example", None), (f"{PAGE}.evil.example", None)):
             preflight = await http.options("/", headers={"Origin": origin})

@@ -23,7 +23,7 @@ SECRETS = ("SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY", "WORKER_SECRET")
 def test_an_order_needs_no_secret(
     db: psycopg.Connection[DictRow], stack: Stack, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """The public service takes an order as its caller, and holds no secret that could be stolen from it."""
+    """The public service acts as its caller, and has no secret that could be stolen."""
     environment = process_environment(stack, simulator)
     environment = {name: value for name, value in environment.items() if name not in SECRETS}
     user_id, token = stack.sign_up()
@@ -52,7 +52,7 @@ def test_timeouts_of_runs_are_no_matter_of_orders() -> None:
 
 
 def test_all_problems_of_orders_are_told_at_once() -> None:
-    """Whoever sets the service up learns everything that is missing or wrong from one try."""
+    """All missing or invalid settings are reported together."""
     with pytest.raises(InvalidSettings) as caught:
         OrderSettings.from_env({"LOG_LEVEL": "loud"})
     told = "\n".join(caught.value.problems)

@@ -34,7 +34,7 @@ bodies = plain | st.dictionaries(st.sampled_from(["maxJobs", "budgetSeconds", "d
 
 
 class Bench:
-    """A worker at the seam: remembers what it was asked, answers what it is told to."""
+    """A fake worker that records its calls and returns given answers."""
 
     def __init__(self, summary: Mapping[str, Any] | None = None, failure: Exception | None = None) -> None:
         self.summary = summary or {"stopReason": "queue_empty", "jobsClaimed": 0}
@@ -109,7 +109,7 @@ def check_error(answer: httpx.Response, status: int, code: str) -> dict[str, Any
 
 
 async def test_run_answers_with_its_summary() -> None:
-    """A run that did its duty is 200 with the summary, whatever became of the jobs."""
+    """A run that worked is 200 with its summary, whatever became of the jobs."""
     worker = Bench({"stopReason": "budget", "jobsFailed": 3})
     async with client(worker) as http:
         answer = await http.post("/", json={"maxJobs": 50, "budgetSeconds": 150})
@@ -130,7 +130,7 @@ async def test_empty_body_runs_and_dry_run_only_peeks() -> None:
 
 
 async def test_misconfigured_run_is_500_with_the_summary() -> None:
-    """A run stopped as misconfigured turns the scheduler red, and the body still tells what happened."""
+    """The scheduler sees an error, and the body still has the summary."""
     summary = {"stopReason": "misconfigured", "jobsReleased": 2}
     async with client(Bench(summary)) as http:
         answer = await http.post("/")
@@ -159,7 +159,7 @@ async def test_failure_of_the_worker(body: Any, failure: Exception, status: int,
 
 
 async def test_unexpected_failure_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    """What the answer hides, the log tells."""
+    """The answer hides the details."""
     async with client(Bench(failure=RuntimeError("the reason"))) as http:
         await http.post("/")
     [record] = [r for r in caplog.records if r.message == "request_failed"]
@@ -174,7 +174,7 @@ async def test_summary_that_is_no_json_is_an_error_of_ours() -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/health"])
 async def test_health_is_open_and_tells_nothing(path: str) -> None:
-    """Anybody may ask whether the process is up; the queue is not touched and nothing else is told."""
+    """Anyone may ask whether the process is up; it does not touch the queue."""
     worker = Bench(failure=RuntimeError("not to be called"))
     async with client(worker) as http:
         http.headers.clear()
@@ -186,7 +186,7 @@ async def test_health_is_open_and_tells_nothing(path: str) -> None:
 
 
 def test_version_is_the_projects() -> None:
-    """The version told is the one in pyproject.toml."""
+    """It is the version in pyproject.toml."""
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 
@@ -209,14 +209,14 @@ async def test_wrong_method_names_the_right_one(method: str, path: str, allowed:
 
 @pytest.mark.parametrize("path", ["/nothing", "/healthz/", "/index.php", "/%00", "/..%2f"])
 async def test_unknown_path_is_404(path: str) -> None:
-    """What is not in the table is not there, secret or not."""
+    """With or without a secret."""
     async with client(Bench()) as http:
         check_error(await http.post(path), 404, "not_found")
 
 
 @pytest.mark.parametrize("host", ["[", "worker/healthz?", ""])
 async def test_host_header_chooses_no_path(host: str) -> None:
-    """The path is the request line's; whatever Host says, `/` stays guarded and nothing breaks."""
+    """The path comes from the request line; a forged Host header changes nothing."""
     async with client(Bench(failure=RuntimeError())) as http:
         check_error(await http.post("/", headers={"Host": host}), 500, "internal")
         http.headers.clear()
@@ -224,7 +224,7 @@ async def test_host_header_chooses_no_path(host: str) -> None:
 
 
 async def test_stranger_reaches_nothing() -> None:
-    """A caller without the secret is refused before the body is read, and the worker never hears of it."""
+    """A caller without the secret is refused before the body is read."""
     worker = Bench()
     async with client(worker) as http:
         http.headers.clear()

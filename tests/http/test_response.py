@@ -36,7 +36,7 @@ async def _answer(request: Request) -> Response:
 
 
 async def test_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller who stops sending in the middle holds a connection for a bounded time only: 408."""
+    """A caller who stops sending holds a connection for a limited time: 408."""
     monkeypatch.setattr(answer, "BODY_SECONDS", 0.02)
     request = _request({"type": "http.request", "body": b"{", "more_body": True})
     assert (await _answer(request)).status_code == 408
@@ -73,7 +73,7 @@ async def test_cancellation_is_not_swallowed() -> None:
 
 
 async def test_long_messages_are_cut() -> None:
-    """A message or hint that lists what was sent stays short, however much was sent."""
+    """A message that quotes the request stays short, however much was sent."""
 
     async def refuse() -> Response:
         raise RequestRefused(400, "unknown_field", "x" * 501, "y" * 500)
@@ -86,7 +86,7 @@ async def test_long_messages_are_cut() -> None:
 async def test_what_is_logged_meanwhile_belongs_to_the_requests_trace(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What a handler and its tasks log carries the trace of the request; what is logged after it does not."""
+    """Events of a handler and its tasks have the request's trace; later events do not."""
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     request = _request()
     request.scope["headers"] = [(b"traceparent", f"00-{trace}-00f067aa0ba902b7-01".encode())]

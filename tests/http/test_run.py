@@ -22,13 +22,13 @@ SECRET = "a-secret-of-the-tests-0123456789"
 
 @pytest.fixture(scope="module")
 def environment(stack: Stack, simulator: Simulator) -> dict[str, str]:
-    """What the processes of this module get."""
+    """The environment of this module's processes."""
     return process_environment(stack, simulator) | {"WORKER_SECRET": SECRET}
 
 
 @pytest.fixture(scope="module")
 def queue(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
-    """`process_generation_queue`, in a process of its own."""
+    """`process_generation_queue`, in its own process."""
     folder = Folder(tmp_path_factory.mktemp("queue"))
     with Function("process_generation_queue", folder, environment) as function:
         yield function
@@ -36,7 +36,7 @@ def queue(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def orders(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
-    """`generate_images`, in a process of its own."""
+    """`generate_images`, in its own process."""
     with Function("generate_images", Folder(tmp_path_factory.mktemp("orders")), environment) as function:
         yield function
 
@@ -156,7 +156,7 @@ async def test_a_run_without_supabase_is_503(environment: dict[str, str], tmp_pa
 async def test_from_order_to_photo(
     site: Site, queue: Function, orders: Function, user: Callable[[], Awaitable[User]]
 ) -> None:
-    """Someone signed in orders, a run works it off, and the photos are theirs to see and nobody else's."""
+    """A signed-in user orders, a run makes the photos, and only that user can see them."""
     customer, stranger = await user(), await user()
     await site.service.storage.from_(SOURCES).upload(
         f"{customer.id}/me.png", picture(), {"content-type": "image/png"}
@@ -186,7 +186,7 @@ async def test_from_order_to_photo(
 
 
 async def test_order_without_token(site: Site, orders: Function) -> None:
-    """An order of nobody is refused and leaves nothing behind."""
+    """It is refused and leaves nothing behind."""
     order = fresh_order(("a",), 1, site.photo)
 
     answers = [

@@ -44,7 +44,7 @@ PASSING = ["429 Too Many Requests", "500 Internal Server Error", "502 Bad Gatewa
 
 
 class Served:
-    """Both functions in processes of their own; `told` is all that they have answered."""
+    """Both functions in their own processes; `told` has all their answers."""
 
     def __init__(self, watched: Watched, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Served:
             yield
 
     async def post(self, target: str, body: object = None, **headers: str) -> int:
-        """The status of an answer, whose headers and body are kept."""
+        """Sends a request, keeps the answer's headers and body, and returns its status."""
         async with httpx.AsyncClient(timeout=180, trust_env=False) as client:
             answer = await client.post(self.functions[target].url, json=body, headers=headers)
         self.told.append(f"{answer.headers}\n{answer.text}")
@@ -71,7 +71,7 @@ class Served:
 
 
 async def order_of_everything(watched: Watched, served: Served) -> None:
-    """A customer orders what works and what does not; strangers and mistakes are refused."""
+    """A customer orders valid and invalid photos; other callers are refused."""
     site, bearer = watched.site, {"Authorization": f"Bearer {watched.token}"}
     for kind in TROUBLE:
         site.gemini.add_rule({"kind": kind, "message": SUSPENDED}, prompt=f"[{kind}]", times=2)
@@ -196,7 +196,7 @@ async def test_gemini_quotes_the_request(watched: Watched, tmp_path: Path) -> No
 
 
 async def test_what_we_own_shows_no_secret(watched: Watched) -> None:
-    """No `repr` of the settings, or of anything built from them, has a secret in it, however deep."""
+    """No `repr` of the settings, or of any object built from them, contains a secret."""
     settings = Settings.from_env(watched.environment, "worker-1")
     worker = Worker(settings)
     worker.gemini.prepare()

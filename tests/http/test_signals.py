@@ -1,4 +1,4 @@
-"""SIGTERM while a request is running: the real servers, each in a process of its own."""
+"""SIGTERM while a request is running: real servers, each in its own process."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[sub
 async def test_running_request_answers_soon_after_sigterm(
     server: tuple[subprocess.Popen[bytes], int],
 ) -> None:
-    """A request of 20 s answers 200 within 2 s of SIGTERM, and the server then ends by itself."""
+    """A request of 20 s answers 200 within 2 s of SIGTERM, and then the server ends."""
     process, port = server
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         running = asyncio.create_task(client.get("/"))
@@ -124,7 +124,7 @@ def handlers() -> Iterator[None]:
 
 @pytest.mark.usefixtures("handlers")
 async def test_previous_handler_is_called_every_time_and_stop_once() -> None:
-    """The first signal stops and goes on to the server's handler; a second one is the server's alone."""
+    """The first signal stops the work and calls the server's handler; a second one only calls the handler."""
     calls: list[str] = []
     signal.signal(signal.SIGTERM, lambda *_: calls.append("server"))
     stopped = asyncio.Event()
@@ -142,7 +142,7 @@ async def test_previous_handler_is_called_every_time_and_stop_once() -> None:
 
 @pytest.mark.usefixtures("handlers")
 async def test_signal_without_a_handler_only_stops() -> None:
-    """Where nobody handled the signal, the first one asks to stop and restores the default for a second."""
+    """The first signal stops the work and restores the default action for a second one."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     stopped = asyncio.Event()
     assert signals.chain(stopped.set)
@@ -153,7 +153,7 @@ async def test_signal_without_a_handler_only_stops() -> None:
 
 @pytest.mark.usefixtures("handlers")
 async def test_ignored_signal_stays_ignored() -> None:
-    """A signal that the process was started to ignore (nohup, a shell's background job) is left alone."""
+    """As with nohup, or a shell's background job."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.chain(lambda: None)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -176,7 +176,7 @@ def test_other_threads_change_nothing() -> None:
 
 @pytest.mark.usefixtures("handlers")
 def test_signal_after_the_loop_has_ended_reaches_the_server() -> None:
-    """With its loop closed nobody is left to stop; the server's handler is called all the same."""
+    """The loop is closed, but the server's handler is still called."""
     calls: list[str] = []
     signal.signal(signal.SIGTERM, lambda *_: calls.append("server"))
 

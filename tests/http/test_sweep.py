@@ -1,4 +1,4 @@
-"""The sweep over HTTP: guarded as the run is, its body read as strictly, its failures told the same way."""
+"""The sweep over HTTP: the same guard, body checks and error answers as a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def test_it_answers_with_what_was_done() -> None:
 
 
 async def test_it_is_guarded_as_the_run_is() -> None:
-    """Strangers reach nothing, and without a credential configured nobody does."""
+    """Callers without a credential are refused, also if none is configured."""
     worker = Bench()
     async with client(worker) as http:
         http.headers.clear()

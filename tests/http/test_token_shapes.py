@@ -1,4 +1,4 @@
-"""No token makes the verifier fail in any other way than by its own errors, whatever it claims."""
+"""Whatever a token claims, the verifier raises only its own errors."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_any_signed_claims(payload: object, head: dict[str, Any]) -> None:
 
 
 def test_the_examples_are_close_to_a_good_token() -> None:
-    """Unchanged, the examples' token is taken: the cases above differ from it where they say."""
+    """The unmodified token is accepted, so each case differs from it only as stated."""
     payload = json.dumps(GOOD).encode()
     assert is_good(CHECKING, signed({"alg": "RS256", "kid": "one"}, payload))
     assert is_good(TRUSTING, f"e30.{encoded(payload)}{REMOVED_SIGNATURE}")

@@ -1,4 +1,4 @@
-"""What a body may say: every value of every field, and everything that only looks like JSON."""
+"""What a body may contain: every value of every field, and texts that only look like JSON."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _refusal(body: bytes, content_type: str = JSON) -> RequestRefused:
 @pytest.mark.parametrize("body", [b"", b"  \r\n"])
 @pytest.mark.parametrize("content_type", ["", JSON, "application/octet-stream", "text/plain"])
 def test_empty_body_asks_for_the_defaults(body: bytes, content_type: str) -> None:
-    """Cloud Scheduler and pg_net send an empty body under whatever content type: all defaults."""
+    """Cloud Scheduler and pg_net send an empty body, with any content type."""
     assert parse_run(body, content_type, 240.0) == RunRequest(None, None, dry_run=False)
 
 
@@ -138,21 +138,21 @@ def test_what_jsonb_cannot_hold_is_refused_here(text: str) -> None:
 
 @pytest.mark.parametrize("body", [b'{"a": 1, "a": 1}', b'{"a": [{"b": 1, "c": 2, "\\u0062": 3}]}'])
 def test_a_name_that_occurs_twice_is_refused(body: bytes) -> None:
-    """Of two values under one name nobody can say which one was meant, at whatever depth."""
+    """It is unclear which of the two values was meant; this applies at any depth."""
     with pytest.raises(RequestRefused, match="occurs twice"):
         parse_object(body, JSON)
 
 
 @pytest.mark.parametrize("part", [b"[],", b"{},", b"1,", b'"",'])
 def test_too_many_values_are_refused(part: bytes) -> None:
-    """A body of more values than any order has is refused, whatever they are; as many as allowed pass."""
+    """A body with more values than any order has is refused; the limit itself passes."""
     with pytest.raises(RequestRefused, match="10000 names and values"):
         parse_object(b'{"styles": [' + part * 10_000 + b"1]}", JSON)
     parse_object(b'{"styles": [' + part * (10_000 - 4) + b"1]}", JSON)
 
 
 def test_an_order_passes_unchanged() -> None:
-    """What is accepted is handed on as it came, letters of any script included."""
+    """Accepted values are passed on as they came, in any script."""
     order = {
         "basePrompt": "Ein Porträt 👩‍🎨\n",
         "exampleImages": [{"id": "1", "weight": 0.5}],
@@ -176,7 +176,7 @@ def test_any_json_value_is_read_or_refused(body: Any) -> None:
 
 @given(body=st.binary(max_size=200), content_type=st.text(max_size=30))
 def test_any_bytes_are_read_or_refused(body: bytes, content_type: str) -> None:
-    """Whatever bytes come, under whatever content type, the answer is a valid request or a 4xx."""
+    """For any bytes and any content type, the result is a valid request or a 4xx."""
     try:
         parse_run(body, content_type, 240.0)
     except RequestRefused as refused:

@@ -1,4 +1,4 @@
-"""What a run makes of Gemini's answers: which image of several is delivered, and who made it."""
+"""Which image of several in Gemini's answer is delivered, and which model is recorded."""
 
 import logging
 
@@ -37,7 +37,7 @@ async def test_the_finished_image_is_delivered_and_its_drafts_are_paid_for(site:
 
 
 async def test_a_draft_of_a_refused_image_is_not_delivered(site: Site) -> None:
-    """An image that Gemini declined after drafting it fails for good, and its draft reaches nobody."""
+    """An image that Gemini refused after drafting it fails permanently, and nobody gets its draft."""
     site.gemini.add_rule({"kind": "image", "flagged": "all", "finish": "IMAGE_SAFETY"}, times=None)
     (job,) = await site.order("a")
 
@@ -66,7 +66,7 @@ def dollars(site: Site) -> dict[str, tuple[int, float]]:
 async def test_images_count_for_the_model_that_made_them(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A model that Gemini routes to is recorded, priced and counted, and told once a run."""
+    """If Gemini routes to another model, that one is recorded, priced and counted, logged once per run."""
     caplog.set_level(logging.INFO)
     site.gemini.configure(versions={MODEL: SUCCESSOR})
     (job,) = await site.order("a", images=3)

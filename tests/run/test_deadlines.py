@@ -1,4 +1,4 @@
-"""A run answers in time whatever Gemini, Supabase or a photo do, and what it could not finish is not lost."""
+"""A run answers in time whatever Gemini, Supabase or a photo host does, and loses nothing."""
 
 import asyncio
 import logging
@@ -127,7 +127,7 @@ async def test_a_stopped_run_ends_within_8_seconds(site: Site) -> None:
 
 
 async def test_stop_during_a_claim(site: Site) -> None:
-    """Jobs handed out to a run that has just been told to stop go back unspent, without a call."""
+    """Jobs that were given to a stopped run go back unspent, without a request."""
     (job,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/claim_generation_jobs")
@@ -144,7 +144,7 @@ async def test_stop_during_a_claim(site: Site) -> None:
 
 
 async def test_stopped_worker_starts_nothing(site: Site) -> None:
-    """A run that is asked of a worker which has been told to stop claims nothing."""
+    """A stopped worker's run claims nothing."""
     (job,) = await site.order("a")
     worker = site.worker()
     worker.stop()
@@ -156,7 +156,7 @@ async def test_stopped_worker_starts_nothing(site: Site) -> None:
 
 
 async def test_supabase_unreachable_at_start(site: Site) -> None:
-    """A run that cannot reach Supabase raises, so that the caller is told 503; nothing is changed."""
+    """A run that cannot reach Supabase raises, so that the caller gets 503; nothing changes."""
     (job,) = await site.order("a")
 
     with pytest.raises(QueueUnavailable):
@@ -166,7 +166,7 @@ async def test_supabase_unreachable_at_start(site: Site) -> None:
 
 
 async def test_supabase_silent_at_start(site: Site) -> None:
-    """A Supabase that takes the claim and never answers does not keep a run beyond its budget."""
+    """A Supabase that accepts the claim and never answers does not keep a run beyond its budget."""
     await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         proxy.gate("/rpc/")
@@ -175,7 +175,7 @@ async def test_supabase_silent_at_start(site: Site) -> None:
 
 
 async def test_supabase_lost_while_generating(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """With Supabase gone a run still answers in time; once the lease has run out, another goes on."""
+    """Without Supabase a run still answers in time; after the lease another run continues."""
     caplog.set_level(logging.INFO)
     site.gemini.add_rule(HELD, prompt="[a]", times=1)
     a, b = await site.order("a", "b")
@@ -262,7 +262,7 @@ async def test_claim_lost_for_good(site: Site) -> None:
 
 
 async def test_a_cancelled_run_ends(site: Site) -> None:
-    """Whoever cancels a run while it finishes is not left waiting for a loop that has not heard of it."""
+    """Even if it is cancelled while it finishes."""
     await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/finish_generation_run")

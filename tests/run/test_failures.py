@@ -70,7 +70,7 @@ async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) ->
 
 
 async def test_attempts_run_out(site: Site) -> None:
-    """A job that fails again and again fails for good when its attempts are used up, with the last reason."""
+    """A job that keeps failing fails permanently after its last attempt, with the last reason."""
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=None)
     a, b = await site.order("a", "b", maxAttempts=2)
 
@@ -118,7 +118,7 @@ async def test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent(
 
 
 async def test_requests_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a job that the same run takes up again only the new requests are reported."""
+    """If the same run claims a job again, only the new requests are reported."""
     monkeypatch.setattr("worker.run.image.LONGEST_RETRY_SECONDS", 0.0)
     site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
     site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)

@@ -1,4 +1,4 @@
-"""A run shared by users: one whose photos never come keeps nobody else's jobs from being made."""
+"""Users share a run: one user's missing photos do not delay other users' jobs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 
 async def attack(site: Site, jobs: int, user: str = "attacker") -> list[int]:
-    """Orders of one image each, with photos at silent hosts of their own."""
+    """Orders of one image each, with photos on silent hosts."""
     ordered = []
     for number in range(jobs):
         photos = [f"https://h{number}-{photo}.{user}.example/me.jpg" for photo in range(2)]
@@ -92,7 +92,7 @@ async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(
 async def test_new_orders_are_made_while_others_wait_for_photos(
     site: Site, silent_web: PhotoDownload
 ) -> None:
-    """A run with nothing left but such a job looks for new ones, instead of ending or standing still."""
+    """A run whose only jobs wait for photos claims new ones, instead of ending or waiting."""
     (attacking,) = await attack(site, 1)
     worker = site.worker(silent_web)
     running = asyncio.create_task(worker.run(RunRequest()))
@@ -152,7 +152,7 @@ async def test_photos_that_are_never_ready_give_way_to_other_users_jobs(site: Si
 
 
 async def test_a_claim_takes_few_images(site: Site) -> None:
-    """Twice as many as are made at a time, since what is claimed stands before others' orders."""
+    """Twice as many as are made concurrently, since claimed jobs come before other users' jobs."""
     site.gemini.add_rule({"kind": "image", "hold": True}, times=4)
     jobs = await site.order(*"abcdef", images=4)
     running = asyncio.create_task(site.worker(IMAGES_AT_A_TIME="4").run(RunRequest()))
@@ -200,7 +200,7 @@ async def test_many_images_of_one_user_keep_no_other_user_from_being_claimed(sit
 async def test_a_small_order_is_made_in_turns_with_a_large_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the gate is slow, its starts go to users in turns, and not to whose images came first."""
+    """At a slow gate, users take turns at its starts, whoever's images came first."""
     monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 0.05)
     site.rows("select set_generation_rate(%s, 30, 1, 6, 0.1)", MODEL)
     photo = await site.upload("large.png", picture(), user="large")

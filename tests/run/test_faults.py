@@ -1,7 +1,7 @@
-"""The fault matrix: each call of a run × each thing that a network, a gateway or a server does to it.
+"""The fault matrix: each call of a run × each fault of a network, a gateway or a server.
 
-Whatever happens, the run answers in time, the next one completes what is left, and no image that had arrived
-is asked for again.
+With any fault the run answers in time, the next one completes the rest, and no image that had arrived is
+requested again.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ async def test_nothing_more_is_paid_for_once_storage_refused_an_image(
 
 
 async def test_object_left_behind(site: Site) -> None:
-    """An image that is not wanted counts as discarded also when its object, the only one, has to be left."""
+    """An image that is not wanted counts as discarded even if its object cannot be removed."""
     await held(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(faults.reset, CALLS["remove"].request, 1000)

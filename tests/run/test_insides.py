@@ -1,4 +1,4 @@
-"""What customers read about a job says nothing of the installation, whatever its operator has to fix."""
+"""What customers read about a job says nothing about the installation, whatever the problem is."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BROKEN = {"code": "23514", "message": 'new row for relation "photos" violates ch
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong at which call, and how Gemini is set; `matter` if the operator has to act."""
+    """A fault of a call, and Gemini's settings; `matter` if the operator has to act."""
 
     request: str = "never"
     fault: Fault = faults.nothing

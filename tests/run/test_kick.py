@@ -30,7 +30,7 @@ def site(stack: Stack, simulator: Simulator, db: Connection) -> Iterator[Clocked
 
 
 def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
-    """The first order through the API calls the function by itself, which makes its photo and answers 200."""
+    """The first order through the API calls the function, which makes its photo and answers 200."""
     job = site.order("first")
     wait_for(lambda: site.is_completed(job), 60)
     wait_for(site.is_quiet, 60)
@@ -41,7 +41,7 @@ def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
 
 
 def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
-    """An order that comes during a run kicks nobody, and that very run makes its photo."""
+    """An order during a run starts no other run, and the active run makes its photo."""
     site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[first]")
     first = site.order("first")
     assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1, 60)
@@ -77,7 +77,7 @@ def silent_port() -> Iterator[int]:
 
 
 def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simulator) -> None:
-    """A wrong secret, path, port or function, and a worker that dies: each is told with its own cause."""
+    """For a wrong secret, path, port or function, or a dying worker, watch.sql names the cause."""
     orders = Function("generate_images", stack.postgres.folder, process_environment(stack, simulator))
     with silent_port() as silent, orders:
         for name, value, told in (
@@ -96,7 +96,7 @@ def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simul
 
 
 def test_a_call_behind_a_long_run_is_no_trouble(site: Clocked) -> None:
-    """While pg_net waits for one run the next calls stay in its queue: that is told as under way."""
+    """While pg_net waits for one run, the next calls wait in its queue and are shown as in progress."""
     site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[held]")
     job = site.order("held")
     assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1, 60)

@@ -1,4 +1,4 @@
-"""Processes killed or told to end in the middle of a run: nothing is lost, nothing recorded twice."""
+"""Processes killed or stopped during a run: nothing is lost, and nothing is recorded twice."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ HELD = {"kind": "image", "hold": True}
 def queue(
     stack: Stack, simulator: Simulator, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Function]:
-    """`process_generation_queue` in a process of its own, for one test; its parameter adds settings."""
+    """`process_generation_queue` in its own process, for one test; its parameter adds settings."""
     environment = process_environment(stack, simulator) | {"WORKER_SECRET": SECRET}
     environment |= getattr(request, "param", {})
     with Function("process_generation_queue", Folder(tmp_path), environment) as function:
@@ -41,7 +41,7 @@ async def call(function: Function) -> httpx.Response:
 
 
 async def kill_while_generating(site: Site, queue: Function, calls: int) -> None:
-    """An invocation, killed with -9 once this many calls are under way; then its leases run out."""
+    """An invocation that is killed with -9 once this many requests are pending; then its leases expire."""
     invocation = asyncio.create_task(call(queue))
     await site.open_calls(calls)
     queue.kill_workers()
@@ -139,7 +139,7 @@ async def refuses_connections(queue: Function, seconds: float = 5.0) -> None:
 
 @pytest.mark.parametrize("queue", [{"IMAGES_AT_A_TIME": "1"}], indirect=True)
 async def test_told_to_end(site: Site, queue: Function) -> None:
-    """SIGTERM ends a run at once: what is under way is kept, the rest given back, and the caller answered."""
+    """SIGTERM ends a run soon: pending requests are kept, other jobs released, and the caller answered."""
     site.gemini.add_rule(HELD)
     first, second = await site.order("first", "second", images=2)
     invocation = asyncio.create_task(call(queue))

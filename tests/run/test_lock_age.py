@@ -21,7 +21,7 @@ HELD = {"kind": "image", "hold": True}
 
 
 def longest(site: Site) -> tuple[float, float]:
-    """How long the runs last and the leases that are out hold, at most, in seconds."""
+    """The longest duration of the runs and of the leases, in seconds."""
     (runs,) = site.rows(
         'select max(extract(epoch from "endsBy" - "startedAt"))::float as s from generation.runs'
     )

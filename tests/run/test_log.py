@@ -1,4 +1,4 @@
-"""What the log of a run tells, and what it keeps to itself."""
+"""What a run logs, and what it must not log."""
 
 import io
 import json
@@ -23,7 +23,7 @@ def logged(restored_logging: None) -> io.StringIO:
 
 
 async def test_log_gives_nothing_away(site: Site, logged: io.StringIO) -> None:
-    """The log of a run with failures of all kinds tells events, and no prompt, key, photo or person."""
+    """The log of a run with all kinds of failures has no prompt, key, photo or user."""
     for kind in TROUBLE:
         site.gemini.add_rule({"kind": kind}, prompt=f"[{kind}]", times=2)
     site.gemini.add_rule({"kind": "quota", "limit": 10_000, "retry_seconds": 0.1}, prompt="[quota]")

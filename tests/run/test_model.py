@@ -1,4 +1,4 @@
-"""What happens when Google has shut the model down: runs change over by themselves, or say what to do."""
+"""Google has shut the model down: runs switch to another model, or say what to do."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = 
 
 
 async def test_default_model_retired(site: Site) -> None:
-    """The run that learns of it gives everything back unspent, goes on with the successor and tells so."""
+    """The run that learns of it releases its jobs unspent, continues with the successor, and says so."""
     site.gemini.configure(retired=[MODEL])
     jobs = await site.order(*"abcdef", images=2)
 
@@ -29,7 +29,7 @@ async def test_default_model_retired(site: Site) -> None:
 
 
 async def test_successor_is_remembered(site: Site) -> None:
-    """Later runs of whichever worker ask the successor at once, without a call in vain."""
+    """Later runs of any worker use the successor at once, without a useless request."""
     site.gemini.configure(retired=[MODEL])
     await site.order("a")
     first = await site.run()
@@ -129,7 +129,7 @@ async def test_a_circle_of_models_that_are_gone_stops_the_run(site: Site, hops: 
 
 
 async def test_the_end_of_the_chain_is_misconfigured_and_names_a_model_that_google_has(site: Site) -> None:
-    """With no successor left nothing is spent, and the operator reads which model there is at which price."""
+    """Without a successor nothing is spent; the operator reads which model is available at which price."""
     site.gemini.configure(retired=[MODEL, SUCCESSOR, NEWEST])
     (job,) = await site.order("a")
 
@@ -145,7 +145,7 @@ async def test_the_end_of_the_chain_is_misconfigured_and_names_a_model_that_goog
 
 
 async def test_successors_that_lead_in_a_circle_are_misconfigured(site: Site) -> None:
-    """Rows that name each other as successors stop the run; once corrected, the next run goes on."""
+    """Models that are each other's successors stop the run; after a correction the next run continues."""
     site.gemini.configure(retired=[MODEL, SUCCESSOR])
     site.rows(SUCCEED, MODEL, SUCCESSOR)
     await site.order("a")
@@ -159,7 +159,7 @@ async def test_successors_that_lead_in_a_circle_are_misconfigured(site: Site) ->
 
 
 async def test_what_the_operator_corrects_is_followed_and_survives_an_installation(site: Site) -> None:
-    """A successor and a price corrected in SQL hold for the next run, also after installing again."""
+    """A successor and a price that are corrected in SQL apply to the next run, even after another install."""
     site.gemini.configure(retired=[MODEL])
     site.rows(SUCCEED, "gemini-3-pro-image", MODEL)
     site.rows("update generation.prices set dollars = 0.02 where model = %s returning model", MODEL)
@@ -175,7 +175,7 @@ async def test_what_the_operator_corrects_is_followed_and_survives_an_installati
 
 @pytest.mark.parametrize("named", [{"GEMINI_MODEL_NAME": MODEL}, {"GEMINI_MODEL_FALLBACK": "off"}])
 async def test_the_hint_names_the_first_successor_that_google_has(site: Site, named: dict[str, str]) -> None:
-    """Whoever may not change over is told of a model that works, not of one that is gone too."""
+    """An operator without a fallback reads the name of a model that works."""
     site.gemini.configure(retired=[MODEL, SUCCESSOR])
     await site.order("a")
 
@@ -203,7 +203,7 @@ async def test_the_successors_of_a_named_fallback_are_followed_too(site: Site) -
 
 
 async def test_a_named_fallback_that_is_gone_is_not_returned_to(site: Site) -> None:
-    """A run that has left the fallback behind follows what another worker found of the model in use."""
+    """A run that has left the fallback uses what another worker found about the model in use."""
     site.gemini.configure(retired=[MODEL, SUCCESSOR])
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
     await site.order("a", "b")

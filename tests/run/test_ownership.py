@@ -1,4 +1,4 @@
-"""Whose job it is: what earlier claims stored, workers that come late, orders that are cancelled."""
+"""Who owns a job: images stored by earlier claims, late workers, and cancelled orders."""
 
 import asyncio
 import hashlib
@@ -67,7 +67,7 @@ async def test_a_job_with_all_images_stored_completes_without_photos_or_requests
 
 
 async def test_only_own_names_are_adopted(site: Site) -> None:
-    """Of several objects for an image one is taken; other names or indexes and what is no image are left."""
+    """Of several objects for an image one is used; other names, other indexes and non-images are ignored."""
     job = await claimed_and_released(site, images=2)
     data = picture("orange")
     names = [
@@ -90,7 +90,7 @@ async def test_only_own_names_are_adopted(site: Site) -> None:
 
 
 async def test_adopted_object_disappears(site: Site) -> None:
-    """An object that a late worker removes between listing and reading is made anew, and stops nobody."""
+    """If a late worker removes an object between listing and reading, its image is made again."""
     job = await claimed_and_released(site, images=1)
     path = await put(site, job, named(0, picture("orange")), picture("orange"))
     async with Proxy(site.stack.url) as proxy:
@@ -122,7 +122,7 @@ async def test_complete_job_is_settled(site: Site) -> None:
 
 
 async def test_late_worker_loses(site: Site) -> None:
-    """A worker that comes late, after another has recorded its image, removes its own and touches no row."""
+    """A worker whose image was already recorded by another removes its own and changes no row."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")
     late = asyncio.create_task(site.run())
@@ -143,7 +143,7 @@ async def test_late_worker_loses(site: Site) -> None:
 
 
 async def test_late_worker_wins(site: Site) -> None:
-    """Whoever records first has made the image, lease or not: the holder of the lease removes its own."""
+    """The first to record has made the image, with or without the lease; the other removes its own."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")
     late = asyncio.create_task(site.run())
@@ -165,7 +165,7 @@ async def test_late_worker_wins(site: Site) -> None:
 
 
 async def test_late_settle_changes_nothing(site: Site) -> None:
-    """A worker that comes too late to settle leaves the job to the one that holds it now."""
+    """A worker that settles too late leaves the job to the worker that has it now."""
     site.gemini.add_rule({"kind": "error", "code": 400, "hold": True})
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")

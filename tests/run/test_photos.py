@@ -1,4 +1,4 @@
-"""What Gemini gets of the photos that people have: upright, in sRGB, small, and without metadata."""
+"""What Gemini gets of real photos: upright, in sRGB, small, and without metadata."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_gemini_gets_photos_upright_in_srgb_small_and_without_metadata(sit
 
 
 async def test_off_sends_the_files_own_pixels_and_what_a_model_cannot_read_encoded_again(site: Site) -> None:
-    """`PHOTO_MAX_EDGE=off`: at their full size, upright, and without metadata all the same."""
+    """With `PHOTO_MAX_EDGE=off` photos keep their size, but are upright and have no metadata."""
     kept = {"large.jpg": "JPEG", "xmp.webp": "WEBP", "palette.png": "PNG", "nokia.jpg": "JPEG"}
     changed = ["orientation-6.jpg", "cmyk-with-a-profile.jpg", "moving.gif", "rotated.heic", "iphone.heic"]
     files = {name: PHOTOS[name][0]() for name in (*kept, *changed)}
@@ -96,7 +96,7 @@ async def test_a_photo_made_to_take_minutes_fails_its_own_job_alone(
 async def test_photos_that_take_too_long_together_fail_their_job_and_name_the_slowest(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each alone takes less than a photo may. A photo that stands twice in an order counts once."""
+    """Each alone is fast enough. A photo that an order names twice counts once."""
     monkeypatch.setattr("worker.run.job.PHOTOS_CPU_SECONDS", 0.25)
     photos = [
         await site.upload(f"{number}.png", saved(Image.effect_noise((1500, 1000 + number), 60), "PNG"))

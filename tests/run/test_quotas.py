@@ -1,4 +1,4 @@
-"""What a 429 means for the job, its attempts and the run, in every shape that Google sends."""
+"""What a 429 means for the job, its attempts and the run, in every form that Google sends."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -95,14 +95,14 @@ async def test_quota_of_zero(site: Site) -> None:
 
 
 def learned(site: Site) -> list[object]:
-    """What the gates know by 429s."""
+    """What the gates have learned from 429s."""
     columns = '"learnedRate", "learnedFrom", epoch, "blockedUntil", "limitedAt", limits'
     return [tuple(row.values()) for row in site.rows(f"select {columns} from generation.gates")]
 
 
 @pytest.mark.parametrize("shape", ["no_credit", "spending_cap"])
 async def test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing(site: Site, shape: str) -> None:
-    """Without credit, or at the month's cap, runs stop until somebody pays: nothing is spent or learned."""
+    """Without credit, or at the monthly cap, runs stop until somebody pays: nothing is spent or learned."""
     await site.order("before")
     first = await site.run()
     before = learned(site)
@@ -123,7 +123,7 @@ async def test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing(site: S
 
 
 async def test_googles_overload_is_retried_like_a_503_and_teaches_nothing(site: Site) -> None:
-    """A 429 for Google's own capacity is tried again at once, then with an attempt spent; the rate stays."""
+    """A 429 for Google's own capacity is retried at once, then later with an attempt spent."""
     await site.order("before")
     first = await site.run()
     before = learned(site)

@@ -1,4 +1,4 @@
-"""Images that Gemini will never make and orders that can never work: they fail at once, for good."""
+"""Images that Gemini will never make, and orders that can never work, fail at once and permanently."""
 
 import math
 
@@ -62,7 +62,7 @@ async def test_a_job_with_all_images_refused_fails_with_a_readable_reason(site: 
 
 
 async def test_refused_and_passing(site: Site) -> None:
-    """Beside a failure that may pass, a refusal stands: only what failed is asked for again."""
+    """A refusal is final even beside a temporary failure: only the failed image is requested again."""
     site.gemini.add_rule({"kind": "finish", "reason": "SAFETY"}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=2)
     (job,) = await site.order("a", images=2)
@@ -138,7 +138,7 @@ async def test_an_order_that_gemini_rejects_fails_and_keeps_its_images(site: Sit
 
 
 async def test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try(site: Site) -> None:
-    """Gemini's "unable to process input image" is tried once more, then the job fails and names the photo."""
+    """ "Unable to process input image" is retried once; then the job fails and names the photo."""
     site.gemini.add_rule({"kind": "photo"}, prompt="[once]", times=1)
     site.gemini.add_rule({"kind": "photo"}, prompt="[always]", times=None)
     once, always = await site.order("once", "always")
@@ -153,7 +153,7 @@ async def test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_tr
 
 
 async def test_a_photo_is_blamed_only_for_what_it_did_twice_in_a_row(site: Site) -> None:
-    """A photo that Gemini could not process once, beside an overload, is worth another attempt."""
+    """One such answer beside an overload is retried in another attempt."""
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "photo"}, prompt="[a]", times=1)
     (job,) = await site.order("a")

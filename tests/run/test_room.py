@@ -11,7 +11,7 @@ SLOW = {"kind": "image", "latency_seconds": 0.4}
 
 
 async def order_with_own_photo(site: Site, name: str) -> int:
-    """A job whose photo no other job holds."""
+    """A job with a photo that no other job uses."""
     (job,) = await site.order(name, photo=await site.upload(f"{name}.png", picture()))
     return job
 

@@ -70,7 +70,7 @@ async def test_a_run_takes_starts_for_all_who_wait(site: Site) -> None:
 
 
 async def test_numbers_asked_for_at_once_are_one_query(site: Site) -> None:
-    """Whoever asks for them many times at once puts no more load on the database; the next query is new."""
+    """Many simultaneous callers cause one query; a later caller causes a new one."""
     trips, worker = Trips(), site.worker()
     worker.project.http.event_hooks["request"].append(trips.note)
     answers = await asyncio.gather(*(worker.stats() for _ in range(20)))

@@ -35,7 +35,7 @@ def without_the_claim(site: Site) -> Iterator[None]:
 
 
 async def test_an_older_database_makes_the_run_misconfigured(site: Site) -> None:
-    """It claims nothing, and names both versions and what to run; once that is done work goes on."""
+    """It claims nothing, and names both versions and the SQL to run; after that it works."""
     await site.order("a")
     with at(site, -1):
         summary = await site.run()
@@ -45,7 +45,7 @@ async def test_an_older_database_makes_the_run_misconfigured(site: Site) -> None
 
 
 async def test_a_newer_database_is_worked_with(site: Site) -> None:
-    """SQL is updated first: the worker of before goes on with it."""
+    """The SQL is updated first, so the previous worker must keep working."""
     await site.order("a")
     with at(site, SCHEMA_VERSION + 7):
         assert (await site.run())["completed"] == 1

@@ -26,7 +26,7 @@ KILL_SECONDS = 10.0
 
 
 async def stopped(worker: Worker, *gates: Gate) -> Summary:
-    """The summary of a run that was told to stop once each of these calls was under way."""
+    """The summary of a run that was stopped while each of these calls was pending."""
     run = asyncio.create_task(worker.run(RunRequest()))
     try:
         for gate in gates:
@@ -145,7 +145,7 @@ async def test_a_shutdown_during_a_hanging_model_change_spends_no_attempt(site: 
 async def test_a_refusal_of_storage_that_cannot_be_reported(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM ends the report too: the job comes back as what it is, paid for and not kept."""
+    """SIGTERM also ends the report: the job's attempt is spent, since its image was paid for and lost."""
     monkeypatch.setattr(storage, "STORE_TRIES", 1)
     (job,) = await site.order("a")
     reported = asyncio.Event()

@@ -47,12 +47,12 @@ def _few_tries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def remembered(site: Site) -> list[object]:
-    """What the database remembers of a refusal."""
+    """The refusals that the database has recorded."""
     return [row["r"] for row in site.rows('select "storageRefused" as r from generation.limits')]
 
 
 def probes(site: Site) -> int:
-    """How many probes lie in the bucket; those of other tests too, whose removal was made to fail."""
+    """The number of probes in the bucket, including those of other tests whose removal failed on purpose."""
     return len(site.rows("select from storage.objects where starts_with(name, %s)", f"{FOLDER}/"))
 
 
@@ -82,7 +82,7 @@ async def test_an_image_that_storage_refuses_is_paid_for_once(site: Site, name: 
 
 
 async def test_a_limit_by_size_is_tried_with_that_size(site: Site) -> None:
-    """Where Storage takes small objects and refuses large ones, a small probe proves nothing."""
+    """A small probe would prove nothing if Storage refuses only large objects."""
     refuse = refusal("413 Payload Too Large", TOO_LARGE)
 
     async def by_size(exchange: Exchange) -> None:
@@ -114,7 +114,7 @@ async def test_a_refusal_is_remembered_while_its_job_goes_on(site: Site) -> None
 
 
 async def test_a_run_under_way_pays_for_nothing_more(site: Site) -> None:
-    """A run that is under way when another one is refused proves Storage before it begins with more jobs."""
+    """If another run's image is refused, an active run proves Storage before it starts more jobs."""
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
     first, second = await site.order("a", "b")
     settings = {"JOBS_AT_A_TIME": "1"}
@@ -133,7 +133,7 @@ async def test_a_run_under_way_pays_for_nothing_more(site: Site) -> None:
 
 
 async def test_a_probe_that_proves_nothing_is_believed_ever_less(site: Site) -> None:
-    """Where Storage takes probes and refuses images, not every tick pays; whoever has fixed it says so."""
+    """If Storage accepts probes but refuses images, the wait before the next probe grows."""
     left_before = probes(site)
     (job,) = await site.order("a")
     async with FaultProxy(site.stack.url) as proxy:
@@ -175,7 +175,7 @@ def test_the_wait_for_the_next_probe_grows_and_ends(site: Site) -> None:
 
 
 async def test_a_run_that_ends_during_an_upload_is_no_relapse(site: Site) -> None:
-    """Where a run's own time was up first, soon after a probe, the next run tries Storage at once."""
+    """If the run's own time ended the upload, the next run probes Storage at once."""
     site.rows('update generation.limits set "storageProvedAt" = now() where id returning id')
     await site.order("a")
     async with FaultProxy(site.stack.url) as proxy:
@@ -235,7 +235,7 @@ async def test_a_bucket_that_would_refuse_is_known_before_anything_is_paid(
 
 
 async def test_a_bucket_without_limits_is_good(site: Site) -> None:
-    """A bucket that takes every type and size stops nobody."""
+    """A bucket that accepts every type and size passes."""
     await site.order("a")
     with changed(site, "allowed_mime_types = null, file_size_limit = null"):
         assert (await site.run())["completed"] == 1

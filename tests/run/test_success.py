@@ -1,4 +1,4 @@
-"""Runs in which everything works: what is made, stored, recorded, counted, and how fast it is asked for."""
+"""Runs in which everything works: what is made, stored, recorded and counted, and at which pace."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ def counts(summary: Summary) -> tuple[int, ...]:
 
 @pytest.mark.parametrize(("ratio", "size"), [("1:1", (256, 256)), ("9:16", (192, 336)), ("21:9", (384, 168))])
 async def test_made_as_ordered(site: Site, ratio: str, size: tuple[int, int]) -> None:
-    """What Gemini made lies in Storage byte for byte, under its hash and type, and its row is true."""
+    """Gemini's image is in Storage byte for byte, under its hash and type, and its row is correct."""
     (job,) = await site.order("a", images=2, aspectRatio=ratio)
 
     summary = await site.run()
@@ -113,7 +113,7 @@ async def test_shared_photo_fetched_once(site: Site) -> None:
 
 
 async def test_images_at_a_time(site: Site) -> None:
-    """No more than IMAGES_AT_A_TIME calls are ever under way, and that many are."""
+    """At most IMAGES_AT_A_TIME requests are pending, and that many really are."""
     site.gemini.add_rule({"kind": "image", "hold": True}, times=3)
     await site.order("a", "b", "c", images=3)
 

@@ -24,7 +24,7 @@ WAITING = "select count(*) as jobs, sum(id) as ids from photo_generation_queue w
 
 
 def install(site: Site) -> None:
-    """Pastes install.sql, on a connection of its own."""
+    """Runs install.sql on its own connection."""
     with psycopg.connect(site.stack.db_url, autocommit=True) as connection:
         connection.execute(install_sql().encode())
 

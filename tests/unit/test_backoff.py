@@ -16,7 +16,7 @@ caps = st.floats(min_value=1, max_value=86_400)
 
 @given(attempts, bases, caps)
 def test_the_window_is_capped_for_every_attempt(attempt: int, base: float, cap: float) -> None:
-    """No attempt, however late, overflows or waits beyond the cap."""
+    """No attempt number overflows or exceeds the cap."""
     assert 0 < window_seconds(attempt, base, cap) <= max(cap, base)
 
 
@@ -29,7 +29,7 @@ def test_the_window_doubles_until_the_cap() -> None:
 def test_a_delay_is_within_the_window_after_the_servers(
     attempt: int, base: float, cap: float, server: float, seed: int
 ) -> None:
-    """The server's delay is a lower bound, and the window lies on top of it."""
+    """The random delay is added to the server's delay."""
     uniform = random.Random(seed).uniform
     delay = retry_delay_seconds(attempt, base, cap, uniform, server)
     assert server <= delay <= server + window_seconds(attempt, base, cap)

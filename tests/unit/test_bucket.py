@@ -1,4 +1,4 @@
-"""What a bucket of generated images has to accept, and the image that proves that it does."""
+"""What a bucket of generated images has to accept, and the probe that is uploaded to it."""
 
 from io import BytesIO
 

@@ -32,7 +32,7 @@ def test_deadlines_follow_each_other_within_the_invocation(seconds: float, margi
 
 
 def test_the_default_margins() -> None:
-    """Of 240 s and a margin of 20 s: calls are cut at 220, saved by 232, answered at 235."""
+    """With 240 s and a margin of 20 s, requests are cut at 220, stored by 232, and answered at 235."""
     run = Deadlines(240, 20, Clock())
     assert [round(d.remaining) for d in (run.generate, run.save, run.answer)] == [220, 232, 235]
 
@@ -52,7 +52,7 @@ def test_a_small_budget_still_starts_something() -> None:
 
 
 async def test_a_shutdown_draws_the_deadlines_nearer_and_cuts_calls() -> None:
-    """What is under way at SIGTERM is cut in time for the answer to leave, whatever it was to wait for."""
+    """Calls pending at SIGTERM are cancelled in time for the answer."""
     loop = asyncio.get_running_loop()
     run = Deadlines(240, 20, loop.time)
     bounds = [run.generate, run.save, run.answer, run.finish, run.save.within(230).within(229)]
@@ -65,7 +65,7 @@ async def test_a_shutdown_draws_the_deadlines_nearer_and_cuts_calls() -> None:
 
 
 async def test_a_shutdown_finds_calls_at_their_end() -> None:
-    """A call that is being cut already, when the shutdown comes, keeps no other from being cut."""
+    """A call that is already being cancelled does not keep the others from being cancelled."""
     run = Deadlines(240, 20, asyncio.get_running_loop().time)
     tasks = [asyncio.create_task(hang(run.save.within(seconds))) for seconds in (0, 200)]
     await settled(1)
@@ -129,7 +129,7 @@ def test_a_shutdown_starts_nothing_that_could_not_finish() -> None:
 
 
 def test_the_last_call_has_half_of_what_is_left() -> None:
-    """A run that is late still tells the database that it has ended."""
+    """Even a late run tells the database that it has ended."""
     clock = Clock()
     run = Deadlines(240, 20, clock)
     assert run.finish.at == run.answer.at

@@ -10,7 +10,7 @@ from worker.common.fair_budget import FairBudget
 
 
 class Holder:
-    """Someone who holds bytes of a room, or waits for them, until told to leave."""
+    """An owner that holds or waits for bytes until `leave`."""
 
     def __init__(self, context: AbstractAsyncContextManager[None]) -> None:
         self.holds = False
@@ -29,7 +29,7 @@ class Holder:
 
 
 async def holding(*holders: Holder) -> list[bool]:
-    """Who holds their bytes, once all that can happen has happened."""
+    """The owners that hold bytes after all pending tasks have run."""
     for _ in range(10):
         await asyncio.sleep(0)
     return [holder.holds for holder in holders]
@@ -73,7 +73,7 @@ async def test_an_owner_may_have_all_while_nobody_else_wants_any() -> None:
 
 
 async def test_large_sizes_of_one_owner_take_turns_with_anothers(hold: Hold) -> None:
-    """Ten requests that fill the room, asked for first, are not all granted before what another asks for."""
+    """One owner's ten earlier requests are not all granted before another owner's."""
     large = [hold("a", 18) for _ in range(10)]
     small = [hold("b", 4) for _ in range(4)]
     assert await holding(*large, *small) == [True, *[False] * 13]
@@ -86,7 +86,7 @@ async def test_large_sizes_of_one_owner_take_turns_with_anothers(hold: Hold) -> 
 
 
 async def test_owners_who_come_later_do_not_go_before_for_ever(hold: Hold) -> None:
-    """Who has had a little waits for some of those who have had nothing, but not for all there may be."""
+    """An owner who had a little waits for some new owners, but not for any number of them."""
     first = hold("a", 10)
     kept = hold("kept", 10)
     second, others = hold("a", 10), [hold("b", 10)]
@@ -103,7 +103,7 @@ async def test_owners_who_come_later_do_not_go_before_for_ever(hold: Hold) -> No
 
 
 async def test_two_owners_who_always_want_more_leave_a_third_its_turn(hold: Hold) -> None:
-    """Whoever holds a half gets the next one after those who have had less, however early they asked."""
+    """An owner with half of the budget comes after owners who had less."""
     greedy = [hold(owner, 10) for _ in range(5) for owner in "ab"]
     other = hold("c", 10)
     assert await holding(*greedy[:3], other) == [True, True, False, False]
@@ -122,7 +122,7 @@ async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:
 
 
 async def test_nothing_needs_no_room(hold: Hold) -> None:
-    """A job whose photos another one holds already waits for no memory."""
+    """A job whose photos another job already holds needs no memory."""
     assert await holding(hold("a", 50), hold("a", 0), hold("b", 0)) == [True, True, True]
 
 

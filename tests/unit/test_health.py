@@ -103,7 +103,7 @@ def test_an_idle_queue_needs_no_run() -> None:
 
 
 def test_failures_in_passing_are_none() -> None:
-    """Two failures, or few among many, do not wake anybody."""
+    """Two failures, or few among many, raise no alarm."""
     few = {"completed": 0, "failed": 2, "failuresByCode": {"crashed": 2}}
     many = {"completed": 400, "failed": 5, "failuresByCode": {"crashed": 5}}
     for day in (few, many):

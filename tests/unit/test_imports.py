@@ -68,7 +68,7 @@ MAY_READ_TIMES = {"http.auth", "http.oidc", "log.terminal_lines", "supabase.data
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file names in an import, wherever it stands."""
+    """Every module that a file imports anywhere."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -158,7 +158,7 @@ def test_an_rpc_loads_only_what_it_needs() -> None:
 
 
 def test_opening_the_application_loads_no_gemini_sdk() -> None:
-    """What an idle run needs is loaded without google.genai, Pillow, google.auth and what shows numbers."""
+    """An idle run does not load google.genai, Pillow, google.auth, or the modules that show numbers."""
     code = "import worker.app, worker.cli.main, worker.http.process, worker.settings"
     heavy = ("google.genai", "PIL", "google.auth", "google.cloud.run_v2", "requests", "prometheus_client")
     assert loaded(code, *heavy, "rich") == "[]"

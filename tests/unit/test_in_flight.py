@@ -67,7 +67,7 @@ async def test_a_job_takes_a_place(jobs: JobsInFlight) -> None:
 
 @pytest.mark.usefixtures("_no_patience")
 async def test_a_job_that_waits_takes_none(jobs: JobsInFlight) -> None:
-    """Neither do its images stand before those of others; but there is an end to it."""
+    """Its images do not precede those of other users either; but the number of such jobs is limited."""
     await start(jobs, 3, "user", waiting=True)
     assert (jobs.free_places(), jobs.unsent_images()) == (PLACES, 0)
     await start(jobs, MOST_WAITING * PLACES, "user", waiting=True)
@@ -76,7 +76,7 @@ async def test_a_job_that_waits_takes_none(jobs: JobsInFlight) -> None:
 
 @pytest.mark.usefixtures("_no_patience")
 async def test_a_user_whose_jobs_wait_gets_no_more(jobs: JobsInFlight) -> None:
-    """From half as many as there are places on; others are not held to it."""
+    """The limit is half of the places; other users are not affected."""
     await start(jobs, PLACES // 2 - 1, "few", waiting=True)
     await start(jobs, PLACES // 2, "many", waiting=True)
     await start(jobs, IMAGES // 4, "working", waiting=False)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def entries(stream: io.StringIO) -> list[dict[str, Any]]:
-    """What was logged as JSON, without the times."""
+    """The logged JSON records, without their times."""
     found = [json.loads(line) for line in stream.getvalue().splitlines()]
     for entry in found:
         assert entry.pop("time").endswith("+00:00")
@@ -102,7 +102,7 @@ def test_what_is_no_error_is_not_reported() -> None:
 
 
 def test_lines_for_people() -> None:
-    """Where nobody needs colours: time, event, fields; a warning says that it is one, a trace stays out."""
+    """Without colors: time, event, fields; the severity from warnings on, and no trace."""
     stream = io.StringIO()
     log.set_up({}, stream)
     with log.bound(trace=TRACE):
@@ -114,7 +114,7 @@ def test_lines_for_people() -> None:
 
 
 def test_times_are_those_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line's time is in UTC wherever the machine stands, and says so."""
+    """Times are in UTC on any machine, and say so."""
     stream = io.StringIO()
     log.set_up({}, stream)
     with monkeypatch.context() as elsewhere:
@@ -135,7 +135,7 @@ class Terminal(io.StringIO):
 
 
 def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal trouble stands out, unless NO_COLOR asks for none."""
+    """Warnings and errors are colored, unless NO_COLOR is set."""
     monkeypatch.delenv("NO_COLOR", raising=False)
     coloured, plain = Terminal(), Terminal()
     log.set_up({}, coloured)
@@ -148,7 +148,7 @@ def test_colours_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_libraries_are_quiet() -> None:
-    """httpx tells every URL at INFO; only its warnings come through."""
+    """httpx logs every URL at INFO; only its warnings appear."""
     stream = io.StringIO()
     log.set_up({}, stream)
     logging.getLogger("httpx").info("HTTP Request: GET https://host/?token=canary")

@@ -17,7 +17,7 @@ waits = st.floats(1, 3600)
 
 
 def ended(reason: str, due: float | None = None, completed: int = 0, **images: int) -> dict[str, Any]:
-    """What a pause is decided by: the parts of a summary."""
+    """The fields of a summary that decide the pause."""
     counts = dict.fromkeys(IMAGE_COUNTS, 0) | images
     return {
         "stopReason": reason,
@@ -59,7 +59,7 @@ def test_pause_ends_when_something_is_due(due: float | None, idle: float, fracti
 
 @given(failures=st.integers(1, 10_000), idle=waits, fraction=fractions)
 def test_failures_are_followed_by_growing_pauses(failures: int, idle: float, fraction: float) -> None:
-    """Pauses double up to their cap, whatever the number of failures, and never come near zero."""
+    """Pauses double up to their cap, and are never near zero."""
     for reason, base, cap in (("queue_lost", 1.0, idle), ("misconfigured", 5.0, max(idle, 300.0))):
         window = min(base * 2.0 ** min(failures - 1, 60), cap)
         pause = failure_pause_seconds(reason, failures, idle, at(fraction))

@@ -1,4 +1,4 @@
-"""The last line before the log: no secret of the environment gets through, however a text writes it."""
+"""No secret of the environment appears in the log, however it is spelled."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def test_what_looks_like_a_secret(secret: str) -> None:
 
 
 def test_one_secret_begins_as_another() -> None:
-    """The rest of a longer secret is not left over where a shorter one is masked."""
+    """If a shorter secret is a prefix of a longer one, nothing of the longer one is left."""
     mask = Mask({"WORKER_SECRET": "canary-0123", "GEMINI_API_KEY": "canary-0123456789"})
     assert mask("canary-0123456789 canary-0123") == "*** ***"
 
 
 def test_without_secrets_nothing_changes() -> None:
-    """Empty or very short settings mask nothing: a log full of stars helps nobody."""
+    """Empty or very short values mask nothing, so that the log stays readable."""
     text = "job_failed keyring.backends.chainer ab GEMINI_API_KEY is not set"
     assert Mask({"WORKER_SECRET": "ab", "GEMINI_API_KEY": ""})(text) == text
 

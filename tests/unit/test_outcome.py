@@ -74,7 +74,7 @@ outcomes = st.one_of(
 
 
 def test_made_and_refused_is_complete() -> None:
-    """A refused image is done with: it has been recorded as such and is not asked for again."""
+    """A refused image is recorded as such and never requested again."""
     assert decide([MADE, REFUSED]) == Completed()
     assert decide([]) == Completed()
 
@@ -102,7 +102,7 @@ def test_a_retry_keeps_the_servers_delay() -> None:
 
 
 def test_what_was_paid_for_and_not_kept_spends_the_attempt() -> None:
-    """Whatever refused the image, and whatever else became of the job, the attempt is spent."""
+    """Whatever refused the image, and whatever else happened to the job."""
     for error in (Misconfigured("bucket_missing", "no"), QueueUnavailable("timeout", "no")):
         unkept = ImageErred(0, error, sent=True, paid=True)
         for other in (MADE, NOT_STARTED, WRONG_KEY, LIMITED, DAILY, TRANSIENT):
@@ -111,7 +111,7 @@ def test_what_was_paid_for_and_not_kept_spends_the_attempt() -> None:
 
 
 def test_a_supabase_that_is_away_spends_nothing() -> None:
-    """A job that met only our own side's failure keeps its attempt, unless a call to Gemini went out."""
+    """A job that failed only because of Supabase keeps its attempt, unless a request to Gemini was sent."""
     away = ImageErred(0, QueueUnavailable("timeout", "no answer"))
     assert decide([away, NOT_STARTED]) == Retry("timeout", NOT_ANSWERED, attempt_spent=False)
     for other in (MADE, TRANSIENT, ImageErred(1, Transient("photo_timeout", "late"))):
@@ -149,7 +149,7 @@ def test_what_the_runs_end_cuts_spends_nothing() -> None:
 
 @given(st.lists(outcomes, max_size=10))
 def test_every_mixture_is_decided(mixture: list[ImageOutcome]) -> None:
-    """The rule is total, and `Completed` means that nothing is left to do."""
+    """The rule is total, and `Completed` means that no image is missing."""
     outcome = decide(mixture)
     if outcome == Completed():
         for image in mixture:

@@ -30,7 +30,7 @@ def test_every_option_is_said() -> None:
 
 
 def test_what_is_not_set_is_not_mentioned() -> None:
-    """An empty option leaves the person as in the photos: the model is not told about it."""
+    """An empty option leaves the person as in the photos."""
     prompt = build_prompt(a_job())
     for word in ("Glasses", "glasses", "Hair", "Background", "Style"):
         assert word not in prompt
@@ -43,7 +43,7 @@ def test_glasses_as_yes_and_no() -> None:
 
 
 def test_the_photos_are_explained() -> None:
-    """The model is told which photo is the example and which show the person."""
+    """The prompt says which photo is the example and which photos show the person."""
     assert "The other photo shows the person" in build_prompt(a_job())
     assert "The other photos show the person" in build_prompt(a_job(training_image_urls=("a/u/1", "a/u/2")))
 

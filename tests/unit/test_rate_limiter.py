@@ -43,7 +43,7 @@ async def test_first_come_first_served(ticker: Ticker) -> None:
 
 
 class Image:
-    """An image of a user that waits for a start, and then is made until it is told to end."""
+    """A user's image that waits for a start, and then is made until `end`."""
 
     def __init__(self, limiter: Limiter, user: str, ticker: Ticker, order: list[str]) -> None:
         self._made = asyncio.Event()
@@ -60,7 +60,7 @@ class Image:
 
 
 async def test_users_take_turns_at_starts(ticker: Ticker) -> None:
-    """Who has asked for ten before gets every second one while another user waits, and not the next ten."""
+    """While another user waits, a user with ten earlier images gets only every second start."""
     gate = HandGate(starts(0), starts(60), starts(*[0] * 10))
     limiter, order = Limiter(gate, ticker), list[str]()
     images = [Image(limiter, "many", ticker, order) for _ in range(10)]
@@ -91,7 +91,7 @@ async def test_images_that_wait_for_a_start_take_no_place(ticker: Ticker) -> Non
 
 
 async def test_a_place_without_a_start_is_given_back(ticker: Ticker) -> None:
-    """Whoever is cancelled or refused on the way leaves the next one what they had."""
+    """If an image is cancelled or refused on the way, the next one gets its place."""
     limiter, order = Limiter(HandGate(starts(0, 60)), ticker, places=2), list[str]()
     images = [Image(limiter, "many", ticker, order) for _ in range(3)]
     await settled()
@@ -189,7 +189,7 @@ async def test_starts_that_a_429_voided_in_transit_are_not_used(ticker: Ticker) 
 
 
 async def test_overtaken_by_another_model(ticker: Ticker) -> None:
-    """Starts of a model that has been left while they were on their way are not used."""
+    """Starts of the old model that arrive after a change of model are not used."""
     gate = HandGate(starts(0), starts(0))
     gate.open.clear()
     (image,) = waiting(limiter := Limiter(gate, ticker), 1, ticker)
@@ -211,7 +211,7 @@ async def test_same_epoch_keeps_starts(ticker: Ticker) -> None:
 
 
 async def test_blocked_by_a_429(ticker: Ticker) -> None:
-    """While a block lasts nobody asks; a horizon before its end somebody does, for starts after it."""
+    """During a block nobody asks until a horizon before its end."""
     gate = HandGate(starts(0), starts(10, epoch=2))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)
@@ -229,7 +229,7 @@ async def test_blocked_by_a_429(ticker: Ticker) -> None:
 
 
 async def test_block_voids_starts_before_its_end(ticker: Ticker) -> None:
-    """A block of the run's own holds for starts it already has, too."""
+    """A run's own block also voids starts that it already has."""
     gate = HandGate(starts(0, 0, 5, 9))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)
@@ -243,7 +243,7 @@ async def test_block_voids_starts_before_its_end(ticker: Ticker) -> None:
 
 
 async def test_a_429_is_told_under_its_own_epoch(ticker: Ticker) -> None:
-    """Calls under way at once tell of their 429s under the epoch they started in: the gate learns once."""
+    """Concurrent 429s are reported with the epoch of their starts, so the gate learns once."""
     gate = HandGate(starts(0, 0))
     limiter = Limiter(gate, ticker)
     first = await limiter.acquire(ticker.never)
