@@ -1,4 +1,4 @@
-"""deploy/bootstrap.sh against a project that keeps what it is told: complete, repeatable, discreet."""
+"""deploy/bootstrap.sh against a simulated project: complete, repeatable, and without printing secrets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_new_project_gets_everything_once(cloud: StandInCloud, clock: str) -> 
 
 
 def test_values_arrive_and_show_nowhere(cloud: StandInCloud) -> None:
-    """Each secret holds its value byte for byte; no command line and no output has any of them."""
+    """Each secret has its value byte for byte, and no command line or output contains one."""
     done = bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)
     stored = [value for versions in cloud.state["secrets"].values() for value in versions]
     assert sorted(stored) == sorted(VALUES.values())
@@ -128,7 +128,7 @@ def test_dry_run_of_a_finished_project(cloud: StandInCloud) -> None:
 
 @pytest.mark.slow
 def test_every_command_is_printed(cloud: StandInCloud) -> None:
-    """What runs is printed before it runs, reading commands too, so that nothing happens unseen."""
+    """Each command is printed before it runs, including reading ones."""
     done = bootstrap(cloud, stdin=DOT_ENV)
     printed = [
         shlex.split(line[len("$ gcloud ") :], comments=True)
@@ -145,7 +145,7 @@ def holder(right: str) -> str:
 
 @pytest.mark.slow
 def test_rights_of_the_builds(cloud: StandInCloud) -> None:
-    """What deploys makes no image and runs no test; what does may do nothing else; none reads a secret."""
+    """The deploying account builds and tests nothing; the others can do nothing else; none reads a secret."""
     bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)
     rights = cloud.state["rights"]
     roles: dict[str, set[str]] = {}
@@ -176,7 +176,7 @@ def test_rights_of_the_builds(cloud: StandInCloud) -> None:
 
 
 def test_each_right_has_its_reason() -> None:
-    """Whoever reads the script learns for each role on the project what it is needed for."""
+    """The script explains each role on the project."""
     text = (ROOT / "deploy" / "bootstrap.sh").read_text()
     granted = re.findall(r"^  (roles/\S+)(.*)$", text, re.MULTILINE)
     assert len(granted) == 7
@@ -185,7 +185,7 @@ def test_each_right_has_its_reason() -> None:
 
 @pytest.mark.slow
 def test_a_new_account_may_take_a_while(cloud: StandInCloud) -> None:
-    """A right refused because Google does not know the new account yet is tried again, five times."""
+    """If Google does not know a new account yet, the grant is retried five times."""
     cloud.change(shy=4)
     done = bootstrap(cloud, stdin=DOT_ENV)
     assert done.code == 0, done.out

@@ -1,4 +1,4 @@
-"""What is deployed is whole: the built folders, with requirements.txt alone, serve all that is documented."""
+"""The built folders, with requirements.txt alone, serve everything that is documented."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_whatever_is_put_into_the_package_is_deployed(place: Workspace) -> None:
 
 
 def test_functions_and_job_are_built_from_the_same_files(built: Checkout, built_job: Checkout) -> None:
-    """What a function has the job has, and its Procfile."""
+    """The job has the function's files, and its Procfile."""
     assert files(built_job.folder) == files(built.folder) | {"Procfile"}
 
 

@@ -103,7 +103,7 @@ def test_google_would_refuse_a_mistake() -> None:
 
 @pytest.mark.parametrize("file", [FILE, TESTS], ids=lambda file: file.name)
 def test_every_substitution_is_declared(file: Path) -> None:
-    """No field and no script uses a substitution that nothing declares, and none is declared in vain."""
+    """Fields and scripts use exactly the declared substitutions."""
     found = json_format.MessageToDict(build(file))
     scripts = " ".join(step.pop("script") for step in found["steps"])
     declared = set(found.pop("substitutions"))
@@ -143,7 +143,7 @@ def test_tests_are_those_named(place: Workspace) -> None:
 
 @pytest.mark.parametrize("substitutions", [{}, PG_CRON], ids=["scheduler", "pg_cron"])
 def test_services_get_settings_that_work(place: Workspace, substitutions: dict[str, str]) -> None:
-    """What a service is given is what its settings read, all of it, and no secret that is not its own."""
+    """Each service gets all the settings that it reads, and no other service's secret."""
     done = place.deploy(substitutions | {"_SETTINGS": "JOBS_AT_A_TIME=5;GEMINI_MODEL_FALLBACK=off"})
     assert [each.code for each in done] == [0] * 5, done[-1].out
     given = environment(done, "generation-worker")

@@ -39,7 +39,7 @@ def _names(history: list[dict[str, str]]) -> str:
 @pytest.mark.parametrize("pinned", [False, True], ids=["", "rolled-back"])
 @pytest.mark.parametrize("history", HISTORIES, ids=_names)
 def test_no_open_service_believes_tokens(place: Workspace, history: Any, pinned: bool) -> None:
-    """At no moment of a change of clocks can everybody reach a worker that believes tokens unseen."""
+    """During a change of schedulers, no open service ever trusts unchecked tokens."""
     for given in history:
         done = place.deploy(given)
         assert done[-1].code == 0, done[-1].out
@@ -56,7 +56,7 @@ def test_no_open_service_believes_tokens(place: Workspace, history: Any, pinned:
 
 
 def test_whoever_was_let_in_by_hand_is_not_any_more(place: Workspace) -> None:
-    """With `scheduler` only the clock's account may call, whatever the policy was before."""
+    """With `scheduler` only the scheduler's account may call, whatever the policy was before."""
     opened = {"checked": False, "invokers": ["allUsers", "user:x@example.com"]}
     other = {"trusting": False, "latest": False, "pinned": False}
     place.cloud.change(services={"generation-worker": opened | other})

@@ -1,4 +1,4 @@
-"""The contract with Cloud Run's container: started as the buildpack starts it, with requirements.txt alone.
+"""The contract with Cloud Run: started as the buildpack starts it, with requirements.txt alone.
 
 The buildpack maps GOOGLE_FUNCTION_TARGET to FUNCTION_TARGET and starts plain `functions-framework` beside
 main.py; Cloud Run sets PORT, and kills ten seconds after SIGTERM (Cloud Run: container runtime contract).
@@ -48,7 +48,7 @@ def older(built: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout
 
 @pytest.fixture(params=["built", "older"], ids=["our servers", "the buildpack's servers"])
 def container(request: pytest.FixtureRequest) -> Checkout:
-    """What is in the image."""
+    """The contents of the image."""
     made: Checkout = request.getfixturevalue(request.param)
     return made
 
@@ -60,7 +60,7 @@ async def call(url: str) -> httpx.Response:
 
 
 async def test_it_answers_on_its_port(container: Checkout, site: Site) -> None:
-    """It serves the function on $PORT, does a run, shows its page, and lets nobody in without the secret."""
+    """It serves the function on $PORT, does a run, shows its page, and refuses callers without the secret."""
     (job,) = await site.order("one")
     with served(container, site) as (_, url):
         summary = (await call(url)).json()
@@ -72,7 +72,7 @@ async def test_it_answers_on_its_port(container: Checkout, site: Site) -> None:
 
 
 async def test_told_to_end_amid_a_run(container: Checkout, site: Site) -> None:
-    """SIGTERM amid a long run: the answer leaves in time, and nothing is spent that was not sent.
+    """After SIGTERM during a long run, the answer leaves in time, and no unsent request spends an attempt.
 
     gunicorn itself would wait for thirty seconds.
     """

@@ -44,7 +44,7 @@ SOURCES: dict[str, Callable[[Path], Commands]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_commands_against_the_table(source: str, tmp_path: Path) -> None:
-    """Each command and flag stands in the table taken from the SDK, with a value where it wants one."""
+    """Each command and flag is in the SDK's table, with a value if it needs one."""
     commands, folder = SOURCES[source](tmp_path)
     assert commands
     assert [text for text in (complaint(argv, folder) for argv in commands) if text] == []
@@ -100,7 +100,7 @@ def test_the_table_stands_in_where_gcloud_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.system
 def test_the_table_is_the_sdks() -> None:
-    """Of the SDK's version named in it, the table is that SDK's, flag by flag."""
+    """For the SDK version that it names, the table agrees flag by flag."""
     here = installed()
     if here is not None and here["source"] == table()["source"]:
         assert here == table()

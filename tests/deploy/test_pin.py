@@ -28,7 +28,7 @@ def registry(folder: Path, digests: dict[str, str]) -> Iterator[int]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
-            """A manifest's head: its digest, of all architectures if that is asked for."""
+            """A manifest's head: its digest, for all architectures if requested."""
             digest = digests.get(f"{self.headers['Host']}{self.path}")
             all_of_them = "application/vnd.oci.image.index.v1+json" in self.headers["Accept"]
             self.send_response(200 if digest else 404)
@@ -69,7 +69,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_every_image_gets_its_digest_and_later_the_newer_one(tmp_path: Path) -> None:
-    """Nothing but the digests changes; what was pinned before is taken up anew."""
+    """Only the digests change; an older digest is replaced."""
     before = {file.name: re.sub("@sha256:[0-9a-f]+", "", file.read_text()) for file in FILES}
     newer = {name: digest.replace("aaaa", "cccc") for name, digest in DIGESTS.items()}
     for digests in (DIGESTS, newer):

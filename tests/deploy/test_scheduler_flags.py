@@ -1,4 +1,4 @@
-"""scheduler.yaml and scheduler-sweep.yaml: what Cloud Scheduler is asked for, and that it fits the worker."""
+"""scheduler.yaml and scheduler-sweep.yaml: the request to Cloud Scheduler, and that it fits the worker."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_job(made: dict[str, Any]) -> Any:
 
 
 def given(file: str) -> dict[str, str]:
-    """What cloudbuild.yaml adds to a file, since it differs from project to project."""
+    """What cloudbuild.yaml adds to a file, since it differs between projects."""
     return {"--uri": URL + FILES[file], "--oidc-service-account-email": CLOCK}
 
 
@@ -128,7 +128,7 @@ def test_the_audience_is_the_services() -> None:
 
 
 class Scheduler(BaseHTTPRequestHandler):
-    """Cloud Scheduler's API as far as one job goes: keeps requests, answers with the job it was sent."""
+    """A fake of Cloud Scheduler's API for one job: records requests and returns the job it got."""
 
     requests: list[tuple[str, str, dict[str, Any]]]
 

@@ -17,7 +17,7 @@ FILES = [".ci/run", *(str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("
 
 
 def check(*arguments: str, text: str = "") -> str:
-    """What shellcheck has to say, nothing if all is well."""
+    """The findings of shellcheck."""
     done = subprocess.run([CHECK, *arguments], cwd=ROOT, input=text, capture_output=True, text=True)
     return done.stdout + done.stderr
 

@@ -1,4 +1,4 @@
-"""docs/app.md is true: its snippet orders, watches and shows, and its webhook tells each end once."""
+"""docs/app.md is true: its snippet orders, watches and shows, and its webhook reports each end once."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def upload_policy(db: Connection, callers: Callers) -> Iterator[None]:
 def test_users_upload_into_the_folder_that_their_orders_read(
     db: Connection, callers: Callers, signer: Signer, user_id: str
 ) -> None:
-    """Whoever signed in, by whatever provider, uploads and orders where the hint says, and nowhere else."""
+    """Users of any provider can upload and order where the hint says, and nowhere else."""
     user = Caller(callers.anon.http, token_headers(signer.stack, signer.sign(sub=user_id)))
     order = fresh_order(("a",), 1, f"{SOURCES}/somewhere/me.png")
     assert user.call("enqueue_generation_batch", {"p_request": order})[0] == 400
@@ -194,7 +194,7 @@ def test_the_bucket_for_source_photos_takes_what_the_worker_prepares(db: Connect
 
 
 def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:
-    """Another system is told when a batch ends, not at each step before, with what it needs to look it up."""
+    """It is called only at the end of a batch, with what a receiver needs to look it up."""
     db.execute("drop schema if exists net cascade; drop schema if exists vault cascade")
     install(db)
     try:

@@ -32,7 +32,7 @@ def test_functions_named_without_their_file_are_in_the_one_named_before() -> Non
 
 
 def test_every_package_is_explained() -> None:
-    """A package without a line in the table is a room that nobody can find."""
+    """Each has a line in the table."""
     packages = {path.parent.name for path in ROOT.glob("worker/*/__init__.py")}
     assert packages and packages <= set(re.findall(r"^\| `worker/(\w+)/` \|", PAGE, re.M))
 

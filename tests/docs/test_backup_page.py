@@ -1,4 +1,4 @@
-"""docs/backup.md is true: a dump goes into another project, opens nothing there, and the queue goes on."""
+"""docs/backup.md is true: a dump restored in another project opens nothing, and the queue continues."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def rows(connection: Connection) -> list[Any]:
 
 
 def findings(made: Database) -> list[dict[str, Any]]:
-    """What the database says of its rights."""
+    """The database's findings about its own rights."""
     answer = Queue(made.connection).call("generation_access_findings")
     return list(answer["findings"])
 
 
 def test_the_restored_grants_are_open(restored: tuple[Database, Path]) -> None:
-    """What the page warns of is so: after a restore everybody is granted every function."""
+    """The page's warning is true: after a restore everybody may call every function."""
     granted = "select has_function_privilege('anon', 'erase_generation_user(text)', 'execute') as may"
     assert Queue(restored[0].connection).one(granted)["may"]
     assert len(findings(restored[0])) > len(FUNCTIONS)
@@ -106,7 +106,7 @@ def test_an_attacker_with_the_publishable_key_changes_nothing(
 def test_install_closes_it_and_work_goes_on(
     postgres: Postgres, source: Database, restored: tuple[Database, Path]
 ) -> None:
-    """The installation leaves no difference to a fresh one and nothing to find, and open jobs go on."""
+    """After the installation nothing differs from a fresh one, and open jobs continue."""
     new, folder = restored
     run(postgres, folder, "install", NEW_DATABASE_URL=new.url)
     assert catalog.schema(new.connection) == catalog.schema(source.connection)
@@ -154,7 +154,7 @@ def test_each_way_restores_every_row(postgres: Postgres, source: Database, tmp_p
 def test_a_restore_over_other_rows_changes_nothing(
     postgres: Postgres, source: Database, tmp_path: Path
 ) -> None:
-    """Whoever forgets to make room is refused at the first row that is there already."""
+    """Restoring over existing rows fails at the first one."""
     with database(postgres) as new:
         new.install()
         before = every_row(new.connection)
@@ -179,7 +179,7 @@ GRANTED = "grant create on schema public to project_owner"
 
 
 def test_the_restore_needs_no_superuser(postgres: Postgres, source: Database, tmp_path: Path) -> None:
-    """A Supabase project's role restores all rows, though the dump tells of rights that are not its own."""
+    """A Supabase project's role restores all rows, although the dump contains other owners' rights."""
     before = rows(source.connection)
     source.connection.execute(PROJECT)
     try:
@@ -197,5 +197,5 @@ def test_the_restore_needs_no_superuser(postgres: Postgres, source: Database, tm
 
 
 def test_the_page_names_check() -> None:
-    """The page ends with the command that tells whether all is closed."""
+    """The page ends with the command that checks whether all is closed."""
     assert BLOCKS["sh check"].strip() == "python -m worker check"

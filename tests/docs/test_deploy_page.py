@@ -1,4 +1,4 @@
-"""docs/deploy.md is true: every block runs, or says that it needs an account and runs on a stand-in."""
+"""docs/deploy.md is true: every block runs, or runs against a simulated account."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_every_block_is_accounted_for() -> None:
 
 
 def test_no_command_hides_between_the_blocks() -> None:
-    """Outside of the blocks no line tells to run gcloud with arguments that nothing checks."""
+    """Outside the blocks, no gcloud command has arguments that nothing checks."""
     prose = re.sub(r"```.*?```", "", PAGE.read_text(), flags=re.DOTALL)
     inline = [code for code in re.findall(r"`([^`]+)`", prose) if code.startswith("gcloud ")]
     shown = " ".join(block.text for block in blocks())
@@ -34,7 +34,7 @@ def test_no_command_hides_between_the_blocks() -> None:
 
 @pytest.mark.slow
 def test_the_page_works_from_top_to_bottom(tmp_path: Path) -> None:
-    """Whoever follows the page from a new project to its end meets no command that fails."""
+    """From a new project to its end, no command fails."""
     done = run_the_page(tmp_path)
     for block, result in done:
         assert result.code == 0, f"{block.text}\n{result.out}"

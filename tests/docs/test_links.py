@@ -32,7 +32,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_pages_that_the_code_names_exist() -> None:
-    """An error's hint, a comment or an alert that sends its reader to a page names one that is there."""
+    """A page that an error's hint, a comment or an alert refers to exists."""
     files = [path for pattern in NAMING for path in ROOT.glob(pattern) if path.is_file()]
     named = {name for file in files for name in re.findall(r"\b(?:docs|sql)/\w[\w-]*\.md", file.read_text())}
     assert {"docs/settings.md", "docs/troubleshooting.md"} <= named

@@ -42,7 +42,7 @@ def edge_function(stack: Stack, tmp_path: Path) -> Iterator[str]:
 
 
 def test_the_edge_function_enqueues(edge_function: str, stack: Stack, db: Connection) -> None:
-    """An order of somebody signed in is theirs, in the queue, and the same order sent twice is one."""
+    """A signed-in user's order is enqueued once, even if it is sent twice."""
     user_id, token = stack.sign_up()
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "order-1"}
     first, again = (httpx.post(edge_function, json=ORDER, headers=headers) for _ in range(2))
@@ -64,7 +64,7 @@ def test_the_edge_function_enqueues(edge_function: str, stack: Stack, db: Connec
 def test_the_edge_function_refuses(
     edge_function: str, stack: Stack, db: Connection, body: dict[str, object]
 ) -> None:
-    """What cannot be an order, or claims to be another's, is a 400 that says what is wrong."""
+    """An invalid order, or one for another user, is 400 with the reason."""
     _, token = stack.sign_up()
     answer = httpx.post(edge_function, headers={"Authorization": f"Bearer {token}"}, **body)  # type: ignore[arg-type]
     assert answer.status_code == 400, answer.text
@@ -83,7 +83,7 @@ def test_the_edge_function_lets_nobody_in(edge_function: str, db: Connection) ->
 
 
 def test_the_runbook_is_the_tested_one() -> None:
-    """The page's statements are, word for word, those that are shown to go on working."""
+    """The page's statements are word for word those that other tests run."""
     statements = (
         runbook.PENDING,
         runbook.RATE_LIMITED,

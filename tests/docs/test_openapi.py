@@ -1,4 +1,4 @@
-"""The OpenAPI descriptions say what the code does: paths, fields, reasons, limits, headers and refusals."""
+"""The OpenAPI descriptions agree with the code: paths, fields, reasons, limits, headers and refusals."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_described_preflight_is_the_codes() -> None:
 
 
 def objects(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every described object, however deep."""
+    """Every described object, at any depth."""
     for each in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
         if isinstance(each, dict) and each.get("type") == "object":
             yield each

@@ -1,4 +1,4 @@
-"""What somebody looks for first in a repository: a short README, license, changelog, how to contribute."""
+"""What people look for first in a repository: a short README, license, changelog, how to contribute."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_the_license_is_the_one_that_the_package_names() -> None:
 
 
 def test_the_changelog_has_the_version_that_runs() -> None:
-    """Whoever reads a version off HTTP or the command line finds it in the changelog."""
+    """So that a user can look up the version of HTTP or the command line."""
     versions = [heading for heading in headings((ROOT / "CHANGELOG.md").read_text()) if heading[0].isdigit()]
     assert versions[0].split()[0] == __version__
 
 
 def test_contributing_names_commands_that_exist() -> None:
-    """Each make target that a newcomer is told to run is one of the Makefile's."""
+    """Each make target on the page is in the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
     told = re.findall(r"\bmake ((?:[a-z-]+ ?)+)", (ROOT / "CONTRIBUTING.md").read_text())
     named = {target for command in told for target in command.split()}

@@ -1,4 +1,4 @@
-"""What CHANGELOG.md promises to keep is there: every name that a released version had.
+"""Every name that a released version had still exists, as CHANGELOG.md promises.
 
 `python -m tests.docs.test_promised_names` writes the names of the version that is about to be released.
 """
@@ -37,7 +37,7 @@ FUNCTIONS = """
 
 
 def found(pattern: str, *files: str) -> list[str]:
-    """What the pattern's group has matched in the files."""
+    """What the pattern's group matches in the files."""
     text = "".join((ROOT / file).read_text() for file in files)
     return re.findall(pattern, text, re.MULTILINE)
 
@@ -93,7 +93,7 @@ def test_every_name_of_a_release_is_still_there(promise: Path, installed: Databa
 
 
 def test_the_version_that_runs_has_promised() -> None:
-    """A release writes its names down, so that later ones can be held to them."""
+    """A release writes its names to a file, so that later versions can be checked."""
     assert (PROMISED / f"{__version__}.json").exists(), "run `python -m tests.docs.test_promised_names`"
 
 

@@ -99,7 +99,7 @@ def serving(target: str, env: dict[str, str]) -> Iterator[str]:
 
 @contextmanager
 def example_environment(stack: Stack, simulator: Simulator) -> Iterator[dict[str, str]]:
-    """What the page's commands need: both functions, a user with a token and two photos."""
+    """What the page's commands need: both functions, a user with a token, and two photos."""
     user_id, token = stack.sign_up()
     _upload_photos(stack, user_id)
     base = {"PATH": os.environ["PATH"], "HOME": tempfile.gettempdir()}
@@ -141,7 +141,7 @@ def _upload_photos(stack: Stack, user_id: str) -> None:
 
 
 def run(command: str, env: Mapping[str, str], folder: Path) -> str:
-    """What the command prints, run in the folder; curl must have got an answer."""
+    """The output of the command in the folder; curl must have got an answer."""
     done = subprocess.run(
         ["bash", "-c", command], cwd=folder, env=env, capture_output=True, text=True, timeout=60
     )
@@ -173,7 +173,7 @@ def test_every_curl_example_of_the_http_page_works(
 
 @pytest.mark.system
 def test_curl_examples_on_make_up(program: Callable[[str, str], str], tmp_path: Path) -> None:
-    """Whoever pastes what `make up` prints into a shell can run every curl example of docs/http.md there."""
+    """With the variables that `make up` prints, every curl example of docs/http.md works."""
     program("curl", "curl")
     with cloned(tmp_path) as clone, clone.running("up") as process:
         variables, _ = read_guide(process)
@@ -221,7 +221,7 @@ COMMAND = re.compile(r"^(?:python -m worker |\|.*\| `(?=gate |hosts |models ))([
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_worker_accepts_every_command_of_a_page(page: Path) -> None:
-    """Whoever copies a command from a page meets no command or option that the worker does not have."""
+    """No page names a command or option that the worker does not have."""
     for command in COMMAND.findall(page.read_text()):
         parser().parse_args(shlex.split(command, comments=True))
 
@@ -233,7 +233,7 @@ def test_operations_lists_every_command() -> None:
 
 
 def test_psql_stops_at_the_first_error() -> None:
-    """Every psql that is told to run one of our files is told to stop, and to fail, at its first error."""
+    """Every documented psql command with one of our files stops and fails at its first error."""
     sources = [
         *PAGES,
         *ROOT.glob("sql/**/*.sql"),
@@ -270,7 +270,7 @@ def test_the_settings_pages_defaults_are_the_codes() -> None:
 
 
 def test_the_summary_is_explained() -> None:
-    """Whoever reads a run's summary finds every reason to stop, and every count of images, on the page."""
+    """The page explains every stop reason and every image count."""
     _, _, page = HTTP.read_text().partition("## A run's summary")
     section, _, _ = page.partition("\n## ")
     reasons, images = section.split("| field |")

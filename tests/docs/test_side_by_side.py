@@ -1,4 +1,4 @@
-"""Whoever pastes the commands of docs/http.md into one shell has both functions, each on its port."""
+"""The commands of docs/http.md, pasted into one shell, run both functions, each on its port."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def shell(commands: str, **variables: str) -> str:
-    """What the commands say, run in the clone; each must succeed."""
+    """The output of the commands in the clone; each must succeed."""
     done = subprocess.run(
         ["bash", "-euc", commands], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60
     )
@@ -51,7 +51,7 @@ def test_every_block_is_accounted_for() -> None:
 
 
 def test_updates_and_uninstalls_in_the_database(installed: Database) -> None:
-    """An update keeps what waits; the two steps of the uninstallation leave tables, then nothing."""
+    """An update keeps waiting jobs; the two steps of uninstalling leave the tables, then nothing."""
     path = f"{installed.postgres.bin}:{os.environ['PATH']}"
     update, uninstall, with_tables = blocks("sh database")
     queue = Queue(installed.connection).open_gate()
@@ -77,14 +77,14 @@ def test_the_vaults_secrets_go(installed: Database) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Stack]:
-    """A project of its own, since its bucket is deleted."""
+    """A separate project, since its bucket is deleted."""
     with Stack(tmp_path, durable=False) as stack:
         yield stack
 
 
 @pytest.mark.system
 def test_the_photos_go_with_their_bucket(project: Stack, program: Callable[[str, str], str]) -> None:
-    """After the curl commands neither a photo nor the bucket is there."""
+    """After the curl commands, neither photos nor the bucket exist."""
     program("curl", "curl")
     key = {"apikey": project.secret_key, "Authorization": f"Bearer {project.secret_key}"}
     photo = f"{project.url}/storage/v1/object/generated-photos/user/batch/1/0-sha"

@@ -1,4 +1,4 @@
-"""docs/vm.md is true: what needs no machine of its own is run, the rest is held against the units."""
+"""docs/vm.md is true: its general blocks are run, those for a machine are compared with the units."""
 
 from __future__ import annotations
 

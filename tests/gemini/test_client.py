@@ -52,7 +52,7 @@ def google(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Si
 
 @pytest.fixture
 async def gemini(google: Simulator) -> AsyncIterator[Gemini]:
-    """An adapter whose clock goes on by 250 ms each time it is read."""
+    """An adapter with a clock that advances by 250 ms at each reading."""
     ticks = count(0.0, 0.25)
     adapter = Gemini(KEY, lambda: next(ticks))
     yield adapter
@@ -187,7 +187,7 @@ async def test_a_failure_becomes_what_the_caller_does(
 
 @pytest.mark.parametrize("kind", ["hang", "drip"])
 async def test_the_time_limit_is_for_the_whole_call(google: Simulator, gemini: Gemini, kind: str) -> None:
-    """An answer that trickles in keeps every socket operation short, and is cut all the same."""
+    """A trickling answer keeps each socket operation short, but is cut too."""
     google.add_rule(Answer(kind, seconds=4))  # dripping, a piece every 0.2 s
     error = await failure(gemini, seconds=0.6)
     assert isinstance(error, Transient)
@@ -207,7 +207,7 @@ async def test_a_cancelled_call_ends_as_cancelled(google: Simulator, gemini: Gem
 
 
 async def test_no_call_without_time(google: Simulator, gemini: Gemini) -> None:
-    """With no time left nothing is sent, so nothing is paid."""
+    """Without time left nothing is sent, so nothing is paid."""
     assert (await failure(gemini, seconds=0)).code == "timeout"
     assert google.ledger.calls == ()
 
@@ -219,7 +219,7 @@ async def test_check_asks_without_cost(google: Simulator, gemini: Gemini) -> Non
 
 
 async def test_an_invalid_key_is_misconfigured(google: Simulator, gemini: Gemini) -> None:
-    """The 400 for an invalid key is told from a bad order by its detail type."""
+    """The detail type distinguishes its 400 from that of an invalid order."""
     google.configure(invalid_keys=[KEY])
     with pytest.raises(Misconfigured) as caught:
         await gemini.check(MODEL)

@@ -1,4 +1,4 @@
-"""What the adapter's errors hide, and that every exception of its vendors has a meaning."""
+"""What the adapter's errors must not contain, and that every vendor's exception is translated."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ async def test_the_request_as_it_goes_out(raw_google: Wire, adapter: Gemini) -> 
 
 
 async def test_the_sdk_counts_its_timeout_in_milliseconds(raw_google: Wire, adapter: Gemini) -> None:
-    """The SDK tells the server its timeout in seconds, rounded up: 2.5 s must not become 2 500 s."""
+    """The SDK sends its timeout in seconds, rounded up: 2.5 s must not become 2 500 s."""
     await adapter.generate(REQUEST, 2.5)
     assert raw_google.asked[0].headers["x-server-timeout"] == "3"
 
@@ -103,7 +103,7 @@ async def test_the_sdk_follows_no_continuation(raw_google: Wire, adapter: Gemini
 async def test_an_image_counts_whatever_the_finish_reason(
     raw_google: Wire, adapter: Gemini, reason: str
 ) -> None:
-    """An image that is there has been paid for."""
+    """It has been paid for."""
     raw_google.answer = reply("200 OK", answer({"text": "here it is"}, part(9), finishReason=reason))
     assert (await adapter.generate(REQUEST, 5)).width == 9
 
@@ -122,7 +122,7 @@ async def test_an_image_counts_whatever_the_finish_reason(
 async def test_the_last_image_is_the_result(
     raw_google: Wire, adapter: Gemini, parts: list[dict[str, Any]], width: int, reason: str | None
 ) -> None:
-    """What thinking models send before is a draft; where they flag every image, the last one is meant."""
+    """Earlier images of thinking models are drafts; if all are flagged as thoughts, the last one counts."""
     raw_google.answer = reply("200 OK", answer(*parts, **({"finishReason": reason} if reason else {})))
     assert (await adapter.generate(REQUEST, 5)).width == width
 
@@ -137,7 +137,7 @@ async def test_a_refused_images_draft_is_not_delivered(
 
 
 async def test_a_draft_of_a_blocked_prompt_is_not_delivered(raw_google: Wire, adapter: Gemini) -> None:
-    """A prompt that was blocked makes no image, whatever lies in the answer."""
+    """A blocked prompt makes no image, whatever the answer contains."""
     raw_google.answer = reply(
         "200 OK", answer(part(4, thought=True)) | {"promptFeedback": {"blockReason": "SAFETY"}}
     )
@@ -145,7 +145,7 @@ async def test_a_draft_of_a_blocked_prompt_is_not_delivered(raw_google: Wire, ad
 
 
 async def test_a_limited_account_delivers_no_draft(raw_google: Wire, adapter: Gemini) -> None:
-    """An account that Gemini does not serve stops the run, whatever lies in the answer."""
+    """An account that Gemini does not serve stops the run, whatever the answer contains."""
     raw_google.answer = reply("200 OK", answer(part(4, thought=True), finishReason="PUP_LIMITED_DISABLED"))
     assert isinstance(await failure(adapter), Misconfigured)
 
@@ -169,7 +169,7 @@ async def test_thinking_counts_as_output(
 
 @pytest.mark.parametrize("count", [-5, 10**12])
 async def test_counts_that_cannot_be_are_unknown(raw_google: Wire, adapter: Gemini, count: int) -> None:
-    """An image that is paid for is not lost to a count of tokens that the database cannot hold."""
+    """An invalid token count must not lose an image that is paid for."""
     wrong = {"promptTokenCount": count, "candidatesTokenCount": count, "thoughtsTokenCount": 7}
     raw_google.answer = reply("200 OK", answer(part()) | {"usageMetadata": wrong})
     usage = (await adapter.generate(REQUEST, 5)).usage
@@ -221,7 +221,7 @@ UNREADABLE = [
 
 
 async def test_an_answer_that_cannot_be_read_is_worth_another_try(raw_google: Wire, adapter: Gemini) -> None:
-    """A 200 that is not what the API promises is transient, whatever the SDK trips over."""
+    """A 200 that the API does not promise is transient, whatever the SDK raises."""
     for body in UNREADABLE:
         raw_google.answer = reply("200 OK", body)
         error = await failure(adapter)
@@ -230,7 +230,7 @@ async def test_an_answer_that_cannot_be_read_is_worth_another_try(raw_google: Wi
 
 
 async def test_an_answer_with_nothing_in_it_has_no_image(raw_google: Wire, adapter: Gemini) -> None:
-    """What the SDK takes for an empty answer is one without an image."""
+    """If the SDK parses an answer as empty, it has no image."""
     nothing: list[object] = [b"", [], "text", None, {}]
     for body in nothing:
         raw_google.answer = reply("200 OK", body)

@@ -1,4 +1,4 @@
-"""What an HTTP error of the Gemini API means, by status code and details."""
+"""The meaning of each HTTP error of the Gemini API, by status code and details."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_overloads_delay_is_heard() -> None:
 
 
 def test_a_photo_that_gemini_cannot_process_is_worth_another_try() -> None:
-    """Google's request to retry is heard, and what it says the second time is about a photo."""
+    """Google asks for a retry; a second failure is the photo's fault."""
     decoded = {"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": UNREADABLE}}
     found = rejection(400, decoded, None, "m")
     assert isinstance(found, PhotoUnprocessed)
@@ -121,7 +121,7 @@ def test_a_photo_that_gemini_cannot_process_is_worth_another_try() -> None:
 
 
 def test_a_country_that_gemini_does_not_serve_is_misconfigured() -> None:
-    """Where images are not available it is not the order's fault: nothing works until the operator acts."""
+    """It is not the order's fault: nothing works until the operator acts."""
     text = "Image generation is not available in your country"
     decoded = {"error": {"code": 400, "status": "FAILED_PRECONDITION", "message": text}}
     found = rejection(400, decoded, None, "m")
@@ -152,14 +152,14 @@ def test_only_google_retires_a_model() -> None:
     ],
 )
 def test_the_servers_delay_is_a_lower_bound(decoded: Json, header: str | None, seconds: float | None) -> None:
-    """`RetryInfo` and the Retry-After header are both heard; of two delays the longer counts."""
+    """Both `RetryInfo` and Retry-After count; the longer one wins."""
     found = rejection(503, decoded, header, "m")
     assert isinstance(found, Transient)
     assert found.retry_after_seconds == seconds
 
 
 def test_a_429_takes_the_header_only_where_the_body_is_silent() -> None:
-    """`RetryInfo` tells more exactly than the header, which fills its gap."""
+    """`RetryInfo` is more precise than the header."""
     silent = rejection(429, body("bare", Exhausted("m")), "12", "m")
     assert isinstance(silent, RateLimited)
     assert silent.facts.retry_after_seconds == 12.0

@@ -1,4 +1,4 @@
-"""What an answer without an image means, for every reason that the SDK knows."""
+"""The meaning of an answer without an image, for every reason that the SDK knows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_the_tables_know_every_reason_of_the_sdk() -> None:
 
 @pytest.mark.parametrize("reason", FINISH_REASONS)
 def test_a_finish_reason_becomes_its_verdict(reason: str) -> None:
-    """The reason decides what the caller does, and Google's own word for it stands in the message."""
+    """The reason decides what the caller does, and the message contains Google's word for it."""
     error = without_image(reason)
     assert type(error) is KIND[FINISH_REASONS[reason][0]]
     assert f"({reason})" in error.message
@@ -34,7 +34,7 @@ def test_a_finish_reason_becomes_its_verdict(reason: str) -> None:
 
 @pytest.mark.parametrize("reason", BLOCK_REASONS)
 def test_a_block_reason_becomes_its_verdict(reason: str) -> None:
-    """A blocked prompt is a refusal wherever a reason is given."""
+    """A blocked prompt is a refusal if a reason is given."""
     error = blocked(reason)
     assert type(error) is KIND[BLOCK_REASONS[reason][0]]
     assert f"({reason})" in error.message

@@ -1,4 +1,4 @@
-"""What `classify_429` makes of every body that a 429 has been seen to carry."""
+"""What `classify_429` reads from every known body of a 429."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_every_shape_of_the_simulator_is_covered() -> None:
 
 @pytest.mark.parametrize("shape", MINUTE)
 def test_a_shape_gives_its_facts(shape: str) -> None:
-    """Period, delay, limit and id are read out of whatever shape names them."""
+    """Period, delay, limit and id, from any form of the body."""
     assert facts_of(body(shape, Exhausted("m"))) == MINUTE[shape]
 
 
 @pytest.mark.parametrize("shape", ["full", "several", "no_value", "fractional", "list", "error_info"])
 def test_the_quota_decides_the_period_and_not_the_delay(shape: str) -> None:
-    """A used-up day is a day, though `RetryInfo` still names seconds and other quotas are named beside it."""
+    """A used-up day is a day, even if `RetryInfo` names seconds and other quotas are listed too."""
     facts = facts_of(body(shape, Exhausted("m", period="day")))
     assert facts.period == "day"
     assert "PerDay" in (facts.quota_id or "")
@@ -94,14 +94,14 @@ def test_a_bill_that_nobody_pays_is_misconfigured(shape: str, what: str) -> None
 
 
 def test_a_named_quota_decides_before_the_text() -> None:
-    """Where a quota is named it is that quota, whatever the text says."""
+    """The text does not count then."""
     told = "Your prepayment credits are depleted. limit: 10"
     quota = {"quotaId": PAID_MINUTE, "quotaValue": "10"}
     assert facts_of(exhausted(failure(quota), message=told)).limit == 10
 
 
 def test_a_text_that_only_quotes_decides_nothing() -> None:
-    """What a customer wrote into a prompt cannot stop the runs of everybody."""
+    """A customer's prompt cannot stop everybody's runs."""
     told = "Resource has been exhausted: 'Your prepayment credits are depleted'"
     assert facts_of(exhausted(message=told)) == QuotaFacts("unknown")
 
@@ -147,7 +147,7 @@ def test_the_unit_names_the_period_where_the_id_does_not() -> None:
 
 
 def test_the_older_reason_for_a_day() -> None:
-    """`errors[].reason` of the older form tells a day's quota apart."""
+    """`errors[].reason` of the older form identifies a daily quota."""
     assert facts_of({"error": {"code": 429, "errors": [{"reason": "dailyLimitExceeded"}]}}).period == "day"
 
 
@@ -170,7 +170,7 @@ def test_the_delay_is_read(delay: str, seconds: float) -> None:
     "delay", ["soon", "", "-5s", "1e999s", "nans", "\u0663s", "47", 47, None, [], "9" * 400 + "s"]
 )
 def test_no_delay_is_read_from_anything_else(delay: object) -> None:
-    """What is not a duration is no delay, and no error."""
+    """Anything but a duration is no delay, and no error."""
     assert facts_of(exhausted(retry(delay))).retry_after_seconds is None
 
 

@@ -1,4 +1,4 @@
-"""Photos in requests to Gemini: what the SDK would send is sent, and nobody waits for it."""
+"""Photos in requests to Gemini: the bytes are the SDK's, and sending them blocks nobody."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def body(photos: list[bytes]) -> bytes:
     ids=["signs", "ends", "the same", "lengths"],
 )
 async def test_the_pieces_are_what_the_sdk_would_send(photos: list[bytes]) -> None:
-    """Byte for byte, with its length told before, and in pieces, between which others have their turns."""
+    """Byte for byte, with a content length, and in pieces between which other tasks run."""
     with placeholders([Photo.of(photo, "image/png").encoded for photo in photos]) as stand_ins:
         request = httpx.Request("POST", URL, content=body(stand_ins))
         await fill_in(request)

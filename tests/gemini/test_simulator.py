@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.simulated"]
 
 @pytest.mark.parametrize("ratio", SIZES)
 async def test_every_ratio_gives_a_real_image_of_that_ratio(generate: Generate, ratio: str) -> None:
-    """An answer holds one image of the ordered ratio, STOP beside its content, and 1290 output tokens."""
+    """An answer has one image of the ordered ratio, STOP, and 1290 output tokens."""
     answer = await generate(ratio=ratio)
     width, height = Image.open(io.BytesIO(images(answer)[0])).size
     ordered_width, ordered_height = SIZES[ratio]
@@ -76,7 +76,7 @@ async def test_both_api_versions_are_served(
 
 
 async def test_a_broken_photo_or_ratio_is_an_invalid_argument(generate: Generate) -> None:
-    """What the real API refuses with 400 is refused: a photo that is no image, a ratio that isn't."""
+    """The real API refuses them with 400 too."""
     for order in ({"photos": (b"not an image",)}, {"ratio": "7:5"}):
         with pytest.raises(errors.ClientError) as caught:
             await generate(**order)
@@ -144,7 +144,7 @@ async def test_a_missing_key_is_forbidden(gemini: Simulator, wire: httpx.AsyncCl
 async def test_a_closed_model_is_listed_and_answers_404(
     gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
 ) -> None:
-    """A model that serves only its earlier users is there for models.get, and not found for a call."""
+    """A model for earlier users only is found by models.get, but not by a call."""
     gemini.configure(closed=[MODEL])
     with pytest.raises(errors.ClientError) as caught:
         await generate(model=MODEL)
@@ -155,7 +155,7 @@ async def test_a_closed_model_is_listed_and_answers_404(
 async def test_a_retired_or_unknown_model_is_not_found(
     gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
 ) -> None:
-    """A retired model answers 404 NOT_FOUND to generateContent and models.get; its successor still works."""
+    """generateContent and models.get answer 404 NOT_FOUND; its successor still works."""
     gemini.configure(retired=[MODEL])
     for model in (MODEL, "gemini-0-never"):
         with pytest.raises(errors.ClientError) as caught:

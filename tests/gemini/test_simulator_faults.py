@@ -19,7 +19,7 @@ pytest_plugins = ["tests.support.simulated"]
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_every_429_reaches_the_caller_whole(gemini: Simulator, generate: Generate, shape: str) -> None:
-    """Whatever a 429's shape, its body is what `APIError.details` holds; of a list, its only element."""
+    """`APIError.details` is the body of the 429, in any form; of a list, its only element."""
     gemini.add_rule({"kind": "quota", "shape": shape, "period": "day", "limit": 7, "retry_seconds": 21.25})
     with pytest.raises(errors.ClientError) as caught:
         await generate()
@@ -68,7 +68,7 @@ async def test_a_blocked_prompt_has_no_candidates(gemini: Simulator, generate: G
 async def test_errors_carry_googles_status(
     gemini: Simulator, generate: Generate, code: int, status: str
 ) -> None:
-    """An injected error has the HTTP code and, unless told otherwise, Google's status name for it."""
+    """An injected error has the HTTP code and, by default, Google's status name for it."""
     gemini.add_rule({"kind": "error", "code": code})
     with pytest.raises(errors.APIError) as caught:
         await generate()

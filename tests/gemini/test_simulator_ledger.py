@@ -62,7 +62,7 @@ async def test_the_day_is_named_though_the_delay_is_short(gemini: Simulator, gen
 
 
 async def test_no_quota_at_all_hides_its_zero(gemini: Simulator, generate: Generate) -> None:
-    """A quota of zero has no quotaValue, names the free tier, and tells its zero in the text only."""
+    """A quota of zero has no quotaValue, names the free tier, and mentions zero only in the text."""
     gemini.configure(quotas={"*": 0})
     with pytest.raises(errors.ClientError) as caught:
         await generate()
@@ -74,7 +74,7 @@ async def test_no_quota_at_all_hides_its_zero(gemini: Simulator, generate: Gener
 async def test_calls_can_be_held_and_released(
     gemini: Simulator, generate: Generate, hand_clock: HandClock
 ) -> None:
-    """A held call stays open until release, so that a test can act while calls are under way."""
+    """A held call stays open until it is released, so that a test can act meanwhile."""
     gemini.add_rule({"kind": "image", "hold": True}, times=3)
     calls = [asyncio.create_task(generate(f"portrait {number}")) for number in range(3)]
     await settled(gemini, lambda ledger: ledger.outcomes() == {"open": 3})
@@ -130,7 +130,7 @@ def test_the_busiest_window_is_found() -> None:
     ],
 )
 def test_latencies_keep_to_their_range_and_repeat(latency: Latency, low: float, high: float) -> None:
-    """Every draw lies in the distribution's range, and the same seed draws the same."""
+    """Every value is in the distribution's range, and a seed repeats them."""
     draws = [latency.draw(random.Random(seed)) for seed in range(500)]
     assert low <= min(draws) <= max(draws) <= high
     assert draws == [latency.draw(random.Random(seed)) for seed in range(500)]

@@ -1,4 +1,4 @@
-"""The audit of the locked packages: what is known is told, and silence is never taken for good news."""
+"""The audit of the locked packages: known vulnerabilities are named, and silence is no good news."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_a_known_vulnerability_exits_with_1_and_is_named() -> None:
     ids=["unreachable", "down", "a page", "too few answers", "no answers", "nothing", "something else"],
 )
 async def test_nobody_to_ask(answer: Script) -> None:
-    """A database that cannot be asked, or does not answer every question, is exit code 2 and said aloud."""
+    """If the database gives no complete answer, the exit code is 2, and a message says so."""
     code, out, log, _ = await audit(answer)
     assert (code, out) == (2, "")
     assert log.startswith("NOT AUDITED: ")

@@ -47,7 +47,7 @@ def check_photos(folder: Path) -> None:
 
 
 def check_page(folder: Path) -> None:
-    """The page shows every photo, tells the reason of what is missing, and loads nothing from elsewhere."""
+    """The page shows every photo and the reason for each missing one, and loads nothing from elsewhere."""
     page = (folder / "index.html").read_text(encoding="utf-8")
     sources = set(re.findall(r'src="([^"]*)"', page))
     photos = {source for source in sources if not source.startswith("data:image/jpeg;base64,")}
@@ -94,13 +94,13 @@ def test_the_demo_shows_every_path_and_totals_its_runs(clone: Clone, demo: tuple
 
 @pytest.mark.slow
 def test_demo_pays_once(demo: tuple[int, str, str]) -> None:
-    """The simulator was paid for as many images as there are, and was asked for none of them again."""
+    """The simulator was paid exactly once for each image."""
     assert "24 images paid for, 24 kept, none asked for again once stored" in demo[1]
 
 
 @pytest.mark.slow
 def test_demo_stays_on_loopback(clone: Clone, demo: tuple[int, str, str]) -> None:
-    """No exported variable, proxy or line of `.env` was heeded: nobody called at the address they name."""
+    """No exported variable, proxy or line of `.env` is used: their addresses are not called."""
     assert demo[0] == 0
     assert clone.trap.sprung == 0
     with pytest.raises(StackError, match="not on loopback"):
@@ -170,7 +170,7 @@ def test_google_is_not_called_without_a_key_and_consent_to_the_price(
 
 
 def test_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where stdout is no terminal there are whole lines and nothing else."""
+    """Otherwise stdout has only whole lines."""
     from local.demo.progress import Progress
 
     progress = Progress(sys.stdout)
@@ -180,7 +180,7 @@ def test_bar_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_is_for_programs_only() -> None:
-    """Whoever watches the demo on a terminal sees no JSON; a pipe gets it as the last line."""
+    """A terminal shows no JSON; a pipe gets it as the last line."""
     from local.demo.progress import Progress
 
     controller, terminal = pty.openpty()

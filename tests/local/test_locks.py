@@ -1,4 +1,4 @@
-"""The locks: every package pinned with hashes, as its source has it, and from no index of anybody's own."""
+"""The locks: every package is pinned with hashes, as in its source, and no private index is used."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def source(lock: str) -> str:
 
 
 def brought_along(wanted: Iterable[Requirement]) -> set[str]:
-    """Everything that these need on this machine, as the installed packages themselves say it."""
+    """All dependencies of these packages on this machine, from the installed metadata."""
     seen: set[tuple[str, str]] = set()
     waiting = [(requirement.name, extra) for requirement in wanted for extra in ("", *requirement.extras)]
     while waiting:
@@ -75,7 +75,7 @@ def test_nothing_without_a_hash(lock: str) -> None:
     ],
 )
 def test_anything_else_is_noticed(tmp_path: Path, line: str) -> None:
-    """What is not a pinned package with hashes is refused when a lock is read."""
+    """A lock with any line but a pinned package with hashes is refused."""
     lock = tmp_path / "requirements.txt"
     lock.write_text(f"click==8.5.1 \\\n    {HASH}\n    # via flask\n{line}\n")
     with pytest.raises(ValueError, match=r"requirements\.txt: not a pinned package"):
@@ -92,7 +92,7 @@ def test_lock_agrees_with_its_source(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", INSTALLED)
 def test_lock_is_complete(lock: str) -> None:
-    """A lock has what its requirements bring along on this machine, and nothing that nobody asked for."""
+    """A lock has exactly the dependencies of its requirements on this machine."""
     needed = brought_along(direct(source(lock)))
     here = {
         package.name
@@ -104,7 +104,7 @@ def test_lock_is_complete(lock: str) -> None:
 
 @pytest.mark.parametrize("lock", INSTALLED)
 def test_tests_run_with_what_is_locked(lock: str) -> None:
-    """What is installed here is what is locked: what the tests saw is what is deployed."""
+    """The installed versions are the locked ones, so the tests see what is deployed."""
     for package in locked(ROOT / lock):
         if not package.marker:
             assert metadata.version(package.name) == package.version, package.name

@@ -49,7 +49,7 @@ time.sleep(600)
 
 @pytest.fixture
 def functions(stack: Stack) -> Iterator[None]:
-    """Two functions beside the project's own, gone after the test."""
+    """Two more functions, removed after the test."""
     stack.psql("""
         create function public.stack_kind(p_value jsonb) returns text
         language sql as 'select jsonb_typeof(p_value)';
@@ -187,7 +187,7 @@ OPENED = """
 
 
 def rights(stack: Stack) -> str:
-    """Who may do what, after lite was asked for rows: with the first ones it grants as it sees fit."""
+    """The rights of each role after the API server's first query, which sets its own grants."""
     for table in ("photo_generation_queue", "photo_generation_batches"):
         stack.supabase.call(f"/rest/v1/{table}?limit=1")
     return stack.psql(RIGHTS)
@@ -210,7 +210,7 @@ def test_rights_are_as_installed_after_every_start(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nobody_else_reads_what_the_stack_keeps(tmp_path: Path) -> None:
-    """Keys, passwords and logs are for their owner alone, also where an older stack left them open."""
+    """Only the owner can read keys, passwords and logs, even if an older stack left them open."""
     for name in ("lite.log", "kept.json.new", "postgres.log"):
         (tmp_path / name).touch(mode=0o644)
     tmp_path.chmod(0o755)
@@ -290,7 +290,7 @@ def test_wrong_sql_is_an_error_in_the_databases_words(stack: Stack) -> None:
 
 @pytest.mark.slow
 def test_guard_without_kernel(tmp_path: Path) -> None:
-    """Where the kernel cannot tell, a waiting shell ends the process when its owner is killed."""
+    """If the kernel cannot do it, a waiting shell ends the process when its owner is killed."""
     command = [sys.executable, "-c", GUARDED, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
         pids = pids_of(owner)

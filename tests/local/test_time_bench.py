@@ -14,7 +14,7 @@ from local.demo.simulation import ROOT
 
 @pytest.mark.slow
 async def test_no_run_outlives_its_invocation_nor_a_stop() -> None:
-    """Whatever hangs, no run answers late or is killed, nothing unsent is spent, and no job stays behind."""
+    """Whatever hangs: no answer is late, no unsent request spends an attempt, no job is left."""
     command = ["-m", "bench", "deadlines", "--runs", "20", "--at-a-time", "5", "--seed", "7"]
     process = await create_subprocess_exec(
         sys.executable, *command, cwd=ROOT, env=kept(), stdout=subprocess.PIPE, stderr=subprocess.PIPE

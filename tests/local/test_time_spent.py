@@ -33,14 +33,14 @@ def test_attempts_without_a_request(
 
 
 def test_what_an_earlier_claim_had_stored() -> None:
-    """The claim that completes a job is no attempt in vain, whether or not it sent a request itself."""
+    """The claim that completes a job counts, even without a request of its own."""
     jobs, claims = {"[3-0]": 7}, {7: [1.0, 9.0, 12.0]}
     assert unsent_attempts({7: 2}, claims, jobs, [CALL], {7}) == 0
     assert unsent_attempts({7: 3}, claims, jobs, [CALL], {7}) == 1
 
 
 def test_what_was_lost() -> None:
-    """Lost is what was paid for, is not kept, and was not given up by anyone."""
+    """Lost are images that were paid for, are not stored, and were not given up deliberately."""
     made = [replace(CALL, images=1, outcome="image")] * 3
     cut = [replace(CALL, images=1, outcome="cut"), replace(CALL, outcome="cut")]
     found = images([*made, *cut], kept=1, discarded=1, uploads_cut=1)

@@ -1,4 +1,4 @@
-"""`make up` prints commands that work as they stand, and leaves nothing running."""
+"""`make up` prints commands that work unchanged, and leaves nothing running."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytest_plugins = ("tests.support.clone",)
 
 
 def curl(command: str, variables: dict[str, str]) -> Any:
-    """What the curl command would answer, read as JSON; it knows the options that are printed."""
+    """The answer of a printed curl command, as JSON; supports only the printed options."""
     for name, value in variables.items():
         command = command.replace(f"${name}", value)
     words = shlex.split(command)
@@ -42,7 +42,7 @@ def curl(command: str, variables: dict[str, str]) -> Any:
 
 
 def read_guide(process: subprocess.Popen[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The variables that are set, and the commands by what is said of them."""
+    """The printed variables, and the commands by their descriptions."""
     assert process.stdout is not None
     variables, commands, words = {}, {}, ""
     for line in process.stdout:

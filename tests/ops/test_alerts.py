@@ -39,7 +39,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def filters(value: Any) -> list[str]:
-    """Every filter in a file, however deep."""
+    """Every filter in a file, at any depth."""
     if isinstance(value, dict):
         return [
             each for key, part in value.items() for each in ([part] if key == "filter" else filters(part))
@@ -133,7 +133,7 @@ def test_gcloud_takes_the_commands(tmp_path: Path) -> None:
 
 
 def trouble(db: Connection) -> dict[str, str]:
-    """What the page's query finds."""
+    """The rows of the page's query."""
     rows = db.execute(BLOCKS["sql watch"].encode()).fetchall()
     return {row["trouble"]: row["value"] for row in rows}
 

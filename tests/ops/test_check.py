@@ -218,7 +218,7 @@ async def test_photo_bucket_missing(site: Site) -> None:
 
 
 async def test_an_image_that_was_not_kept(site: Site) -> None:
-    """While runs pay for nothing since Storage refused an image, it is said which problem it was."""
+    """After Storage refused an image, check names the problem while runs pay for nothing."""
     facts = '{"bytes": 9, "mimeType": "image/png", "problem": "Storage answered 403"}'
     site.rows("select report_storage(false, %s::jsonb)", facts)
     found = (await look(site))["bucket"]
@@ -227,7 +227,7 @@ async def test_an_image_that_was_not_kept(site: Site) -> None:
 
 
 async def test_a_probe_that_proved_nothing(site: Site) -> None:
-    """Where Storage refused an image after a probe, it is said how not to wait for the next probe."""
+    """If Storage refused an image after a probe, check says how to skip the wait for the next one."""
     report = "select report_storage(%s, %s) -> 'storageRefused' as refused"
     refused = site.rows(report, False, Jsonb({"bytes": 9, "mimeType": "image/png"}))[0]["refused"]
     site.rows(report, True, Jsonb(refused))
@@ -238,7 +238,7 @@ async def test_a_probe_that_proved_nothing(site: Site) -> None:
 
 
 async def test_an_answer_that_nobody_knows_is_not_called_a_wrong_key(site: Site) -> None:
-    """Where Storage's place answers with a page, that is what is told; the key may be right."""
+    """If a page answers in the place of Storage, check says so; the key may be right."""
     async with FaultProxy(site.stack.url) as proxy:
         page = refusal("400 Bad Request", "<html><title>Maintenance</title></html>")
         proxy.inject(page, "GET /storage/v1/bucket/", times=10)
@@ -266,7 +266,7 @@ async def test_an_unreachable_gemini_says_nothing_about_the_key(
 
 
 async def test_default_model_retired(site: Site) -> None:
-    """The worker switches by itself: the successor, both prices, and how to agree or refuse are told."""
+    """The worker switches by itself: check names the successor, both prices, and how to decide otherwise."""
     site.gemini.configure(retired=[MODEL])
     found = (await look(site))["gemini"]
     assert found.state == "warning"
@@ -283,7 +283,7 @@ async def test_default_model_retired(site: Site) -> None:
     ],
 )
 async def test_retired_model_without_fallback(site: Site, settings: dict[str, str], why: str) -> None:
-    """Where the worker may not change over it stops: the reason, the successor and both prices are told."""
+    """If the worker may not switch, it stops: check names the reason, the successor and both prices."""
     site.gemini.configure(retired=[MODEL])
     found = (await look(site, **settings))["gemini"]
     assert found.state == "failed" and why in found.message
@@ -310,7 +310,7 @@ def test_settings_are_never_shown() -> None:
 
 
 async def test_the_functions_are_those_the_worker_calls(site: Site) -> None:
-    """What is looked for is what the database has, and holds all that the worker calls by name."""
+    """The list is the database's, and contains every function that the worker calls."""
     answer = await site.worker().queue.rpc("generation_schema_version", {})
     assert answer["version"] == SCHEMA_VERSION
     assert sorted(answer["functions"]) == sorted(FUNCTIONS)

@@ -65,7 +65,7 @@ async def test_what_was_opened_or_closed_is_told_and_install_puts_it_right(site:
 
 
 async def test_an_apps_own_policy_is_a_warning(site: Site) -> None:
-    """What the app added by itself may be meant: it is told, and does not fail the check."""
+    """It may be intended, so the check does not fail."""
     site.db.execute(OWN_POLICY)
     try:
         found = await access_finding(site.worker().queue, 10)

@@ -61,7 +61,7 @@ def google() -> Iterator[responses.RequestsMock]:
 async def look(
     google: responses.RequestsMock, service: dict[str, Any], max_runs: int | None = 3
 ) -> list[Finding]:
-    """The findings about a service that Cloud Run tells of."""
+    """The findings about a service as Cloud Run describes it."""
     google.get(ADDRESS, json=service)
     return deployed_findings(await read_service(NAME, ANONYMOUS), max_runs)
 
@@ -127,7 +127,7 @@ CASES: list[tuple[str, str, Change, str]] = [
 async def test_each_disease_has_its_fix(
     google: responses.RequestsMock, closed: dict[str, Any], name: str, state: str, change: Change, fix: str
 ) -> None:
-    """What does not fit is found where it belongs, with the command that fixes it; nothing else is blamed."""
+    """Each problem is one finding with the command that fixes it, and nothing else is reported."""
     ill = copy.deepcopy(closed)
     change(ill)
     found = [finding for finding in await look(google, ill) if finding.state != "ok"]
@@ -140,7 +140,7 @@ async def test_each_disease_has_its_fix(
 async def test_the_database_waits_ten_seconds_longer(
     google: responses.RequestsMock, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Where pg_net waits for the answer, a run of more than 240 s is found, and how to shorten it."""
+    """A run of more than 240 s is too long for pg_net; the finding says how to shorten it."""
     service = deployed_by_the_build(tmp_path_factory.mktemp("build"), "pg_cron")
     service["template"].update(timeout="245s")
     variable(service, "INVOCATION_TIMEOUT_SECONDS", "245")
@@ -165,7 +165,7 @@ async def test_clocks_that_nobody_could_use(google: responses.RequestsMock, clos
 
 
 async def test_the_gate_may_be_silent(google: responses.RequestsMock, closed: dict[str, Any]) -> None:
-    """Without the database the service is looked at all the same, and what was not compared is told."""
+    """Without the database the service is still checked, and check names what was not compared."""
     found = {finding.name: finding for finding in await look(google, closed, None)}
     assert found["instances"].state == "ok" and "not compared" in found["instances"].message
 
@@ -246,7 +246,7 @@ async def test_services_named_in_part(cli: CommandLine, arguments: list[str]) ->
 
 
 def test_numbers_are_those_of_the_files() -> None:
-    """The clocks' patience and the lease's length are told as the files set them."""
+    """The scheduler's patience and the lease's length are those of the files."""
     scheduler = (ROOT / "scheduler.yaml").read_text()
     assert f"--attempt-deadline: {CLOCK_SECONDS}s" in scheduler
     call = (ROOT / "sql" / "schedule" / "call.sql").read_text()

@@ -31,7 +31,7 @@ def test_nothing_to_say(gates: list[dict[str, object]]) -> None:
 
 
 def test_each_hold_has_its_fix() -> None:
-    """What holds the jobs is named with its numbers, and how to end it."""
+    """Check names what holds the jobs, its numbers, and how to end it."""
     capped = gate_finding(GATE | {"gates": [CAPPED]}, {MODEL})
     assert capped.state == "warning" and "$19.97 of $20.00" in capped.message
     assert str(capped.fix).endswith("gate set --dollars-per-day N")

@@ -1,4 +1,4 @@
-"""A variable under a name that nothing reads is told of: it would be ignored in silence."""
+"""A variable with a name that nothing reads is reported, since it would be silently ignored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENV = {
     ],
 )
 def test_a_misspelled_setting_is_told_with_the_name_that_was_meant(given: str, meant: str) -> None:
-    """Whoever misspells a setting learns that it is ignored, and how it is spelled."""
+    """The operator learns that it is ignored, and the right name."""
     (finding,) = misspelled_findings({**ENV, given: "a-value"})
     assert finding.state == "warning" and given in finding.message
     assert meant in str(finding.fix) and "a-value" not in str(finding)
@@ -54,7 +54,7 @@ def test_what_others_read_is_not_complained_of(given: str) -> None:
 
 
 async def test_check_tells_of_it_whether_or_not_the_settings_are_complete(cli: CommandLine) -> None:
-    """The key under a wrong name is named beside the missing one; where all is there it is a warning."""
+    """Beside the missing setting, or as a warning if nothing is missing."""
     missing = await cli.call("check", env={"SUPABASE_SERVICE_ROLE_KEY": None, "SUPABASE_SERVICE_KEY": "x"})
     assert missing.code == 2 and "SUPABASE_SERVICE_ROLE_KEY is not set" in missing.out
     assert "SUPABASE_SERVICE_KEY is set, but not used" in missing.out

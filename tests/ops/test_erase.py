@@ -1,4 +1,4 @@
-"""Erasing a user from Storage: everything in their folder, whenever it comes, and nothing of anybody else."""
+"""Erasing a user from Storage removes everything in their folder, even later uploads, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class SlowFor(Folders):
 
 
 async def test_an_erased_user(site: Site) -> None:
-    """Everything in the user's folder goes, also what comes later, and nothing of a user whose id begins the
-    same; after two looks past ten minutes nothing of the user is left anywhere."""
+    """Everything in the folder goes, even later uploads, and nothing of a user whose id begins the same;
+    after two sweeps later than ten minutes, nothing of the user is left."""
     worker = site.worker()
     await site.order("a", images=2)
     assert (await worker.run(RunRequest()))["completed"] == 1

@@ -65,7 +65,7 @@ STATE = """
 
 
 def state(site: Site) -> object:
-    """What the tables hold."""
+    """The contents of the tables."""
     (row,) = site.rows(STATE, MODEL)
     return row["state"]
 
@@ -141,7 +141,7 @@ async def enqueued(site: Site, queue: Queue, key: str | None) -> Mapping[str, An
     "fault", [pytest.param(fault, marks=() if fault in QUICK else pytest.mark.slow) for fault in FAULTS]
 )
 async def test_order_with_a_key(site: Site, fault: str) -> None:
-    """Under a key an order gets through whatever happens to its request, and is taken once."""
+    """With a key an order is accepted exactly once, whatever happens to its request."""
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(FAULTS[fault], rpc("enqueue_generation_batch"))
         answer = await enqueued(site, site.worker(SUPABASE_URL=proxy.url).queue, "key")
@@ -157,7 +157,7 @@ async def test_order_with_a_key(site: Site, fault: str) -> None:
 
 @pytest.mark.parametrize(("fault", "taken"), [(faults.answer_lost, 1), (faults.reset, 0)])
 async def test_order_without_a_key(site: Site, fault: Fault, taken: int) -> None:
-    """Without a key an order is sent once: the caller is told that it may or may not have been taken."""
+    """Without a key an order is sent once: the caller learns that it may or may not have been accepted."""
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(fault, rpc("enqueue_generation_batch"))
         with pytest.raises(QueueUnavailable):

@@ -1,4 +1,4 @@
-"""Each call of a sweep, disturbed: whatever happens to it, later sweeps remove what is left, and no photo."""
+"""Each call of a sweep fails in each way: later sweeps remove the rest, and never a photo with a row."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def strays(site: Site) -> str:
 
 
 async def erased_user(site: Site) -> None:
-    """An erased user of whom an object is left."""
+    """An erased user with one remaining object."""
     await site.service.rpc("erase_generation_user", {"p_user_id": "gone"}).execute()
     await put(site, "gone/b/1/0-a")
 

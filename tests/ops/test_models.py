@@ -1,4 +1,4 @@
-"""What an operator sees of the models: the warning before an announced end, rows, corrections."""
+"""What an operator sees of the models: the warning before an announced end, the rows, corrections."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENDS_SOON = f'update generation.models set "announcedEnd" = {SOON} where model =
 
 @pytest.mark.slow
 async def test_an_announced_end_is_warned_of_wherever_one_looks(cli: CommandLine, site: Site) -> None:
-    """Check, status as text and JSON, and metrics tell of the end of a model in use, a month before it."""
+    """Check, status (text and JSON) and metrics warn a month before the end of a model in use."""
     site.rows(ENDS_SOON, MODEL)
     await site.order("a")
     await site.run()

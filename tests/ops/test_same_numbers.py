@@ -1,4 +1,4 @@
-"""The numbers' faces: SQL, GET /status, GET /metrics and the status command say the same."""
+"""SQL, GET /status, GET /metrics and the status command show the same numbers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def parsed(text: str) -> Samples:
-    """Every sample by its name and labels; each is there once, its metric has help and a type."""
+    """Every sample by its name and labels; each occurs once, and its metric has help and a type."""
     families = list(text_string_to_metric_families(text))
     assert all(f.documentation and f.type == "gauge" and f.name.startswith("generation_") for f in families)
     found = [((s.name, frozenset(s.labels.items())), s.value) for f in families for s in f.samples]
@@ -70,7 +70,7 @@ def drawn(stats: Any) -> str:
 
 @pytest.fixture
 def busy(queue: Queue, clock: Clock) -> Queue:
-    """Some of everything: made, refused, failed, ready, put aside, under way, dead, a learned rate, a cap."""
+    """A queue with some of everything: made, refused, failed, ready, delayed, active and dead."""
     facts = {"period": "minute", "retryAfterSeconds": 30, "limit": 10}
     queue.call("report_rate_limit", p_model="model", p_epoch=None, p_facts=facts)
     queue.call("resume_generation")  # the end of the block: the seconds left of it go on by themselves
@@ -113,7 +113,7 @@ async def test_all_four_outputs_show_the_same_numbers(
 
 
 def test_metrics_name_the_version(queue: Queue) -> None:
-    """Whoever updates sees on a chart when which version of the worker answers."""
+    """A chart shows when an update took effect."""
     samples = parsed(metrics_text(queue.call("generation_queue_stats")).decode())
     assert sample(samples, "worker_info", version=__version__) == 1
 
@@ -178,7 +178,7 @@ def test_answers_are_as_described(busy: Queue, clock: Clock) -> None:
 
 
 async def test_why_the_last_run_could_not_work(queue: Queue, cli: CommandLine) -> None:
-    """What a person has to fix is in the numbers, in the text and on a terminal."""
+    """The problem is in the JSON, in the text and on a terminal."""
     problem = "The key is not valid."
     run = queue.run()
     queue.enqueue()
@@ -209,7 +209,7 @@ def test_an_empty_queue(queue: Queue) -> None:
 @pytest.mark.parametrize("path", ["/status", "/metrics"])
 @pytest.mark.usefixtures("db")
 def test_only_with_a_credential(served_queue: Function, path: str) -> None:
-    """Nobody sees the numbers without a credential, and nobody changes anything with them."""
+    """Without one, nobody sees the numbers; with the numbers' credential, nobody can change anything."""
     assert get(served_queue, path).status_code == 401
     assert get(served_queue, path, **{"X-Worker-Secret": "wrong-secret-0123456789"}).status_code == 401
     answer = httpx.post(served_queue.url + path, headers={"X-Worker-Secret": SECRET}, timeout=30)

@@ -30,7 +30,7 @@ RUNNING, PENDING, SUCCEEDED, FAILED, CANCELLED = 3, 4, 1, 2, 5
 
 @pytest.fixture
 def google() -> Iterator[responses.RequestsMock]:
-    """Answers what goes out through `requests`; a request that nobody expects fails."""
+    """Answers requests of `requests`; an unexpected one fails."""
     with responses.RequestsMock() as mock:
         yield mock
 
@@ -77,7 +77,7 @@ async def test_a_backlog_over_the_threshold_starts_one_execution(
 
 @pytest.mark.parametrize("status", [RUNNING, PENDING, 0])
 async def test_one_execution_at_a_time(site: Site, google: responses.RequestsMock, status: int) -> None:
-    """While one is under way, or Cloud Run does not say how it ended, no other is started."""
+    """While one is running, or its end is unknown, no other is started."""
     await site.order("one", "two", "three", "four")
     answer_job(google, {"name": "execution-1", "completionStatus": status})
     await call(site, **ON)
@@ -85,21 +85,21 @@ async def test_one_execution_at_a_time(site: Site, google: responses.RequestsMoc
 
 
 async def test_off_by_default(site: Site, google: responses.RequestsMock) -> None:
-    """Without the setting Cloud Run is never asked, however much is left."""
+    """Without the setting Cloud Run is never called."""
     await site.order("one", "two", "three", "four")
     await call(site, MAX_JOBS="1", DRAIN_JOB_BACKLOG="1")
     assert len(google.calls) == 0
 
 
 async def test_not_below_the_threshold(site: Site, google: responses.RequestsMock) -> None:
-    """As many jobs as the threshold are left to the clock."""
+    """Exactly the threshold starts no job."""
     await site.order("one", "two", "three")
     await call(site, **ON)
     assert len(google.calls) == 0
 
 
 async def test_an_idle_run_asks_nobody(site: Site, google: responses.RequestsMock) -> None:
-    """A run that empties the queue, or has no time left, asks neither Cloud Run nor the database."""
+    """A run that empties the queue, or has no time left, calls neither Cloud Run nor the database."""
     worker = site.worker(**ON)
     asked = []
 

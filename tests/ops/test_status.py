@@ -1,4 +1,4 @@
-"""`python -m worker status`: the verdict comes first, nothing contradicts, and an outage is told."""
+"""`python -m worker status`: the verdict first, no contradictions, and outages are reported."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_the_text_says_the_verdict_first(cli: CommandLine, site: Site) -> 
 
 @pytest.mark.parametrize("state", ["nothing", "waiting", "rate_limited", "processing"])
 def test_only_what_waits_has_a_next_try(queue: Queue, clock: Clock, state: str) -> None:
-    """A time stands only beside jobs that wait for it: never "waiting 0, next in 62 s"."""
+    """A time is shown only for waiting jobs, never as "waiting 0, next in 62 s"."""
     if state != "nothing":
         job = queue.claimed()
         if state != "processing":
@@ -81,7 +81,7 @@ def test_an_outage_is_shown_over_the_last_numbers(queue: Queue) -> None:
 
 
 async def test_watch_goes_on_after_an_outage(cli: CommandLine, site: Site) -> None:
-    """An outage in the night ends no watch: it is told, and the numbers go on when the database is back."""
+    """An outage is reported and does not end the command."""
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(faults.reset, rpc("generation_queue_stats"), times=4)
         arguments = ("status", "--watch", "--json", "--every-seconds", "0.1")

@@ -1,4 +1,4 @@
-"""The sweep against real Storage: it removes what no row tells of, and never anything that has one."""
+"""The sweep, on real Storage: it removes objects without a row, and never one with a row."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_strays_go_and_photos_stay(site: Site) -> None:
 
 
 async def test_a_job_that_may_go_on_is_not_looked_at(site: Site) -> None:
-    """A stored object of a job that waits, or has ended just now, may yet be recorded: it is left alone."""
+    """An object of a waiting or just ended job may still be recorded, so it stays."""
     worker = site.worker()
     waiting = await claimed(site, worker)
     paths = {await put(site, f"{waiting.folder}/{named(0, b'a')}")}
@@ -59,7 +59,7 @@ async def test_a_job_that_may_go_on_is_not_looked_at(site: Site) -> None:
 
 
 async def test_a_late_upload_after_cancelling(site: Site) -> None:
-    """What a worker stores for a cancelled order and dies before removing is found by the sweep."""
+    """The sweep finds an image that a worker stored for a cancelled order before it died."""
     site.gemini.add_rule(HELD)
     (job_id,) = await site.order("a")
     async with Proxy(site.stack.url) as proxy:

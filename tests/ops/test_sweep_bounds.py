@@ -1,4 +1,4 @@
-"""A sweep is bounded in jobs and time, and what fails or is left over is done by the next one."""
+"""A sweep is limited in jobs and time; the next one does what failed or is left."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytest_plugins = ("tests.support.runs",)
 
 
 async def test_bounded_by_jobs(site: Site) -> None:
-    """A sweep looks into no more folders than it is told to, and says that there is more."""
+    """A sweep checks at most the given number of folders, and says that there are more."""
     jobs = [await failed(site) for _ in range(3)]
     for job in jobs:
         await put(site, f"{job.folder}/{named(0, b'a')}")
@@ -40,7 +40,7 @@ async def test_bounded_by_time(site: Site) -> None:
 
 
 async def test_a_stopped_worker_begins_nothing(site: Site) -> None:
-    """A worker that has been told to end does not take jobs to sweep."""
+    """A stopped worker takes no jobs to sweep."""
     await failed(site)
     worker = site.worker()
     worker.stop()
@@ -63,7 +63,7 @@ async def test_storage_that_fails_is_tried_again(site: Site) -> None:
 
 
 async def test_a_removal_whose_answer_is_lost(site: Site) -> None:
-    """Where Storage removed the objects and its answer got lost, the next sweep finds nothing left."""
+    """The next sweep finds nothing left."""
     job = await failed(site)
     await put(site, f"{job.folder}/{named(0, b'a')}")
     async with Proxy(site.stack.url) as proxy:
@@ -76,7 +76,7 @@ async def test_a_removal_whose_answer_is_lost(site: Site) -> None:
 
 
 def test_a_sweep_is_over_long_before_a_retry_may_begin() -> None:
-    """The database keeps retried jobs back for three times as long as a sweep can take."""
+    """The database delays retried jobs for three times the longest sweep."""
     assert SWEEP_SECONDS * 3 <= 180
 
 
@@ -92,7 +92,7 @@ class Noted(Folders):
 
 
 async def test_no_call_may_outlive_the_sweep(site: Site) -> None:
-    """Each call to Storage gets the time that is left, less what settling takes, and 20 s at most."""
+    """Each call to Storage gets the remaining time minus that of the settle, and at most 20 s."""
     for seconds, expected in ((8.0, 4.0), (20.0, 15.0), (60.0, 20.0)):
         await failed(site)
         worker = site.worker()

@@ -27,7 +27,7 @@ def misconfigured(queue: Queue) -> str:
 
 
 def told(queue: Queue) -> dict[str, Any]:
-    """What page, metrics and alerts say of the last run."""
+    """What dashboard, metrics and alerts say about the last run."""
     stats = queue.call("generation_queue_stats")
     return {
         "page": health(stats).level == "trouble",
@@ -60,7 +60,7 @@ def test_a_storage_that_keeps_no_image_is_trouble(queue: Queue) -> None:
 
 
 def test_a_run_that_may_not_start_ends_no_trouble(queue: Queue, clock: Clock) -> None:
-    """While a job waits for what was wrong, a run that a pause keeps from trying it proves nothing."""
+    """While a job waits for the problem to be fixed, a paused run proves nothing."""
     batch = misconfigured(queue)
     queue.call("pause_generation")
     clock.advance(60)
@@ -73,7 +73,7 @@ def test_a_run_that_may_not_start_ends_no_trouble(queue: Queue, clock: Clock) ->
 
 
 def test_a_job_under_way_keeps_the_trouble(queue: Queue, clock: Clock) -> None:
-    """A run that comes while another tries the job again proves nothing; what that one finds is told."""
+    """While another run tries the job, a second run proves nothing; the first one's result counts."""
     misconfigured(queue)
     clock.advance(60)
     again = queue.run()
@@ -105,7 +105,7 @@ def test_a_job_that_waits_for_storage_keeps_the_trouble(queue: Queue, clock: Clo
 
 
 def test_what_a_run_reported_is_over_once_no_job_waits_for_it(queue: Queue, clock: Clock) -> None:
-    """What a run that went on reported, such as a missing bucket, is told while a job waits, not after."""
+    """A reported problem, such as a missing bucket, is shown only while a job waits for it."""
     queue.open_gate()
     batch = queue.enqueue()["batchId"]
     run = queue.run()
@@ -135,7 +135,7 @@ def test_an_idle_run_writes_only_what_is_news(queue: Queue, clock: Clock, reason
 
 
 def test_a_run_that_worked_leaves_one_row(queue: Queue) -> None:
-    """The first run ever, which works and then finds nothing more, is one run on the page and not two."""
+    """The first run ever works and then finds nothing more: the dashboard shows one run, not two."""
     queue.open_gate().enqueue()
     run = queue.run()
     (job,) = run.claim()

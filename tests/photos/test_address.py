@@ -139,12 +139,12 @@ def test_addresses_next_to_special_networks_are_public(ip: str) -> None:
     ["", "example.com", "1.1.1", "01.1.1.1", "1.1.1.1 ", "0x1010101", "16843009", "[::1]", "2606::1%eth0"],
 )
 def test_not_an_address(ip: str) -> None:
-    """What is no canonical address, or carries a zone, is not public."""
+    """Anything but a canonical address without a zone is not public."""
     assert not is_public(ip)
 
 
 def test_signed_urls_stay_untold() -> None:
-    """Neither `repr` nor `shown` nor a message tells query, fragment, user or password."""
+    """Neither `repr` nor `shown` nor a message contains query, fragment, user or password."""
     parsed = parse_photo_url("https://example.com/a/b/photo.jpg?token=SECRET#SECRET")
     assert parsed.shown == "example.com/…/photo.jpg"
     assert "SECRET" not in repr(parsed)
@@ -158,13 +158,13 @@ def test_signed_urls_stay_untold() -> None:
 
 @given(st.text())
 def test_shown_is_short_and_printable(reference: str) -> None:
-    """What a message shows of any reference is printable and at most 80 characters."""
+    """A message shows any reference in at most 80 printable characters."""
     assert len(show(reference)) <= 80
     assert show(reference).isprintable()
 
 
 def test_url_or_storage_reference() -> None:
-    """A reference with a scheme is a URL, everything else lies in a bucket."""
+    """A reference with a scheme is a URL; any other is a path in a bucket."""
     assert all(map(is_url, ("https://example.com/a", "HTTP://x", "data:image/png;base64,")))
     assert not any(map(is_url, ("uploads/user/a.jpg", "//example.com/a", "")))
 

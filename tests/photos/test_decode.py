@@ -47,12 +47,12 @@ WHOLE = {
 
 
 def prepared(data: bytes, limits: Limits = USUAL, memory: int = MEMORY) -> Prepared:
-    """What becomes of a file."""
+    """The prepared photo of a file."""
     return Source(kind_of(data), data, limits, memory).prepare()
 
 
 def picture(made: Prepared) -> Image.Image:
-    """The prepared photo, decoded by itself."""
+    """The prepared photo, decoded."""
     image = Image.open(io.BytesIO(made.data), formats=(made.mime_type.removeprefix("image/").upper(),))
     image.load()
     assert image.size == (made.width, made.height)
@@ -163,7 +163,7 @@ def test_off_converts_a_photo_with_another_color_profile(kind: str) -> None:
 
 
 def test_off_keeps_how_a_jpeg_stores_its_colors_and_nothing_else_of_that_segment() -> None:
-    """Adobe's segment tells RGB from YCbCr; what a program has added to it goes."""
+    """Adobe's segment distinguishes RGB from YCbCr; anything that a program added to it is removed."""
     plain = saved(marked(), "JPEG", keep_rgb=True)
     at = plain.index(b"\xff\xee\x00\x0eAdobe")
     text = SECRET.encode()
@@ -190,7 +190,7 @@ def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
 @example(width=3600, height=200, edge=2048)
 @example(width=5000, height=1, edge=2048)
 def test_a_larger_photo_gets_nine_tenths_of_the_edge_or_more(width: int, height: int, edge: int) -> None:
-    """Never more than all of it; a smaller photo keeps its size."""
+    """Never more than the edge; a smaller photo keeps its size."""
     made = prepared(saved(Image.new("L", (width, height), 90), "JPEG"), Limits(edge, 5_000_000))
     if max(width, height) <= edge:
         assert (made.width, made.height) == (width, height)

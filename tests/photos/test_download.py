@@ -1,4 +1,4 @@
-"""Fetching from an untrusted host: real TLS to a loopback server that stands at a public-looking address."""
+"""Downloads from an untrusted host: real TLS to a loopback server with an address that looks public."""
 
 import asyncio
 import gzip
@@ -60,7 +60,7 @@ async def test_a_photo_is_read_from_the_checked_address_under_the_hosts_name(wor
     [(photo("PNG"), "text/html", "image/png"), (photo("WEBP"), "image/jpeg", "image/webp")],
 )
 async def test_type_from_bytes(world: World, body: bytes, content_type: str, mime_type: str) -> None:
-    """The type is read from the bytes, whatever the header and the name say."""
+    """The header and the name do not count."""
     world.host.answers["/album/me.jpg"] = reply(body, content_type=content_type)
     assert (await world.fetch()).mime_type == mime_type
 
@@ -216,7 +216,7 @@ async def test_only_public_certificate_authorities_are_trusted(authority: Author
 async def test_a_host_cannot_make_us_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: str, group: str | None, taken: bool
 ) -> None:
-    """Curves are taken as hosts have them; fields, of which large ones keep the loop for 200 ms, are not."""
+    """Any curve is accepted, but no finite field: a large one would block the loop for 200 ms."""
     authority = Authority(tmp_path)
     if group:
         authority.server.set_ecdh_curve(group)
@@ -240,7 +240,7 @@ async def test_a_host_cannot_make_us_compute(
 
 
 def test_a_host_is_offered_no_expensive_cipher() -> None:
-    """In TLS 1.2 hosts choose the numbers of Diffie-Hellman themselves; renegotiation begins all anew."""
+    """In TLS 1.2 the host chooses the Diffie-Hellman parameters, and renegotiation repeats the handshake."""
     for tls in public_tls():
         assert {each["kea"] for each in tls.get_ciphers()} <= {"kx-ecdhe", "kx-any"}
         assert tls.options & ssl.OP_NO_RENEGOTIATION

@@ -58,7 +58,7 @@ def fetcher(bucket: Bucket, web: PhotoDownload | None = None, **limits: Any) -> 
 
 
 async def settled(*tasks: asyncio.Task[Any]) -> None:
-    """Wait until all are done, whatever came of them."""
+    """Wait until all are done, with any result."""
     await asyncio.wait_for(asyncio.wait(tasks), 5)
 
 
@@ -71,7 +71,7 @@ async def test_a_photo_from_storage_has_a_size_limit_and_its_type_from_its_bytes
 
 @pytest.mark.parametrize("start", [b"", b"<?xml ?>"])
 async def test_a_file_of_spaces_costs_no_time(start: bytes) -> None:
-    """Telling what a file is keeps the event loop, which is everybody's, for some milliseconds at most."""
+    """Detecting a file's type takes at most some milliseconds of the shared event loop."""
     bucket = Bucket(spaces=start.ljust(MAX_PHOTO_BYTES))
     began = time.thread_time()
     with pytest.raises(BadInput, match="not a photo"):
@@ -102,7 +102,7 @@ async def test_a_reference_that_can_never_be_a_photo_is_bad_input(reference: str
 
 
 async def test_a_large_photo_is_read_with_memory_for_the_largest() -> None:
-    """It is asked for twice: most photos are small, and the memory for the largest would let few be read."""
+    """It is requested twice, since reserving the largest size for every photo would allow only a few."""
     bucket = Bucket(large=PNG + bytes(USUAL_BYTES))
     photo = await fetcher(bucket).fetch(f"uploads/{USER}/large", USER)
     assert len(photo.data) == len(PNG) + USUAL_BYTES

@@ -1,4 +1,4 @@
-"""Nobody has another person's private photo read by naming its path, whichever way the order comes in."""
+"""Nobody can read another user's private photo by naming its path, whichever way the order comes in."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ async def test_a_body_is_not_taken_beyond_the_limit(world: World, answer: Answer
 
 @pytest.mark.parametrize("kind", ["text/html", "image/gif", "application/zip", "nonsense"])
 async def test_a_photo_is_one_whatever_its_header_says(world: World, kind: str) -> None:
-    """A photo with something behind it is still a photo, whatever name and type it is given."""
+    """Bytes after the end, a wrong name and a wrong type do not matter."""
     for name, (data, code) in FILES.items():
         if code is None and len(data) < MAX_BYTES:
             world.host.answers["/album/me.jpg"] = reply(data, content_type=kind)
@@ -100,7 +100,7 @@ async def test_a_photo_is_one_whatever_its_header_says(world: World, kind: str) 
 
 
 async def test_bad_photos_fail_alone(site: Site) -> None:
-    """A job whose file is no photo fails at once, naming file and reason; those beside it are made."""
+    """A job whose file is no photo fails at once with file and reason; the others are made."""
     jobs = {}
     for name, (data, _) in FILES.items():
         (jobs[name],) = await site.order(name, photo=await site.upload(name, data, "image/jpeg"))

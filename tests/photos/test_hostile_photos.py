@@ -1,4 +1,4 @@
-"""Nothing that a customer names makes us reach into the network around us, or into somebody else's folder."""
+"""Nothing that a customer names makes the worker reach into its own network or another user's folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BUCKET = "training-photos"
 
 
 def test_the_tables_are_large_enough() -> None:
-    """The tables hold at least 60 URLs, addresses and references each, no line twice."""
+    """Each has at least 60 different lines."""
     for table in (URLS, ADDRESSES, [*references(), *UNSEEN_OR_LONG]):
         assert len(set(table)) == len(table) >= 60
 
@@ -87,7 +87,7 @@ async def test_no_hostile_address_is_connected_to(address: str, others: list[str
 
 
 async def test_a_server_inside_gets_no_byte(authority: Authority) -> None:
-    """Servers that really listen on loopback are never connected to, whatever name leads to them."""
+    """Real servers on loopback are never connected to, whatever name leads to them."""
     with socket.create_server(("127.0.0.1", 0)) as inside:
         inside.settimeout(0)
         port = inside.getsockname()[1]

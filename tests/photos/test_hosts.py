@@ -1,6 +1,6 @@
-"""What photo hosts do in the field, and what becomes of an order's photo: real TLS to a host on loopback.
+"""How photo hosts behave in practice, and what happens to an order's photo: real TLS to a host on loopback.
 
-The answers are those that people reported of S3, R2, Google, Azure, Supabase, Cloudinary and share links.
+The answers are those that users reported from S3, R2, Google, Azure, Supabase, Cloudinary and share links.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ASCTIME = "Wed Oct 21 07:28:00 2026"
 
 
 async def test_silent_ipv6_addresses_do_not_hide_a_working_ipv4(authority: Authority) -> None:
-    """Five addresses that never answer cost a photo a moment, not the time it has; none is left behind."""
+    """Five addresses that never answer cost a fraction of a second; no connection is left open."""
     async with running(authority, network={"silent": DEAD}) as world:
         world.names.table[HOST] = [[*DEAD, ADDRESS]]
         assert (await world.fetch()).data == JPEG
@@ -46,7 +46,7 @@ async def test_silent_ipv6_addresses_do_not_hide_a_working_ipv4(authority: Autho
 
 
 async def test_an_address_that_refuses_is_followed_at_once(authority: Authority) -> None:
-    """No moment is waited after a refusal, and of many addresses a few are tried."""
+    """A refusal causes no wait, and only a few of many addresses are tried."""
     many = [*DEAD, ADDRESS, *(f"93.184.216.{number}" for number in range(40, 90))]
     async with running(authority, network={"dead": many}) as world:
         world.names.table[HOST] = [many]
@@ -57,7 +57,7 @@ async def test_an_address_that_refuses_is_followed_at_once(authority: Authority)
 
 
 async def test_every_address_is_checked_before_any_is_dialed(world: World) -> None:
-    """The last of many addresses is private: nobody is connected to, whichever would have answered first."""
+    """If one of many addresses is private, none is connected to."""
     world.names.table[HOST] = [[*DEAD, ADDRESS, *(f"93.184.216.{n}" for n in range(40, 90)), "10.0.0.1"]]
     assert all(is_public(address) for address in world.names.table[HOST][0][:-1])
     assert (await world.failure()).code == "photo_host_unknown"
@@ -168,7 +168,7 @@ async def test_a_photo_that_is_not_ready_is_asked_for_again(world: World, status
 async def test_a_date_to_come_back_counts_from_the_hosts_own_clock(
     world: World, headers: dict[str, Any], seconds: float | None
 ) -> None:
-    """`Retry-After` as a date is the difference to the answer's `Date`, whatever our clock says."""
+    """A date in `Retry-After` is compared with the answer's `Date`, not with our clock."""
     world.host.answers["/album/me.jpg"] = reply(status=503, **headers)
     failure = await world.failure()
     assert isinstance(failure, Transient)
@@ -187,7 +187,7 @@ async def test_a_date_to_come_back_counts_from_the_hosts_own_clock(
     ],
 )
 async def test_a_web_page_is_called_a_web_page(world: World, body: bytes) -> None:
-    """Whoever ordered with a share link reads what is wrong with it, and which photo it was."""
+    """A customer who sent a share link learns what is wrong, and with which photo."""
     world.host.answers["/album/me.jpg"] = reply(body, content_type="image/jpeg")
     failure = await world.failure()
     assert (type(failure), failure.code) == (BadInput, "photo_not_an_image")
@@ -237,7 +237,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("name", EXPIRED)
 async def test_an_expired_link_is_called_expired(world: World, name: str) -> None:
-    """A signed link whose time is over is told as such, by whichever host, and its signature never."""
+    """For every known host; the message does not contain the signature."""
     status, body = EXPIRED[name]
     world.host.answers["/album/me.jpg"] = reply(body.encode(), status=status)
     failure = await world.failure(f"https://{HOST}/album/me.jpg?sig=SECRET&se=2026-08-06")
@@ -248,7 +248,7 @@ async def test_an_expired_link_is_called_expired(world: World, name: str) -> Non
 
 @pytest.mark.parametrize("name", FORBIDDEN)
 async def test_a_link_that_is_wrong_is_not_called_expired(world: World, name: str) -> None:
-    """Only a host that says so has an expired link; of its words nothing is told."""
+    """Only the host's own statement counts, and it is not quoted."""
     status, body, code = FORBIDDEN[name]
     world.host.answers["/album/me.jpg"] = reply(body.encode(), status=status)
     failure = await world.failure(f"https://{HOST}/album/me.jpg?sig=SECRET&se=2026-08-06")
@@ -259,7 +259,7 @@ async def test_a_link_that_is_wrong_is_not_called_expired(world: World, name: st
 async def test_a_refusal_that_never_ends_is_still_a_refusal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host that drips the reason for its refusal does not keep the photo's turn."""
+    """A host that drips its reason does not delay the photo."""
     monkeypatch.setattr(download, "_REASON_SECONDS", 0.05)
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -274,7 +274,7 @@ async def test_a_refusal_that_never_ends_is_still_a_refusal(
 
 
 async def test_every_refusal_names_the_photo(world: World) -> None:
-    """Of an order's many photos it is told which one is meant, also where its host is the trouble."""
+    """So that the customer knows which of many photos is meant."""
     world.names.table[HOST] = [["10.0.0.1"]]
     assert (await world.failure()).message.startswith(
         f"{HOST}/…/me.jpg: the host {HOST} was not found on the public internet"
@@ -291,7 +291,7 @@ async def test_hosts_are_told_whom_to_write_to(authority: Authority, contact: st
 
 
 def test_the_contact_is_a_setting() -> None:
-    """`PHOTO_CONTACT` reaches the photo fetcher; what cannot stand in a header is refused at the start."""
+    """`PHOTO_CONTACT` reaches the photo host; a value that is invalid in a header is refused at the start."""
     base = {
         "SUPABASE_URL": "https://abc.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_x",

@@ -34,7 +34,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", MIME_TYPES)
 def test_type_and_size_are_those_of_the_bytes(kind: str) -> None:
-    """What an encoder wrote has its type, and its size in pixels."""
+    """For every format that an encoder writes."""
     assert inspect(SAMPLES[kind]) == ImageInfo(MIME_TYPES[kind], 64, 48)
 
 
@@ -95,7 +95,7 @@ def test_fifty_megapixels_pass() -> None:
     patch=st.binary(max_size=8),
 )
 def test_a_damaged_image_raises_nothing_but_value_error(kind: str, cut: int, at: int, patch: bytes) -> None:
-    """A damaged image is read or refused with ValueError, whatever is broken about it."""
+    """Or it can still be read."""
     data = SAMPLES[kind][:cut]
     try:
         info = inspect(data[:at] + patch + data[at + len(patch) :])

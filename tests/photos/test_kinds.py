@@ -1,4 +1,4 @@
-"""What is read of a photo before it is decoded."""
+"""What is read from a photo before it is decoded."""
 
 import struct
 import time

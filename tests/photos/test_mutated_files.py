@@ -26,7 +26,7 @@ Prepare = Callable[[bytes], Photo]
 
 @pytest.fixture(scope="module")
 def prepare() -> Iterator[Prepare]:
-    """Prepares photos as a worker does, one after the other."""
+    """Prepares photos one after the other, as a worker does."""
     preparer = PhotoPreparer(EDGE, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))

@@ -20,7 +20,7 @@ class WatchedPhoto(Photo):
 
 
 class Source:
-    """Fetches when its gate is open; fails with what `failures` holds, else has a photo of `size` bytes."""
+    """Fetches when its gate is open; raises the error in `failures`, or returns a photo of `size` bytes."""
 
     def __init__(self, size: int = 100) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -33,7 +33,7 @@ class Source:
         self._given: list[weakref.ref[Photo]] = []
 
     async def kept_bytes(self) -> int:
-        """Of the photos that somebody still has."""
+        """The bytes of photos that are still referenced."""
         await all_settled()
         photos = [given() for given in self._given]
         return sum(len(photo.data) for photo in photos if photo)
@@ -76,7 +76,7 @@ def memory() -> PhotoMemory:
 
 
 async def fetch(run: RunPhotos, *references: str, user: str = USER) -> list[Photo]:
-    """What a job of that user would get, from beginning to end."""
+    """What a user's job gets, from reserving to releasing."""
     async with run.hold(references, user) as held:
         return list(await asyncio.gather(*(held.fetch(reference) for reference in references)))
 
@@ -107,7 +107,7 @@ async def test_a_photo_is_fetched_once_for_all_jobs_and_runs_of_its_user(
 
 
 async def test_a_run_never_gets_a_photo_older_than_itself(memory: PhotoMemory, source: Source) -> None:
-    """Its user may have replaced it before ordering. Who holds the older one keeps it."""
+    """The user may have replaced it before ordering. A job that holds the older one keeps it."""
     earlier = memory.open(source)
     async with earlier.hold(["a"], USER) as held:
         old = await held.fetch("a")
@@ -132,7 +132,7 @@ async def test_photos_are_forgotten_with_the_last_run_that_may_use_them(
 
 
 async def test_a_job_waits_until_its_photos_fit(memory: PhotoMemory, source: Source) -> None:
-    """Room for the largest photos is kept until their sizes are known; then the rest is others'."""
+    """The largest size is reserved until the real sizes are known; then the rest is free for others."""
     run = memory.open(source)
     source.gate.clear()
     jobs = [asyncio.create_task(fetch(run, name, user=f"user-{name}")) for name in "abcde"]
@@ -154,7 +154,7 @@ async def test_one_user_fills_no_more_than_half(memory: PhotoMemory, source: Sou
 
 
 async def test_the_largest_order_leaves_memory_for_another_users_largest_order(source: Source) -> None:
-    """Jobs whose photos take minutes make no job of another user wait, however many photos it has."""
+    """Jobs whose photos take minutes do not delay another user's job, however many photos it has."""
     run = PhotoMemory(PHOTO_BYTES, Clock()).open(source)
     source.gate.clear()
     attack = [
@@ -180,7 +180,7 @@ async def test_unused_photos_make_room_the_least_recently_used_first(source: Sou
 
 
 async def test_a_cancelled_waiter_leaves_the_others(memory: PhotoMemory, source: Source) -> None:
-    """Who stops waiting takes nothing from those who still wait, not even the one who asked first."""
+    """Others keep waiting, even if the first one is cancelled."""
     source.gate.clear()
     async with (
         memory.open(source).hold(["a"], USER) as held,
@@ -235,7 +235,7 @@ async def test_every_waiting_job_learns_of_a_failed_fetch(
 
 
 async def test_jobs_cancelled_at_any_moment_leave_nothing_behind(source: Source) -> None:
-    """Whatever is cancelled whenever: in the end no photo is kept, and there is all the room there was."""
+    """In the end no photo is held, and all memory is free."""
     memory = PhotoMemory(4 * MAX_PREPARED_BYTES, Clock())
     run = memory.open(source)
     for moment in range(12):

@@ -32,7 +32,7 @@ async def preparer() -> AsyncIterator[PhotoPreparer]:
 
 
 def photo(name: str) -> bytes:
-    """A photo of its own: what is behind the end of a JPEG makes it another file."""
+    """A unique photo: bytes after the JPEG's end make it another file."""
     return saved(marked(), "JPEG") + name.encode()
 
 
@@ -85,7 +85,7 @@ async def test_what_was_prepared_last_is_kept_up_to_a_number_of_bytes(
 async def test_a_file_that_takes_too_long_is_cut_and_refused_once_for_all(
     preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another user's photo is prepared meanwhile; the same file is not tried again."""
+    """Another user's photo is prepared meanwhile; the same file is not decoded again."""
     monkeypatch.setattr("worker.photos.prepare.CPU_SECONDS", 1)
     hostile = endless()
     slow = asyncio.create_task(preparer.prepare(hostile, "attacker", "slow.jpg"))

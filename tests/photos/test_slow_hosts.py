@@ -1,4 +1,4 @@
-"""Photo hosts that attack the event loop, which every run shares: none of them delays anybody else."""
+"""Photo hosts that attack the event loop, which all runs share, delay no other user."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def sends(*pieces: bytes, again: bytes = b"", pause_seconds: float = 0.0) -> Ans
 
 @pytest.fixture
 async def hasty(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    """A world in which a host that is silent for a moment is late."""
+    """A world in which a host times out quickly."""
     monkeypatch.setattr(photo_stream, "FIRST_BYTE_SECONDS", SILENT)
     monkeypatch.setattr(photo_stream, "RATE_SECONDS", SILENT)
     async with running(authority) as world:
@@ -91,7 +91,7 @@ async def hasty(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     ],
 )
 async def test_an_answer_without_end_is_refused(world: World, answer: Answer, said: str) -> None:
-    """What costs a parser more than it brings is refused long before the photo's time is over."""
+    """Answers that cost more parsing than they contain are refused long before the photo's timeout."""
     world.host.answers["/album/me.jpg"] = answer
     failure = await asyncio.wait_for(world.failure(), 5)
     assert isinstance(failure, BadInput)
@@ -101,7 +101,7 @@ async def test_an_answer_without_end_is_refused(world: World, answer: Answer, sa
 
 
 class Steps:
-    """What h11 is given and parses in one step of the event loop, at most, of one connection."""
+    """The most that h11 gets and parses in one step of the event loop, for one connection."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.number = 0
@@ -159,7 +159,7 @@ async def test_a_step_of_the_loop_is_short(
 
 
 async def test_encryption_alone_is_refused(tmp_path: Path) -> None:
-    """A host that sends session tickets, each of which TLS works for, instead of a photo is cut short."""
+    """A host that sends TLS session tickets instead of a photo is cut off."""
     authority = Authority(tmp_path)
     authority.server.num_tickets = 1000
     async with running(authority) as world:
@@ -247,7 +247,7 @@ async def test_a_host_that_keeps_its_pace_has_its_time(hasty: World) -> None:
 async def test_a_host_that_cannot_be_connected_to_is_not_dialed_again(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that nobody accepts costs a user its time once."""
+    """A connection timeout costs a user the time only once."""
     monkeypatch.setattr(download, "_CONNECT_SECONDS", SILENT)
     async with running(authority, network={"silent": [ADDRESS]}) as world:
         for _ in range(3):
@@ -293,7 +293,7 @@ def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Silence]:
 
 
 async def test_silent_dns_servers_delay_no_other_lookup(silence: Silence) -> None:
-    """While a user's 14 names are looked up in vain, what the loop itself looks up is found at once."""
+    """While 14 lookups of a user hang, the loop's own lookups succeed at once."""
     lookups = Lookups(resolve)
     names = [f"silent{number}.example.com" for number in range(14)]
     tasks = [asyncio.create_task(lookups.addresses(name, "user")) for name in names]
@@ -326,7 +326,7 @@ async def test_a_lookup_counts_until_its_thread_ends(silence: Silence) -> None:
 
 
 async def test_a_lookup_without_a_thread_is_a_failed_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the process may start no more threads the photo is tried again later, and the run goes on."""
+    """If no thread can be started, the photo is retried later, and the run continues."""
 
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -365,7 +365,7 @@ async def test_a_host_with_thousands_of_addresses_is_checked_once(
 
 
 def test_a_process_ends_while_a_lookup_hangs() -> None:
-    """A DNS server that stays silent does not keep a worker from stopping."""
+    """A silent DNS server does not keep a worker from stopping."""
     code = """
 import asyncio, socket, time
 socket.getaddrinfo = lambda *args, **options: time.sleep(60)
@@ -388,7 +388,7 @@ asyncio.run(main())
     "addresses", [[], ["10.0.0.1"], ["127.0.0.1"], ["fd00::1", ADDRESS], ["169.254.169.254"]]
 )
 async def test_a_name_inside_is_told_like_one_that_does_not_exist(world: World, addresses: list[str]) -> None:
-    """Nobody finds out by an order which names the network around us has; a redirect does not tell either."""
+    """Nobody can find out by an order or a redirect which names the worker's network has."""
     world.names.table[OTHER_HOST] = [addresses]
     expected = f"the host {OTHER_HOST} was not found on the public internet"
     failure = await world.failure(f"https://{OTHER_HOST}/b")

@@ -20,7 +20,7 @@ from worker.supabase.queue import Queue
 
 
 class Storage:
-    """What Supabase Storage does with a list and a remove, and the database functions a sweep asks for."""
+    """How Supabase Storage lists and removes objects, and the database functions of a sweep."""
 
     def __init__(self, *paths: str) -> None:
         self.paths = set(paths)
@@ -107,7 +107,7 @@ async def test_every_page_of_a_jobs_folder_is_swept(
 
 
 async def test_what_cannot_be_removed_ends_the_emptying(wire: Wire, project: Project) -> None:
-    """Where Storage lists an object for ever and removes none, emptying ends, and the folder is not empty."""
+    """If Storage lists an object but does not remove it, emptying ends, and the folder is not empty."""
     storage = Storage("u/a/1/x")
     wire.answer = lambda asked, writer: (
         reply("200 OK", []) if asked.line.startswith("DELETE") else storage.answer

@@ -1,4 +1,4 @@
-"""Keys and tokens that Supabase does not accept are told as such, not as an outage."""
+"""Keys and tokens that Supabase does not accept are reported as such, not as an outage."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ async def ask_gemini() -> None:
 
 
 async def test_supabase_and_gemini_take_the_proxy_alike(proxy: ForwardProxy) -> None:
-    """Where a proxy is the only way out, both connections ask it for a tunnel."""
+    """Both connections ask the proxy for a tunnel."""
     with pytest.raises(QueueUnavailable):
         await ask_supabase()
     with pytest.raises(Transient):
@@ -75,7 +75,7 @@ async def test_exceptions_from_the_proxy_hold_for_both(
 async def test_no_proxy_is_given_a_key_in_clear(
     proxy: ForwardProxy, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """What is called over http inside a private network is called directly: a proxy would read the key."""
+    """An http:// address in a private network is called directly, since a proxy would read the key."""
     monkeypatch.setenv(variable, proxy.url)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", "http://gemini.invalid")
     with pytest.raises(QueueUnavailable):
@@ -86,7 +86,7 @@ async def test_no_proxy_is_given_a_key_in_clear(
 
 
 async def test_this_machine_is_reached_without_a_proxy(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack on loopback works on a computer whose proxy knows nothing of it."""
+    """A stack on loopback works although the proxy does not know it."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, NOBODY)
     await site.order("a")

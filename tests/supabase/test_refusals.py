@@ -1,6 +1,6 @@
-"""What Supabase refuses is told as what it is: passing, the project's, the key's, or a person's token.
+"""Each refusal of Supabase is recognized: temporary, or caused by the project, the key, or a user's token.
 
-The bodies are those that people reported.
+The bodies are those that users reported.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ RESTRICTED = refusal(
 
 
 class Refusal(NamedTuple):
-    """A refusal about the project: how it arrives, its code, and what the operator is told to look at."""
+    """A refusal because of the project: how it arrives, its code, and what the operator is told to check."""
 
     fault: Fault
     code: str
@@ -108,7 +108,7 @@ REST_ONLY = {
 
 @pytest.fixture
 async def proxy(site: Site) -> AsyncIterator[FaultProxy]:
-    """The way to Supabase, with somebody in it who refuses."""
+    """A proxy in front of Supabase that can refuse requests."""
     async with FaultProxy(site.stack.url) as proxy:
         yield proxy
 
@@ -117,7 +117,7 @@ async def proxy(site: Site) -> AsyncIterator[FaultProxy]:
 async def orders(
     proxy: FaultProxy, stack: Stack, simulator: Simulator, tmp_path: Path
 ) -> AsyncIterator[Function]:
-    """`generate_images` behind the proxy, in a process of its own."""
+    """`generate_images` behind the proxy, in its own process."""
     environment = process_environment(stack, simulator) | {"SUPABASE_URL": proxy.url}
     function = Function("generate_images", Folder(tmp_path), environment)
     await asyncio.to_thread(function.start)
@@ -134,7 +134,7 @@ async def place(orders: Function, token: str) -> httpx.Response:
 
 @pytest.mark.parametrize("fault", [FUTURE, OLD_FUTURE])
 async def test_a_run_outlasts_a_token_from_the_future(site: Site, proxy: FaultProxy, fault: Fault) -> None:
-    """A clock of Supabase's that is behind for a moment stops no run: the call is repeated."""
+    """If Supabase's clock is behind for a moment, the call is repeated."""
     (job,) = await site.order("a")
     proxy.inject(fault, ".*claim_generation_jobs", times=2)
     summary = await site.run(SUPABASE_URL=proxy.url)
@@ -143,7 +143,7 @@ async def test_a_run_outlasts_a_token_from_the_future(site: Site, proxy: FaultPr
 
 
 async def test_a_token_from_the_future_that_stays_is_an_outage(site: Site, proxy: FaultProxy) -> None:
-    """Nobody is told to change a key that is right: the queue is unavailable, the next run tries again."""
+    """The key is right, so nobody is told to change it; the next run tries again."""
     proxy.inject(FUTURE, ANY, times=100)
     with pytest.raises(QueueUnavailable):
         await site.run(SUPABASE_URL=proxy.url)
@@ -151,7 +151,7 @@ async def test_a_token_from_the_future_that_stays_is_an_outage(site: Site, proxy
 
 @pytest.mark.parametrize("name", [*PROJECT, *REST_ONLY])
 async def test_the_project_is_named_by_every_call(site: Site, proxy: FaultProxy, name: str) -> None:
-    """What does not pass is asked once, is misconfigured and says what to do."""
+    """A permanent refusal is not retried; it is misconfigured and says what to do."""
     refused = (PROJECT | REST_ONLY)[name]
     proxy.inject(refused.fault, ANY, times=100)
     error = await _error(site.worker(SUPABASE_URL=proxy.url).queue.rpc("generation_gate", {}))
@@ -162,9 +162,9 @@ async def test_the_project_is_named_by_every_call(site: Site, proxy: FaultProxy,
 
 @pytest.mark.parametrize("name", PROJECT)
 async def test_the_project_is_named_by_storage(site: Site, proxy: FaultProxy, name: str) -> None:
-    """Storage's calls meet the same gateway and tell the same of it, never that a photo is not there.
+    """Storage's calls meet the same gateway, and never report a missing photo because of it.
 
-    Where it names neither the key nor the project, a photo's own name may be the reason: of that photo alone.
+    If the answer names neither the key nor the project, it may concern only this photo's name.
     """
     proxy.inject(PROJECT[name].fault, ANY, times=100)
     worker = site.worker(SUPABASE_URL=proxy.url)
@@ -188,7 +188,7 @@ async def _error(call: Any) -> GenerationError:
 
 @pytest.mark.parametrize("name", [*PROJECT, *REST_ONLY])
 async def test_check_names_it(site: Site, proxy: FaultProxy, name: str) -> None:
-    """`check` says of each what it is and what to do about it, and calls none an outage."""
+    """`check` reports each and how to fix it, and calls none an outage."""
     refused = (PROJECT | REST_ONLY)[name]
     proxy.inject(refused.fault, ANY if name in PROJECT else "POST /rest/.*", times=100)
     findings = {finding.name: finding for finding in await check(site.worker(SUPABASE_URL=proxy.url))}
@@ -216,7 +216,7 @@ async def test_a_command_outlasts_a_token_from_the_future(cli: CommandLine, prox
 
 
 async def test_a_missing_grant_is_no_wrong_key(site: Site) -> None:
-    """Where the secret key's own role may not call a function, the SQL is to be applied again."""
+    """If the service role may not call a function, the SQL has to be applied again."""
     function = "public.generation_gate()"
     site.db.execute(f"revoke execute on function {function} from service_role".encode())
     try:
@@ -229,7 +229,7 @@ async def test_a_missing_grant_is_no_wrong_key(site: Site) -> None:
 async def test_an_order_outlasts_a_token_from_the_future(
     stack: Stack, proxy: FaultProxy, orders: Function
 ) -> None:
-    """A person who signed in a second ago orders all the same, even without an Idempotency-Key."""
+    """A user who just signed in can order, even without an Idempotency-Key."""
     _, token = stack.sign_up()
     proxy.inject(FUTURE, ENQUEUE, times=2)
     answer = await place(orders, token)
@@ -242,9 +242,9 @@ async def test_an_order_outlasts_a_token_from_the_future(
 async def test_only_a_token_that_ended_means_sign_in(
     stack: Stack, proxy: FaultProxy, orders: Function
 ) -> None:
-    """What is wrong with the person's own token is theirs: 401, at once, and no error of ours.
+    """A problem of the user's own token is 401, at once.
 
-    A key or project that is refused is 500 to the app, which learns nothing of it; the log says what to fix.
+    A refused key or project is 500 without details for the app; the log says what to fix.
     """
     _, token = stack.sign_up()
     for fault in (EXPIRED, UNKNOWN_SIGNER):

@@ -18,7 +18,7 @@ SIGN = "/storage/v1/object/sign/"
 
 
 class Clock:
-    """A monotonic clock that stands still until it is moved."""
+    """A monotonic clock that a test moves."""
 
     now = 100.0
 
@@ -54,7 +54,7 @@ async def test_an_address_is_signed_once(site: Site) -> None:
 
 
 async def test_a_photo_that_is_gone_is_asked_for_again_later(site: Site) -> None:
-    """However often a page asks, a missing photo is asked for now and then, and shown once it is there."""
+    """A missing photo is requested only now and then, and shown once it exists."""
     (path, _), clock = await paths_of(site), Clock()
     photo = await site.fetch(path)
     bucket = site.service.storage.from_("generated-photos")
@@ -73,7 +73,7 @@ async def test_a_photo_that_is_gone_is_asked_for_again_later(site: Site) -> None
 
 
 async def test_an_address_shows_the_photo(site: Site) -> None:
-    """Whoever has the address has the photo, without a key."""
+    """The URL needs no key."""
     paths = await paths_of(site)
     overview = await site.worker().overview()
     assert {photo["storagePath"] for photo in overview["photos"]} == set(paths)

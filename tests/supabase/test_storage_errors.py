@@ -1,4 +1,4 @@
-"""What Storage and the gateways before it answer in the field, and what each answer means for an order."""
+"""What Storage and its gateways answer in practice, and what each answer means for an order."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ PASSING: dict[str, tuple[str, object]] = {
 
 @pytest.fixture
 async def wire() -> AsyncIterator[Wire]:
-    """Whatever stands where Storage should."""
+    """A raw server in the place of Storage."""
     async with listening() as opened:
         yield opened
 
@@ -128,7 +128,7 @@ async def store(wire: Wire) -> AsyncIterator[PhotoStore]:
 
 
 async def failed(store: PhotoStore, call: str) -> GenerationError:
-    """What reading a customer's photo, storing an image, or looking at the bucket ends with."""
+    """The error of reading a customer's photo, storing an image, or reading the bucket."""
     with pytest.raises(GenerationError) as caught:
         if call == "download":
             await store.download("uploads", "u/me.png", 1000)
@@ -158,7 +158,7 @@ async def test_a_photo_is_gone_only_if_storage_says_that_the_object_is(
 async def test_a_key_or_gateway_problem_is_the_projects_trouble(
     wire: Wire, store: PhotoStore, call: str, name: str
 ) -> None:
-    """No order fails because the project's key, bucket or address is wrong, and what to fix is told."""
+    """No order fails because of the project's key, bucket or address, and the error says what to fix."""
     status, body, fix = (OURS | NOT_STORAGES)[name]
     wire.answer = reply(status, body)
     error = await failed(store, call)
@@ -171,7 +171,7 @@ async def test_a_key_or_gateway_problem_is_the_projects_trouble(
 async def test_what_only_one_photo_meets_is_trouble_of_its_order(
     wire: Wire, store: PhotoStore, name: str
 ) -> None:
-    """A firewall that dislikes a photo's name holds up that order alone; the operator learns of it."""
+    """A firewall that blocks a photo's name delays only that order; the operator sees it."""
     status, body, fix = NOT_STORAGES[name]
     wire.answer = reply(status, body)
     error = await failed(store, "download")
@@ -183,7 +183,7 @@ async def test_what_only_one_photo_meets_is_trouble_of_its_order(
 
 @pytest.mark.parametrize("name", NO_BUCKET)
 async def test_a_missing_bucket_is_the_projects_trouble(wire: Wire, store: PhotoStore, name: str) -> None:
-    """Where there is no bucket nothing can be stored; orders that take photos from it wait, and no other."""
+    """Without the bucket of images nothing can be stored; without one of photos, only its orders wait."""
     wire.answer = reply(*NO_BUCKET[name])
     for call in ("upload", "bucket"):
         error = await failed(store, call)
@@ -198,7 +198,7 @@ async def test_a_missing_bucket_is_the_projects_trouble(wire: Wire, store: Photo
 async def test_an_outage_of_storage_is_worth_another_try(
     wire: Wire, store: PhotoStore, call: str, name: str
 ) -> None:
-    """What passes by itself fails no order and asks nobody to fix anything."""
+    """A temporary problem fails no order and needs no fix."""
     wire.answer = reply(*PASSING[name])
     error = await failed(store, call)
     assert type(error) is (Transient if call == "download" else QueueUnavailable), error
@@ -222,7 +222,7 @@ async def test_a_page_that_stands_where_the_bucket_should_is_told(
     ],
 )
 async def test_an_image_that_is_stored_already_is_kept(wire: Wire, store: PhotoStore, body: object) -> None:
-    """An upload whose first answer was lost is told that the object exists: the image is kept."""
+    """After a lost answer, the repeated upload hears that the object exists."""
     wire.answer = reply("400 Bad Request", body)
     await store.put("u/b/1/0-0", IMAGE, 2.0)
 
@@ -253,7 +253,7 @@ async def test_photos_are_read_where_key_errors_are_told(wire: Wire, store: Phot
 
 
 async def test_a_photo_of_storage_is_never_unpacked(wire: Wire, store: PhotoStore) -> None:
-    """Compression is declined, and an answer that is compressed all the same is refused unread."""
+    """Compression is declined, and a compressed answer is refused unread."""
     wire.answer = reply("200 OK", gzip.compress(b"bytes"), Content_Encoding="gzip")
     error = await failed(store, "download")
     assert (type(error), error.code) == (BadInput, "photo_refused")
@@ -261,7 +261,7 @@ async def test_a_photo_of_storage_is_never_unpacked(wire: Wire, store: PhotoStor
 
 
 async def test_an_odd_encoding_of_a_stored_photo_is_ignored(wire: Wire, store: PhotoStore) -> None:
-    """What uploads of other clients leave behind in an object's description is no compression."""
+    """Values that other clients' uploads leave in an object's metadata are no compression."""
     wire.answer = reply("200 OK", b"bytes", Content_Encoding="aws-chunked")
     assert await store.download("uploads", "u/me.png", 1000) == b"bytes"
 
@@ -319,7 +319,7 @@ async def test_a_photo_that_a_firewall_dislikes_holds_up_nobody_else(site: Site)
 
 
 async def test_a_photos_name_hides_no_other_problem(site: Site) -> None:
-    """What a customer brings about at will is told after what the operator has to fix for others."""
+    """A problem that any customer can cause is reported after those that the operator has to fix."""
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     odd = await site.upload("union all.png", picture())
     await site.order("a", photo=odd, priority=10)
@@ -332,7 +332,7 @@ async def test_a_photos_name_hides_no_other_problem(site: Site) -> None:
 
 
 async def test_an_order_from_a_missing_bucket_holds_up_nobody_else(site: Site) -> None:
-    """It waits unspent while the run goes on and says which bucket to create; then it completes."""
+    """It waits unspent, the run continues and names the bucket to create; then the order completes."""
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     (waits,) = await site.order("a", photo=f"no-such-bucket/{site.user}/me.png")
     (goes_on,) = await site.order("b")

@@ -1,4 +1,4 @@
-"""Vendors' errors become ours at one place each, told by class and code, never by text."""
+"""Each vendor's errors are translated in one place, by class and code, never by text."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def app(
     served_orders: Function,
     db: psycopg.Connection[DictRow],
 ) -> Iterator[AppSite]:
-    """The app for somebody who has signed up, over both served functions."""
+    """The demo app for a user who has signed up, with both served functions."""
     simulator.reset()
     simulator.configure(latency=0.0, scale=0.25)
     login = {"email": f"{uuid4().hex[:12]}@example.com", "password": "a-password-of-a-test"}
@@ -93,7 +93,7 @@ def test_four_photos_arrive(
 def test_what_could_not_be_made_is_no_progress(
     window: Window, app: AppSite, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """Where none could be made the bar is red and nothing of it blue, and the reason stands below."""
+    """If no photo could be made, the bar is red only, with the reason below."""
     simulator.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, times=4)
     page = sign_in(window, app)
     order(page, tmp_path)
@@ -107,7 +107,7 @@ def test_what_could_not_be_made_is_no_progress(
 
 
 def test_the_rest_is_cancelled(window: Window, app: AppSite, simulator: Simulator, tmp_path: Path) -> None:
-    """What is not made yet is not made after that, and the page says so."""
+    """Photos that are not made yet will not be made, and the page says so."""
     simulator.add_rule({"kind": "image", "hold": True}, times=4)
     page = sign_in(window, app)
     order(page, tmp_path)
@@ -118,7 +118,7 @@ def test_the_rest_is_cancelled(window: Window, app: AppSite, simulator: Simulato
 
 
 def test_a_wrong_password_is_said(window: Window, app: AppSite) -> None:
-    """Who cannot sign in is told why, and stays where they are."""
+    """The user learns why the sign-in failed, and stays on the page."""
     page = window.page
     page.goto(app.url)
     page.get_by_label("Password").fill("not-the-password")

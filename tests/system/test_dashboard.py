@@ -1,4 +1,4 @@
-"""The dashboard in a real browser, on a real queue: it shows what is there, and acts when told to, twice."""
+"""The dashboard in a real browser with a real queue: it shows the state, and acts after a confirmation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_empty_queue(window: Window, shop: Shop) -> None:
 
 
 def test_a_busy_queue(window: Window, shop: Shop) -> None:
-    """What is ordered, made and waiting is there, photos too, and what is new comes without a reload."""
+    """It shows orders, photos and waiting jobs, and new ones without a reload."""
     shop.order("a", "b")
     shop.run()
     page = enter(window, shop)
@@ -125,7 +125,7 @@ def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
 
 
 def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
-    """Who does not know the secret is told so, sees nothing, and tries again; it is in no address."""
+    """The user reads that it is wrong and can try again; the secret is in no URL."""
     page = window.page
     page.goto(f"{shop.function.url}/dashboard")
     window.check_accessibility()
@@ -147,7 +147,7 @@ def test_a_wrong_secret_shows_nothing(window: Window, shop: Shop) -> None:
 
 
 def test_the_clocks_secret_shows_nothing(window: Window, shop: Shop) -> None:
-    """Whoever types WORKER_SECRET, as it used to be, learns which one is meant, and sees nothing."""
+    """A user who enters WORKER_SECRET, as in older versions, learns which secret is needed."""
     page = window.page
     page.goto(f"{shop.function.url}/dashboard")
     expect(page.locator("#sign-in")).to_contain_text("the value of OPERATOR_SECRET")
@@ -162,7 +162,7 @@ def test_the_clocks_secret_shows_nothing(window: Window, shop: Shop) -> None:
 def test_without_its_secret_it_says_what_to_set(
     window: Window, stack: Stack, simulator: Simulator, tmp_path: Path, secrets: dict[str, str], width: int
 ) -> None:
-    """Where OPERATOR_SECRET is not set nobody is asked for it: the page says so, and how to set it."""
+    """If OPERATOR_SECRET is not set, the page says how to set it."""
     environment = process_environment(stack, simulator) | secrets
     with Function("process_generation_queue", Folder(tmp_path), environment) as function:
         page = window.page
@@ -182,7 +182,7 @@ def test_without_its_secret_it_says_what_to_set(
 def test_on_ones_own_machine_it_asks_for_nothing(
     window: Window, stack: Stack, simulator: Simulator, tmp_path: Path
 ) -> None:
-    """With WORKER_DEVELOPMENT, and no credential, the queue is there at once."""
+    """With WORKER_DEVELOPMENT and no credential, the queue is shown at once."""
     environment = process_environment(stack, simulator) | {"WORKER_DEVELOPMENT": "1"}
     with Function("process_generation_queue", Folder(tmp_path), environment) as function:
         page = window.page
@@ -207,7 +207,7 @@ def test_on_a_phone(window: Window, shop: Shop, scheme: str) -> None:
 
 
 def test_behind_a_path(window: Window, shop: Shop) -> None:
-    """Behind a proxy that serves it below a path of its own, everything is asked for below that path."""
+    """Behind a proxy with a path prefix, all requests use the prefix."""
     page, base = window.page, shop.function.url
 
     def forward(route: object) -> None:

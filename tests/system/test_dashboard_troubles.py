@@ -35,7 +35,7 @@ def red(shape: Locator) -> bool:
 
 
 def test_what_wants_a_look_comes_first_and_by_reason(window: Window, shop: Shop) -> None:
-    """Whoever opens the page at night sees first what failed: once a reason, with a count and the batches."""
+    """The page first shows what failed: once per reason, with a count and the batches."""
     batches = fail(shop, "a", "b", times=2)
     page = enter(window, shop)
     expect(page.locator("main h2").first).to_have_text("Jobs that need attention")
@@ -49,7 +49,7 @@ def test_what_wants_a_look_comes_first_and_by_reason(window: Window, shop: Shop)
 
 
 def test_what_failed_for_one_reason_each_in_its_own_words(window: Window, shop: Shop) -> None:
-    """A message that is one job's alone stands at that job, not above the others."""
+    """A message of a single job is shown at that job, not above the others."""
     first, second = fail(shop, "a"), fail(shop, "b", photo="other.png")
     rows = enter(window, shop).locator("#troubles > li li")
     for batches, photo, other in ((first, "gone.png", "other.png"), (second, "other.png", "gone.png")):
@@ -96,13 +96,13 @@ def test_a_batch_opens(window: Window, shop: Shop) -> None:
 
 
 def retry_opened(page: Page, batch: str) -> None:
-    """Open a batch and have its failed jobs retried; after that the page asks anew for all that it shows."""
+    """Open a batch and retry its failed jobs; then the page reloads all that it shows."""
     page.locator("#troubles").get_by_role("button", name=f"Open batch {batch}").click()
     page.get_by_role("dialog", name=f"Batch {batch}").get_by_role("button", name="Retry failed jobs").click()
 
 
 def release(page: Page, held: Route) -> None:
-    """Let an answer through, and wait until the page has had it: it hears another one that came later."""
+    """Let an answer through, and wait until the page has got it and a later one."""
     with page.expect_response(held.request.url) as answer:
         held.continue_()
     answer.value.finished()
@@ -110,7 +110,7 @@ def release(page: Page, held: Route) -> None:
 
 
 def test_a_closed_batch_stays_closed(window: Window, shop: Shop) -> None:
-    """Whoever closes a batch is rid of it, also when the page was just asking for it again."""
+    """Even if the page was just loading it again."""
     (batch,) = fail(shop, "a")
     page = enter(window, shop)
     retry_opened(page, batch)
@@ -181,7 +181,7 @@ def test_charts_have_axes(window: Window, shop: Shop) -> None:
 
 
 def test_what_others_wrote_stays_text(window: Window, shop: Shop) -> None:
-    """An error, an id or a code that contains HTML is shown as it stands, and nothing of it runs."""
+    """HTML in an error, an id or a code is shown as text."""
     (batch,) = fail(shop, "a")
     shop.queue.connection.execute(
         'update photo_generation_queue set "errorMessage" = %s, "errorCode" = %s', [HOSTILE, HOSTILE]

@@ -68,7 +68,7 @@ def jobs(site: Clocked) -> dict[str, str]:
 
 
 def failed_runs(site: Clocked) -> list[str]:
-    """What pg_cron wrote down of runs that failed."""
+    """The failed runs that pg_cron recorded."""
     rows = site.db.execute("select return_message from cron.job_run_details where status = 'failed'")
     return [row["return_message"] for row in rows]
 
@@ -98,7 +98,7 @@ def test_a_scheduled_tick_processes_the_queue(site: Clocked) -> None:
 
 
 def test_twice_is_once(site: Clocked) -> None:
-    """Running schedule.sql again updates what is there; unscheduling leaves the app's own schedules alone."""
+    """Running schedule.sql again updates its schedules; unscheduling leaves the app's own ones."""
     site.db.execute("select cron.schedule('the-apps-own', '0 0 1 1 *', 'select 1')")
     site.db.execute("select cron.schedule('generation-worker', '0 0 1 1 *', 'select 1')")
     for _ in range(2):
@@ -159,7 +159,7 @@ def test_an_old_pg_cron_refuses_seconds(site: Clocked) -> None:
 
 @pytest.mark.parametrize("seconds", [0, 60, "1.5", "often"])
 def test_seconds_must_be_seconds(site: Clocked, seconds: int | str) -> None:
-    """What is no whole number from 1 to 59 is refused by us, whatever the version."""
+    """We refuse anything but a whole number from 1 to 59, for any version."""
     with pytest.raises(psycopg.errors.RaiseException, match="must be a whole number from 1 to 59"):
         paste(site.db, "schedule.sql", every(seconds))
 
@@ -194,14 +194,14 @@ def test_what_was_switched_off_stays_off_and_is_named(site: Clocked) -> None:
 
 @pytest.fixture
 def another_role(site: Clocked) -> Iterator[str]:
-    """A second administrator, as `supabase_admin` is beside `postgres`."""
+    """A second administrator, like `supabase_admin` beside `postgres`."""
     site.db.execute("create role second_admin superuser")
     yield "second_admin"
     site.db.execute("reset role; drop role second_admin")
 
 
 def test_a_second_role_is_refused(site: Clocked, another_role: str) -> None:
-    """Two roles' schedules would call the worker twice a minute: the second one is told whose there are."""
+    """Two roles' schedules would call the worker twice a minute; the error names the first role."""
     paste(site.db, "schedule.sql", asleep)
     site.db.execute(f"set role {another_role}".encode())
     with pytest.raises(psycopg.errors.RaiseException, match=f"postgres may .* You are {another_role}"):
@@ -210,7 +210,7 @@ def test_a_second_role_is_refused(site: Clocked, another_role: str) -> None:
 
 
 def test_schedules_of_two_roles_are_found(site: Clocked, another_role: str) -> None:
-    """What a second role has scheduled by hand is named by watch.sql and schedule.sql, with the way out."""
+    """watch.sql and schedule.sql name a second role's schedules, and how to remove them."""
     paste(site.db, "schedule.sql", asleep)
     site.db.execute(f"set role {another_role}".encode())
     site.db.execute("select cron.schedule('generation-worker', '0 0 29 2 *', 'select 1')")

@@ -56,7 +56,7 @@ def unit(name: str) -> Mapping[str, Mapping[str, list[str]]]:
 
 
 def installed(folder: Path, name: str, change: Callable[[str], str] = str) -> Path:
-    """The unit in a folder, with a Python that is there."""
+    """The unit in a folder, with an existing Python."""
     for each in UNITS:
         text = (DEPLOY / each).read_text().replace(PYTHON, sys.executable)
         (folder / each).write_text(change(text) if each == name else text)
@@ -101,7 +101,7 @@ def test_it_is_closed_tight(program: Program, tmp_path: Path, name: str) -> None
 
 
 def test_both_services_are_closed_alike() -> None:
-    """What protects the one protects the other, and both read the same settings at the same place."""
+    """Both have the same protections and read the same settings."""
     first, second = (unit(name)["Service"] for name in SERVICES)
     own = {"Type", "ExecStart", "Restart", "RestartSec", "RestartPreventExitStatus", "TimeoutStartSec"}
     assert {key: first[key] for key in first.keys() - own} == {
@@ -111,7 +111,7 @@ def test_both_services_are_closed_alike() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_lookups_of_photo_hosts_leave_threads_for_everything_else(name: str) -> None:
-    """DNS servers that stay silent may hold a thread for each lookup; the loop has room beside them."""
+    """Silent DNS servers may hold a thread for each lookup; the loop still has threads."""
     (most,) = unit(name)["Service"]["TasksMax"]
     assert int(most) >= 2 * (MAX_LOOKUPS + EXECUTOR_THREADS)
 
@@ -125,7 +125,7 @@ def test_the_timer_fits_the_runs() -> None:
 
 
 def command(name: str) -> list[str]:
-    """What a service starts, with the Python of the tests."""
+    """A service's command, with the tests' Python."""
     (line,) = unit(name)["Service"]["ExecStart"]
     argv = shlex.split(line)
     assert argv[0] == PYTHON
@@ -166,7 +166,7 @@ def start(name: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
 
 
 async def test_the_service_works_and_stops(site: Site) -> None:
-    """Its command works a job off, and ends by itself, well within TimeoutStopSec, when told to."""
+    """Its command processes a job, and ends well within TimeoutStopSec after SIGTERM."""
     (job,) = await site.order("one")
     with start(SERVICES[0], process_environment(site.stack, site.gemini)) as started:
         await site.until_row(
@@ -178,7 +178,7 @@ async def test_the_service_works_and_stops(site: Site) -> None:
 
 
 async def test_a_stop_amid_a_photo_gives_the_rest_back(site: Site) -> None:
-    """Told to stop while Gemini is at work, it ends within ten seconds; what had not begun is as before."""
+    """Stopped while Gemini works, it ends within ten seconds; jobs that had not started are unchanged."""
     site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[held]", times=1)
     held, waiting = await site.order("held", "waiting")
     settings = process_environment(site.stack, site.gemini) | {"IMAGES_AT_A_TIME": "1"}
