@@ -881,7 +881,8 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   if generation.caller_is_user() then
-    perform generation.refuse_caller('only the service role may call this function', 'Call it from a server, with the project''s secret key.');
+    perform generation.refuse_caller('only the service role may call this function',
+      'Call it from a server, with the project''s secret key.');
   end if;
 end
 $$;
@@ -907,35 +908,12 @@ as $$
   where p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'perform generation[.]require_(user|service)[(]'
 $$;
 
--- 16_plans.sql
+-- 16_common.sql
 
--- How plans stay good. What orders and workers call (enqueue, claim, record, settle, finish) reads by key or from the head of an index.
--- Each of these functions has `plan_cache_mode = force_generic_plan`, so that a session plans each statement once. No function sets
--- other planner options, because triggers of the app run inside these functions and would be planned with them.
+-- What every function of the API uses: the clock, advisory locks, refusals, checks of parameters, and plans.
 --
--- PL/pgSQL functions keep their plans between calls; up to PostgreSQL 17 an SQL function that cannot be inlined is planned at each
--- call. So functions that a claim or a settle calls are PL/pgSQL. Their statements name the keys they read as an array, so that no
--- plan depends on how many rows a join is estimated to have.
-
--- Discards this session's plans when the queue has grown or shrunk tenfold since they were made. A plan that is made while a table
--- has a few pages reads the whole table, and is kept until the table is analyzed: up to a minute after thousands of orders came in.
-create or replace function generation.renew_plans() returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_size constant text := trunc(log(1 + pg_relation_size('public.photo_generation_queue')));
-begin
-  if current_setting('generation.planned_size', true) is distinct from v_size then
-    perform set_config('generation.planned_size', v_size, false);
-    discard plans;
-  end if;
-end
-$$;
-
--- 20_order.sql
-
--- What an order must look like, and its place in the queue. Internal helpers of enqueue.
--- Refusals are PT400, or PT413 for an order that is too large; `detail` is the reason, the message names the field, `hint` is the mend.
+-- A refusal is an error PTnnn, which PostgREST turns into HTTP status nnn: `detail` is the reason for programs, the message names the
+-- field, `hint` says what to do. The checks here refuse with PT400.
 
 -- The database's clock. Everything that compares times asks it, so that tests can move it by replacing
 -- this function; nothing in production can.
@@ -946,6 +924,16 @@ begin
   return now();
 end
 $$;
+
+-- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
+create or replace function generation.quota_day(p_now timestamptz) returns date
+language sql stable set search_path = ''
+as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
+
+-- When the next such day begins, daylight saving time or not.
+create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
+language sql stable set search_path = ''
+as $$ select (generation.quota_day(p_now) + 1)::timestamp at time zone 'America/Los_Angeles' $$;
 
 -- The class of an advisory lock, which is a pair of hashes: of what it is for, and of an id that callers cannot choose freely.
 -- These are all that there are: `run` (its claims and its end), `user` (orders share it, an erasure does not), `runs` (a place among
@@ -958,6 +946,27 @@ begin
     raise exception 'generation.lock_class: there is no advisory lock for "%"', p_purpose;
   end if;
   return hashtext('generation.' || p_purpose);
+end
+$$;
+
+-- Plans: orders and what workers call (enqueue, claim, record, settle, finish) read by key or from the head of an index. Each of these
+-- has `plan_cache_mode = force_generic_plan`, so that a session plans each statement once, and none sets other planner options, because
+-- triggers of the app run inside these functions. They call PL/pgSQL functions, which keep their plans between calls, where an SQL
+-- function that cannot be inlined does not (up to PostgreSQL 17). Their statements name the keys they read as an array, so that no plan
+-- depends on how many rows a join is estimated to have.
+--
+-- Discards this session's plans when the queue has grown or shrunk tenfold since they were made. A plan that is made while a table
+-- has a few pages reads the whole table, and is kept until the table is analyzed: up to a minute after thousands of orders came in.
+create or replace function generation.renew_plans() returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_size constant text := trunc(log(1 + pg_relation_size('public.photo_generation_queue')));
+begin
+  if current_setting('generation.planned_size', true) is distinct from v_size then
+    perform set_config('generation.planned_size', v_size, false);
+    discard plans;
+  end if;
 end
 $$;
 
@@ -1066,6 +1075,23 @@ as $$
     ) filter (where e <> 'null'), '[]')
   from jsonb_array_elements(generation.checked_array(p_value, p_field, 0, 10)) with ordinality as a (e, i)
 $$;
+
+-- The date in a fact, null where it is null.
+create or replace function generation.checked_date(p_value jsonb, p_field text) returns date
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return generation.checked_text(p_value, p_field, 10)::date;
+exception
+  when datetime_field_overflow or invalid_datetime_format then
+    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
+end
+$$;
+
+-- 20_photo_sources.sql
+
+-- Where source photos may come from: buckets of this project, in the folder of the user who orders, and allowed hosts. Refusals are
+-- PT400. The worker checks each reference again before it fetches the photo (worker/photos/address.py).
 
 -- The folder of a user in Storage. It is the user's id, but for two characters of third parties' ids
 -- ("auth0|123"): Storage has no "|" in names, and what stands for it must not be an id itself.
@@ -1182,6 +1208,150 @@ begin
 end
 $$;
 
+-- Adds the host of the project itself, which only its workers know, to those that photos may come from. A name that is not
+-- public, such as that of a stack on one's own machine, is left out.
+create or replace function generation.allow_own_photo_host(p_host text) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
+    insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
+  end if;
+end
+$$;
+
+-- A host as an operator names it, in the form of generation.photo_hosts. PT400 `bad_host` for what is no name of a host, and for
+-- names that lead inside.
+create or replace function generation.checked_photo_host(p_host text) returns text
+language plpgsql immutable set search_path = ''
+as $$
+declare
+  v_host constant text := lower(btrim(coalesce(p_host, ''), E' \t\n\r'));
+  v_authority constant text := regexp_replace(regexp_replace(v_host, '^[a-z][a-z0-9+.-]*://', ''), '[/?#].*$', '');
+  v_alone constant text := regexp_replace(v_authority, '^.*@|:\d*$', '', 'g');
+begin
+  if v_host = '*' or generation.is_public_host(regexp_replace(v_host, '^\*\.', '')) then
+    return v_host;
+  elsif v_alone <> v_host and generation.is_public_host(regexp_replace(v_alone, '^\*\.', '')) then
+    perform generation.refuse('400', 'bad_host', format('"%s" is more than a host', v_host), format('Use the host alone: %s', v_alone));
+  end if;
+  perform generation.refuse('400', 'bad_host', format('"%s" is no public host', left(v_host, 253)),
+    'Name a host like photos.example.com (international names as xn--…), *.example.com for all below example.com, or * for any.');
+  return null;
+end
+$$;
+
+-- The hosts that https:// photos may come from: {hosts}. Safe to repeat: reads only.
+create or replace function public.generation_photo_hosts() returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  perform generation.require_service();
+  return jsonb_build_object('hosts', generation.allowed_photo_hosts());
+end
+$$;
+
+-- Lets https:// photos come from a host: a name, `*.example.com` for every name below example.com, or `*` for any public host.
+-- Orders and runs know it from the next one on. Returns {hosts, added}. Errors: PT400. Safe to repeat: the second time it is there.
+create or replace function public.add_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_added integer;
+begin
+  perform generation.require_service();
+  insert into generation.photo_hosts (host) values (generation.checked_photo_host(p_host)) on conflict do nothing;
+  get diagnostics v_added = row_count;
+  return public.generation_photo_hosts() || jsonb_build_object('added', v_added > 0);
+end
+$$;
+
+-- Takes a host out again. Jobs that wait for photos of it fail when they are worked on. Returns {hosts, removed}: removed is false
+-- if it was not there. Errors: PT400. Safe to repeat: the second time there is none.
+create or replace function public.remove_generation_photo_host(p_host text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_removed integer;
+begin
+  perform generation.require_service();
+  delete from generation.photo_hosts as h where h.host = lower(p_host);
+  get diagnostics v_removed = row_count;
+  if v_removed = 0 then
+    perform generation.checked_photo_host(p_host);
+  end if;
+  return public.generation_photo_hosts() || jsonb_build_object('removed', v_removed > 0);
+end
+$$;
+
+-- 22_jobs.sql
+
+-- The images that a job lacks, and the counters of batches.
+
+-- Which images of a job are neither made nor given up.
+create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(array_agg(i order by i), '{}')
+    from generate_series(0, p_images - 1) as i
+    where not exists (
+        select from public.photo_generation_photos as p
+        where p."batchId" = p_batch_id and p."jobId" = p_job_id and p."imageIndex" = i)
+      and not exists (
+        select from generation.failed_images as f
+        where f."batchId" = p_batch_id and f."jobId" = p_job_id and f."imageIndex" = i));
+end
+$$;
+
+-- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
+-- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
+-- job is taken up again. Locks the batches in the order of their ids.
+create or replace function generation.roll_up(p_changes jsonb) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
+begin
+  perform 1 from public.photo_generation_batches as b where b.id = any (v_ids) order by b.id for no key update;
+
+  with changes as (
+    select c ->> 'batchId' as batch_id, sum((c ->> 'jobsDone')::integer) as jobs_done,
+      sum((c ->> 'jobsFailed')::integer) as jobs_failed, sum((c ->> 'imagesFailed')::integer) as images_failed
+    from jsonb_array_elements(p_changes) as c
+    group by 1
+  ), counted as (
+    select b.id, b."jobsDone" + c.jobs_done as jobs_done, b."jobsFailed" + c.jobs_failed as jobs_failed,
+      b."imagesFailed" + c.images_failed as images_failed,
+      b."jobsDone" + c.jobs_done + b."jobsFailed" + c.jobs_failed >= b."jobsTotal" as ended
+    from public.photo_generation_batches as b join changes as c on c.batch_id = b.id
+    where b.id = any (v_ids)
+  )
+  update public.photo_generation_batches as b
+  set "jobsDone" = n.jobs_done, "jobsFailed" = n.jobs_failed, "imagesFailed" = n.images_failed,
+    status = case
+      when b.status = 'cancelled' then b.status
+      when not n.ended then 'generating'
+      when b."imagesDone" >= b."imagesTotal" then 'completed'
+      when b."imagesDone" > 0 then 'partial'
+      else 'failed'
+    end,
+    "completedAt" = case
+      when b.status = 'cancelled' then b."completedAt"
+      when n.ended then coalesce(b."completedAt", generation.clock())
+    end
+  from counted as n
+  where b.id = n.id and b.id = any (v_ids);
+end
+$$;
+
+-- 24_fair_order.sql
+
+-- The order in which jobs are served: by priority, then by tag, as in start-time fair queueing (Goyal, Vin, Cheng 1996). A user's tags
+-- advance by the images ordered, so that users take turns, image by image, however much one of them orders. generation.flows has the
+-- latest tags of each user.
+
 -- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
 -- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
 -- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
@@ -1220,16 +1390,6 @@ begin
 end
 $$;
 
--- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
-create or replace function generation.quota_day(p_now timestamptz) returns date
-language sql stable set search_path = ''
-as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
-
--- When the next such day begins, daylight saving time or not.
-create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
-language sql stable set search_path = ''
-as $$ select (generation.quota_day(p_now) + 1)::timestamp at time zone 'America/Los_Angeles' $$;
-
 -- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
 -- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction. A
 -- transaction that began before midnight may come after one of the new day, and then counts for the new one.
@@ -1238,7 +1398,8 @@ returns bigint
 language sql set search_path = ''
 as $$
   insert into generation.flows as f ("userId", priority, "lastTag", "orderedOn", "imagesOrdered", "signedIn")
-  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images, generation.quota_day(generation.clock()), p_images, generation.caller_is_user())
+  values (p_user_id, p_priority, generation.virtual_time(p_priority) + p_images,
+    generation.quota_day(generation.clock()), p_images, generation.caller_is_user())
   on conflict ("userId", priority) do update
     set "lastTag" = greatest(f."lastTag", generation.virtual_time(p_priority)) + p_images,
       "orderedOn" = greatest(f."orderedOn", excluded."orderedOn"),
@@ -1295,70 +1456,196 @@ begin
 end
 $$;
 
--- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
--- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
-create or replace function generation.adopt_inserted_job() returns trigger
-language plpgsql security definer set search_path = ''
+-- 26_user_limits.sql
+
+-- What one signed-in user may use, so that no user takes everybody's quota: images in the queue, images and dollars a day, and requests
+-- a day. Orders beyond the limits are refused (PT429); jobs beyond the requests of a day wait for the next day. Server-side orders with
+-- the service key are not limited.
+
+-- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
+-- answer there; before the first start of the worker's default model.
+create or replace function generation.next_image_price() returns numeric
+language plpgsql stable set search_path = ''
 as $$
+declare
+  v_gate generation.gates;
+  v_model text;
 begin
-  new."batchId" := coalesce(new."batchId", gen_random_uuid()::text);
-  new."aspectRatio" := coalesce(new."aspectRatio", '1:1');
-  new."numImagesPerExample" := coalesce(new."numImagesPerExample", 4);
-  new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
-  new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
-  new.styles := coalesce(nullif(new.styles, 'null'), '[]');
-  new.status := lower(coalesce(new.status, 'pending'));
-  new.priority := coalesce(new.priority, 0);
-  new.attempts := coalesce(new.attempts, 0);
-  new."maxAttempts" := coalesce(new."maxAttempts", 5);
-  new.crashes := coalesce(new.crashes, 0);
-  new.suspect := coalesce(new.suspect, false);
-  new.claims := coalesce(new.claims, 0);
-  new."createdAt" := coalesce(new."createdAt", generation.clock());
-  perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
-    generation.check_folder(new."batchId", 'batch id');
-  if new.status <> 'pending' then
-    perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
-      'Insert it as pending; the functions move it on.');
-  end if;
-  -- A row whose address is no good fails when it is worked on, and says so; a host must be allowed at once.
-  perform generation.check_photo_host(generation.photo_host(r.reference), r.field)
-  from (
-    select new."exampleImageUrl" as reference, 'exampleImageUrl' as field
-    union all
-    select t.url, format('trainingImageUrls[%s]', t.i - 1)
-    from jsonb_array_elements_text(case when jsonb_typeof(new."trainingImageUrls") = 'array' then new."trainingImageUrls" else '[]' end)
-      with ordinality as t (url, i)
-  ) as r
-  where generation.photo_host(r.reference) is not null;
-  perform generation.enter_user(new."userId");
-  -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
-  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
-    + new."numImagesPerExample";
-  insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
-  values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
-  on conflict (id) do update
-    set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
-      status = 'generating', "completedAt" = null
-    where b.status <> 'cancelled';
-  if not found then
-    perform generation.refuse('409', 'batch_cancelled', 'this batch has been cancelled', 'Insert into a new batch.');
-  end if;
-  return new;
+  select g.* into v_gate from generation.gates as g
+  where generation.last_start(g) is not null order by generation.last_start(g) desc limit 1;
+  v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
+  return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
 end
 $$;
 
-drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
-create trigger photo_generation_queue_adopt
-before insert on public.photo_generation_queue
-for each row when (new."startTag" is null)
-execute function generation.adopt_inserted_job();
+-- How many images the daily caps for all let start a day, null for any number.
+create or replace function generation.images_of_caps() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (select least(l."imagesPerDay", l."dollarsPerDay" / nullif(generation.next_image_price(), 0)) from generation.limits as l);
+end
+$$;
+
+-- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
+-- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
+create or replace function generation.user_images_per_day() returns numeric
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_price constant numeric := nullif(generation.next_image_price(), 0);
+  v_caps constant numeric := generation.images_of_caps();
+begin
+  return (
+    select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
+      case when v_caps is not null then greatest(floor(v_caps / 2), 1) end)
+    from generation.limits as l);
+end
+$$;
+
+-- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or use of a day in California. What
+-- counts for the day is what was ordered on it, also if it was cancelled, or ordering and cancelling would be free; or, if that is
+-- more, the requests that were sent on it for the user and the images that are still to be made, whenever they were ordered.
+-- reserve_tags has counted this order and locked the user's tag row, so no other order of this user is under way.
+create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_today constant date := generation.quota_day(generation.clock());
+  v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
+  v_day_limit constant numeric := generation.user_images_per_day();
+  v_queued bigint;
+  v_used bigint;
+begin
+  if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
+    return;
+  end if;
+  select coalesce(sum(b."imagesTotal" - b."imagesDone" - b."imagesFailed"), 0) into v_queued
+  from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating';
+  if v_queued + p_images > v_queue_limit then
+    perform generation.refuse('429', 'user_queue_full',
+      format('%s of your images are not made yet and this order has %s more: one user may have %s waiting',
+        v_queued, p_images, v_queue_limit),
+      case when v_queue_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
+        when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
+        else 'Order again when enough of them are made, or cancel some.' end);
+  end if;
+  select greatest(sum(f."imagesOrdered") filter (where f."orderedOn" >= v_today) - p_images,
+    coalesce(sum(f."requestsSent") filter (where f."requestsOn" >= v_today), 0) + v_queued) into v_used
+  from generation.flows as f where f."userId" = p_user_id;
+  if v_used + p_images > v_day_limit then
+    perform generation.refuse('429', 'user_daily_limit',
+      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_used, p_images, v_day_limit),
+      case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
+        when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
+        else format('%s after %s.',
+          case when v_used < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_used)
+            else 'Order again' end,
+          to_char(generation.next_daily_reset(generation.clock()) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
+  end if;
+end
+$$;
+
+-- How many requests may be sent a day for one user who orders, null for any number: three quarters of what the daily caps let start.
+-- One user may order half of that; the rest are requests that were sent in vain or for orders of the day before, and what a user
+-- orders can bring that about again and again: answers without an image, timeouts, errors. The others are left the last quarter.
+create or replace function generation.user_requests_per_day() returns numeric
+language sql stable set search_path = ''
+as $$ select generation.images_of_caps() * 3 / 4 $$;
+
+-- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
+create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_today constant date := generation.quota_day(generation.clock());
+  v_users constant text[] := array(select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids));
+begin
+  perform 1 from generation.flows as f where f."userId" = any (v_users) order by f."userId", f.priority for no key update;
+  update generation.flows as f
+  set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
+    "requestsOn" = greatest(f."requestsOn", v_today)
+  from (
+    select q."userId", q.priority, sum((r ->> 'requests')::integer)::integer as requests
+    from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
+    where q.id = any (p_ids) group by q."userId", q.priority
+  ) as s
+  where f."userId" = any (v_users) and f."userId" = s."userId" and f.priority = s.priority;
+end
+$$;
+
+-- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
+-- allows. Users for whom a server orders with the service key are not limited, as in their
+-- orders. Skips rows that are locked right now.
+create or replace function generation.put_off_users() returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := generation.clock();
+  -- An integer, as the column is, or its index would not be used.
+  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
+  v_users text[];
+begin
+  -- Signed-in users have one priority, and so one row.
+  v_users := array(
+    select f."userId" from generation.flows as f
+    where f."requestsOn" = generation.quota_day(v_now) and f."requestsSent" >= v_most and f."signedIn" and f.priority = 0);
+  if v_users = '{}' then
+    return;
+  end if;
+  with ready as materialized (
+    select q.id from public.photo_generation_queue as q
+    where q."userId" = any (v_users) and q.status = 'pending' and q."retryAt" is null
+    for update skip locked
+  )
+  update public.photo_generation_queue as q
+  set status = 'rate_limited', "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now,
+    "errorCode" = 'user_daily_limit',
+    "errorMessage" = 'One user''s limit for today is reached; these photos are made after midnight in California.'
+  from ready as r where q.id = r.id;
+end
+$$;
+
+-- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
+-- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
+-- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
+-- come through here one at a time until they are committed, so that each counts what the others have handed out.
+create or replace function generation.users_near_daily_limit() returns jsonb
+language plpgsql set search_path = ''
+as $$
+declare
+  v_most constant numeric := generation.user_requests_per_day();
+  v_today constant date := generation.quota_day(generation.clock());
+  v_images jsonb;
+begin
+  if v_most is null then
+    return '[]';
+  end if;
+  perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
+  select jsonb_object_agg(u."userId", u.images) into v_images from (
+    select w."userId", sum(w.images) as images from (
+      select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
+      where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+      union all
+      select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
+      where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
+        and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+    ) as w
+    group by w."userId"
+  ) as u;
+  return (
+    select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
+    where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
+      and case when f."signedIn"
+        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
+end
+$$;
 
 -- 30_enqueue.sql
 
--- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
--- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user). Who the caller is comes from the role and
--- the token, never from the request.
+-- Orders come in, as a call of enqueue_generation_batch or as rows that an app inserts itself. Who the caller is comes from the role and
+-- the token, never from the request. Refusals: PT400 (the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
+-- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user).
 
 -- Refuses a request that is larger than generate_images takes, before anything else looks into it, or is no order at all.
 create or replace function generation.check_request(p_request jsonb) returns void
@@ -1371,7 +1658,8 @@ begin
     perform generation.refuse('413', 'order_too_large', format('the request has %s bytes of text, more than 1048576', v_bytes),
       'Order fewer example images at once, or shorten their prompts and addresses.');
   elsif p_request is null or jsonb_typeof(p_request) <> 'object' then
-    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
+    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object',
+      'Send {"basePrompt": …, "exampleImages": […], …}.');
   end if;
 end
 $$;
@@ -1511,84 +1799,15 @@ begin
 end
 $$;
 
--- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
--- answer there; before the first start of the worker's default model.
-create or replace function generation.next_image_price() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_gate generation.gates;
-  v_model text;
-begin
-  select g.* into v_gate from generation.gates as g
-  where generation.last_start(g) is not null order by generation.last_start(g) desc limit 1;
-  v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
-  return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
-end
-$$;
-
--- How many images the daily caps for all let start a day, null for any number.
-create or replace function generation.images_of_caps() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (select least(l."imagesPerDay", l."dollarsPerDay" / nullif(generation.next_image_price(), 0)) from generation.limits as l);
-end
-$$;
-
--- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
--- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
-create or replace function generation.user_images_per_day() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_price constant numeric := nullif(generation.next_image_price(), 0);
-  v_caps constant numeric := generation.images_of_caps();
-begin
-  return (
-    select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
-      case when v_caps is not null then greatest(floor(v_caps / 2), 1) end)
-    from generation.limits as l);
-end
-$$;
-
--- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or use of a day in California. What
--- counts for the day is what was ordered on it, also if it was cancelled, or ordering and cancelling would be free; or, if that is
--- more, the requests that were sent on it for the user and the images that are still to be made, whenever they were ordered.
--- reserve_tags has counted this order and locked the user's tag row, so no other order of this user is under way.
-create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
+-- Lets a user order, or refuses with PT409 while the user is being erased: what is ordered then would lose its
+-- photos. Holds an erasure up until the end of the transaction.
+create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
-declare
-  v_today constant date := generation.quota_day(generation.clock());
-  v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
-  v_day_limit constant numeric := generation.user_images_per_day();
-  v_queued bigint;
-  v_used bigint;
 begin
-  if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
-    return;
-  end if;
-  select coalesce(sum(b."imagesTotal" - b."imagesDone" - b."imagesFailed"), 0) into v_queued
-  from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating';
-  if v_queued + p_images > v_queue_limit then
-    perform generation.refuse('429', 'user_queue_full',
-      format('%s of your images are not made yet and this order has %s more: one user may have %s waiting', v_queued, p_images, v_queue_limit),
-      case when v_queue_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
-        when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
-        else 'Order again when enough of them are made, or cancel some.' end);
-  end if;
-  select greatest(sum(f."imagesOrdered") filter (where f."orderedOn" >= v_today) - p_images,
-    coalesce(sum(f."requestsSent") filter (where f."requestsOn" >= v_today), 0) + v_queued) into v_used
-  from generation.flows as f where f."userId" = p_user_id;
-  if v_used + p_images > v_day_limit then
-    perform generation.refuse('429', 'user_daily_limit',
-      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_used, p_images, v_day_limit),
-      case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
-        when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
-        else format('%s after %s.',
-          case when v_used < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_used) else 'Order again' end,
-          to_char(generation.next_daily_reset(generation.clock()) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
+  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
+  if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
+    perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;
 end
 $$;
@@ -1627,19 +1846,6 @@ begin
   select array_agg(id order by id) into v_job_ids from inserted;
   return jsonb_build_object('batchId', v_batch_id, 'jobIds', to_jsonb(v_job_ids), 'jobsEnqueued', v_jobs,
     'imagesEnqueued', v_jobs * v_images);
-end
-$$;
-
--- Lets a user order, or refuses with PT409 while the user is being erased: what is ordered then would lose its
--- photos. Holds an erasure up until the end of the transaction.
-create or replace function generation.enter_user(p_user_id text) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
-  if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
-    perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
-  end if;
 end
 $$;
 
@@ -1690,68 +1896,69 @@ begin
 end
 $$;
 
--- 40_come_back.sql
-
--- Jobs come back: from workers that died, and from waiting. Steps of a claim, bounded and without errors of
--- their own; the counters they and every settle keep are rolled up here.
-
--- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
--- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
--- job is taken up again. Locks the batches in the order of their ids.
-create or replace function generation.roll_up(p_changes jsonb) returns void
-language plpgsql set search_path = ''
+-- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
+-- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
+create or replace function generation.adopt_inserted_job() returns trigger
+language plpgsql security definer set search_path = ''
 as $$
-declare
-  v_ids constant text[] := array(select distinct c ->> 'batchId' from jsonb_array_elements(p_changes) as c);
 begin
-  perform 1 from public.photo_generation_batches as b where b.id = any (v_ids) order by b.id for no key update;
-
-  with changes as (
-    select c ->> 'batchId' as batch_id, sum((c ->> 'jobsDone')::integer) as jobs_done,
-      sum((c ->> 'jobsFailed')::integer) as jobs_failed, sum((c ->> 'imagesFailed')::integer) as images_failed
-    from jsonb_array_elements(p_changes) as c
-    group by 1
-  ), counted as (
-    select b.id, b."jobsDone" + c.jobs_done as jobs_done, b."jobsFailed" + c.jobs_failed as jobs_failed,
-      b."imagesFailed" + c.images_failed as images_failed,
-      b."jobsDone" + c.jobs_done + b."jobsFailed" + c.jobs_failed >= b."jobsTotal" as ended
-    from public.photo_generation_batches as b join changes as c on c.batch_id = b.id
-    where b.id = any (v_ids)
-  )
-  update public.photo_generation_batches as b
-  set "jobsDone" = n.jobs_done, "jobsFailed" = n.jobs_failed, "imagesFailed" = n.images_failed,
-    status = case
-      when b.status = 'cancelled' then b.status
-      when not n.ended then 'generating'
-      when b."imagesDone" >= b."imagesTotal" then 'completed'
-      when b."imagesDone" > 0 then 'partial'
-      else 'failed'
-    end,
-    "completedAt" = case
-      when b.status = 'cancelled' then b."completedAt"
-      when n.ended then coalesce(b."completedAt", generation.clock())
-    end
-  from counted as n
-  where b.id = n.id and b.id = any (v_ids);
+  new."batchId" := coalesce(new."batchId", gen_random_uuid()::text);
+  new."aspectRatio" := coalesce(new."aspectRatio", '1:1');
+  new."numImagesPerExample" := coalesce(new."numImagesPerExample", 4);
+  new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
+  new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
+  new.styles := coalesce(nullif(new.styles, 'null'), '[]');
+  new.status := lower(coalesce(new.status, 'pending'));
+  new.priority := coalesce(new.priority, 0);
+  new.attempts := coalesce(new.attempts, 0);
+  new."maxAttempts" := coalesce(new."maxAttempts", 5);
+  new.crashes := coalesce(new.crashes, 0);
+  new.suspect := coalesce(new.suspect, false);
+  new.claims := coalesce(new.claims, 0);
+  new."createdAt" := coalesce(new."createdAt", generation.clock());
+  perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
+    generation.check_folder(new."batchId", 'batch id');
+  if new.status <> 'pending' then
+    perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
+      'Insert it as pending; the functions move it on.');
+  end if;
+  -- A row whose address is no good fails when it is worked on, and says so; a host must be allowed at once.
+  perform generation.check_photo_host(generation.photo_host(r.reference), r.field)
+  from (
+    select new."exampleImageUrl" as reference, 'exampleImageUrl' as field
+    union all
+    select t.url, format('trainingImageUrls[%s]', t.i - 1)
+    from jsonb_array_elements_text(case when jsonb_typeof(new."trainingImageUrls") = 'array' then new."trainingImageUrls" else '[]' end)
+      with ordinality as t (url, i)
+  ) as r
+  where generation.photo_host(r.reference) is not null;
+  perform generation.enter_user(new."userId");
+  -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
+  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
+    + new."numImagesPerExample";
+  insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
+  values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
+  on conflict (id) do update
+    set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
+      status = 'generating', "completedAt" = null
+    where b.status <> 'cancelled';
+  if not found then
+    perform generation.refuse('409', 'batch_cancelled', 'this batch has been cancelled', 'Insert into a new batch.');
+  end if;
+  return new;
 end
 $$;
 
--- Which images of a job are neither made nor given up.
-create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (
-    select coalesce(array_agg(i order by i), '{}')
-    from generate_series(0, p_images - 1) as i
-    where not exists (
-        select from public.photo_generation_photos as p
-        where p."batchId" = p_batch_id and p."jobId" = p_job_id and p."imageIndex" = i)
-      and not exists (
-        select from generation.failed_images as f
-        where f."batchId" = p_batch_id and f."jobId" = p_job_id and f."imageIndex" = i));
-end
-$$;
+drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
+create trigger photo_generation_queue_adopt
+before insert on public.photo_generation_queue
+for each row when (new."startTag" is null)
+execute function generation.adopt_inserted_job();
+
+-- 40_recovery.sql
+
+-- Jobs become ready again: those whose worker died, and those whose time to be retried has come. A claim calls both functions first. They
+-- handle a bounded number of jobs and skip rows that are locked.
 
 -- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
 -- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
@@ -1837,80 +2044,6 @@ begin
 end
 $$;
 
--- How many requests may be sent a day for one user who orders, null for any number: three quarters of what the daily caps let start.
--- One user may order half of that; the rest are requests that were sent in vain or for orders of the day before, and what a user
--- orders can bring that about again and again: answers without an image, timeouts, errors. The others are left the last quarter.
-create or replace function generation.user_requests_per_day() returns numeric
-language sql stable set search_path = ''
-as $$ select generation.images_of_caps() * 3 / 4 $$;
-
--- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
--- allows. Users for whom a server orders with the service key are not limited, as in their
--- orders. Skips rows that are locked right now.
-create or replace function generation.put_off_users() returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_now constant timestamptz := generation.clock();
-  -- An integer, as the column is, or its index would not be used.
-  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
-  v_users text[];
-begin
-  -- Signed-in users have one priority, and so one row.
-  v_users := array(
-    select f."userId" from generation.flows as f
-    where f."requestsOn" = generation.quota_day(v_now) and f."requestsSent" >= v_most and f."signedIn" and f.priority = 0);
-  if v_users = '{}' then
-    return;
-  end if;
-  with ready as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."userId" = any (v_users) and q.status = 'pending' and q."retryAt" is null
-    for update skip locked
-  )
-  update public.photo_generation_queue as q
-  set status = 'rate_limited', "retryAt" = generation.next_daily_reset(v_now), "waitingSince" = v_now,
-    "errorCode" = 'user_daily_limit',
-    "errorMessage" = 'One user''s limit for today is reached; these photos are made after midnight in California.'
-  from ready as r where q.id = r.id;
-end
-$$;
-
--- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
--- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
--- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
--- come through here one at a time until they are committed, so that each counts what the others have handed out.
-create or replace function generation.users_near_daily_limit() returns jsonb
-language plpgsql set search_path = ''
-as $$
-declare
-  v_most constant numeric := generation.user_requests_per_day();
-  v_today constant date := generation.quota_day(generation.clock());
-  v_images jsonb;
-begin
-  if v_most is null then
-    return '[]';
-  end if;
-  perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
-  select jsonb_object_agg(u."userId", u.images) into v_images from (
-    select w."userId", sum(w.images) as images from (
-      select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
-      union all
-      select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
-      where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
-        and q."leaseExpiresAt" <= generation.clock() + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
-    ) as w
-    group by w."userId"
-  ) as u;
-  return (
-    select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
-    where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
-      and case when f."signedIn"
-        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
-end
-$$;
-
 -- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
 -- order of that user's, the user's jobs wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
@@ -1948,10 +2081,9 @@ $$;
 
 -- 41_clock.sql
 
--- A database's clock can be ahead for hours, and be put right. What was stored meanwhile lies in the future: a retry, a lease or a
--- block would last for the whole difference. So for every time in the tables time_bounds says how far ahead it can ever lie, and
--- whatever lies further is moved: by put_times_right, a bounded step of each claim, by gate_in_time for a gate, and by
--- the sweep for its own.
+-- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
+-- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
+-- be at most. What is further ahead is moved: by put_times_right in each claim, by gate_in_time for a gate, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
@@ -2441,7 +2573,8 @@ begin
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
     "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
     "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts",
-    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch,
+    "blockedUntil" = p_gate."blockedUntil",
     "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end
@@ -2932,18 +3065,6 @@ begin
 end
 $$;
 
--- The date in a fact, null where it is null.
-create or replace function generation.checked_date(p_value jsonb, p_field text) returns date
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return generation.checked_text(p_value, p_field, 10)::date;
-exception
-  when datetime_field_overflow or invalid_datetime_format then
-    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
-end
-$$;
-
 -- Corrects what is known of a model; p_facts may have dollars (an image of 1K, null: unknown), announcedEnd, announcedSuccessor (null:
 -- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. A model that
 -- workers have changed over from gets the new successor at once. Returns as generation_models. Errors: PT400. Locks: the
@@ -2960,11 +3081,13 @@ begin
   perform generation.require_service();
   v_source := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
   if coalesce(p_model, '') !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' or p_facts ->> 'announcedSuccessor' = p_model then
-    perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor', 'Name two different models.');
+    perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor',
+      'Name two different models.');
   elsif jsonb_typeof(p_facts) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_facts must be an object', 'Send {"dollars": 0.039}.');
   end if;
-  perform generation.refuse_unknown_fields(p_facts, array['dollars', 'announcedEnd', 'announcedSuccessor', 'source', 'available'], 'p_facts');
+  perform generation.refuse_unknown_fields(p_facts,
+    array['dollars', 'announcedEnd', 'announcedSuccessor', 'source', 'available'], 'p_facts');
   if jsonb_typeof(p_facts -> 'dollars') not in ('number', 'null') or (p_facts ->> 'dollars')::numeric < 0 then
     perform generation.refuse('400', 'out_of_range', 'dollars must be a number from 0, or null', 'Send {"dollars": 0.039}.');
   end if;
@@ -2989,11 +3112,33 @@ begin
 end
 $$;
 
+-- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
+-- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
+-- Safe to repeat: one row per model, which the second time already says so.
+create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_successor text;
+begin
+  perform generation.require_service();
+  if p_model is null or p_model = p_successor then
+    perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
+  end if;
+  insert into generation.models as m (model, successor, "successorSince")
+  values (p_model, p_successor, generation.clock())
+  on conflict (model) do update
+    set successor = case when p_successor is null then null else coalesce(m.successor, p_successor) end,
+      "successorSince" = case when p_successor is null then null else coalesce(m."successorSince", generation.clock()) end
+  returning m.successor into v_successor;
+  return jsonb_build_object('model', p_model, 'successor', v_successor);
+end
+$$;
+
 -- 45_claim.sql
 
--- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
--- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
--- give are answers, not errors.
+-- Jobs go out. A claim registers its run, takes back what dead runs left, makes ready what has come due, and hands out ready jobs.
+-- Refusals: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Being busy or having nothing to give are answers, not errors.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -3003,32 +3148,17 @@ language plpgsql immutable set search_path = ''
 as $$
 begin
   if p_worker_id is null or p_worker_id !~ '^[A-Za-z0-9._:@-]{1,100}$' then
-    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -', 'Set WORKER_ID accordingly.');
+    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -',
+      'Set WORKER_ID accordingly.');
   elsif p_claim_id is null then
-    perform generation.refuse('400', 'missing', 'p_claim_id is missing', 'Send a fresh uuid with every claim, the same one when repeating it.');
+    perform generation.refuse('400', 'missing', 'p_claim_id is missing',
+      'Send a fresh uuid with every claim, the same one when repeating it.');
   elsif p_max_jobs is null or p_max_jobs not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_max_jobs must be from 1 to 1000', 'Claim fewer jobs at once.');
   elsif p_run_seconds is null or p_run_seconds not between 1 and 270 then
-    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270', 'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
+    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270',
+      'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
   end if;
-end
-$$;
-
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
--- it is registered, null before its first claim.
--- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
-create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
-language plpgsql set search_path = ''
-as $$
-declare
-  v_run generation.runs;
-begin
-  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
-  select r.* into v_run from generation.runs as r where r.id = p_run_id;
-  if v_run."finishedAt" is not null then
-    perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
-  end if;
-  return v_run;
 end
 $$;
 
@@ -3219,33 +3349,6 @@ begin
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
--- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
--- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
-create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return query
-  select r.id, least(r."endsBy", r."heardAt" + interval '90 s') from generation.runs as r
-  where r."finishedAt" is null and r."endsBy" > p_now and r."heardAt" > p_now - interval '90 s';
-end
-$$;
-
--- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
--- hears or ends it.
-create or replace function generation.hear_run(p_run_id uuid) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = (
-    select h.id from generation.runs as h
-    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
-    for no key update skip locked);
-end
-$$;
-
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
 -- a place among the runs at once; a dead run's place is free when it has not been heard of for 90 s. Waiting up to 30 s for the gate is
 -- what a run is for; with a longer wait ahead it had better not begin.
@@ -3275,50 +3378,6 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   return p_answer || jsonb_build_object('answeredAt', generation.moment());
-end
-$$;
-
--- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
--- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
--- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
--- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
--- ends. Reads heads of indexes only.
-create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_last jsonb;
-  v_stopped boolean;
-  v_now constant timestamptz := generation.clock();
-begin
-  select r.summary into v_last from generation.runs as r
-  where r."finishedAt" is not null order by r."startedAt" desc limit 1;
-  v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
-  if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
-    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
-    or exists (select from public.photo_generation_queue as q where q.status = 'processing')
-    or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
-      and exists (
-        select from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))
-    or exists (select from generation.runs as r where r.id = p_run_id) then
-    return;
-  end if;
-  insert into generation.runs (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
-  values (gen_random_uuid(), p_worker_id, v_now, v_now, v_now,
-    jsonb_build_object('runId', p_run_id, 'stopReason', p_reason, 'claimed', 0));
-end
-$$;
-
--- Adds the host of the project itself, which only its workers know, to those that photos may come from. A name that is not
--- public, such as that of a stack on one's own machine, is left out.
-create or replace function generation.allow_own_photo_host(p_host text) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
-    insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
-  end if;
 end
 $$;
 
@@ -3407,9 +3466,129 @@ exception
 end
 $$;
 
+-- 46_runs.sql
+
+-- Runs: one row in generation.runs per invocation that claimed something. Its first claim makes the row, claims and questions to the
+-- gate show that the run is alive, and its end releases what it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
+
+-- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
+-- it is registered, null before its first claim.
+-- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
+create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
+language plpgsql set search_path = ''
+as $$
+declare
+  v_run generation.runs;
+begin
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
+  select r.* into v_run from generation.runs as r where r.id = p_run_id;
+  if v_run."finishedAt" is not null then
+    perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more',
+      'Start a new run with a new id.');
+  end if;
+  return v_run;
+end
+$$;
+
+-- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
+-- hears or ends it.
+create or replace function generation.hear_run(p_run_id uuid) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  update generation.runs as r set "heardAt" = generation.clock()
+  where r.id = (
+    select h.id from generation.runs as h
+    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
+    for no key update skip locked);
+end
+$$;
+
+-- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
+-- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
+-- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
+create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return query
+  select r.id, least(r."endsBy", r."heardAt" + interval '90 s') from generation.runs as r
+  where r."finishedAt" is null and r."endsBy" > p_now and r."heardAt" > p_now - interval '90 s';
+end
+$$;
+
+-- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
+-- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
+-- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
+-- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
+-- ends. Reads heads of indexes only.
+create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_last jsonb;
+  v_stopped boolean;
+  v_now constant timestamptz := generation.clock();
+begin
+  select r.summary into v_last from generation.runs as r
+  where r."finishedAt" is not null order by r."startedAt" desc limit 1;
+  v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
+  if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
+    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
+    or exists (select from public.photo_generation_queue as q where q.status = 'processing')
+    or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
+      and exists (
+        select from public.photo_generation_queue as q
+        where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))
+    or exists (select from generation.runs as r where r.id = p_run_id) then
+    return;
+  end if;
+  insert into generation.runs (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
+  values (gen_random_uuid(), p_worker_id, v_now, v_now, v_now,
+    jsonb_build_object('runId', p_run_id, 'stopReason', p_reason, 'claimed', 0));
+end
+$$;
+
+-- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
+-- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
+-- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
+-- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
+-- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
+create or replace function public.finish_generation_run(
+  p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
+) returns jsonb
+language plpgsql security definer set search_path = ''
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+  v_results jsonb;
+begin
+  perform generation.require_service();
+  perform generation.renew_plans();
+  perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
+  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
+  if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
+    perform generation.count_answers(p_summary);
+  end if;
+  select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
+      'code', 'released', 'message', 'The run ended before this job did.',
+      'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
+  from public.photo_generation_queue as q cross join lateral (
+    select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
+  ) as s
+  where q.status = 'processing' and q."runId" = p_run_id;
+  insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
+  values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
+  on conflict (id) do update
+    set "finishedAt" = excluded."finishedAt", summary = excluded.summary
+    where r."finishedAt" is null;
+  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
+end
+$$;
+
 -- 50_record.sql
 
--- Images come in, one at a time, whoever holds the lease: the first writer wins until the job is final.
+-- Workers record images, one at a time. Until the job is final the first record of an image counts, whoever holds the lease.
 -- Refusals: PT400 (an index or a path that the job does not have).
 
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
@@ -3475,7 +3654,8 @@ begin
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
   if v_own is not true then
-    perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
+    perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder',
+      'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 
   delete from generation.failed_images as f
@@ -3529,7 +3709,8 @@ $$;
 
 -- 60_settle.sql
 
--- Jobs end, or come back. Every result is fenced by its claim. Refusals: PT400 (a malformed result or parameter).
+-- Jobs end, or wait for another attempt. Each result names the claim it belongs to (the fence); a job that another claim holds by now, or
+-- none, is left alone. Refusals: PT400 (a malformed result).
 
 -- Reads the results of a settle into rows; the shape is told at settle_generation_jobs. PT400 for an unknown outcome.
 create or replace function generation.read_results(p_results jsonb)
@@ -3552,7 +3733,8 @@ begin
   end if;
   return query
   select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
-    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800),
+    coalesce((r ->> 'untilDailyReset')::boolean, false),
     coalesce((r ->> 'attemptSpent')::boolean, true)
   from jsonb_array_elements(p_results) as r;
 end
@@ -3626,27 +3808,6 @@ begin
     case when d.attempt_spent then 0 else 1 end,
     d.missing
   from decided as d;
-end
-$$;
-
--- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
-create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_today constant date := generation.quota_day(generation.clock());
-  v_users constant text[] := array(select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids));
-begin
-  perform 1 from generation.flows as f where f."userId" = any (v_users) order by f."userId", f.priority for no key update;
-  update generation.flows as f
-  set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
-    "requestsOn" = greatest(f."requestsOn", v_today)
-  from (
-    select q."userId", q.priority, sum((r ->> 'requests')::integer)::integer as requests
-    from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
-    where q.id = any (p_ids) group by q."userId", q.priority
-  ) as s
-  where f."userId" = any (v_users) and f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
@@ -3737,43 +3898,6 @@ begin
 end
 $$;
 
--- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
--- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
--- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
--- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
-create or replace function public.finish_generation_run(
-  p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
-) returns jsonb
-language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_results jsonb;
-begin
-  perform generation.require_service();
-  perform generation.renew_plans();
-  perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
-  if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
-    perform generation.count_answers(p_summary);
-  end if;
-  select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
-      'code', 'released', 'message', 'The run ended before this job did.',
-      'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
-  from public.photo_generation_queue as q cross join lateral (
-    select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
-  ) as s
-  where q.status = 'processing' and q."runId" = p_run_id;
-  insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
-  values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
-  on conflict (id) do update
-    set "finishedAt" = excluded."finishedAt", summary = excluded.summary
-    where r."finishedAt" is null;
-  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
-end
-$$;
-
 -- 62_storage_refusal.sql
 
 -- What is remembered of a Storage that did not keep an image which had been paid for. Refusals: PT400 (a parameter).
@@ -3824,8 +3948,8 @@ $$;
 
 -- 70_operations.sql
 
--- What operators and apps do to jobs. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
--- for somebody else's). Only cancel is open to signed-in users, for their own batches.
+-- What apps and operators do to jobs: cancel, release, retry. Refusals: PT404 (`no_such_batch`, also for somebody else's batch). Only
+-- cancel_generation_batch is open to signed-in users, for their own batches.
 
 -- Refuses a batch that does not exist, or that a signed-in caller does not own: PT404 for both, so that
 -- nobody learns which ids exist.
@@ -3960,26 +4084,46 @@ begin
 end
 $$;
 
--- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
--- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
--- Safe to repeat: one row per model, which the second time already says so.
-create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
-language plpgsql security definer set search_path = ''
+-- 71_settings.sql
+
+-- What an operator sets for all models or one: rates, caps, limits, pause; and the gates as they are. Refusals: PT400 (a parameter), PT409
+-- (`gate_in_use`).
+
+-- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
+-- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
+-- userImagesQueued, userImagesPerDay, userDollarsPerDay, userImagesAllowed, spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous,
+-- runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`,
+-- `rate_limited`), `probeAt` when a start beyond a stated value is tried next, `userImagesAllowed` what all daily limits together let one
+-- user order. Safe to repeat: reads only.
+create or replace function public.generation_gate() returns jsonb
+language plpgsql stable security definer set search_path = ''
 as $$
-declare
-  v_successor text;
 begin
   perform generation.require_service();
-  if p_model is null or p_model = p_successor then
-    perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
-  end if;
-  insert into generation.models as m (model, successor, "successorSince")
-  values (p_model, p_successor, generation.clock())
-  on conflict (model) do update
-    set successor = case when p_successor is null then null else coalesce(m.successor, p_successor) end,
-      "successorSince" = case when p_successor is null then null else coalesce(m."successorSince", generation.clock()) end
-  returning m.successor into v_successor;
-  return jsonb_build_object('model', p_model, 'successor', v_successor);
+  return (
+    with gates as (
+      select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
+    )
+    select jsonb_build_object(
+      'gates', (
+        select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
+          'burst', generation.burst(g), 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
+          'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
+          'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
+          'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
+          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
+          'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
+          'dollarsToday', g."startedToday" * generation.start_price(g))
+          order by g.model), '[]') from gates as g),
+      'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
+      'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
+      'runs', (select count(*) from generation.runs_at_once(generation.clock()))
+    ) || (
+      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
+        'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
+        'userDollarsPerDay', l."userDollarsPerDay", 'userImagesAllowed', generation.user_images_per_day(), 'maxRuns', l."maxRuns",
+        'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
+      from generation.limits as l));
 end
 $$;
 
@@ -4089,69 +4233,6 @@ begin
     "allowAnonymous" = coalesce((p_limits -> 'allowAnonymous')::boolean, l."allowAnonymous")
   where l.id;
   return public.generation_gate();
-end
-$$;
-
--- A host as an operator names it, in the form of generation.photo_hosts. PT400 `bad_host` for what is no name of a host, and for
--- names that lead inside.
-create or replace function generation.checked_photo_host(p_host text) returns text
-language plpgsql immutable set search_path = ''
-as $$
-declare
-  v_host constant text := lower(btrim(coalesce(p_host, ''), E' \t\n\r'));
-  v_alone constant text := regexp_replace(regexp_replace(regexp_replace(v_host, '^[a-z][a-z0-9+.-]*://', ''), '[/?#].*$', ''), '^.*@|:\d*$', '', 'g');
-begin
-  if v_host = '*' or generation.is_public_host(regexp_replace(v_host, '^\*\.', '')) then
-    return v_host;
-  elsif v_alone <> v_host and generation.is_public_host(regexp_replace(v_alone, '^\*\.', '')) then
-    perform generation.refuse('400', 'bad_host', format('"%s" is more than a host', v_host), format('Use the host alone: %s', v_alone));
-  end if;
-  perform generation.refuse('400', 'bad_host', format('"%s" is no public host', left(v_host, 253)),
-    'Name a host like photos.example.com (international names as xn--…), *.example.com for all below example.com, or * for any.');
-  return null;
-end
-$$;
-
--- The hosts that https:// photos may come from: {hosts}. Safe to repeat: reads only.
-create or replace function public.generation_photo_hosts() returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  perform generation.require_service();
-  return jsonb_build_object('hosts', generation.allowed_photo_hosts());
-end
-$$;
-
--- Lets https:// photos come from a host: a name, `*.example.com` for every name below example.com, or `*` for any public host.
--- Orders and runs know it from the next one on. Returns {hosts, added}. Errors: PT400. Safe to repeat: the second time it is there.
-create or replace function public.add_generation_photo_host(p_host text) returns jsonb
-language plpgsql security definer set search_path = ''
-as $$
-declare
-  v_added integer;
-begin
-  perform generation.require_service();
-  insert into generation.photo_hosts (host) values (generation.checked_photo_host(p_host)) on conflict do nothing;
-  get diagnostics v_added = row_count;
-  return public.generation_photo_hosts() || jsonb_build_object('added', v_added > 0);
-end
-$$;
-
--- Takes a host out again. Jobs that wait for photos of it fail when they are worked on. Returns {hosts, removed}: removed is false
--- if it was not there. Errors: PT400. Safe to repeat: the second time there is none.
-create or replace function public.remove_generation_photo_host(p_host text) returns jsonb
-language plpgsql security definer set search_path = ''
-as $$
-declare
-  v_removed integer;
-begin
-  perform generation.require_service();
-  delete from generation.photo_hosts as h where h.host = lower(p_host);
-  get diagnostics v_removed = row_count;
-  if v_removed = 0 then
-    perform generation.checked_photo_host(p_host);
-  end if;
-  return public.generation_photo_hosts() || jsonb_build_object('removed', v_removed > 0);
 end
 $$;
 
@@ -4292,72 +4373,10 @@ begin
 end
 $$;
 
--- 73_details.sql
+-- 74_operator_page.sql
 
--- One batch or job from close by, for whoever is asked about it. Refusals: PT400 (a parameter), PT404 (`no_such_order`).
-
--- A job with its images: {id, status, attempts, maxAttempts, crashes, claims, exampleImageId, retryAt, lockedBy, lockedAt,
--- leaseExpiresAt, errorCode, errorMessage, createdAt, startedAt, completedAt, images: [{index, state, storagePath, width,
--- height, model, generationMs, code, message, at}]}. An image's `state` is made, refused (given up) or missing.
-create or replace function generation.job_details(p_job public.photo_generation_queue) returns jsonb
-language sql stable set search_path = ''
-as $$
-  select jsonb_build_object('id', p_job.id, 'status', p_job.status, 'attempts', p_job.attempts,
-    'maxAttempts', p_job."maxAttempts", 'crashes', p_job.crashes, 'claims', p_job.claims,
-    'exampleImageId', p_job."exampleImageId", 'retryAt', p_job."retryAt", 'lockedBy', p_job."lockedBy",
-    'lockedAt', p_job."lockedAt", 'leaseExpiresAt', p_job."leaseExpiresAt", 'errorCode', p_job."errorCode",
-    'errorMessage', p_job."errorMessage", 'createdAt', p_job."createdAt", 'startedAt', p_job."startedAt",
-    'completedAt', p_job."completedAt", 'images', (
-      select jsonb_agg(jsonb_build_object('index', i.index,
-        'state', case when p.id is not null then 'made' when f."jobId" is not null then 'refused' else 'missing' end,
-        'storagePath', p."storagePath", 'width', p.width, 'height', p.height, 'model', p.model,
-        'generationMs', p."generationMs", 'code', case when p.id is null then f.code end,
-        'message', case when p.id is null then f.message end, 'at', coalesce(p."createdAt", f."createdAt")) order by i.index)
-      from generate_series(0, p_job."numImagesPerExample" - 1) as i (index)
-      left join public.photo_generation_photos as p
-        on p."jobId" = p_job.id and p."batchId" = p_job."batchId" and p."imageIndex" = i.index
-      left join generation.failed_images as f
-        on f."jobId" = p_job.id and f."batchId" = p_job."batchId" and f."imageIndex" = i.index))
-$$;
-
--- A batch with its jobs, or one job with its batch, whichever has the id: {at, found, batch: {id, userId, status, counters,
--- createdAt, completedAt}, jobs: [as job_details gives each]}; `found` is batch or job. Of a batch come the first 200 jobs,
--- failed ones before others. Errors: PT400, PT404. Safe to repeat: reads only.
-create or replace function public.generation_details(p_id text) returns jsonb
-language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
-as $$
-declare
-  v_batch public.photo_generation_batches;
-  v_job bigint;
-begin
-  perform generation.require_service();
-  if coalesce(p_id, '') = '' then
-    perform generation.refuse('400', 'missing', 'p_id is missing', 'Name a batch or a job.');
-  end if;
-  select b.* into v_batch from public.photo_generation_batches as b where b.id = p_id;
-  if not found and p_id ~ '^[0-9]{1,18}$' then
-    select q.id into v_job from public.photo_generation_queue as q where q.id = p_id::bigint;
-    select b.* into v_batch from public.photo_generation_batches as b
-    where b.id = (select q."batchId" from public.photo_generation_queue as q where q.id = v_job);
-  end if;
-  if v_batch.id is null then
-    perform generation.refuse('404', 'no_such_order', 'there is no batch and no job with this id',
-      'Check it; what ended long ago may have been pruned.');
-  end if;
-  return jsonb_build_object('at', generation.clock(), 'found', case when v_job is null then 'batch' else 'job' end,
-    'batch', to_jsonb(v_batch), 'jobs', (
-      select coalesce(jsonb_agg(generation.job_details(q) order by q.status = 'failed' desc, q.id), '[]')
-      from (
-        select s.* from public.photo_generation_queue as s
-        where s."batchId" = v_batch.id and (v_job is null or s.id = v_job)
-        order by s.status = 'failed' desc, s.id limit 200
-      ) as q));
-end
-$$;
-
--- 74_overview.sql
-
--- What an operator's page shows beside the numbers of generation_queue_stats. Refusals: PT400 (a parameter).
+-- What an operator's page shows beside the numbers of generation_queue_stats: the latest batches, jobs in trouble, runs and photos, and one
+-- batch or job in detail. Refusals: PT400 (a parameter), PT404 (`no_such_order`).
 
 -- Jobs that want a look, the latest first: {id, batchId, status, why, code, message, attempts, maxAttempts, crashes, at}.
 -- `why` is failed (within a day), stale (its worker died), or struggling (it waits, and has crashed or has one attempt left).
@@ -4439,10 +4458,69 @@ begin
 end
 $$;
 
+-- A job with its images: {id, status, attempts, maxAttempts, crashes, claims, exampleImageId, retryAt, lockedBy, lockedAt,
+-- leaseExpiresAt, errorCode, errorMessage, createdAt, startedAt, completedAt, images: [{index, state, storagePath, width,
+-- height, model, generationMs, code, message, at}]}. An image's `state` is made, refused (given up) or missing.
+create or replace function generation.job_details(p_job public.photo_generation_queue) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object('id', p_job.id, 'status', p_job.status, 'attempts', p_job.attempts,
+    'maxAttempts', p_job."maxAttempts", 'crashes', p_job.crashes, 'claims', p_job.claims,
+    'exampleImageId', p_job."exampleImageId", 'retryAt', p_job."retryAt", 'lockedBy', p_job."lockedBy",
+    'lockedAt', p_job."lockedAt", 'leaseExpiresAt', p_job."leaseExpiresAt", 'errorCode', p_job."errorCode",
+    'errorMessage', p_job."errorMessage", 'createdAt', p_job."createdAt", 'startedAt', p_job."startedAt",
+    'completedAt', p_job."completedAt", 'images', (
+      select jsonb_agg(jsonb_build_object('index', i.index,
+        'state', case when p.id is not null then 'made' when f."jobId" is not null then 'refused' else 'missing' end,
+        'storagePath', p."storagePath", 'width', p.width, 'height', p.height, 'model', p.model,
+        'generationMs', p."generationMs", 'code', case when p.id is null then f.code end,
+        'message', case when p.id is null then f.message end, 'at', coalesce(p."createdAt", f."createdAt")) order by i.index)
+      from generate_series(0, p_job."numImagesPerExample" - 1) as i (index)
+      left join public.photo_generation_photos as p
+        on p."jobId" = p_job.id and p."batchId" = p_job."batchId" and p."imageIndex" = i.index
+      left join generation.failed_images as f
+        on f."jobId" = p_job.id and f."batchId" = p_job."batchId" and f."imageIndex" = i.index))
+$$;
+
+-- A batch with its jobs, or one job with its batch, whichever has the id: {at, found, batch: {id, userId, status, counters,
+-- createdAt, completedAt}, jobs: [as job_details gives each]}; `found` is batch or job. Of a batch come the first 200 jobs,
+-- failed ones before others. Errors: PT400, PT404. Safe to repeat: reads only.
+create or replace function public.generation_details(p_id text) returns jsonb
+language plpgsql stable security definer set search_path = '' set timezone = 'UTC'
+as $$
+declare
+  v_batch public.photo_generation_batches;
+  v_job bigint;
+begin
+  perform generation.require_service();
+  if coalesce(p_id, '') = '' then
+    perform generation.refuse('400', 'missing', 'p_id is missing', 'Name a batch or a job.');
+  end if;
+  select b.* into v_batch from public.photo_generation_batches as b where b.id = p_id;
+  if not found and p_id ~ '^[0-9]{1,18}$' then
+    select q.id into v_job from public.photo_generation_queue as q where q.id = p_id::bigint;
+    select b.* into v_batch from public.photo_generation_batches as b
+    where b.id = (select q."batchId" from public.photo_generation_queue as q where q.id = v_job);
+  end if;
+  if v_batch.id is null then
+    perform generation.refuse('404', 'no_such_order', 'there is no batch and no job with this id',
+      'Check it; what ended long ago may have been pruned.');
+  end if;
+  return jsonb_build_object('at', generation.clock(), 'found', case when v_job is null then 'batch' else 'job' end,
+    'batch', to_jsonb(v_batch), 'jobs', (
+      select coalesce(jsonb_agg(generation.job_details(q) order by q.status = 'failed' desc, q.id), '[]')
+      from (
+        select s.* from public.photo_generation_queue as s
+        where s."batchId" = v_batch.id and (v_job is null or s.id = v_job)
+        order by s.status = 'failed' desc, s.id limit 200
+      ) as q));
+end
+$$;
+
 -- 75_reading.sql
 
--- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
--- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
+-- What apps and the worker read: a batch, the version of the schema, the jobs that a claim would give. Refusals: PT400 (a parameter), PT404
+-- (`no_such_batch`, also for somebody else's batch). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of the schema: the highest migration that has run.
 create or replace function generation.schema_version() returns integer
@@ -4558,55 +4636,18 @@ begin
 end
 $$;
 
--- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- userImagesQueued, userImagesPerDay, userDollarsPerDay, userImagesAllowed, spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous,
--- runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`,
--- `rate_limited`), `probeAt` when a start beyond a stated value is tried next, `userImagesAllowed` what all daily limits together let one
--- user order. Safe to repeat: reads only.
-create or replace function public.generation_gate() returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  perform generation.require_service();
-  return (
-    with gates as (
-      select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-    )
-    select jsonb_build_object(
-      'gates', (
-        select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-          'burst', generation.burst(g), 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-          'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-          'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
-          'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
-          'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
-          'dollarsToday', g."startedToday" * generation.start_price(g))
-          order by g.model), '[]') from gates as g),
-      'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
-      'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-      'runs', (select count(*) from generation.runs_at_once(generation.clock()))
-    ) || (
-      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
-        'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
-        'userDollarsPerDay', l."userDollarsPerDay", 'userImagesAllowed', generation.user_images_per_day(), 'maxRuns', l."maxRuns",
-        'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-      from generation.limits as l));
-end
-$$;
-
 -- 76_sweep.sql
 
--- Storage is rid of what no row tells of. Only the Storage API can remove objects, so a worker does it; these functions
--- say where to look, and remember what was looked at. Refusals: PT400 (a parameter).
+-- The sweep removes objects from Storage that no row names. Only the Storage API can remove objects, so a worker does it; these
+-- functions return the folders to look into, and record which have been swept. Refusals: PT400 (a parameter).
 --
--- A sweep takes nothing from anybody: it only sees jobs that ended at least ten minutes ago. A run lives for 270 s at
--- most and a job that has ended is not claimed, so nothing is being uploaded to such a job's folder any more, and since an
--- ended job takes no record, the list of recorded photos that a sweep is given stays true as long as the job is final. If
--- it is retried meanwhile, it waits until `sweepUntil`: else its next claim could adopt an object that is being removed.
+-- A sweep removes no object that is still needed. It handles only jobs that ended at least ten minutes ago. A run lasts 270 s at most
+-- and an ended job is not claimed, so nothing is uploaded to the job's folder any more. An ended job takes no record, so the list of
+-- recorded photos stays true while the job is final. A job that is retried during a sweep waits until `sweepUntil`; otherwise its next
+-- claim could adopt an object that is being removed.
 
--- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
+-- Sets "completedAt" of up to p_limit jobs to now where it is in the future, because the clock was wrong. Locks: jobs; skips those
+-- that others have locked.
 create or replace function generation.put_ends_right(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -4668,8 +4709,8 @@ begin
 end
 $$;
 
--- Remembers that the folders of jobs were swept. p_job_ids is an array of ids; one that has been retried since, or
--- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
+-- Records that the folders of jobs were swept. p_job_ids is an array of ids; a job that has been retried since, or
+-- whose time for sweeping is over, is not changed. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
 -- swept stays so.
 create or replace function public.settle_swept_generation_jobs(p_job_ids jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -4696,7 +4737,7 @@ $$;
 
 -- 77_prune.sql
 
--- History goes: what ended long ago is removed, photos excepted. Refusals: PT400 (a parameter).
+-- Pruning removes what ended long ago: batches with their jobs, runs, idempotency keys. Rows of photos stay. Refusals: PT400 (a parameter).
 
 -- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until
 -- they have p_limit jobs; one at least. Not while a job's folder waits to be swept: once the job is gone, nobody
@@ -4803,7 +4844,8 @@ declare
 begin
   perform generation.require_service();
   if p_older_than_days is null or p_older_than_days not between 1 and 36500 or p_limit is null or p_limit not between 1 and 100000 then
-    perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000', 'Keep 30 days, for example.');
+    perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000',
+      'Keep 30 days, for example.');
   end if;
   v_before := generation.clock() - make_interval(days => p_older_than_days);
   v_batch_ids := generation.batches_to_prune(v_before, p_limit);
@@ -4824,8 +4866,8 @@ $$;
 
 -- 78_erase.sql
 
--- A user goes, at once from every table; the user's folder in Storage, which only the Storage API can empty, is left to
--- the sweep, and remembered until it is empty. Refusals: PT400 (a parameter).
+-- Erasure removes a user's rows from every table at once. Only the Storage API can empty the user's folder, so the sweep does that;
+-- generation.erasures has the folder until it is empty. Refusals: PT400 (a parameter).
 
 -- Takes a user's jobs (locked, as their batches are) out of the counters of batches that hold other users' jobs too, as
 -- only direct inserts can make them, and hands those that were the user's own over to one of the others.
@@ -5737,7 +5779,7 @@ begin
   );
 exception
   when insufficient_privilege then
-    raise warning 'The policy "own generated photos" was not made: run sql/functions/90_storage.sql as % as well, the owner of storage.objects.',
+    raise warning 'The policy "own generated photos" is missing: run sql/functions/90_storage.sql as %, who owns storage.objects.',
       (select c.relowner::regrole from pg_catalog.pg_class as c where c.oid = 'storage.objects'::regclass);
 end
 $$;

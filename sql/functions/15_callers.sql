@@ -41,7 +41,8 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   if generation.caller_is_user() then
-    perform generation.refuse_caller('only the service role may call this function', 'Call it from a server, with the project''s secret key.');
+    perform generation.refuse_caller('only the service role may call this function',
+      'Call it from a server, with the project''s secret key.');
   end if;
 end
 $$;

@@ -1,6 +1,6 @@
--- Orders come in. Refusals: PT400 (bad request; the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
--- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user). Who the caller is comes from the role and
--- the token, never from the request.
+-- Orders come in, as a call of enqueue_generation_batch or as rows that an app inserts itself. Who the caller is comes from the role and
+-- the token, never from the request. Refusals: PT400 (the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
+-- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user).
 
 -- Refuses a request that is larger than generate_images takes, before anything else looks into it, or is no order at all.
 create or replace function generation.check_request(p_request jsonb) returns void
@@ -13,7 +13,8 @@ begin
     perform generation.refuse('413', 'order_too_large', format('the request has %s bytes of text, more than 1048576', v_bytes),
       'Order fewer example images at once, or shorten their prompts and addresses.');
   elsif p_request is null or jsonb_typeof(p_request) <> 'object' then
-    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object', 'Send {"basePrompt": …, "exampleImages": […], …}.');
+    perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object',
+      'Send {"basePrompt": …, "exampleImages": […], …}.');
   end if;
 end
 $$;
@@ -153,84 +154,15 @@ begin
 end
 $$;
 
--- What an image costs that would be asked for now: of the model that started last, or whatever has taken its place, or would
--- answer there; before the first start of the worker's default model.
-create or replace function generation.next_image_price() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_gate generation.gates;
-  v_model text;
-begin
-  select g.* into v_gate from generation.gates as g
-  where generation.last_start(g) is not null order by generation.last_start(g) desc limit 1;
-  v_model := generation.current_model(coalesce(v_gate.model, 'gemini-2.5-flash-image'));
-  return case when v_model = v_gate.model then generation.start_price(v_gate) else generation.image_price(v_model) end;
-end
-$$;
-
--- How many images the daily caps for all let start a day, null for any number.
-create or replace function generation.images_of_caps() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return (select least(l."imagesPerDay", l."dollarsPerDay" / nullif(generation.next_image_price(), 0)) from generation.limits as l);
-end
-$$;
-
--- How many images one user may order a day, null for any number: what the limits per user allow, and no more than half of what
--- the daily caps for all do (one image at least), so that one user's orders never use up a cap.
-create or replace function generation.user_images_per_day() returns numeric
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_price constant numeric := nullif(generation.next_image_price(), 0);
-  v_caps constant numeric := generation.images_of_caps();
-begin
-  return (
-    select least(l."userImagesPerDay", floor(l."userDollarsPerDay" / v_price),
-      case when v_caps is not null then greatest(floor(v_caps / 2), 1) end)
-    from generation.limits as l);
-end
-$$;
-
--- Refuses an order of p_images of a signed-in user beyond what one user may have queued at once, or use of a day in California. What
--- counts for the day is what was ordered on it, also if it was cancelled, or ordering and cancelling would be free; or, if that is
--- more, the requests that were sent on it for the user and the images that are still to be made, whenever they were ordered.
--- reserve_tags has counted this order and locked the user's tag row, so no other order of this user is under way.
-create or replace function generation.check_user_limits(p_user_id text, p_images integer) returns void
+-- Lets a user order, or refuses with PT409 while the user is being erased: what is ordered then would lose its
+-- photos. Holds an erasure up until the end of the transaction.
+create or replace function generation.enter_user(p_user_id text) returns void
 language plpgsql set search_path = ''
 as $$
-declare
-  v_today constant date := generation.quota_day(generation.clock());
-  v_queue_limit constant integer := (select l."userImagesQueued" from generation.limits as l);
-  v_day_limit constant numeric := generation.user_images_per_day();
-  v_queued bigint;
-  v_used bigint;
 begin
-  if not generation.caller_is_user() or coalesce(v_queue_limit, v_day_limit) is null then
-    return;
-  end if;
-  select coalesce(sum(b."imagesTotal" - b."imagesDone" - b."imagesFailed"), 0) into v_queued
-  from public.photo_generation_batches as b where b."userId" = p_user_id and b.status = 'generating';
-  if v_queued + p_images > v_queue_limit then
-    perform generation.refuse('429', 'user_queue_full',
-      format('%s of your images are not made yet and this order has %s more: one user may have %s waiting', v_queued, p_images, v_queue_limit),
-      case when v_queue_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
-        when p_images > v_queue_limit then format('Order at most %s images at once.', v_queue_limit)
-        else 'Order again when enough of them are made, or cancel some.' end);
-  end if;
-  select greatest(sum(f."imagesOrdered") filter (where f."orderedOn" >= v_today) - p_images,
-    coalesce(sum(f."requestsSent") filter (where f."requestsOn" >= v_today), 0) + v_queued) into v_used
-  from generation.flows as f where f."userId" = p_user_id;
-  if v_used + p_images > v_day_limit then
-    perform generation.refuse('429', 'user_daily_limit',
-      format('%s of your images count for today and this order has %s more: one user may order %s a day', v_used, p_images, v_day_limit),
-      case when v_day_limit = 0 then 'Users cannot order now: the operator has set this limit to 0.'
-        when p_images > v_day_limit then format('Order at most %s images a day.', v_day_limit)
-        else format('%s after %s.',
-          case when v_used < v_day_limit then format('Order at most %s images today, or again', v_day_limit - v_used) else 'Order again' end,
-          to_char(generation.next_daily_reset(generation.clock()) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"')) end);
+  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
+  if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
+    perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
   end if;
 end
 $$;
@@ -269,19 +201,6 @@ begin
   select array_agg(id order by id) into v_job_ids from inserted;
   return jsonb_build_object('batchId', v_batch_id, 'jobIds', to_jsonb(v_job_ids), 'jobsEnqueued', v_jobs,
     'imagesEnqueued', v_jobs * v_images);
-end
-$$;
-
--- Lets a user order, or refuses with PT409 while the user is being erased: what is ordered then would lose its
--- photos. Holds an erasure up until the end of the transaction.
-create or replace function generation.enter_user(p_user_id text) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  perform pg_advisory_xact_lock_shared(generation.lock_class('user'), hashtext(p_user_id));
-  if exists (select from generation.erasures as e where e."userFolder" = generation.user_folder(p_user_id)) then
-    perform generation.refuse('409', 'user_being_erased', 'this user is being erased', 'Order again once the erasure is done.');
-  end if;
 end
 $$;
 
@@ -331,3 +250,62 @@ begin
   return v_answer || '{"created": true}';
 end
 $$;
+
+-- Completes a row that something other than enqueue inserted (an app that still writes the table itself):
+-- defaults for what was left out or null, a batch that counts it, and its place in the fair order.
+create or replace function generation.adopt_inserted_job() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  new."batchId" := coalesce(new."batchId", gen_random_uuid()::text);
+  new."aspectRatio" := coalesce(new."aspectRatio", '1:1');
+  new."numImagesPerExample" := coalesce(new."numImagesPerExample", 4);
+  new."trainingImageUrls" := coalesce(nullif(new."trainingImageUrls", 'null'), '[]');
+  new.backgrounds := coalesce(nullif(new.backgrounds, 'null'), '[]');
+  new.styles := coalesce(nullif(new.styles, 'null'), '[]');
+  new.status := lower(coalesce(new.status, 'pending'));
+  new.priority := coalesce(new.priority, 0);
+  new.attempts := coalesce(new.attempts, 0);
+  new."maxAttempts" := coalesce(new."maxAttempts", 5);
+  new.crashes := coalesce(new.crashes, 0);
+  new.suspect := coalesce(new.suspect, false);
+  new.claims := coalesce(new.claims, 0);
+  new."createdAt" := coalesce(new."createdAt", generation.clock());
+  perform generation.check_folder(generation.user_folder(new."userId"), 'user id'),
+    generation.check_folder(new."batchId", 'batch id');
+  if new.status <> 'pending' then
+    perform generation.refuse('400', 'not_pending', format('a new job must be pending, not %s', new.status),
+      'Insert it as pending; the functions move it on.');
+  end if;
+  -- A row whose address is no good fails when it is worked on, and says so; a host must be allowed at once.
+  perform generation.check_photo_host(generation.photo_host(r.reference), r.field)
+  from (
+    select new."exampleImageUrl" as reference, 'exampleImageUrl' as field
+    union all
+    select t.url, format('trainingImageUrls[%s]', t.i - 1)
+    from jsonb_array_elements_text(case when jsonb_typeof(new."trainingImageUrls") = 'array' then new."trainingImageUrls" else '[]' end)
+      with ordinality as t (url, i)
+  ) as r
+  where generation.photo_host(r.reference) is not null;
+  perform generation.enter_user(new."userId");
+  -- The tag row before the batch, so that a user's concurrent inserts into several batches queue up at it.
+  new."startTag" := generation.reserve_tags(new."userId", new.priority, new."numImagesPerExample")
+    + new."numImagesPerExample";
+  insert into public.photo_generation_batches as b (id, "userId", "jobsTotal", "imagesTotal", "createdAt")
+  values (new."batchId", new."userId", 1, new."numImagesPerExample", new."createdAt")
+  on conflict (id) do update
+    set "jobsTotal" = b."jobsTotal" + 1, "imagesTotal" = b."imagesTotal" + excluded."imagesTotal",
+      status = 'generating', "completedAt" = null
+    where b.status <> 'cancelled';
+  if not found then
+    perform generation.refuse('409', 'batch_cancelled', 'this batch has been cancelled', 'Insert into a new batch.');
+  end if;
+  return new;
+end
+$$;
+
+drop trigger if exists photo_generation_queue_adopt on public.photo_generation_queue;
+create trigger photo_generation_queue_adopt
+before insert on public.photo_generation_queue
+for each row when (new."startTag" is null)
+execute function generation.adopt_inserted_job();

@@ -1,7 +1,6 @@
--- A database's clock can be ahead for hours, and be put right. What was stored meanwhile lies in the future: a retry, a lease or a
--- block would last for the whole difference. So for every time in the tables time_bounds says how far ahead it can ever lie, and
--- whatever lies further is moved: by put_times_right, a bounded step of each claim, by gate_in_time for a gate, and by
--- the sweep for its own.
+-- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
+-- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
+-- be at most. What is further ahead is moved: by put_times_right in each claim, by gate_in_time for a gate, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left

@@ -99,7 +99,8 @@ begin
     "graceSeconds" = p_gate."graceSeconds", "learnedRate" = p_gate."learnedRate",
     "learnedFrom" = p_gate."learnedFrom", "learnedAt" = p_gate."learnedAt", "probeAt" = p_gate."probeAt",
     "probedAt" = p_gate."probedAt", "startTimes" = p_gate."startTimes", "startCounts" = p_gate."startCounts",
-    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch, "blockedUntil" = p_gate."blockedUntil",
+    "roomAt" = p_gate."roomAt", "paceAt" = p_gate."paceAt", "provenStarts" = p_gate."provenStarts", epoch = p_gate.epoch,
+    "blockedUntil" = p_gate."blockedUntil",
     "limitedAt" = p_gate."limitedAt", limits = p_gate.limits, today = p_gate.today, "startedToday" = p_gate."startedToday"
   where g.model = p_gate.model;
 end

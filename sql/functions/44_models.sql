@@ -170,18 +170,6 @@ begin
 end
 $$;
 
--- The date in a fact, null where it is null.
-create or replace function generation.checked_date(p_value jsonb, p_field text) returns date
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return generation.checked_text(p_value, p_field, 10)::date;
-exception
-  when datetime_field_overflow or invalid_datetime_format then
-    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
-end
-$$;
-
 -- Corrects what is known of a model; p_facts may have dollars (an image of 1K, null: unknown), announcedEnd, announcedSuccessor (null:
 -- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. A model that
 -- workers have changed over from gets the new successor at once. Returns as generation_models. Errors: PT400. Locks: the
@@ -198,11 +186,13 @@ begin
   perform generation.require_service();
   v_source := coalesce(generation.checked_text(p_facts -> 'source', 'source', 1000), 'set by the operator');
   if coalesce(p_model, '') !~ '^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$' or p_facts ->> 'announcedSuccessor' = p_model then
-    perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor', 'Name two different models.');
+    perform generation.refuse('400', 'bad_model', 'p_model names no model, or the model is its own successor',
+      'Name two different models.');
   elsif jsonb_typeof(p_facts) is distinct from 'object' then
     perform generation.refuse('400', 'wrong_type', 'p_facts must be an object', 'Send {"dollars": 0.039}.');
   end if;
-  perform generation.refuse_unknown_fields(p_facts, array['dollars', 'announcedEnd', 'announcedSuccessor', 'source', 'available'], 'p_facts');
+  perform generation.refuse_unknown_fields(p_facts,
+    array['dollars', 'announcedEnd', 'announcedSuccessor', 'source', 'available'], 'p_facts');
   if jsonb_typeof(p_facts -> 'dollars') not in ('number', 'null') or (p_facts ->> 'dollars')::numeric < 0 then
     perform generation.refuse('400', 'out_of_range', 'dollars must be a number from 0, or null', 'Send {"dollars": 0.039}.');
   end if;
@@ -224,5 +214,28 @@ begin
     delete from generation.prices as p where p.model = p_model;
   end if;
   return public.generation_models();
+end
+$$;
+
+-- Remembers that a model has been shut down and which one takes its place, so that later runs ask the
+-- successor at once. Returns {model, successor}; the first successor stands. p_successor null forgets it.
+-- Safe to repeat: one row per model, which the second time already says so.
+create or replace function public.set_generation_model_successor(p_model text, p_successor text) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_successor text;
+begin
+  perform generation.require_service();
+  if p_model is null or p_model = p_successor then
+    perform generation.refuse('400', 'bad_successor', 'a model needs a name and cannot succeed itself', 'Name two different models.');
+  end if;
+  insert into generation.models as m (model, successor, "successorSince")
+  values (p_model, p_successor, generation.clock())
+  on conflict (model) do update
+    set successor = case when p_successor is null then null else coalesce(m.successor, p_successor) end,
+      "successorSince" = case when p_successor is null then null else coalesce(m."successorSince", generation.clock()) end
+  returning m.successor into v_successor;
+  return jsonb_build_object('model', p_model, 'successor', v_successor);
 end
 $$;

@@ -1,6 +1,5 @@
--- Jobs go out. A claim registers its run, rescues what dead runs left, moves what has come due, and hands
--- out ready jobs. Refusals: PT400 (a parameter), PT409 (`run_finished`). Being busy or having nothing to
--- give are answers, not errors.
+-- Jobs go out. A claim registers its run, takes back what dead runs left, makes ready what has come due, and hands out ready jobs.
+-- Refusals: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Being busy or having nothing to give are answers, not errors.
 
 -- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
 create or replace function generation.check_claim(
@@ -10,32 +9,17 @@ language plpgsql immutable set search_path = ''
 as $$
 begin
   if p_worker_id is null or p_worker_id !~ '^[A-Za-z0-9._:@-]{1,100}$' then
-    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -', 'Set WORKER_ID accordingly.');
+    perform generation.refuse('400', 'bad_worker_id', 'p_worker_id must be 1 to 100 of A-Z a-z 0-9 . _ : @ -',
+      'Set WORKER_ID accordingly.');
   elsif p_claim_id is null then
-    perform generation.refuse('400', 'missing', 'p_claim_id is missing', 'Send a fresh uuid with every claim, the same one when repeating it.');
+    perform generation.refuse('400', 'missing', 'p_claim_id is missing',
+      'Send a fresh uuid with every claim, the same one when repeating it.');
   elsif p_max_jobs is null or p_max_jobs not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_max_jobs must be from 1 to 1000', 'Claim fewer jobs at once.');
   elsif p_run_seconds is null or p_run_seconds not between 1 and 270 then
-    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270', 'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
+    perform generation.refuse('400', 'out_of_range', 'p_run_seconds must be from 1 to 270',
+      'A run lasts at most 270 s, so that a lock older than five minutes means a dead worker.');
   end if;
-end
-$$;
-
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
--- it is registered, null before its first claim.
--- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
-create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
-language plpgsql set search_path = ''
-as $$
-declare
-  v_run generation.runs;
-begin
-  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
-  select r.* into v_run from generation.runs as r where r.id = p_run_id;
-  if v_run."finishedAt" is not null then
-    perform generation.refuse('409', 'run_finished', 'this run has been finished; it claims nothing more', 'Start a new run with a new id.');
-  end if;
-  return v_run;
 end
 $$;
 
@@ -226,33 +210,6 @@ begin
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
--- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
--- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
-create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
-language plpgsql stable set search_path = ''
-as $$
-begin
-  return query
-  select r.id, least(r."endsBy", r."heardAt" + interval '90 s') from generation.runs as r
-  where r."finishedAt" is null and r."endsBy" > p_now and r."heardAt" > p_now - interval '90 s';
-end
-$$;
-
--- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
--- hears or ends it.
-create or replace function generation.hear_run(p_run_id uuid) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = (
-    select h.id from generation.runs as h
-    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
-    for no key update skip locked);
-end
-$$;
-
 -- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
 -- a place among the runs at once; a dead run's place is free when it has not been heard of for 90 s. Waiting up to 30 s for the gate is
 -- what a run is for; with a longer wait ahead it had better not begin.
@@ -282,50 +239,6 @@ language plpgsql volatile set search_path = ''
 as $$
 begin
   return p_answer || jsonb_build_object('answeredAt', generation.moment());
-end
-$$;
-
--- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
--- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
--- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
--- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
--- ends. Reads heads of indexes only.
-create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_last jsonb;
-  v_stopped boolean;
-  v_now constant timestamptz := generation.clock();
-begin
-  select r.summary into v_last from generation.runs as r
-  where r."finishedAt" is not null order by r."startedAt" desc limit 1;
-  v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
-  if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
-    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
-    or exists (select from public.photo_generation_queue as q where q.status = 'processing')
-    or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
-      and exists (
-        select from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))
-    or exists (select from generation.runs as r where r.id = p_run_id) then
-    return;
-  end if;
-  insert into generation.runs (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
-  values (gen_random_uuid(), p_worker_id, v_now, v_now, v_now,
-    jsonb_build_object('runId', p_run_id, 'stopReason', p_reason, 'claimed', 0));
-end
-$$;
-
--- Adds the host of the project itself, which only its workers know, to those that photos may come from. A name that is not
--- public, such as that of a stack on one's own machine, is left out.
-create or replace function generation.allow_own_photo_host(p_host text) returns void
-language plpgsql set search_path = ''
-as $$
-begin
-  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
-    insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
-  end if;
 end
 $$;
 

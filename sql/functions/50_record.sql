@@ -1,4 +1,4 @@
--- Images come in, one at a time, whoever holds the lease: the first writer wins until the job is final.
+-- Workers record images, one at a time. Until the job is final the first record of an image counts, whoever holds the lease.
 -- Refusals: PT400 (an index or a path that the job does not have).
 
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
@@ -64,7 +64,8 @@ begin
   end if;
   perform generation.check_image_index(p_image_index, v_job."numImagesPerExample");
   if v_own is not true then
-    perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder', 'Store as {user}/{batch}/{job}/{index}-{hash}.');
+    perform generation.refuse('400', 'bad_path', 'storagePath must lie in the job''s own folder',
+      'Store as {user}/{batch}/{job}/{index}-{hash}.');
   end if;
 
   delete from generation.failed_images as f

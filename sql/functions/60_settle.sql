@@ -1,4 +1,5 @@
--- Jobs end, or come back. Every result is fenced by its claim. Refusals: PT400 (a malformed result or parameter).
+-- Jobs end, or wait for another attempt. Each result names the claim it belongs to (the fence); a job that another claim holds by now, or
+-- none, is left alone. Refusals: PT400 (a malformed result).
 
 -- Reads the results of a settle into rows; the shape is told at settle_generation_jobs. PT400 for an unknown outcome.
 create or replace function generation.read_results(p_results jsonb)
@@ -21,7 +22,8 @@ begin
   end if;
   return query
   select (r ->> 'jobId')::bigint, r ->> 'fence', r ->> 'outcome', r ->> 'code', r ->> 'message',
-    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800), coalesce((r ->> 'untilDailyReset')::boolean, false),
+    least(greatest(coalesce((r ->> 'retryInSeconds')::double precision, 0), 0), 172800),
+    coalesce((r ->> 'untilDailyReset')::boolean, false),
     coalesce((r ->> 'attemptSpent')::boolean, true)
   from jsonb_array_elements(p_results) as r;
 end
@@ -95,27 +97,6 @@ begin
     case when d.attempt_spent then 0 else 1 end,
     d.missing
   from decided as d;
-end
-$$;
-
--- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
-create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
-language plpgsql set search_path = ''
-as $$
-declare
-  v_today constant date := generation.quota_day(generation.clock());
-  v_users constant text[] := array(select q."userId" from public.photo_generation_queue as q where q.id = any (p_ids));
-begin
-  perform 1 from generation.flows as f where f."userId" = any (v_users) order by f."userId", f.priority for no key update;
-  update generation.flows as f
-  set "requestsSent" = case when f."requestsOn" >= v_today then f."requestsSent" else 0 end + s.requests,
-    "requestsOn" = greatest(f."requestsOn", v_today)
-  from (
-    select q."userId", q.priority, sum((r ->> 'requests')::integer)::integer as requests
-    from jsonb_array_elements(p_results) as r join public.photo_generation_queue as q on q.id = (r ->> 'jobId')::bigint
-    where q.id = any (p_ids) group by q."userId", q.priority
-  ) as s
-  where f."userId" = any (v_users) and f."userId" = s."userId" and f.priority = s.priority;
 end
 $$;
 
@@ -203,42 +184,5 @@ begin
     left join jsonb_array_elements(v_settled) as s
       on s ->> 'jobId' = r ->> 'jobId' and s ->> 'fence' = r ->> 'fence'
   ));
-end
-$$;
-
--- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
--- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
--- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
--- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
-create or replace function public.finish_generation_run(
-  p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
-) returns jsonb
-language plpgsql security definer set search_path = ''
-set plan_cache_mode = force_generic_plan
-as $$
-declare
-  v_results jsonb;
-begin
-  perform generation.require_service();
-  perform generation.renew_plans();
-  perform generation.check_claim(p_worker_id, p_run_id, 1, 1);
-  perform pg_advisory_xact_lock(generation.lock_class('run'), hashtext(p_run_id::text));
-  if not exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is not null) then
-    perform generation.count_answers(p_summary);
-  end if;
-  select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
-      'code', 'released', 'message', 'The run ended before this job did.',
-      'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
-  from public.photo_generation_queue as q cross join lateral (
-    select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
-  ) as s
-  where q.status = 'processing' and q."runId" = p_run_id;
-  insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
-  values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
-  on conflict (id) do update
-    set "finishedAt" = excluded."finishedAt", summary = excluded.summary
-    where r."finishedAt" is null;
-  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
 end
 $$;

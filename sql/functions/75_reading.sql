@@ -1,5 +1,5 @@
--- What operators, apps and the status page read. Refusals: PT400 (a parameter), PT404 (`no_such_batch`, also
--- for somebody else's). Only get_generation_batch is open to signed-in users, for their own batches.
+-- What apps and the worker read: a batch, the version of the schema, the jobs that a claim would give. Refusals: PT400 (a parameter), PT404
+-- (`no_such_batch`, also for somebody else's batch). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of the schema: the highest migration that has run.
 create or replace function generation.schema_version() returns integer
@@ -112,43 +112,5 @@ begin
     return generation.nothing_claimed(null);
   end if;
   return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
-end
-$$;
-
--- The gates and caps as they are: {gates: [{model, rate, burst, windowSeconds, allowed, learnedRate, learnedFrom,
--- epoch, blockedForSeconds, blockedUntil, closedBy, probeAt, probing, startedToday, dollarsToday}], imagesPerDay, dollarsPerDay,
--- userImagesQueued, userImagesPerDay, userDollarsPerDay, userImagesAllowed, spentToday, startedToday, maxRuns, maxAgeHours, allowAnonymous,
--- runs, pausedAt, pauseReason}; `rate` is in force, `allowed` the operator's. `closedBy` is why nothing may start (`paused`, `daily_cap`,
--- `rate_limited`), `probeAt` when a start beyond a stated value is tried next, `userImagesAllowed` what all daily limits together let one
--- user order. Safe to repeat: reads only.
-create or replace function public.generation_gate() returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  perform generation.require_service();
-  return (
-    with gates as (
-      select a.* from generation.gates as g cross join lateral generation.age_gate(g, generation.moment()) as a
-    )
-    select jsonb_build_object(
-      'gates', (
-        select coalesce(jsonb_agg(jsonb_build_object('model', g.model, 'rate', generation.gate_rate(g), 'allowed', g.rate,
-          'burst', generation.burst(g), 'windowSeconds', g."windowSeconds", 'learnedRate', g."learnedRate",
-          'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
-          'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
-          'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
-          'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
-          'dollarsToday', g."startedToday" * generation.start_price(g))
-          order by g.model), '[]') from gates as g),
-      'spentToday', (select coalesce(sum(g."startedToday" * generation.start_price(g)), 0) from gates as g),
-      'startedToday', (select coalesce(sum(g."startedToday"), 0) from gates as g),
-      'runs', (select count(*) from generation.runs_at_once(generation.clock()))
-    ) || (
-      select jsonb_build_object('imagesPerDay', l."imagesPerDay", 'dollarsPerDay', l."dollarsPerDay",
-        'userImagesQueued', l."userImagesQueued", 'userImagesPerDay', l."userImagesPerDay",
-        'userDollarsPerDay', l."userDollarsPerDay", 'userImagesAllowed', generation.user_images_per_day(), 'maxRuns', l."maxRuns",
-        'maxAgeHours', l."maxAgeHours", 'allowAnonymous', l."allowAnonymous", 'pausedAt', l."pausedAt", 'pauseReason', l."pauseReason")
-      from generation.limits as l));
 end
 $$;

@@ -1,12 +1,13 @@
--- Storage is rid of what no row tells of. Only the Storage API can remove objects, so a worker does it; these functions
--- say where to look, and remember what was looked at. Refusals: PT400 (a parameter).
+-- The sweep removes objects from Storage that no row names. Only the Storage API can remove objects, so a worker does it; these
+-- functions return the folders to look into, and record which have been swept. Refusals: PT400 (a parameter).
 --
--- A sweep takes nothing from anybody: it only sees jobs that ended at least ten minutes ago. A run lives for 270 s at
--- most and a job that has ended is not claimed, so nothing is being uploaded to such a job's folder any more, and since an
--- ended job takes no record, the list of recorded photos that a sweep is given stays true as long as the job is final. If
--- it is retried meanwhile, it waits until `sweepUntil`: else its next claim could adopt an object that is being removed.
+-- A sweep removes no object that is still needed. It handles only jobs that ended at least ten minutes ago. A run lasts 270 s at most
+-- and an ended job is not claimed, so nothing is uploaded to the job's folder any more. An ended job takes no record, so the list of
+-- recorded photos stays true while the job is final. A job that is retried during a sweep waits until `sweepUntil`; otherwise its next
+-- claim could adopt an object that is being removed.
 
--- Lets up to p_limit jobs that a wrong clock has ended in the future end now. Locks: jobs; those locked by others are skipped.
+-- Sets "completedAt" of up to p_limit jobs to now where it is in the future, because the clock was wrong. Locks: jobs; skips those
+-- that others have locked.
 create or replace function generation.put_ends_right(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -68,8 +69,8 @@ begin
 end
 $$;
 
--- Remembers that the folders of jobs were swept. p_job_ids is an array of ids; one that has been retried since, or
--- whose time for sweeping is over, stays as it is. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
+-- Records that the folders of jobs were swept. p_job_ids is an array of ids; a job that has been retried since, or
+-- whose time for sweeping is over, is not changed. Returns {swept}. Errors: PT400. Locks: jobs by id. Safe to repeat: what is
 -- swept stays so.
 create or replace function public.settle_swept_generation_jobs(p_job_ids jsonb) returns jsonb
 language plpgsql security definer set search_path = ''

@@ -1,4 +1,4 @@
--- History goes: what ended long ago is removed, photos excepted. Refusals: PT400 (a parameter).
+-- Pruning removes what ended long ago: batches with their jobs, runs, idempotency keys. Rows of photos stay. Refusals: PT400 (a parameter).
 
 -- The batches to prune: ended before p_before (one that goes on has no "completedAt"), those that ended first, until
 -- they have p_limit jobs; one at least. Not while a job's folder waits to be swept: once the job is gone, nobody
@@ -105,7 +105,8 @@ declare
 begin
   perform generation.require_service();
   if p_older_than_days is null or p_older_than_days not between 1 and 36500 or p_limit is null or p_limit not between 1 and 100000 then
-    perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000', 'Keep 30 days, for example.');
+    perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000',
+      'Keep 30 days, for example.');
   end if;
   v_before := generation.clock() - make_interval(days => p_older_than_days);
   v_batch_ids := generation.batches_to_prune(v_before, p_limit);

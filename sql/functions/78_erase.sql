@@ -1,5 +1,5 @@
--- A user goes, at once from every table; the user's folder in Storage, which only the Storage API can empty, is left to
--- the sweep, and remembered until it is empty. Refusals: PT400 (a parameter).
+-- Erasure removes a user's rows from every table at once. Only the Storage API can empty the user's folder, so the sweep does that;
+-- generation.erasures has the folder until it is empty. Refusals: PT400 (a parameter).
 
 -- Takes a user's jobs (locked, as their batches are) out of the counters of batches that hold other users' jobs too, as
 -- only direct inserts can make them, and hands those that were the user's own over to one of the others.

@@ -61,7 +61,7 @@ begin
   );
 exception
   when insufficient_privilege then
-    raise warning 'The policy "own generated photos" was not made: run sql/functions/90_storage.sql as % as well, the owner of storage.objects.',
+    raise warning 'The policy "own generated photos" is missing: run sql/functions/90_storage.sql as %, who owns storage.objects.',
       (select c.relowner::regrole from pg_catalog.pg_class as c where c.oid = 'storage.objects'::regclass);
 end
 $$;

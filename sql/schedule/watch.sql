@@ -174,7 +174,8 @@ language plpgsql set search_path = ''
 as $$
 begin
   if to_regclass('cron.job') is not null then
-    return query select j.jobid, j.jobname::text, j.schedule, j.active, j.username from cron.job as j where j.jobname like 'generation-worker%';
+    return query select j.jobid, j.jobname::text, j.schedule, j.active, j.username
+    from cron.job as j where j.jobname like 'generation-worker%';
   end if;
 end
 $$;

@@ -39,6 +39,14 @@ def test_check_says_whether_they_are_up_to_date() -> None:
     assert subprocess.run(check, cwd=SQL.parent, capture_output=True, text=True).stderr == ""
 
 
+def test_functions_are_in_files_that_are_read_in_one_go() -> None:
+    """No file of functions has more than 350 lines, and no line more than 140 characters, bodies included."""
+    for path in (*functions(), *(SQL / "schedule").glob("*.sql")):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 350, path
+        assert [line for line in lines if len(line) > 140] == [], path
+
+
 def test_no_file_needs_psql() -> None:
     """Every file can be pasted: no line is a command of psql's own."""
     for path in sorted(SQL.rglob("*.sql")):

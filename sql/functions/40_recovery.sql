@@ -1,0 +1,121 @@
+-- Jobs become ready again: those whose worker died, and those whose time to be retried has come. A claim calls both functions first. They
+-- handle a bounded number of jobs and skip rows that are locked.
+
+-- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
+-- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
+create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
+language sql stable set search_path = ''
+as $$
+  select not exists (
+    select from public.photo_generation_queue as q
+    where q.status = 'processing' and q."runId" = p_job."runId" and q.id <> p_job.id)
+    and not exists (
+      select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
+$$;
+
+-- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
+-- up though this one is given back. With nothing left to make it is not: the next claim only settles it.
+create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
+language sql stable set search_path = ''
+as $$
+  select case
+    when generation.missing_images(p_job."batchId", p_job.id, p_job."numImagesPerExample") = '{}' then null
+    when p_job.crashes >= 2 and generation.is_alone(p_job) then 'crashed'
+    when p_job.attempts - 1 >= p_job."maxAttempts" then 'attempts_exhausted'
+  end
+$$;
+
+-- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
+-- leases do. The attempt is given back, and from now on the job is handed out alone, until it has been tried and
+-- settled: so a photo that kills its worker takes its neighbours down once, and the crashes that follow are its
+-- own, of which the third is the last. Skips rows that are locked right now.
+create or replace function generation.rescue_expired_leases(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_ids bigint[];
+  v_changes jsonb;
+  v_runs uuid[];
+begin
+  select array_agg(e.id order by e.id) into v_ids from (
+    select q.id from public.photo_generation_queue as q
+    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    order by q."leaseExpiresAt" limit p_limit
+    for update skip locked
+  ) as e;
+  if v_ids is null then
+    return;
+  end if;
+  with judged as (
+    select q.id, generation.crash_code(q) as code, generation.is_alone(q) as alone, q."runId" as run
+    from public.photo_generation_queue as q where q.id = any (v_ids)
+  ), rescued as (
+    update public.photo_generation_queue as q
+    set status = case when j.code is null then 'pending' else 'failed' end,
+      attempts = greatest(q.attempts - 1, 0), crashes = q.crashes + j.alone::integer, suspect = true,
+      "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null, "leaseExpiresAt" = null,
+      "retryAt" = null, "waitingSince" = null,
+      "completedAt" = case when j.code is not null then generation.clock() end,
+      "errorCode" = coalesce(j.code, 'lease_expired'),
+      "errorMessage" = case j.code
+        when 'crashed' then 'The worker died three times while making these photos alone; one of the source photos may be to blame.'
+        when 'attempts_exhausted' then format('Gave up after %s attempts; the worker died during the last.', q.attempts)
+        else 'The worker died while making these photos; they will be tried again.'
+      end
+    from judged as j
+    where q.id = j.id
+    returning q.id, q."batchId", q.status, q."numImagesPerExample", j.run
+  )
+  select jsonb_agg(jsonb_build_object('batchId', r."batchId", 'jobsDone', 0, 'jobsFailed', 1,
+      'imagesFailed', cardinality(generation.missing_images(r."batchId", r.id, r."numImagesPerExample"))))
+    filter (where r.status = 'failed'),
+    array_agg(distinct r.run)
+  into v_changes, v_runs
+  from rescued as r;
+  if v_changes is not null then
+    perform generation.roll_up(v_changes);
+  end if;
+  -- One that is locked right now is being marked by another claim.
+  select array_agg(d.id) into v_runs from (
+    select r.id from generation.runs as r
+    where r.id = any (v_runs) and r."rescuedAt" is null
+    order by r.id for no key update skip locked
+  ) as d;
+  update generation.runs as r set "rescuedAt" = generation.clock() where r.id = any (v_runs);
+end
+$$;
+
+-- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
+-- order of that user's, the user's jobs wait for the next claim.
+create or replace function generation.promote_due_jobs(p_limit integer) returns void
+language plpgsql set search_path = ''
+as $$
+declare
+  v_due bigint[];
+begin
+  select array_agg(d.id) into v_due from (
+    select q.id from public.photo_generation_queue as q
+    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    order by q."retryAt" limit p_limit
+    for update skip locked
+  ) as d;
+  if v_due is null then
+    return;
+  end if;
+  v_due := array(
+    with due as materialized (
+      select q.id, q."userId", q.priority from public.photo_generation_queue as q where q.id = any (v_due)
+    ), locked as (
+      select d.id from due as d join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
+      for no key update of f skip locked
+    )
+    select l.id from locked as l
+    union all
+    select d.id from due as d
+    where not exists (select from generation.flows as f where f."userId" = d."userId" and f.priority = d.priority));
+  update public.photo_generation_queue as q
+  set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = t.tag
+  from generation.take_turns(v_due) as t
+  where q.id = any (v_due) and q.id = t.id;
+end
+$$;
