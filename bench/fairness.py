@@ -26,8 +26,8 @@ from local.stack.errors import StackError
 from worker import log
 from worker.app import Worker
 from worker.photos.download import PhotoDownload
+from worker.photos.memory import PHOTO_BYTES
 from worker.photos.prepare import MAX_PREPARED_BYTES
-from worker.run.photo_memory import PHOTO_BYTES
 from worker.run.request import RunRequest
 from worker.settings import Settings
 
@@ -132,7 +132,7 @@ def measure(options: Namespace) -> None:
         site.stack.psql("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
         for what, size in (
             ("app.PHOTO_BYTES", PHOTO_BYTES),
-            ("run.photo_memory.MAX_PREPARED_BYTES", MAX_PREPARED_BYTES),
+            ("photos.memory.MAX_PREPARED_BYTES", MAX_PREPARED_BYTES),
         ):
             patches.enter_context(patch(f"worker.{what}", size // SCALED))
         for name in names:

@@ -23,10 +23,10 @@ from worker.ops.sweep import SWEEP_JOBS, SWEEP_SECONDS, Sweep
 from worker.photos.address import is_url
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
+from worker.photos.memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
 from worker.run.backoff import Uniform
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
-from worker.run.photo_memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
 from worker.run.storage_proof import StorageProof

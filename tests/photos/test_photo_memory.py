@@ -9,8 +9,8 @@ import pytest
 
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
+from worker.photos.memory import PHOTO_BYTES, HeldPhotos, PhotoMemory, RunPhotos
 from worker.photos.prepare import MAX_PREPARED_BYTES, MOST_PHOTOS
-from worker.run.photo_memory import PHOTO_BYTES, HeldPhotos, PhotoMemory, RunPhotos
 
 USER = "user-1"
 

@@ -118,7 +118,7 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
     largest = max(
         len(Source("PNG", photo, Limits(2048, 10**7), 10**9).prepare().data) for photo in noise.values()
     )
-    monkeypatch.setattr("worker.run.photo_memory.MAX_PREPARED_BYTES", largest)
+    monkeypatch.setattr("worker.photos.memory.MAX_PREPARED_BYTES", largest)
     monkeypatch.setattr("worker.app.PHOTO_BYTES", 4 * largest)
     attacking = []
     for name in noise:

@@ -12,10 +12,10 @@ from worker.errors import GenerationError, QueueUnavailable, Transient
 from worker.gemini.client import Gemini
 from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job
+from worker.photos.memory import RunPhotos
 from worker.run.backoff import Uniform
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
-from worker.run.photo_memory import RunPhotos
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
 from worker.run.stop import Stop

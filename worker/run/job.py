@@ -11,6 +11,7 @@ from worker import log
 from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini.client import GenerationRequest
 from worker.jobs import Job, Photo
+from worker.photos.memory import HeldPhotos, RunPhotos
 from worker.run.context import RunContext
 from worker.run.image import Image, make_image, record
 from worker.run.outcome import (
@@ -23,7 +24,6 @@ from worker.run.outcome import (
     Retry,
     decide,
 )
-from worker.run.photo_memory import HeldPhotos, RunPhotos
 from worker.run.prompt import build_prompt
 
 PHOTOS_CPU_SECONDS = 60
