@@ -15,6 +15,7 @@ from tests.support.photo_files import PHOTOS, SAMPLES
 from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput
 from worker.jobs import Photo
+from worker.photos.kinds import kind_of
 from worker.photos.prepare import DECODERS, DECODING_BYTES, MAX_PREPARED_BYTES, PhotoPreparer
 
 EDGE = 2048
@@ -31,6 +32,11 @@ def prepare() -> Iterator[Prepare]:
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))
         runner.run(preparer.close())
+
+
+def test_files_of_every_kind_are_mutated() -> None:
+    kinds = {kind_of(data) for data in FILES.values()}
+    assert kinds == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"}
 
 
 @settings(deadline=None)
