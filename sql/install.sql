@@ -838,9 +838,9 @@ $$;
 
 -- 15_callers.sql
 
--- Who calls. Every function of schema public begins with one of the two guards below, and that alone says who may call it: the
--- grants of 80_access.sql and generation_access_findings are read from it. So a function refuses by itself whatever the grants
--- say: a restored backup, for one, brings back Supabase's default grants to anon and authenticated.
+-- Who may call what. Each function of schema public begins with one of the two guards below, so it refuses by itself whatever the
+-- grants say: a restored backup, for one, brings back Supabase's default grants to anon and authenticated. The tables at the end say
+-- what each role may do.
 
 -- The role that the caller acts as: the one that the API has set for the request, else the one that logged in. Functions run
 -- as their owner, so `current_user` does not tell.
@@ -899,13 +899,75 @@ begin
 end
 $$;
 
--- The functions of schema public that have a guard, which are all of ours.
+-- The functions of the API, and whether signed-in users may call them too, for themselves; the others are for the service role and SQL
+-- sessions alone. Grants (80_access.sql) and generation_access_findings are made from this table; tests hold the guards and
+-- sql/README.md to it.
+create or replace function generation.function_callers() returns table (signature text, for_users boolean)
+language sql immutable set search_path = ''
+as $$
+  values
+  ('cancel_generation_batch(text)', true),
+  ('enqueue_generation_batch(jsonb, text)', true),
+  ('get_generation_batch(text)', true),
+  ('add_generation_photo_host(text)', false),
+  ('claim_generation_jobs(uuid, text, uuid, integer, numeric, text, text, jsonb, integer, integer)', false),
+  ('erase_generation_user(text)', false),
+  ('finish_generation_run(uuid, text, jsonb, jsonb)', false),
+  ('generation_access_findings()', false),
+  ('generation_details(text)', false),
+  ('generation_erasures_to_sweep(integer)', false),
+  ('generation_gate()', false),
+  ('generation_jobs_to_sweep(integer)', false),
+  ('generation_models()', false),
+  ('generation_overview(integer)', false),
+  ('generation_photo_hosts()', false),
+  ('generation_queue_stats()', false),
+  ('generation_schema_version()', false),
+  ('pause_generation(text)', false),
+  ('peek_generation_jobs(integer)', false),
+  ('prune_generation_history(integer, integer)', false),
+  ('record_failed_image(bigint, integer, text, text, text)', false),
+  ('record_generated_photo(bigint, integer, jsonb)', false),
+  ('release_stale_generation_jobs(numeric)', false),
+  ('remove_generation_gate(text)', false),
+  ('remove_generation_photo_host(text)', false),
+  ('report_rate_limit(text, jsonb, bigint)', false),
+  ('report_storage(boolean, jsonb)', false),
+  ('resume_generation()', false),
+  ('retire_generation_model(text, text)', false),
+  ('retry_failed_generation_jobs(text, boolean, integer)', false),
+  ('set_generation_limits(jsonb)', false),
+  ('set_generation_model(text, jsonb)', false),
+  ('set_generation_model_successor(text, text)', false),
+  ('set_generation_rate(text, numeric, integer, double precision, double precision)', false),
+  ('settle_generation_erasure(text, boolean)', false),
+  ('settle_generation_jobs(jsonb)', false),
+  ('settle_swept_generation_jobs(jsonb)', false),
+  ('take_start_slots(uuid, text, integer, double precision)', false)
+$$;
+
+-- Those that are there.
 create or replace function generation.api_functions() returns table (id oid, name text, for_users boolean)
 language sql stable set search_path = ''
 as $$
-  select p.oid, p.proname::text, p.prosrc ~ 'perform generation[.]require_user[(]'
-  from pg_catalog.pg_proc as p
-  where p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'perform generation[.]require_(user|service)[(]'
+  select p.oid, p.proname::text, f.for_users
+  from generation.function_callers() as f
+  join pg_catalog.pg_proc as p on p.oid = to_regprocedure('public.' || f.signature)
+$$;
+
+-- What the roles of the API may do with our tables, beside calling functions. Users read their own rows; the rows of a batch, its jobs
+-- and its photos are what an app shows. Servers with the service key read all rows, insert jobs as the old `generate-images` did, and
+-- remove rows of photos whose objects they have removed. Functions need none of this: they run as their owner.
+create or replace function generation.table_callers() returns table (name text, role text, privileges text[])
+language sql immutable set search_path = ''
+as $$
+  values
+  ('photo_generation_batches', 'authenticated', array['select']),
+  ('photo_generation_batches', 'service_role', array['select']),
+  ('photo_generation_queue', 'authenticated', array['select']),
+  ('photo_generation_queue', 'service_role', array['select', 'insert']),
+  ('photo_generation_photos', 'authenticated', array['select']),
+  ('photo_generation_photos', 'service_role', array['select', 'delete'])
 $$;
 
 -- 16_common.sql
@@ -4302,7 +4364,9 @@ as $$
     union all
     select t.name, r.role, p.privilege, has_table_privilege(r.role, t.id, p.privilege)
         or p.privilege in ('select', 'insert', 'update') and has_any_column_privilege(r.role, t.id, p.privilege),
-      t.open and (r.is_service or p.privilege = 'select' and r.role = 'authenticated')
+      exists (
+        select from generation.table_callers() as c
+        where t.open and t.name = 'public.' || c.name and c.role = r.role and p.privilege = any (c.privileges))
     from generation.own_tables() as t cross join roles as r
     cross join unnest(array['select', 'insert', 'update', 'delete', 'truncate']) as p (privilege)
     -- The service role passes row-level security anyway; what it may do with the internal tables opens nothing.
@@ -4314,7 +4378,7 @@ as $$
     select format('sequence %s', c.oid::regclass), r.role, 'use it', has_sequence_privilege(r.role, c.oid, 'usage, update'), false
     from pg_catalog.pg_depend as d join pg_catalog.pg_class as c on c.oid = d.objid and c.relkind = 'S'
     join generation.own_tables() as t on t.id = d.refobjid
-    cross join roles as r where not r.is_service
+    cross join roles as r
   )
   select x.object, format('%s %s %s', x.role, case when x.may then 'may' else 'may not' end, string_agg(x.deed, ', ' order by x.deed))
   from rights as x where x.may <> x.should
@@ -4532,8 +4596,7 @@ end
 $$;
 
 -- The version of the schema, which `check` compares with what the worker needs, and what else it looks at.
--- Returns {version, functions: the names of the functions that are there, photoBuckets, photoHosts, storageRefused: see
--- report_storage}.
+-- Returns {version, functions: names, functionsMissing, photoBuckets, photoHosts, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -4542,6 +4605,9 @@ begin
   perform generation.require_service();
   return jsonb_build_object('version', generation.schema_version(),
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
+    'functionsMissing', (
+      select coalesce(jsonb_agg(split_part(f.signature, '(', 1) order by f.signature), '[]') from generation.function_callers() as f
+      where to_regprocedure('public.' || f.signature) is null),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
     'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l));
@@ -5600,26 +5666,34 @@ $$;
 -- Who may do what. Supabase grants everything in schema public to anon and authenticated by default, so
 -- what they may not do is revoked by name.
 
-revoke all on schema generation from public, anon, authenticated;
-revoke all on all tables in schema generation from public, anon, authenticated;
-revoke all on all functions in schema generation from public, anon, authenticated;
+revoke all on schema generation from public, anon, authenticated, service_role;
+revoke all on all tables in schema generation from public, anon, authenticated, service_role;
+revoke all on all functions in schema generation from public, anon, authenticated, service_role;
 
-revoke all on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-from public, anon, authenticated;
-grant select on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-to authenticated;
-grant all on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-to service_role;
-
--- The sequences behind the ids are open by default as well; who could set one back would stop every insert.
+-- As 15_callers.sql says. An inserted row takes its id from the sequence without a right to it; who could set one back would stop
+-- every insert.
 do $$
 declare
-  v_sequence text;
+  v_table record;
+  v_function record;
 begin
-  foreach v_sequence in array array[
-    pg_get_serial_sequence('public.photo_generation_queue', 'id'),
-    pg_get_serial_sequence('public.photo_generation_photos', 'id')] loop
-    execute format('revoke all on sequence %s from public, anon, authenticated', v_sequence);
+  for v_table in select format('public.%I', c.name) as name, pg_get_serial_sequence(format('public.%I', c.name), 'id') as sequence
+    from (select distinct r.name from generation.table_callers() as r) as c
+  loop
+    execute format('revoke all on table %s from public, anon, authenticated, service_role', v_table.name);
+    if v_table.sequence is not null then
+      execute format('revoke all on sequence %s from public, anon, authenticated, service_role', v_table.sequence);
+    end if;
+  end loop;
+  for v_table in select r.name, r.role, array_to_string(r.privileges, ', ') as privileges from generation.table_callers() as r loop
+    execute format('grant %s on table public.%I to %I', v_table.privileges, v_table.name, v_table.role);
+  end loop;
+  for v_function in select f.signature, f.for_users from generation.function_callers() as f loop
+    execute format('revoke all on function public.%s from public, anon, authenticated', v_function.signature);
+    execute format('grant execute on function public.%s to service_role', v_function.signature);
+    if v_function.for_users then
+      execute format('grant execute on function public.%s to authenticated', v_function.signature);
+    end if;
   end loop;
 end
 $$;
@@ -5658,21 +5732,6 @@ using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->
 drop policy if exists "own photos" on public.photo_generation_photos;
 create policy "own photos" on public.photo_generation_photos for select to authenticated
 using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub') = "userId");
-
--- Who may call a function is said by its guard (15_callers.sql).
-do $$
-declare
-  v_function record;
-begin
-  for v_function in select f.id::regprocedure as signature, f.for_users from generation.api_functions() as f loop
-    execute format('revoke all on function %s from public, anon, authenticated', v_function.signature);
-    execute format('grant execute on function %s to service_role', v_function.signature);
-    if v_function.for_users then
-      execute format('grant execute on function %s to authenticated', v_function.signature);
-    end if;
-  end loop;
-end
-$$;
 
 -- 85_realtime.sql
 

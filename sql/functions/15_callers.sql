@@ -1,6 +1,6 @@
--- Who calls. Every function of schema public begins with one of the two guards below, and that alone says who may call it: the
--- grants of 80_access.sql and generation_access_findings are read from it. So a function refuses by itself whatever the grants
--- say: a restored backup, for one, brings back Supabase's default grants to anon and authenticated.
+-- Who may call what. Each function of schema public begins with one of the two guards below, so it refuses by itself whatever the
+-- grants say: a restored backup, for one, brings back Supabase's default grants to anon and authenticated. The tables at the end say
+-- what each role may do.
 
 -- The role that the caller acts as: the one that the API has set for the request, else the one that logged in. Functions run
 -- as their owner, so `current_user` does not tell.
@@ -59,11 +59,73 @@ begin
 end
 $$;
 
--- The functions of schema public that have a guard, which are all of ours.
+-- The functions of the API, and whether signed-in users may call them too, for themselves; the others are for the service role and SQL
+-- sessions alone. Grants (80_access.sql) and generation_access_findings are made from this table; tests hold the guards and
+-- sql/README.md to it.
+create or replace function generation.function_callers() returns table (signature text, for_users boolean)
+language sql immutable set search_path = ''
+as $$
+  values
+  ('cancel_generation_batch(text)', true),
+  ('enqueue_generation_batch(jsonb, text)', true),
+  ('get_generation_batch(text)', true),
+  ('add_generation_photo_host(text)', false),
+  ('claim_generation_jobs(uuid, text, uuid, integer, numeric, text, text, jsonb, integer, integer)', false),
+  ('erase_generation_user(text)', false),
+  ('finish_generation_run(uuid, text, jsonb, jsonb)', false),
+  ('generation_access_findings()', false),
+  ('generation_details(text)', false),
+  ('generation_erasures_to_sweep(integer)', false),
+  ('generation_gate()', false),
+  ('generation_jobs_to_sweep(integer)', false),
+  ('generation_models()', false),
+  ('generation_overview(integer)', false),
+  ('generation_photo_hosts()', false),
+  ('generation_queue_stats()', false),
+  ('generation_schema_version()', false),
+  ('pause_generation(text)', false),
+  ('peek_generation_jobs(integer)', false),
+  ('prune_generation_history(integer, integer)', false),
+  ('record_failed_image(bigint, integer, text, text, text)', false),
+  ('record_generated_photo(bigint, integer, jsonb)', false),
+  ('release_stale_generation_jobs(numeric)', false),
+  ('remove_generation_gate(text)', false),
+  ('remove_generation_photo_host(text)', false),
+  ('report_rate_limit(text, jsonb, bigint)', false),
+  ('report_storage(boolean, jsonb)', false),
+  ('resume_generation()', false),
+  ('retire_generation_model(text, text)', false),
+  ('retry_failed_generation_jobs(text, boolean, integer)', false),
+  ('set_generation_limits(jsonb)', false),
+  ('set_generation_model(text, jsonb)', false),
+  ('set_generation_model_successor(text, text)', false),
+  ('set_generation_rate(text, numeric, integer, double precision, double precision)', false),
+  ('settle_generation_erasure(text, boolean)', false),
+  ('settle_generation_jobs(jsonb)', false),
+  ('settle_swept_generation_jobs(jsonb)', false),
+  ('take_start_slots(uuid, text, integer, double precision)', false)
+$$;
+
+-- Those that are there.
 create or replace function generation.api_functions() returns table (id oid, name text, for_users boolean)
 language sql stable set search_path = ''
 as $$
-  select p.oid, p.proname::text, p.prosrc ~ 'perform generation[.]require_user[(]'
-  from pg_catalog.pg_proc as p
-  where p.pronamespace = 'public'::regnamespace and p.prosrc ~ 'perform generation[.]require_(user|service)[(]'
+  select p.oid, p.proname::text, f.for_users
+  from generation.function_callers() as f
+  join pg_catalog.pg_proc as p on p.oid = to_regprocedure('public.' || f.signature)
+$$;
+
+-- What the roles of the API may do with our tables, beside calling functions. Users read their own rows; the rows of a batch, its jobs
+-- and its photos are what an app shows. Servers with the service key read all rows, insert jobs as the old `generate-images` did, and
+-- remove rows of photos whose objects they have removed. Functions need none of this: they run as their owner.
+create or replace function generation.table_callers() returns table (name text, role text, privileges text[])
+language sql immutable set search_path = ''
+as $$
+  values
+  ('photo_generation_batches', 'authenticated', array['select']),
+  ('photo_generation_batches', 'service_role', array['select']),
+  ('photo_generation_queue', 'authenticated', array['select']),
+  ('photo_generation_queue', 'service_role', array['select', 'insert']),
+  ('photo_generation_photos', 'authenticated', array['select']),
+  ('photo_generation_photos', 'service_role', array['select', 'delete'])
 $$;

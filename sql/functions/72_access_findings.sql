@@ -24,7 +24,9 @@ as $$
     union all
     select t.name, r.role, p.privilege, has_table_privilege(r.role, t.id, p.privilege)
         or p.privilege in ('select', 'insert', 'update') and has_any_column_privilege(r.role, t.id, p.privilege),
-      t.open and (r.is_service or p.privilege = 'select' and r.role = 'authenticated')
+      exists (
+        select from generation.table_callers() as c
+        where t.open and t.name = 'public.' || c.name and c.role = r.role and p.privilege = any (c.privileges))
     from generation.own_tables() as t cross join roles as r
     cross join unnest(array['select', 'insert', 'update', 'delete', 'truncate']) as p (privilege)
     -- The service role passes row-level security anyway; what it may do with the internal tables opens nothing.
@@ -36,7 +38,7 @@ as $$
     select format('sequence %s', c.oid::regclass), r.role, 'use it', has_sequence_privilege(r.role, c.oid, 'usage, update'), false
     from pg_catalog.pg_depend as d join pg_catalog.pg_class as c on c.oid = d.objid and c.relkind = 'S'
     join generation.own_tables() as t on t.id = d.refobjid
-    cross join roles as r where not r.is_service
+    cross join roles as r
   )
   select x.object, format('%s %s %s', x.role, case when x.may then 'may' else 'may not' end, string_agg(x.deed, ', ' order by x.deed))
   from rights as x where x.may <> x.should

@@ -11,8 +11,7 @@ end
 $$;
 
 -- The version of the schema, which `check` compares with what the worker needs, and what else it looks at.
--- Returns {version, functions: the names of the functions that are there, photoBuckets, photoHosts, storageRefused: see
--- report_storage}.
+-- Returns {version, functions: names, functionsMissing, photoBuckets, photoHosts, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -21,6 +20,9 @@ begin
   perform generation.require_service();
   return jsonb_build_object('version', generation.schema_version(),
     'functions', (select jsonb_agg(distinct f.name order by f.name) from generation.api_functions() as f),
+    'functionsMissing', (
+      select coalesce(jsonb_agg(split_part(f.signature, '(', 1) order by f.signature), '[]') from generation.function_callers() as f
+      where to_regprocedure('public.' || f.signature) is null),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket order by b.bucket), '[]') from generation.photo_buckets as b),
     'photoHosts', generation.allowed_photo_hosts(),
     'storageRefused', (select l."storageRefused" from generation.limits as l));

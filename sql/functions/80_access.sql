@@ -1,26 +1,34 @@
 -- Who may do what. Supabase grants everything in schema public to anon and authenticated by default, so
 -- what they may not do is revoked by name.
 
-revoke all on schema generation from public, anon, authenticated;
-revoke all on all tables in schema generation from public, anon, authenticated;
-revoke all on all functions in schema generation from public, anon, authenticated;
+revoke all on schema generation from public, anon, authenticated, service_role;
+revoke all on all tables in schema generation from public, anon, authenticated, service_role;
+revoke all on all functions in schema generation from public, anon, authenticated, service_role;
 
-revoke all on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-from public, anon, authenticated;
-grant select on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-to authenticated;
-grant all on public.photo_generation_batches, public.photo_generation_queue, public.photo_generation_photos
-to service_role;
-
--- The sequences behind the ids are open by default as well; who could set one back would stop every insert.
+-- As 15_callers.sql says. An inserted row takes its id from the sequence without a right to it; who could set one back would stop
+-- every insert.
 do $$
 declare
-  v_sequence text;
+  v_table record;
+  v_function record;
 begin
-  foreach v_sequence in array array[
-    pg_get_serial_sequence('public.photo_generation_queue', 'id'),
-    pg_get_serial_sequence('public.photo_generation_photos', 'id')] loop
-    execute format('revoke all on sequence %s from public, anon, authenticated', v_sequence);
+  for v_table in select format('public.%I', c.name) as name, pg_get_serial_sequence(format('public.%I', c.name), 'id') as sequence
+    from (select distinct r.name from generation.table_callers() as r) as c
+  loop
+    execute format('revoke all on table %s from public, anon, authenticated, service_role', v_table.name);
+    if v_table.sequence is not null then
+      execute format('revoke all on sequence %s from public, anon, authenticated, service_role', v_table.sequence);
+    end if;
+  end loop;
+  for v_table in select r.name, r.role, array_to_string(r.privileges, ', ') as privileges from generation.table_callers() as r loop
+    execute format('grant %s on table public.%I to %I', v_table.privileges, v_table.name, v_table.role);
+  end loop;
+  for v_function in select f.signature, f.for_users from generation.function_callers() as f loop
+    execute format('revoke all on function public.%s from public, anon, authenticated', v_function.signature);
+    execute format('grant execute on function public.%s to service_role', v_function.signature);
+    if v_function.for_users then
+      execute format('grant execute on function public.%s to authenticated', v_function.signature);
+    end if;
   end loop;
 end
 $$;
@@ -59,18 +67,3 @@ using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->
 drop policy if exists "own photos" on public.photo_generation_photos;
 create policy "own photos" on public.photo_generation_photos for select to authenticated
 using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub') = "userId");
-
--- Who may call a function is said by its guard (15_callers.sql).
-do $$
-declare
-  v_function record;
-begin
-  for v_function in select f.id::regprocedure as signature, f.for_users from generation.api_functions() as f loop
-    execute format('revoke all on function %s from public, anon, authenticated', v_function.signature);
-    execute format('grant execute on function %s to service_role', v_function.signature);
-    if v_function.for_users then
-      execute format('grant execute on function %s to authenticated', v_function.signature);
-    end if;
-  end loop;
-end
-$$;

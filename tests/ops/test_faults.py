@@ -12,11 +12,11 @@ import pytest
 from tests.ops.test_faults_sweep import SWEEPING
 from tests.run.test_faults import FAULTS, QUICK
 from tests.support import faults
+from tests.support.access_table import FUNCTIONS
 from tests.support.fault_calls import CALLS, rpc
 from tests.support.faults import Fault, FaultProxy
 from tests.support.runs import MODEL, Site, fresh_order
 from worker.errors import QueueUnavailable
-from worker.ops.check import FUNCTIONS
 from worker.supabase.queue import Queue
 
 pytest_plugins = ("tests.support.runs",)
@@ -172,7 +172,7 @@ def test_every_call_is_in_the_matrix() -> None:
     text = "".join(path.read_text() for path in WORKER.rglob("*.py") if path.stem != "check")
     asked = {function for function in FUNCTIONS if f'"{function}"' in text} | {"generation_schema_version"}
     disturbed = CALLS.keys() | SWEEPING.keys() | OPERATIONS.keys() | QUESTIONS.keys()
-    assert asked == (disturbed & FUNCTIONS) | {"enqueue_generation_batch"}
+    assert asked == (disturbed & FUNCTIONS.keys()) | {"enqueue_generation_batch"}
     for module, calls in (("storage", CALLS), ("folders", SWEEPING)):
         done = set(re.findall(r"_bucket\(\)\.(\w+)", (WORKER / "supabase" / f"{module}.py").read_text()))
         done -= {"create_signed_url"}  # no run calls it; tests/supabase/test_signed_urls.py disturbs it

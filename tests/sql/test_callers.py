@@ -78,6 +78,10 @@ def test_each_function_says_first_who_may_call_it(opened: Database) -> None:
     }
     assert {name for name, guard in guards.items() if guard is None} == set()
     for_users = {name for name, guard in guards.items() if guard and guard[1] == "user"}
+    callers = opened.connection.execute("select * from generation.function_callers()").fetchall()
+    signatures = [row["signature"] for row in ours(opened) if row["schema"] == "public"]
+    assert sorted(row["signature"].replace(", ", ",") for row in callers) == sorted(signatures)
+    assert for_users == {row["signature"].partition("(")[0] for row in callers if row["for_users"]}
     assert for_users == {name for name, f in FUNCTIONS.items() if "authenticated" in f.callers}
 
 

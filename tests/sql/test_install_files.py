@@ -85,3 +85,18 @@ def test_the_readme_names_every_function_index_and_refusal(installed: Database) 
     reasons = set(re.findall(r"generation\.refuse\('\d+', '(\w+)'", text))
     assert len(names) > 10 < len(reasons)
     assert {name for name in names | indexes | reasons if f"`{name}" not in README} == set()
+
+
+def test_the_readme_says_who_may_call_a_function_as_the_table_of_callers_does(scratch: Database) -> None:
+    """The table for signed-in users has exactly their functions."""
+    scratch.install()
+    callers = scratch.connection.execute("select * from generation.function_callers()").fetchall()
+    users, service = README.split("For the service role and SQL sessions alone;")
+    users = users.split("For signed-in users (for themselves) and the service role:")[1]
+    named = [set(re.findall(r"^\|.*?`(\w+)\(", part, re.MULTILINE)) for part in (users, service)]
+    wanted = [
+        {row["signature"].partition("(")[0] for row in callers if row["for_users"] is of}
+        for of in (True, False)
+    ]
+    assert named[0] == wanted[0]
+    assert wanted[1] <= set(re.findall(r"`(\w+)\(", service)) | named[1]

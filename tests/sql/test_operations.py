@@ -237,6 +237,7 @@ def test_the_schema_version_names_exactly_its_functions(queue: Queue) -> None:
     assert queue.call("generation_schema_version") == {
         "version": SCHEMA_VERSION,
         "functions": FUNCTIONS,
+        "functionsMissing": [],
         "photoBuckets": ["generated-photos", "training-photos"],
         "photoHosts": ["*"],
         "storageRefused": None,

@@ -35,26 +35,35 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table's cells: rights of those not signed in, of a user, and of the service role."""
+    """A table's cells: rights of those not signed in, of a user, and of the service role.
+
+    `service_may` is what the service role is granted: reading, and what servers of an app do by table.
+    """
 
     anon: Rights
     user: Rights
     service: Rights
+    service_may: frozenset[str] = frozenset()
 
     def privileges(self, role: str) -> set[str]:
         """What the role is granted in the database."""
         if self is CLOSED:
             return set()
-        return {"anon": set(), "authenticated": {"SELECT"}, "service_role": set(PRIVILEGES)}[role]
+        return {"anon": set(), "authenticated": {"SELECT"}, "service_role": set(self.service_may)}[role]
 
 
-READ_OWN = Table(Rights(UNKNOWN, UNKNOWN), Rights("own", FORBIDDEN), Rights("all", OK))
+def _read_own(*service_may: str) -> Table:
+    """Users read their own rows; the service role reads all, and does what is named."""
+    own, everything = Rights("own", FORBIDDEN), Rights("all", FORBIDDEN)
+    return Table(Rights(UNKNOWN, UNKNOWN), own, everything, frozenset({"SELECT", *service_may}))
+
+
 CLOSED = Table(*[Rights(UNEXPOSED, UNEXPOSED)] * 3)
 
 TABLES = {
-    "public.photo_generation_batches": READ_OWN,
-    "public.photo_generation_queue": READ_OWN,
-    "public.photo_generation_photos": READ_OWN,
+    "public.photo_generation_batches": _read_own(),
+    "public.photo_generation_queue": _read_own("INSERT"),
+    "public.photo_generation_photos": _read_own("DELETE"),
     "generation.erasures": CLOSED,
     "generation.schema_migrations": CLOSED,
     "generation.failed_images": CLOSED,

@@ -26,21 +26,6 @@ if TYPE_CHECKING:
     from worker.supabase.client import Project
     from worker.supabase.queue import Queue
 
-FUNCTIONS = frozenset({
-    "add_generation_photo_host", "cancel_generation_batch", "claim_generation_jobs",
-    "enqueue_generation_batch", "erase_generation_user", "finish_generation_run",
-    "generation_access_findings", "generation_details", "generation_erasures_to_sweep", "generation_gate",
-    "generation_jobs_to_sweep", "generation_models", "generation_overview", "generation_photo_hosts",
-    "generation_queue_stats", "generation_schema_version", "get_generation_batch", "pause_generation",
-    "peek_generation_jobs", "prune_generation_history", "record_failed_image", "record_generated_photo",
-    "release_stale_generation_jobs", "remove_generation_gate", "remove_generation_photo_host",
-    "report_rate_limit", "report_storage", "resume_generation", "retire_generation_model",
-    "retry_failed_generation_jobs", "set_generation_limits", "set_generation_model",
-    "set_generation_model_successor", "set_generation_rate", "settle_generation_erasure",
-    "settle_generation_jobs", "settle_swept_generation_jobs", "take_start_slots",
-})  # fmt: skip
-"""The database functions that the worker and its command line call."""
-
 TIMEOUT_SECONDS = 10.0
 UNREACHABLE = "check SUPABASE_URL, and check in Supabase's dashboard that the project is not paused"
 
@@ -148,14 +133,16 @@ async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
 
 
 def _schema(answer: dict[str, Any]) -> Finding:
-    version, missing = answer.get("version"), sorted(FUNCTIONS - set(answer.get("functions") or ()))
+    version, missing = answer.get("version"), answer.get("functionsMissing")
     if not isinstance(version, int) or version < SCHEMA_VERSION:
         said = f"the database is at {version}, this worker needs {SCHEMA_VERSION}"
         return Finding("database", "failed", said, INSTALL)
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
     newer = f", newer than {SCHEMA_VERSION}, which this worker needs" if version > SCHEMA_VERSION else ""
-    return Finding("database", "ok", f"schema version {version}{newer}; has all {len(FUNCTIONS)} functions")
+    return Finding(
+        "database", "ok", f"schema version {version}{newer}; has all {len(answer['functions'])} functions"
+    )
 
 
 def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
