@@ -35,6 +35,7 @@ OPENED = {
     "grant update, delete on photo_generation_queue to authenticated": "authenticated may delete, update",
     'grant update ("exampleImagePrompt") on photo_generation_queue to anon': "anon may update",
     "revoke select on photo_generation_batches from authenticated": "authenticated may not select",
+    "grant update on photo_generation_queue to service_role": "service_role may update",
     "grant usage on schema generation to anon": "generation: anon may use the schema",
     "grant update on sequence photo_generation_queue_id_seq to anon": (
         "sequence public.photo_generation_queue_id_seq: anon may use it"

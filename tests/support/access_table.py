@@ -58,7 +58,7 @@ def _read_own(*service_may: str) -> Table:
     return Table(Rights(UNKNOWN, UNKNOWN), own, everything, frozenset({"SELECT", *service_may}))
 
 
-CLOSED = Table(*[Rights(UNEXPOSED, UNEXPOSED)] * 3)
+CLOSED = Table(Rights(UNEXPOSED, UNEXPOSED), Rights(UNEXPOSED, UNEXPOSED), Rights(UNEXPOSED, UNEXPOSED))
 
 TABLES = {
     "public.photo_generation_batches": _read_own(),
