@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from email.utils import mktime_tz, parsedate_tz
 from functools import cache
+from io import BytesIO
 from itertools import chain, zip_longest
 from typing import NoReturn
 from urllib.parse import urljoin
@@ -234,14 +235,14 @@ class PhotoDownload:
 
 async def _read(url: PhotoUrl, length: bytes, response: httpcore.Response, max_bytes: int) -> bytes:
     stated = int(length) if re.fullmatch(rb"\d{1,20}", length) else 0
-    data = bytearray()
+    data = BytesIO()  # a bytearray would be copied at the end
     if stated <= max_bytes:
         async for chunk in response.aiter_stream():
-            data += chunk
-            if len(data) > max_bytes:
+            data.write(chunk)
+            if data.tell() > max_bytes:
                 break
         else:
-            return bytes(data)
+            return data.getvalue()
     raise too_large(url.shown, max_bytes)
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
@@ -164,7 +165,7 @@ class PhotoStore:
 
         url = f"{self._project.url}/storage/v1/object/authenticated/{quote(bucket)}/{quote(path)}"
         headers = self._project.headers() | {"Accept-Encoding": "identity"}
-        data = bytearray()
+        data = BytesIO()  # a bytearray would be copied at the end
         try:
             async with self._project.http.stream("GET", url, headers=headers) as response:
                 if response.status_code != 200:
@@ -172,8 +173,8 @@ class PhotoStore:
                     raise _download_error(answer, bucket, path)
                 refuse_compressed(_shown(path), response.headers.get("content-encoding", ""))
                 async for chunk in response.aiter_raw():
-                    data += chunk
-                    if len(data) > max_bytes:
+                    data.write(chunk)
+                    if data.tell() > max_bytes:
                         raise too_large(_shown(path), max_bytes)
         except httpx.HTTPError as exc:
             raise Transient("photo_host_unavailable", f"{_shown(path)}: {type(exc).__name__}") from exc
@@ -181,7 +182,7 @@ class PhotoStore:
             if error.code in OF_ALL_PHOTOS:
                 raise
             raise _unreadable(error, bucket, path) from error
-        return bytes(data)
+        return data.getvalue()
 
     def _bucket(self) -> Any:
         return self._project.storage.from_(BUCKET)
