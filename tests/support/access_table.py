@@ -1,6 +1,6 @@
-"""Who may do what: the one table that the access tests go by, first as state and then by real requests.
+"""Who may do what: the one table behind all access tests, which check grants and make real requests.
 
-What is in the database and not in here makes them fail: decide about it, and write the decision down.
+Anything in the database that is missing here makes them fail: decide about it, and add it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Table:
     service_may: frozenset[str] = frozenset()
 
     def privileges(self, role: str) -> set[str]:
-        """What the role is granted in the database."""
+        """The role's grants in the database."""
         if self is CLOSED:
             return set()
         return {"anon": set(), "authenticated": {"SELECT"}, "service_role": set(self.service_may)}[role]
@@ -95,7 +95,7 @@ POLICIES = {
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What arguments are made of: a user with a batch, one of its jobs claimed by a run."""
+    """The values that arguments need: a user with a batch, one of its jobs claimed by a run."""
 
     user_id: str
     batch_id: str
@@ -236,9 +236,9 @@ REFUSED = (400, "403")
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """Something done to an object of `generated-photos`, as its three kinds of caller are answered.
+    """An operation on an object of `generated-photos`, with the answers to three kinds of caller.
 
-    `own` and `foreign` are a user at their own object and at somebody else's.
+    `own` and `foreign` are a user at their own object and at another user's.
     """
 
     anon: Answer

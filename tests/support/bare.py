@@ -33,7 +33,7 @@ class Checkout:
 
     @property
     def bin(self) -> Path:
-        """Where its programs are."""
+        """The folder of its programs."""
         return self.folder / ".venv" / "bin"
 
     def environment(self, **changes: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ class Checkout:
         return {**os.environ, "PATH": path, "PIP_DISABLE_PIP_VERSION_CHECK": "1", **changes}
 
     def run(self, script: str, **environment: str) -> str:
-        """What a script says, run as a person would paste it; it must succeed."""
+        """The output of a script, run as if pasted into a shell; it must succeed."""
         done = subprocess.run(
             ["/bin/bash", "-euc", script], cwd=self.folder, env=self.environment(**environment),
             capture_output=True, text=True, timeout=SECONDS, check=False,

@@ -25,7 +25,7 @@ SERIOUS = ("serious", "critical")
 
 @dataclass(slots=True)
 class Window:
-    """A page, what its console said, and whom it asked."""
+    """A page, its console output, and the origins that it called."""
 
     page: Page
     complaints: list[str] = field(default_factory=list)
@@ -39,13 +39,13 @@ class Window:
         page.on("request", lambda request: self.asked.add(origin(request.url)))
 
     def check(self, *origins: str) -> None:
-        """Nothing went wrong, and nobody but these origins was asked."""
+        """Nothing failed, and only these origins were called."""
         assert self.complaints == [], self.complaints
         strangers = self.asked - {"data://"} - {origin(url) for url in origins}
         assert not strangers, strangers
 
     def check_accessibility(self) -> None:
-        """axe-core finds nothing that keeps anybody from using the page as it is now."""
+        """axe-core finds no barrier in the page as it is now."""
         self.page.evaluate(AXE.read_text("utf-8"))
         found = self.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         serious = [
@@ -57,7 +57,7 @@ class Window:
 
 
 def loaded(photos: Locator) -> None:
-    """Each of these images is there. Asked from outside, since the page's policy lets no text run in it."""
+    """Each of these images has loaded. Checked from outside: the page's policy forbids inline scripts."""
     for photo in photos.all():
         expect(photo).not_to_have_js_property("naturalWidth", 0)
 

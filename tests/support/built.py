@@ -1,4 +1,4 @@
-"""What is deployed: the folders that cloudbuild.yaml and docs/deploy.md make, in a bare environment.
+"""The deployed folders, as cloudbuild.yaml and docs/deploy.md build them, in a bare environment.
 
 A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
 """

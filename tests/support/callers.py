@@ -19,7 +19,7 @@ from tests.support.queue_sql import Queue
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Somebody with a key and perhaps a token; `answer` keeps the last answer for a closer look."""
+    """A caller with a key and possibly a token; `answer` keeps the last answer."""
 
     http: httpx.Client
     headers: dict[str, str]
@@ -47,7 +47,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Callers:
-    """Everybody who may come: nobody in particular, two users, the service role."""
+    """All kinds of callers: anonymous, two users, the service role."""
 
     anon: Caller
     owner: Caller
@@ -62,7 +62,7 @@ class Callers:
 
 
 def token_headers(stack: Stack, token: str) -> dict[str, str]:
-    """What a front end sends for somebody signed in."""
+    """The headers of a signed-in user's front end."""
     return {"apikey": stack.publishable_key, "Authorization": f"Bearer {token}"}
 
 
@@ -89,7 +89,7 @@ def callers(everybody: Callers, as_installed: None) -> Callers:
 
 @pytest.fixture
 def scene(queue: Queue, callers: Callers) -> Scene:
-    """A batch, a job and a photo of each of both users; the owner's job is under way."""
+    """A batch, a job and a photo of each of two users; the owner's job is in progress."""
     for user_id in (callers.stranger_id, callers.owner_id):
         batch_id = queue.enqueue(user_id, images=2)["batchId"]
         run = queue.run()

@@ -40,7 +40,7 @@ OIDC_TOKEN = (
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """The secrets by name. A token's signature counts by itself: without it the rest is worth nothing."""
+    """The secrets by name. A token's signature counts separately: without it the token is worthless."""
 
     values: dict[str, str]
 
@@ -121,7 +121,7 @@ SHAPES = {
 
 @pytest.fixture
 async def watched(site: Site, tmp_path: Path) -> AsyncIterator[Watched]:
-    """The site of somebody signed in, with canaries for all secrets and libraries that tell all they can."""
+    """A signed-in user's site, with canaries for all secrets, and libraries that log everything."""
     (tmp_path / "sitecustomize.py").write_text(TALKATIVE)
     site.user, token = site.stack.sign_up()
     site.photo = await site.upload("me.png", picture())

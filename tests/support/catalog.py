@@ -1,4 +1,4 @@
-"""A database's schema, part by part, to compare two databases by; what is named `app_…` is left out."""
+"""A database's schema, part by part, to compare two databases; names that begin with `app_` are left out."""
 
 from typing import Any
 

@@ -39,7 +39,7 @@ INSERT = """
 
 
 def handed_out(job: Job) -> dict[str, object]:
-    """What the model expects a claim to say of a job."""
+    """The model's version of a job in the answer of a claim."""
     return {
         "id": job.id,
         "batchId": job.batch_id,
@@ -109,7 +109,7 @@ class ClaimRules(Machine):
 
     @action(3, when=Machine.claimable, times=st.sampled_from([4, 1]))
     def poison(self, times: int) -> None:
-        """Workers that hold a single job die, one after the other."""
+        """Workers with a single job die, one after the other."""
         for _ in range(times):
             self.claim(run=len(self.runs), most=1, seconds=240, lost=True)
             self.workers_die()
@@ -167,7 +167,7 @@ class ClaimRules(Machine):
         3, when=Machine.all_runs, run=one(Machine.all_runs), spent=st.sets(st.integers(1, 12), max_size=12)
     )
     def finish(self, run: int, spent: set[int]) -> None:
-        """A run ends, once or again, whatever it holds."""
+        """A run ends, once or repeatedly, whatever it holds."""
         released = self.model.finish(self.model.runs[run], sorted(spent))
         assert self.runs[run].finish(*sorted(spent)) == released
         self.reached["finish releases" if released else "finish"] += 1

@@ -1,4 +1,4 @@
-"""A stack whose database can call the worker: the served function above it, pg_net's stand-in beside it."""
+"""A stack whose database can call the worker: the served function, and a simulated pg_net."""
 
 import contextlib
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ class Clocked:
         return [row["status"] for row in rows] == ["completed"]
 
     def watch(self, about: str) -> list[str]:
-        """What watch.sql says of one thing, each in one line."""
+        """The lines of watch.sql about one subject."""
         rows = paste(self.db, "watch.sql")
         return [row["what"].replace("\n", " ") for row in rows if row["about"] == about]
 
@@ -71,11 +71,11 @@ class Clocked:
         return self.watch("call")
 
     def is_quiet(self) -> bool:
-        """Whether no call is under way."""
+        """Whether no call is pending."""
         return not any("under way" in call for call in self.calls())
 
     def verdict(self, about: str = "clock") -> str:
-        """What watch.sql says first of the clock, the worker or the timeout."""
+        """The first line of watch.sql about the clock, the worker or the timeout."""
         return self.watch(about)[0]
 
     def store(self, name: str, value: str) -> None:

@@ -25,7 +25,7 @@ NOT_COPIED = shutil.ignore_patterns("__pycache__", "node_modules")
 
 
 class Trap:
-    """A port on loopback that nobody has a reason to connect to; `sprung` counts who did."""
+    """A port on loopback that nothing should connect to; `sprung` counts the connections."""
 
     def __init__(self) -> None:
         self.sprung = 0
@@ -81,7 +81,7 @@ class Clone:
 
     @contextmanager
     def running(self, *command: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-        """`python -m local …` under way, stdout to be read; killed at the end if it is still there."""
+        """A running `python -m local …`, with stdout to read; killed at the end if necessary."""
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         process = subprocess.Popen(
             [sys.executable, "-m", "local", *command],

@@ -35,7 +35,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Done(NamedTuple):
-    """What a script printed, its exit code, and the gcloud commands it ran."""
+    """A script's output, its exit code, and the gcloud commands that it ran."""
 
     code: int
     out: str
@@ -88,7 +88,7 @@ class StandInCloud:
         return found
 
     def change(self, **differences: Any) -> None:
-        """Make the project different, as somebody else would."""
+        """Change the project as another person would."""
         self._file.write_text(json.dumps({**self.state, **differences}))
 
     def run(

@@ -45,7 +45,7 @@ def values(substitutions: Mapping[str, str] = NOTHING, file: Path = FILE) -> dic
 
 
 class Workspace:
-    """The folder in which the steps of a build run one after the other, against one project."""
+    """The folder in which a build's steps run in sequence, against one project."""
 
     def __init__(self, cloud: StandInCloud) -> None:
         self.cloud = cloud
@@ -81,7 +81,7 @@ class Workspace:
 
 @cache
 def prepared() -> str:
-    """What bootstrap.sh makes of a new project, as JSON; once for all tests."""
+    """A new project after bootstrap.sh, as JSON; built once for all tests."""
     with tempfile.TemporaryDirectory() as folder:
         cloud = StandInCloud(Path(folder))
         done = bootstrap(cloud, "--clock", "pg_cron", stdin=DOT_ENV)

@@ -1,4 +1,4 @@
-"""What Cloud Run's admin API says of a service deployed with gcloud's flags; `responses` sends it."""
+"""The answers of Cloud Run's admin API about a service deployed with gcloud's flags, through `responses`."""
 
 from __future__ import annotations
 

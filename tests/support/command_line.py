@@ -1,4 +1,4 @@
-"""The command line, in this process or in one of its own, against the local stack and the simulator.
+"""The command line, in this process or in its own, against the local stack and the simulator.
 
 A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
 """
@@ -42,13 +42,13 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
     def complained(self, code: int) -> str:
-        """What it wrote to stderr: a complaint without a traceback, and nothing on stdout."""
+        """Its stderr: an error without a traceback, and nothing on stdout."""
         assert (self.code, self.out) == (code, ""), self
         return self.log
 
 
 class Program:
-    """A command that goes on; its log is JSON."""
+    """A running command; its log is JSON."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -64,7 +64,7 @@ class Program:
         raise AssertionError(f"it ended without {event} {fields}")
 
     async def ended(self, seconds: float = 12.0) -> int:
-        """Its exit code, once it has ended by itself: with nothing on stdout and no traceback."""
+        """Its exit code after it has ended, with nothing on stdout and no traceback."""
         async with asyncio.timeout(seconds):
             out, log = await self.process.communicate()
         assert out == b"", out
@@ -104,7 +104,7 @@ class CommandLine:
             return self._checked(code, out.getvalue(), log.getvalue())
 
     async def process(self, *arguments: str, stdin: bytes = b"", env: Changes = MappingProxyType({})) -> Done:
-        """Run a command to its end in a process of its own."""
+        """Run a command to its end in its own process."""
         async with self._process(arguments, env) as process:
             async with asyncio.timeout(KILL_AFTER_SECONDS):
                 out, log = await process.communicate(stdin)
@@ -120,7 +120,7 @@ class CommandLine:
 
     @contextlib.contextmanager
     def _pretended_process(self, changes: Changes, stdin: bytes) -> Iterator[tuple[io.BytesIO, io.BytesIO]]:
-        """What a process has to itself: folder, variables, streams and log; yields stdout and stderr."""
+        """What a process has of its own: folder, variables, streams and log; yields stdout and stderr."""
         out, log, before = io.BytesIO(), io.BytesIO(), dict(os.environ)
         usual = sys.stdin
         with (
@@ -172,5 +172,5 @@ class CommandLine:
 
 @pytest.fixture
 def cli(site: Site, tmp_path: Path) -> CommandLine:
-    """The command line of the site's operator, in a folder of its own."""
+    """The command line of the site's operator, in its own folder."""
     return CommandLine(site, tmp_path)

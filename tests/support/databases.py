@@ -1,4 +1,4 @@
-"""Databases of their own for tests that compare schemas, and the SQL files run in them as people run them."""
+"""Databases for tests that compare schemas, and the SQL files, run as the docs say."""
 
 import re
 import secrets
@@ -53,7 +53,7 @@ class Finding(NamedTuple):
 
 
 class Database:
-    """A database with what Supabase puts into it, on a connection of its own."""
+    """A database with Supabase's own objects, and a connection to it."""
 
     def __init__(self, postgres: Postgres, name: str) -> None:
         self.postgres = postgres
@@ -86,7 +86,7 @@ class Database:
             self.paste(file.read().decode())
 
     def report(self) -> list[Finding]:
-        """Pastes migrate_old_queue.sql as it stands."""
+        """Runs migrate_old_queue.sql unchanged."""
         return self.paste((SQL / "migrate_old_queue.sql").read_text())
 
     def step(self) -> list[Finding]:
@@ -102,7 +102,7 @@ class Database:
         self.step()
 
     def psql(self, *arguments: str, options: str = "") -> subprocess.CompletedProcess[str]:
-        """What psql prints, run as sql/README.md says."""
+        """The output of psql, called as sql/README.md says."""
         command = [str(self.postgres.bin / "psql"), "-qAtX", self.url, "-v", "ON_ERROR_STOP=1", *arguments]
         return subprocess.run(command, capture_output=True, text=True, env={"PGOPTIONS": options})
 

@@ -17,7 +17,7 @@ NO_FIELDS = {"level", "exc_info"}
 
 
 class Event(NamedTuple):
-    """An event's severities, and the fields it is logged with; `**` stands for a summary's own."""
+    """An event's severities, and its fields; `**` stands for a summary's fields."""
 
     levels: frozenset[str]
     fields: frozenset[str]

@@ -67,7 +67,7 @@ async def stored(site: Site) -> None:
 
 
 async def stored_bare(site: Site) -> None:
-    """The same, with a Storage that has kept no metadata."""
+    """The same, with a Storage that lost the metadata."""
     _, image, path = await _claimed_and_released(site)
     await site.service.storage.from_(BUCKET).upload(path, image.data, {"content-type": image.mime_type})
 
@@ -80,13 +80,13 @@ async def refused_once(site: Site) -> None:
 
 
 async def held(site: Site) -> None:
-    """A job of one image that Gemini keeps back."""
+    """A job of one image that Gemini holds back."""
     site.gemini.add_rule({"kind": "image", "hold": True}, times=1)
     await site.order("a")
 
 
 async def overtaken(site: Site) -> None:
-    """While Gemini makes the held image, a late worker stores and records its own."""
+    """While Gemini makes the held image, another worker stores and records its own."""
     await site.open_calls(1)
     (row,) = site.rows("select * from photo_generation_queue")
     data = picture("orange")

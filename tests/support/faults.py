@@ -1,6 +1,6 @@
-"""An HTTP proxy that does to one chosen request what networks and gateways do, once or for good.
+"""An HTTP proxy that injects a fault of networks or gateways into chosen requests.
 
-It reads a request whole, opens a connection of its own for it and closes both after the answer.
+It reads a request whole, forwards it on a new connection, and closes both after the answer.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ async def reset(exchange: Exchange) -> None:
 
 
 async def stall(exchange: Exchange) -> None:
-    """The request reaches nobody, and nobody says so."""
+    """The request is not forwarded, and not answered."""
     await exchange.gone()
 
 
@@ -87,7 +87,7 @@ async def answer_lost(exchange: Exchange) -> None:
 
 
 async def duplicate(exchange: Exchange) -> None:
-    """The request reaches the server twice at once; the client hears the later answer."""
+    """The request reaches the server twice at once; the client gets the later answer."""
     both = [asyncio.ensure_future(exchange.forward()) for _ in range(2)]
     *_, last = [await answer for answer in asyncio.as_completed(both)]
     await exchange.send(last)
@@ -154,9 +154,9 @@ def _answer(status: str, kind: str, body: str) -> bytes:
 
 
 class FaultProxy(TcpServer):
-    """Forwards to `target`; an async context manager. Requests are told as `POST /rest/v1/rpc/…`.
+    """Forwards to `target`; an async context manager. Requests are named like `POST /rest/v1/rpc/…`.
 
-    `seen` are all requests so far, `struck` how many of them met the fault.
+    `seen` has all requests so far, `struck` counts those that met the fault.
     """
 
     def __init__(self, target: str) -> None:
@@ -180,7 +180,7 @@ class FaultProxy(TcpServer):
         self._fault, self._pattern, self._times = fault, re.compile(request), times
 
     async def deliver_late(self) -> None:
-        """Let the requests arrive that were kept for after the run."""
+        """Forward the requests that were held back until after the run."""
         for request in self.late:
             await self.ask(request)
         self.late.clear()

@@ -1,4 +1,4 @@
-"""A forward proxy, as a company's network has one: it sees who is asked for, and leads nowhere."""
+"""A forward proxy like a company's: it records the requested hosts and connects to none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 @dataclass(slots=True)
 class ForwardProxy:
-    """Answers 502; `asked` names every host that was asked for, in order."""
+    """Answers 502; `asked` has every requested host, in order."""
 
     url: str = ""
     asked: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The rate gate once more, in plain Python: what the model-based test expects of `generation.gates`."""
+"""A model of the rate gate in plain Python: what the model-based test expects of `generation.gates`."""
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -18,14 +18,14 @@ def next_daily_reset(now: datetime) -> datetime:
 
 
 class Closed(NamedTuple):
-    """Why nothing may start, and for how many seconds; None for a pause, which has no end of its own."""
+    """Why nothing may start, and for how many seconds; None for a pause, which has no end."""
 
     reason: str
     seconds: float | None
 
 
 class Facts(NamedTuple):
-    """What a 429 says."""
+    """The facts of a 429."""
 
     period: str
     retry_seconds: float | None
@@ -34,7 +34,7 @@ class Facts(NamedTuple):
 
 @dataclass
 class Gate:
-    """One model's gate; `paused` and `images_per_day` stand in the limits, which are for all models."""
+    """One model's gate; `paused` and `images_per_day` are limits of all models."""
 
     rate: int
     burst: int
@@ -75,7 +75,7 @@ class Gate:
         return self.given[-1] if self.given else LONG_AGO
 
     def counted(self, at: datetime, until: datetime = NEVER) -> int:
-        """How many starts lie within a span before a moment, with those given out for later."""
+        """How many starts are within a span before a time, including those given out for later."""
         return sum(at - self.span < start <= until for start in self.given)
 
     def at_once(self, at: datetime) -> int:
@@ -106,11 +106,11 @@ class Gate:
 
     @property
     def left(self) -> int | None:
-        """Starts left today; None without a cap."""
+        """The day's remaining starts; None without a cap."""
         return None if self.images_per_day is None else max(self.images_per_day - self.started, 0)
 
     def aged(self, now: datetime) -> "Gate":
-        """The gate as it is by now: a new day's count, a decrease taken back, a stated value outlived."""
+        """The gate at this time: a new day's count, an expired decrease, an expired stated quota."""
         gate, day = replace(self), now.astimezone(CALIFORNIA).date()
         if gate.today != day:
             gate.today, gate.started = day, 0
@@ -156,7 +156,7 @@ class Gate:
         return int(starts if self.left is None else min(starts, self.left))
 
     def probe(self, now: datetime) -> int:
-        """How many starts beyond the pace would show whether a stated value holds; 0 unless it is time."""
+        """How many starts beyond the pace would test a stated quota; 0 unless a probe is due."""
         due = self.stated and self.probed_at is None and self.probe_at is not None and self.probe_at <= now
         if (
             not due

@@ -1,4 +1,4 @@
-"""The gate's functions as Python calls, and its moment: a time that stands still until a test moves it."""
+"""The gate's functions as Python calls, and `Moment`: a time that a test moves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ MODEL = "model"
 
 
 class Moment:
-    """`generation.moment()` and `generation.clock()`, one time for both, in every session."""
+    """`generation.moment()` and `generation.clock()`, the same time in every session."""
 
     DEFINITION = sql.SQL("""
         create or replace function generation.moment() returns timestamptz
@@ -29,7 +29,7 @@ class Moment:
         self.set(NOON)
 
     def set(self, now: datetime) -> None:
-        """Moves the time to a moment."""
+        """Set the time."""
         self.now = now
         body = sql.Literal(f"select timestamptz '{now.isoformat()}'")
         self._connection.execute(self.DEFINITION.format(body=body))
@@ -50,7 +50,7 @@ class Moment:
 
 @contextmanager
 def still_time(connection: Connection) -> Iterator[Moment]:
-    """The database's time stands still at noon within the block."""
+    """The database's time is noon while the context is open."""
     moment = Moment(connection)
     try:
         yield moment
@@ -88,7 +88,7 @@ class GateRun:
 
 
 def take(queue: Queue, run_id: UUID, slots: int, model: str = MODEL) -> Any:
-    """What the gate answers to a run."""
+    """The gate's answer to a run."""
     return queue.call("take_start_slots", p_run_id=run_id, p_model=model, p_slots=slots)
 
 
@@ -128,7 +128,7 @@ def refusal(answer: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def most_in_a_window(starts: list[int], window: int, grace: int) -> int:
-    """The most starts that any window can see, in microseconds, if each comes up to `grace` late."""
+    """The most starts in any window, in microseconds, if each is up to `grace` late."""
     # The worst window opens with a start at its latest, and the later ones come at their earliest.
     return max(
         (sum(other < start + grace + window for other in starts[i:]) for i, start in enumerate(starts)),

@@ -1,7 +1,7 @@
-"""The flags of the gcloud commands that the deployment uses: what is checked where gcloud is not installed.
+"""The flags of the gcloud commands that the deployment uses, for machines without gcloud.
 
-gcloud_flags.json holds them with their source, the SDK's own table for completing command lines;
-`python -m tests.support.gcloud_flags` takes them from the installed SDK.
+gcloud_flags.json has them with their source, the SDK's own table for completing command lines;
+`python -m tests.support.gcloud_flags` reads them from the installed SDK.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def table() -> Mapping[str, Any]:
 
 
 def complaint(argv: Sequence[str], folder: Path) -> str | None:
-    """What is wrong with the flags of a command, None if nothing is; flags files are read in `folder`."""
+    """The error in a command's flags, or None; flags files are read in `folder`."""
     known = table()
     line = " ".join(argv)
     commands = [command for command in known["commands"] if line.startswith(f"{command} ") or line == command]

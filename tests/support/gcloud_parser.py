@@ -25,7 +25,7 @@ KILL_AFTER_SECONDS = 300
 
 
 def complaints(commands: Mapping[tuple[str, ...], Path], config: Path) -> list[str]:
-    """What gcloud, or the table in its place, has against each command, run in its folder."""
+    """The errors that gcloud, or the table instead, finds in each command, run in its folder."""
     assert commands
     gcloud = shutil.which("gcloud")
     with ThreadPoolExecutor(2) as pool:
@@ -34,7 +34,7 @@ def complaints(commands: Mapping[tuple[str, ...], Path], config: Path) -> list[s
 
 
 def objection(gcloud: str | None, argv: Sequence[str], folder: Path, config: Path) -> str | None:
-    """What is wrong with a command, None if nothing is."""
+    """The error in a command, or None."""
     if gcloud is None or tuple(argv[:2]) in WITH_A_BROWSER:
         return complaint(argv, folder)
     environment = {

@@ -21,7 +21,7 @@ TRUSTING = "OIDC_CHECKED_BY=cloud-run"
 
 
 class Refused(Exception):
-    """What gcloud would say on stderr, with exit code 1."""
+    """An error that gcloud would print to stderr, with exit code 1."""
 
 
 class Call:
@@ -33,7 +33,7 @@ class Call:
         self.flags = {name: value for name, _, value in given}
 
     def shown(self, expected: str, lines: list[str]) -> str:
-        """The lines, if they are asked for in the one format that this program speaks."""
+        """The lines, if they are requested in the one supported format."""
         if self.flags.get("format") != expected:
             raise SystemExit(f"the stand-in speaks {expected}, not {self.flags.get('format')}")
         return "".join(f"{line}\n" for line in lines)
@@ -251,7 +251,7 @@ HANDLERS: dict[str, Handler] = {
 
 
 def main() -> int:
-    """Answer one command; the state file holds the project before and after, and the calls."""
+    """Answer one command; the state file has the project before and after, and the calls."""
     file = Path(os.environ["GCLOUD_STAND_IN"])
     state = json.loads(file.read_text())
     argv = sys.argv[1:]

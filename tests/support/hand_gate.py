@@ -18,7 +18,7 @@ FACTS = QuotaFacts("minute", 30.0, 10)
 
 
 class HandGate:
-    """A database whose gate answers what it is told to, and remembers what it was asked."""
+    """A database whose gate gives prepared answers and records its calls."""
 
     def __init__(self, *answers: dict[str, Any] | Exception) -> None:
         self.answers = deque(answers)
@@ -65,7 +65,7 @@ def given(answer: dict[str, Any] | Exception) -> dict[str, Any]:
 
 
 class Ticker:
-    """A monotonic clock that a test moves, and the event loop's as far as that goes on."""
+    """A monotonic clock that a test moves, plus the event loop's progress."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -117,12 +117,12 @@ def none(reason: str, next_seconds: float | None, horizon: float = 10) -> dict[s
 
 
 def limit(epoch: int, blocked_seconds: float) -> dict[str, Any]:
-    """What the gate makes of a 429."""
+    """The gate's answer to a 429."""
     return {"epoch": epoch, "rate": 10, "blockedForSeconds": blocked_seconds}
 
 
 async def settled() -> None:
-    """Everything that can go on by itself has gone as far as it can."""
+    """Wait until all tasks have gone as far as they can."""
     for _ in range(20):
         await asyncio.sleep(0)
 

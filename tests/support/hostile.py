@@ -1,6 +1,6 @@
-"""What must not be fetched: URLs, references into Storage, and addresses a host may resolve to.
+"""What must not be fetched: URLs, Storage references, and addresses that a host may resolve to.
 
-Whoever adds a way in adds it here; the tests of the worker and of the database read the same tables.
+The tests of the worker and of the database read the same tables; a new attack belongs here.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ FINAL = ("completed", "failed", "cancelled")
 
 
 class Ending(NamedTuple):
-    """What a worker tells of a job."""
+    """A job's result as a worker reports it."""
 
     outcome: str
     spent: bool = True
@@ -89,7 +89,7 @@ class Job:
         self.lease_ends = now + timedelta(seconds=min(run_seconds + 15, 290))
 
     def free(self, status: str) -> None:
-        """Nobody holds it any more."""
+        """Remove its lock."""
         self.status, self.fence, self.locked_at = status, None, None
 
     def lease_expired(self, alone: bool) -> str:
@@ -105,7 +105,7 @@ class Job:
         return self.code
 
     def settle(self, ending: Ending, now: datetime, max_age_hours: float) -> str:
-        """Its worker has told what became of it; the verdict."""
+        """Its worker reports the result; returns the verdict."""
         verdict = self._verdict(ending, now, max_age_hours)
         self.code = {
             "completed": "some_images_refused" if self.given_up else None,
@@ -158,7 +158,7 @@ class Job:
 
 @dataclass(eq=False)
 class Batch:
-    """A batch; all it says of itself follows from its jobs."""
+    """A batch; its status and counters follow from its jobs."""
 
     id: str
     user: str

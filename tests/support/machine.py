@@ -1,4 +1,4 @@
-"""What all rules of the queue's state machine share: the queue, the model, and the checks after each step."""
+"""The common part of the queue's state machine: the queue, the model, and the checks after each step."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +22,7 @@ USERS = ("ann", "bob", "cem")
 
 
 class Claim(NamedTuple):
-    """What a claim was called with: the run by its number."""
+    """The arguments of a claim; the run by its number."""
 
     run: int
     id: UUID
@@ -38,7 +38,7 @@ class Handle(NamedTuple):
 
 
 class Action(NamedTuple):
-    """What may happen: how often beside the others, when it makes sense, and what it is called with."""
+    """A possible step: its weight, when it makes sense, and its arguments."""
 
     weight: int
     when: Callable[[Any], object]
@@ -67,7 +67,7 @@ def action(
 ) -> Callable[[F], F]:
     """A method of a machine that is one of its actions.
 
-    Unlike a rule of its own it has a weight; and hypothesis leaves half of all rules out of every example.
+    Unlike a rule it has a weight, and hypothesis, which leaves out half of all rules, does not leave it out.
     """
 
     def register(method: F) -> F:
@@ -78,12 +78,12 @@ def action(
 
 
 def one(of: Callable[[Any], Iterable[Any]]) -> st.SearchStrategy[Any]:
-    """One of what the machine has at this moment; the action that draws it waits until there is one."""
+    """One of the machine's current values; an action that draws it waits until there is one."""
     return st.runner().flatmap(lambda machine: st.sampled_from(list(of(machine))))
 
 
 def steps(machine: "Machine") -> st.SearchStrategy[Step]:
-    """What may happen to a machine at this moment."""
+    """The possible steps of a machine now."""
     possible = sorted((a.weight, name) for name, a in ACTIONS.items() if a.when(machine))
     names = [name for weight, name in reversed(possible) for _ in range(weight)]
     return NUMBERS.flatmap(lambda number: _step(names[number * len(names) // SCALE]))
@@ -185,7 +185,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_well(self) -> None:
-        """The tables say what the model says, what has ended stays so, and no window sees too many starts."""
+        """The tables equal the model, ended jobs stay ended, and no window has too many starts."""
         statuses = check_rows(self.queue, self.model)
         for job_id, status in self.statuses.items():
             assert status not in FINAL or statuses[job_id] == status or job_id in self.retried

@@ -1,4 +1,4 @@
-"""Time goes on and people interfere: the rules of the clock, the operators and Gemini's 429s."""
+"""Time passes and people intervene: the rules of the clock, the operators and Gemini's 429s."""
 
 from datetime import datetime, timedelta
 
@@ -90,7 +90,7 @@ class OperatorRules(Machine):
 
     @action(4, when=lambda m: m.model.gate.paused or m.model.gate.blocked_until)
     def resume(self) -> None:
-        """An operator lets work go on."""
+        """An operator resumes work."""
         self.model.resume()
         assert self.queue.call("resume_generation")["pausedAt"] is None
 

@@ -74,7 +74,7 @@ def send(request: DictRow) -> dict[str, Any]:
 
 
 def timeout_message(milliseconds: float, connected: bool) -> str:
-    """What pg_net says of a call that was not answered in time (`src/errors.c`)."""
+    """pg_net's message for a call that timed out (`src/errors.c`)."""
     handshake, answer = (10.0, milliseconds - 20) if connected else (milliseconds - 10, 0.0)
     return (
         f"Timeout of {milliseconds:.0f} ms reached. Total time: {milliseconds:f} ms (DNS time: {10:f} ms, "

@@ -19,7 +19,7 @@ RED, GREEN, BLUE, WHITE = (230, 20, 20), (20, 200, 20), (20, 20, 230), (255, 255
 
 
 def marked(size: tuple[int, int] = (96, 64), mode: str = "RGB") -> Image.Image:
-    """A blue picture with a red corner at the top left and a green one at the top right."""
+    """A blue image with a red corner at the top left and a green one at the top right."""
     image = Image.new("RGB", size, BLUE)
     image.paste(RED, (0, 0, size[0] // 3, size[1] // 3))
     image.paste(GREEN, (size[0] - size[0] // 3, 0, size[0], size[1] // 3))
@@ -111,14 +111,14 @@ def profile_of_inks() -> bytes:
 
 
 def with_gain_map() -> bytes:
-    """A photo as newer phones write it (Ultra HDR): a JPEG, what it says of a gain map, and the gain map."""
+    """A photo of a newer phone (Ultra HDR): a JPEG, metadata about a gain map, and the gain map."""
     about = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" hdrgm:Version="1.0">{SECRET}</x:xmpmeta>'.encode()
     gains = Image.linear_gradient("L").resize((48, 32))
     return saved(marked(), "MPO", save_all=True, append_images=[gains], xmp=about)
 
 
 def deep_grey() -> bytes:
-    """A PNG of 16 bits, the left half dark and the right half light."""
+    """A PNG of 16 bits, dark on the left and light on the right."""
     row = b"\x00\x40" * 48 + b"\x00\xc0" * 48
     return saved(Image.frombytes("I;16", (96, 64), row * 64), "PNG")
 

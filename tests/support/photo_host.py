@@ -95,7 +95,7 @@ class Authority:
 
 
 class PhotoHost:
-    """Serves `answers` by path; `requests` are the heads it received, `names` the names asked for by SNI."""
+    """Serves `answers` by path; `requests` has the received heads, `names` the SNI names."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -123,9 +123,9 @@ class PhotoHost:
 
 
 class Loopback(httpcore.AnyIOBackend):
-    """The way from any address to the host on loopback; `dialled` are the addresses that were asked for.
+    """Connects any address to the host on loopback; `dialled` has the requested addresses.
 
-    At `dead` ones nobody listens, `silent` ones never answer; `given_up` are those waited for in vain.
+    `dead` addresses refuse, `silent` ones never answer; `given_up` are those that were abandoned.
     """
 
     def __init__(
@@ -279,7 +279,7 @@ async def running(
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs the hosts' certificates."""
+    """The authority that signs the hosts' certificates."""
     return Authority(tmp_path_factory.mktemp("tls"))
 
 

@@ -21,7 +21,7 @@ class Gate:
         self._open = asyncio.Event()
 
     async def reached(self, seconds: float = 10.0) -> None:
-        """Wait until a request stands before it."""
+        """Wait until a request waits at the gate."""
         async with asyncio.timeout(seconds):
             await self._reached.wait()
 
@@ -36,9 +36,9 @@ class Gate:
 
 
 class Proxy(TcpServer):
-    """Forwards to `target`; an async context manager. `paths` are those of all requests so far.
+    """Forwards to `target`; an async context manager. `paths` has the paths of all requests so far.
 
-    A request must begin a chunk of its own, as it does with clients that send one after the other.
+    A request must begin a chunk of its own, as with clients that send one after the other.
     """
 
     def __init__(self, target: str) -> None:
@@ -79,7 +79,7 @@ class Proxy(TcpServer):
         self._is_cut, self._cut_at = False, None
 
     async def admit(self, path: str, connection: _Connection) -> bool:
-        """Note a request and do to it what a test asked for; False if it goes no further."""
+        """Record a request and apply the test's faults; False if it is not forwarded."""
         self.paths.append(path)
         if self._cut_at and self._cut_at in path:
             self.cut()

@@ -20,7 +20,7 @@ def queue(db: Connection) -> Queue:
 
 @pytest.fixture
 def clock(db: Connection) -> Iterator[Clock]:
-    """A clock that stands still at noon until a test moves it."""
+    """A clock that is noon until a test moves it."""
     clock = Clock(db)
     try:
         yield clock
@@ -30,7 +30,7 @@ def clock(db: Connection) -> Iterator[Clock]:
 
 @pytest.fixture
 def as_installed(queue: Queue) -> None:
-    """The grants of a fresh installation, whatever a test before has granted."""
+    """The grants of a fresh installation, whatever an earlier test granted."""
     queue.connection.execute(ACCESS.read_text().encode())
 
 

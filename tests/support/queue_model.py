@@ -1,4 +1,4 @@
-"""The whole queue in plain Python: what the model-based test expects of every function, step by step.
+"""A model of the whole queue in plain Python: what the model-based test expects of every function.
 
 It is written from the contracts above the functions and keeps no counters: those follow from the jobs.
 """
@@ -28,16 +28,16 @@ class RunState:
 
     @property
     def prefix(self) -> str:
-        """What the fences of its claims begin with."""
+        """The beginning of its claims' fences."""
         return f"{self.worker}/{self.id}/"
 
     def hear(self, now: datetime) -> None:
-        """It is alive, which is noted every ten seconds."""
+        """It is alive; recorded at most every ten seconds."""
         if self.heard_at < now - timedelta(seconds=10):
             self.heard_at = now
 
     def until(self, now: datetime) -> datetime | None:
-        """Until when it counts as under way if nothing more is heard of it; None if it does not."""
+        """Until when it counts as active if nothing more is heard of it; None if it does not."""
         if not self.ends_by or self.finished:
             return None
         until = min(self.ends_by, self.heard_at + timedelta(seconds=90))
@@ -45,7 +45,7 @@ class RunState:
 
 
 class Answer(NamedTuple):
-    """What a claim answers: jobs, or why there are none and when to come back; what it rescued on the way."""
+    """A claim's answer: jobs, or why there are none and when to come back; and what it rescued."""
 
     jobs: list[Job]
     closed: Closed | None = None
@@ -65,13 +65,13 @@ class QueueModel:
         self.max_runs, self.max_age_hours = 1000, 72
 
     def virtual_time(self, priority: int) -> int:
-        """Where a newcomer joins."""
+        """The turn at which a new user joins."""
         ready = [job.tag for job in self.ready() if job.priority == priority]
         tags = [tag for (_, of), tag in self.flows.items() if of == priority]
         return min(ready) if ready else max(tags, default=0)
 
     def order(self, batch_id: str, user: str, ids: list[int], images: int, priority: int, most: int) -> None:
-        """Jobs have been ordered, in a batch that is there or in a new one."""
+        """Jobs are ordered, in an existing batch or a new one."""
         batch = self.batches.setdefault(batch_id, Batch(batch_id, user))
         tag = max(self.flows.get((user, priority), 0), self.virtual_time(priority))
         for job_id in ids:
@@ -82,11 +82,11 @@ class QueueModel:
         self.flows[user, priority] = tag
 
     def ready(self) -> list[Job]:
-        """What can be handed out, in turn."""
+        """The jobs that can be given out, in order."""
         return sorted((job for job in self.jobs.values() if job.ready), key=lambda job: job.turn)
 
     def held(self, prefix: str = "") -> list[Job]:
-        """What is being processed under fences that begin so, in turn."""
+        """The jobs in progress under fences that begin so, in order."""
         held = (j for j in self.jobs.values() if j.fence is not None and j.fence.startswith(prefix))
         return sorted(held, key=lambda job: job.turn)
 
@@ -102,7 +102,7 @@ class QueueModel:
         return None if due is None else max((due - self.now).total_seconds(), 0)
 
     def open_runs(self) -> list[datetime]:
-        """Until when the runs under way count as such."""
+        """Until when each active run counts as such."""
         return [until for run in self.runs if (until := run.until(self.now))]
 
     def claim(self, run: RunState, claim: UUID, most: int, seconds: float) -> Answer:
@@ -150,7 +150,7 @@ class QueueModel:
         return ends
 
     def take_turns(self, jobs: list[Job]) -> None:
-        """What comes back stands in its user's line, not before where it stood; it costs what had a turn."""
+        """Returning jobs join their user's line, not their former place; a job that had a turn pays again."""
         times = {job.priority: self.virtual_time(job.priority) for job in jobs}
         lines: dict[tuple[str, int], list[Job]] = {}
         for job in sorted(jobs, key=lambda job: (job.tag, job.id)):
@@ -168,7 +168,7 @@ class QueueModel:
         return next(run for run in self.runs if job.fence and job.fence.startswith(run.prefix))
 
     def choose(self, run: RunState, most: int, starts: float) -> list[Job]:
-        """What a claim of a run takes: a suspect alone, the others as far as the gate can start them."""
+        """The jobs of a run's claim: a suspect alone, or as many as the gate can start."""
         ready, held = self.ready(), self.held(run.prefix)
         if any(job.suspect for job in held):
             return []
@@ -186,7 +186,7 @@ class QueueModel:
         return Closed("isolated", 0) if self.held(run.prefix) else Closed("busy", 1)
 
     def peek(self, most: int) -> Answer:
-        """What a new run's claim would give if nothing stood in its way."""
+        """What a new run's claim would give if nothing held it back."""
         copy, stranger = deepcopy(self), RunState("peek", UUID(int=0))
         copy.come_back()
         chosen = copy.choose(stranger, most, 1_000_000)
@@ -217,7 +217,7 @@ class QueueModel:
         return told
 
     def finish(self, run: RunState, spent: list[int]) -> int:
-        """A run ends; how many jobs it still held."""
+        """A run ends; returns how many jobs it still held."""
         held = self.held(run.prefix)
         for job in held:
             ending = Ending("released", job.id in spent, code="released")
@@ -263,7 +263,7 @@ class QueueModel:
         self.gate.paused = True
 
     def resume(self) -> None:
-        """Work goes on: no pause, no block, and what waits for a quota is due."""
+        """Work continues: no pause, no block, and jobs that wait for a quota are due."""
         self.gate.paused = False
         if self.gate.blocked_until and self.gate.blocked_until > self.now:
             self.gate.blocked_until, self.gate.epoch = None, self.gate.epoch + 1

@@ -1,4 +1,4 @@
-"""The queue's tables held against the model, row by row, and against what holds whatever the model says."""
+"""Compares the queue's tables with the model, row by row, and checks invariants of the rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ RUNS = "select * from generation.runs where summary ? 'runId' is not true"
 
 
 def expected_job(job: Job) -> dict[str, object]:
-    """What the model says of a job's row; what is not named may be anything."""
+    """The model's values of a job's row; other columns may have any value."""
     told: dict[str, object] = {
         "status": job.status,
         "attempts": job.attempts,
@@ -51,18 +51,18 @@ def expected_job(job: Job) -> dict[str, object]:
 
 
 def expected_batch(batch: Batch) -> dict[str, object]:
-    """What the model says of a batch's row."""
+    """The model's values of a batch's row."""
     names = ("jobsTotal", "jobsDone", "jobsFailed", "imagesTotal", "imagesDone", "imagesFailed")
     return {"userId": batch.user, "status": batch.status} | dict(zip(names, batch.counters, strict=True))
 
 
 def expected_run(run: RunState) -> dict[str, object]:
-    """What the model says of a run's row."""
+    """The model's values of a run's row."""
     return {"workerId": run.worker, "endsBy": run.ends_by, "claimIds": run.claims}
 
 
 def check_job(row: DictRow) -> None:
-    """What ties a job's columns together."""
+    """The relations between a job's columns."""
     assert (row["lockedBy"] is not None) == (row["status"] == "processing"), row
     assert row["retryAt"] is None or row["status"] in ("pending", "rate_limited"), row
     assert row["retryAt"] is not None or row["status"] != "rate_limited", row

@@ -61,7 +61,7 @@ class Run:
         self.queue, self.worker, self.id = queue, worker, uuid4()
 
     def answer(self, max_jobs: int = 100, claim: UUID | None = None, **changes: object) -> Any:
-        """What `claim_generation_jobs` answers, but for the time; `changes` replace parameters."""
+        """The answer of `claim_generation_jobs`, without the time; `changes` replace parameters."""
         parameters: dict[str, object] = {
             "p_run_id": self.id,
             "p_worker_id": self.worker,
@@ -240,7 +240,7 @@ class Clock:
 
 @contextmanager
 def blocked(other: Queue, call: Callable[[Queue], T], watcher: Queue) -> Iterator[Future[T]]:
-    """Starts a call on another connection and goes on once it waits for a lock; the future of its answer."""
+    """Start a call on another connection, return once it waits for a lock; the future of its answer."""
     deadline = time.monotonic() + 10
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(call, other)

@@ -14,7 +14,7 @@ ANSWERED_SECONDS = 60.0  # of patience: a test that waits so long has failed
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a server sent until it closed the connection; empty if it only closed."""
+    """What a server sent before it closed the connection; empty if it only closed."""
 
     raw: bytes
 
@@ -31,7 +31,7 @@ class Reply:
 
     @property
     def body(self) -> bytes:
-        """What follows the headers."""
+        """The bytes after the headers."""
         return self.raw.partition(b"\r\n\r\n")[2]
 
 
@@ -96,7 +96,7 @@ class Line:
 
 
 def exchange(url: str, *parts: bytes) -> Reply:
-    """The reply to these bytes, sent over a connection of their own."""
+    """The reply to these bytes, sent over a new connection."""
     with Line(url) as line:
         line.send(*parts)
         return line.reply()

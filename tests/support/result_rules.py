@@ -1,4 +1,4 @@
-"""Images are recorded and jobs settled, by those who hold them and by zombies: the rules of workers."""
+"""The rules of workers: images are recorded and jobs settled, by their holders and by zombies."""
 
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ class ResultRules(Machine):
         name=st.sampled_from(["a", "b", "elsewhere"]),
     )
     def record_anything(self, job: int, index: int, name: str) -> None:
-        """A zombie records whatever it has, at whatever time."""
+        """A zombie records any image at any time."""
         self._record(job, index, name)
 
     def _record(self, job_id: int, index: int, name: str) -> None:
@@ -53,12 +53,12 @@ class ResultRules(Machine):
 
     @action(3, when=Machine.images, image=one(Machine.images))
     def refuse(self, image: tuple[int, int]) -> None:
-        """An image will never be made, or somebody thinks so."""
+        """An image will never be made, at least a worker says so."""
         self._refuse(*image)
 
     @action(1, when=Machine.all_jobs, job=one(Machine.all_jobs), index=st.integers(0, 4))
     def refuse_anything(self, job: int, index: int) -> None:
-        """A zombie gives up whatever image, at whatever time."""
+        """A zombie gives up any image at any time."""
         self._refuse(job, index)
 
     def _refuse(self, job_id: int, index: int) -> None:
@@ -85,7 +85,7 @@ class ResultRules(Machine):
 
     @action(20, when=Machine.live, endings=LIVE)
     def settle(self, endings: list[tuple[Handle, Ending]]) -> None:
-        """Workers settle what they hold."""
+        """Workers settle jobs that they hold."""
         self._settle([Result(*handle, ending) for handle, ending in endings])
 
     @action(
@@ -95,7 +95,7 @@ class ResultRules(Machine):
         ending=ENDINGS,
     )
     def settle_anything(self, handles: list[Handle], ending: Ending) -> None:
-        """Workers settle what they hold or held, zombies among them."""
+        """Workers settle jobs that they hold or held, zombies included."""
         self._settle([Result(*handle, ending) for handle in handles])
 
     @action(2, when=lambda m: m.settled, number=one(lambda m: range(len(m.settled))))

@@ -180,7 +180,7 @@ class Site:
         assert await asyncio.to_thread(ledger.wait, condition, seconds), ledger.summary()
 
     async def open_calls(self, count: int) -> None:
-        """Wait until this many calls are under way."""
+        """Wait until this many requests are pending."""
         await self.until(lambda ledger: ledger.outcomes().get("open", 0) == count)
 
     async def until_row(self, query: str, *parameters: object, seconds: float = 10.0) -> DictRow:
@@ -192,9 +192,9 @@ class Site:
         return found[0]
 
     def audit(self, *summaries: Summary, lost: int = 0, foreign: int = 0) -> None:
-        """Summaries, rows, objects and ledger tell the same story, and nothing was paid for twice.
+        """Summaries, rows, objects and ledger agree, and nothing was paid for twice.
 
-        `lost` images came back from Gemini and could not be kept; `foreign` ones were not made by it.
+        `lost` images came from Gemini and could not be stored; `foreign` ones were not made by it.
         """
         check_invariants(self.db)
         photos = self.photos()

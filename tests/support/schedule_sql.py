@@ -1,4 +1,4 @@
-"""The files of sql/schedule run as operators run them; stand-ins for pg_net and Vault under them."""
+"""The files of sql/schedule, run as operators run them, with simulated pg_net and Vault."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def paste(connection: Connection, name: str, change: Callable[[str], str] = str)
 
 
 def every(seconds: int | str) -> Callable[[str], str]:
-    """The change of schedule.sql that its header tells of: a tick every so many seconds."""
+    """The change of schedule.sql that its header describes: a tick every so many seconds."""
     line = "-- set local generation.tick_seconds = '15';"
 
     def change(text: str) -> str:

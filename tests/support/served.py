@@ -1,4 +1,4 @@
-"""Both functions as functions-framework serves them, each in a process of its own, for a whole session.
+"""Both functions, served by functions-framework, each in its own process, for a whole session.
 
 A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
 """
@@ -36,7 +36,7 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return self.function.url
 
     def head(self, line: str = "POST / HTTP/1.1", *headers: str) -> bytes:
@@ -107,7 +107,7 @@ def orders_target(served_orders: Function, stack: Stack) -> Target:
 
 @pytest.fixture(params=["queue_target", "orders_target"], ids=["queue", "orders"])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """Each function; when the test is over it is still well, and its log tells of no accident."""
+    """Each function; after the test it still works, and its log has no unexpected error."""
     served: Target = request.getfixturevalue(request.param)
     yield served
     alive = httpx.get(f"{served.url}/health", timeout=30, trust_env=False)

@@ -1,4 +1,4 @@
-"""Objects as workers that die or come late leave them in Storage, and the jobs they belong to."""
+"""Objects as dead or late workers leave them in Storage, and the jobs they belong to."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def failed(site: Site, images: int = 1) -> Job:
 
 
 def photo(path: str) -> dict[str, Any]:
-    """What a worker tells of a stored image."""
+    """The row data that a worker reports for a stored image."""
     return {
         "storagePath": path, "mimeType": "image/png", "width": 96, "height": 64, "bytes": 100, "model": MODEL,
     }  # fmt: skip

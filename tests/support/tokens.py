@@ -32,7 +32,7 @@ class Signer:
     stack: Stack
 
     def claims(self, **changes: object) -> dict[str, Any]:
-        """The claims of somebody signed in for the next hour."""
+        """The claims of a signed-in user for the next hour."""
         now = int(time.time())
         usual = {
             "sub": "somebody",
@@ -61,5 +61,5 @@ class Signer:
 
 @pytest.fixture(scope="session")
 def signer(stack: Stack) -> Signer:
-    """Holds the project's signing key, as nobody else does."""
+    """The project's signing key, which nobody else has."""
     return Signer(stack)

@@ -23,7 +23,7 @@ Script = Callable[[Asked, asyncio.StreamWriter], None]
 
 @dataclass(slots=True)
 class Wire:
-    """Answers every request with `answer`, and keeps the requests."""
+    """Answers every request with `answer`, and records the requests."""
 
     url: str = ""
     answer: Script = field(default=lambda _, writer: writer.close())
