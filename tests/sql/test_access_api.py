@@ -18,13 +18,13 @@ SHOWN = {"Prefer": "return=representation"}
 
 
 def rights(table: str) -> dict[str, Rights]:
-    """What the table of access gives each caller: a stranger has the same rights as any user."""
+    """Each caller's rights by the access table: a stranger has the same rights as any user."""
     cells = TABLES[table]
     return {"anon": cells.anon, "owner": cells.user, "stranger": cells.user, "service": cells.service}
 
 
 def path_of(table: str) -> str:
-    """Where the API has a table."""
+    """The API's path of a table."""
     return f"/rest/v1/{table.split('.')[1]}"
 
 
@@ -66,7 +66,7 @@ def test_each_caller_reads_only_the_rows_it_may_see(callers: Callers, table: str
 @pytest.mark.usefixtures("scene")
 @pytest.mark.parametrize("table", OPEN)
 def test_asking_for_somebody_elses_rows(callers: Callers, table: str) -> None:
-    """A filter for another user's rows finds none, and neither do counting and ordering tell of them."""
+    """A filter for another user's rows finds none; counting and ordering reveal nothing about them either."""
     path = f"{path_of(table)}?userId=eq.{callers.owner_id}"
     assert callers.stranger.ask("GET", path, Prefer="count=exact") == OK
     assert callers.stranger.read == []
@@ -118,7 +118,7 @@ def test_no_internal_table_is_reachable_through_the_api(callers: Callers, table:
 
 
 def without_user(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as a signed-in user gives them: an order of theirs does not say whose it is."""
+    """The arguments of a signed-in user, whose orders do not name a user."""
     return {
         name: {k: v for k, v in value.items() if k != "userId"} if name == "p_request" else value
         for name, value in arguments.items()
@@ -153,7 +153,7 @@ def test_no_internal_function_is_callable_through_the_api(queue: Queue, callers:
 
 
 def test_a_function_called_by_get(scene: Scene, callers: Callers) -> None:
-    """A link that somebody is made to open does nothing: what writes cannot be called by GET."""
+    """A function that writes cannot be called by GET, so a link does nothing."""
     for caller in (callers.anon, callers.owner):
         path = f"/rest/v1/rpc/cancel_generation_batch?p_batch_id={scene.batch_id}"
         assert caller.ask("GET", path)[0] in (401, 405)

@@ -1,4 +1,4 @@
-"""Access of roles that no API key stands for: an app's own, and operators in a SQL session."""
+"""Access of roles without an API key: an app's own roles, and operators in an SQL session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def moderator(queue: Queue) -> Iterator[None]:
 
 
 def test_roles_of_an_apps_own(queue: Queue, moderator: None) -> None:
-    """A role of the app's own acts for itself only, as users do."""
+    """Such a role acts for itself only, like a user."""
     batch_id = queue.enqueue("user-1")["batchId"]
     queue.connection.execute("set role moderator")
     queue.connection.execute("""select set_config('request.jwt.claims', '{"sub": "user-2"}', false)""")

@@ -1,4 +1,4 @@
-"""Access to stored photos: everyone reads what lies in their own folder, and only the service role writes."""
+"""Access to stored photos: users read their own folder, and only the service role writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PNG = {"Content-Type": "image/png"}
 
 
 class Stored:
-    """An object in somebody's folder, and everything that may be tried with it."""
+    """An object in a user's folder, with every operation on it."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -91,7 +91,7 @@ def test_each_caller_may_do_only_its_listed_storage_operations(
 
 
 def test_folders_seen_from_above(callers: Callers, objects: Any) -> None:
-    """A list of the bucket's top shows a user their own folder and does not tell who else has one."""
+    """Listing the bucket shows users their own folder, and not which other folders exist."""
     stored(callers, callers.owner_id), stored(callers, callers.stranger_id)
     assert callers.owner.ask("POST", f"/storage/v1/object/list/{BUCKET}", {"prefix": ""}) == OK
     assert {row["name"].partition("/")[0] for row in callers.owner.read} == {callers.owner_id}

@@ -73,7 +73,7 @@ SUBJECTS: dict[str, tuple[object, str]] = {
 def orders(
     stack: Stack, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Function]:
-    """`generate_images`, in a process of its own."""
+    """`generate_images`, in its own process."""
     folder = Folder(tmp_path_factory.mktemp("orders"))
     with Function("generate_images", folder, process_environment(stack, simulator)) as function:
         yield function
@@ -87,7 +87,7 @@ def place(orders: Function, token: str) -> tuple[int, str]:
 
 
 def bearer(callers: Callers, stack: Stack, token: str) -> Caller:
-    """Who comes with this token."""
+    """The caller with this token."""
     return Caller(callers.anon.http, token_headers(stack, token))
 
 
@@ -139,7 +139,7 @@ def test_a_token_with_an_odd_subject_orders_and_sees_nothing(
 def test_a_subject_with_a_nul(
     queue: Queue, scene: Scene, callers: Callers, signer: Signer, orders: Function
 ) -> None:
-    """What PostgreSQL cannot even hold is refused as the caller's mistake, and changes nothing."""
+    """PostgreSQL cannot store it: it is refused as the caller's mistake, and nothing changes."""
     token, before = signer.sign(sub="a\0b"), contents(queue)
     odd = bearer(callers, signer.stack, token)
     assert odd.ask("GET", "/rest/v1/photo_generation_queue")[0] == 400

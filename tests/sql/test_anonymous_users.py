@@ -48,19 +48,19 @@ def test_an_anonymous_user_is_refused_and_told_why(orders: Function, signer: Sig
 
 @pytest.mark.parametrize("claim", [True, "true"])
 def test_an_anonymous_user_orders_nothing(stack: Stack, queue: Queue, signer: Signer, claim: object) -> None:
-    """The database refuses too, so that nothing is written for a sign-in that anybody can repeat."""
+    """The database refuses, since anybody can repeat an anonymous sign-in."""
     assert order(stack, signer.sign(**ANONYMOUS | {"is_anonymous": claim})) == REFUSED
     assert set(queue.written().values()) == {0}
 
 
 @pytest.mark.parametrize("claims", [{"is_anonymous": False}, {}])
 def test_a_user_with_an_account_orders(stack: Stack, signer: Signer, claims: dict[str, Any]) -> None:
-    """Whoever has signed up is no anonymous user, whether the token says so or does not mention it."""
+    """A user who signed up is not anonymous, whether the token says so or says nothing."""
     assert order(stack, signer.sign(sub="member", **claims)) == OK
 
 
 async def test_the_operator_allows_and_forbids_it(stack: Stack, cli: CommandLine, signer: Signer) -> None:
-    """One command lets anonymous users order, another stops it, and `gate show` tells which holds."""
+    """One command allows orders of anonymous users, another forbids them, and `gate show` shows which."""
     token = signer.sign(**ANONYMOUS)
     assert "anonymous users may not order" in (await cli.call("gate", "show")).out
     assert "anonymous users may order" in (await cli.call("gate", "set", "--allow-anonymous", "yes")).out

@@ -1,4 +1,4 @@
-"""Installing over a bucket that is there already: it is repaired, or the installation says what to set."""
+"""Installing over an existing bucket: it is repaired, or the installation says what to set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Database:
 
 @pytest.fixture
 def database(db: psycopg.Connection[DictRow]) -> Iterator[Database]:
-    """What a test changes goes with its transaction."""
+    """A connection whose changes are rolled back."""
     with db.transaction(force_rollback=True):
         yield Database(db)
 
@@ -97,7 +97,7 @@ def test_a_bucket_that_may_not_be_changed_is_refused_in_words(database: Database
 
 
 def test_who_may_not_make_the_policy_is_told_who_may(database: Database) -> None:
-    """Where photos belong to another role, it is named, with the file that it has to run."""
+    """If another role owns the objects, the message names it and the file that it has to run."""
     database.run(
         "create role installer bypassrls; grant usage on schema storage to installer;"
         " grant select, insert, update on storage.buckets to installer;"

@@ -1,4 +1,4 @@
-"""Functions refuse by themselves those they are not for, and row security holds, whatever is granted."""
+"""Functions check their callers themselves, and row-level security holds, whatever is granted."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def opened(postgres: Postgres) -> Iterator[Database]:
 
 @contextmanager
 def acting(connection: Connection, role: str, sub: str | None = None) -> Iterator[Connection]:
-    """The session as the API sets it for a request, until the end of the block; nothing is kept."""
+    """The session as the API sets it for a request, while the context is open; then it is rolled back."""
     with connection.transaction(force_rollback=True):
         claims = f'{{"role": "{role}"' + (f', "sub": "{sub}"}}' if sub else "}")
         connection.execute("select set_config('request.jwt.claims', %s, true)", [claims])
@@ -102,7 +102,7 @@ def test_whoever_it_is_not_for_is_refused_though_granted(opened: Database, role:
 
 
 def test_internal_functions_have_no_more_rights_than_their_caller(opened: Database) -> None:
-    """Nothing in the internal schema runs as its owner but triggers, which nobody can call."""
+    """In the internal schema only triggers run as their owner, and nobody can call those."""
     definers = [row for row in ours(opened) if row["schema"] == "generation" and row["definer"]]
     assert definers and all(row["is_trigger"] for row in definers)
 
@@ -119,7 +119,7 @@ def insert(table: str) -> str:
 @pytest.mark.parametrize("table", sorted(TABLES))
 @pytest.mark.parametrize("role", ["anon", "authenticated"])
 def test_row_security_holds_though_everything_is_granted(opened: Database, role: str, table: str) -> None:
-    """With all privileges on all tables a user sees the user's own rows, and nobody writes any."""
+    """With all privileges on all tables, users see only their own rows, and nobody writes any."""
     with acting(opened.connection, role, "user-2") as connection:
         seen = connection.execute(f"select * from {table}".encode()).fetchall()
         assert connection.execute(f"delete from {table}".encode()).rowcount == 0
@@ -132,10 +132,10 @@ def test_row_security_holds_though_everything_is_granted(opened: Database, role:
 
 
 def test_a_member_of_the_users_that_logs_in_by_itself_is_a_user(opened: Database) -> None:
-    """An app's own login that belongs to the users' role acts for itself only, without any SET ROLE.
+    """An app's login that is a member of `authenticated` acts for itself only, without SET ROLE.
 
-    It is refused what is not for users, whatever it was granted; it names no user, so it orders nothing, and
-    batches that are there are none for it.
+    It is refused what is not for users, whatever was granted to it. It names no user, so it cannot order, and
+    existing batches do not exist for it.
     """
     connection = opened.connection
     (batch,) = connection.execute(
@@ -196,7 +196,7 @@ def test_those_who_run_the_queue_are_let_in(opened: Database) -> None:
 
 
 def test_an_apps_function_gets_in_only_as_the_service_role(opened: Database) -> None:
-    """What an app's function does for a user is the user's deed, unless it acts as the service role."""
+    """What an app's function does for a user counts as the user's, unless it acts as the service role."""
     call = "language sql {} as 'select public.generation_queue_stats()'"
     with acting(opened.connection, "postgres") as connection:
         for name, right in (("app_owner", "security definer"), ("app_service", "set role = service_role")):

@@ -1,4 +1,4 @@
-"""What an operator allows: rate, daily caps, pause, and what takers and claims are told meanwhile."""
+"""What an operator allows (rate, daily caps, pause), and what gate and claims answer meanwhile."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ CHEAP, DEAR = "gemini-2.5-flash-image", "gemini-3.1-flash-image"  # $0.039 and $
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still at noon until a test moves it; three runs at once, as installed."""
+    """A time that a test moves, noon at first; three runs at once, as installed."""
     with still_time_as_installed(queue) as moment:
         yield moment
 
@@ -167,7 +167,7 @@ def test_a_new_rate_voids_older_starts_and_forgets_what_was_learned(queue: Queue
 
 
 def test_pause_and_resume(queue: Queue, moment: Moment) -> None:
-    """A pause stops starts and claims and voids what was given out; resume lets them go on."""
+    """A pause stops starts and claims, and voids starts already given out; resume ends it."""
     queue.enqueue()
     epoch = GateRun(queue).take(1)["epoch"]
     told = queue.call("pause_generation", p_reason="too dear")
@@ -232,7 +232,7 @@ def finished(queue: Queue, model: str, answered: dict[str, object], made: int = 
 
 
 def test_the_spend_cap_takes_the_price_of_the_model_that_answered(queue: Queue, moment: Moment) -> None:
-    """Images that a dearer model made count at its price once their run has ended, however often it ends."""
+    """Images of a more expensive model count at its price once their run has ended, however often it ends."""
     allow(queue, 1000, model=CHEAP)
     caps(queue, dollarsPerDay=0.5)
     assert len(GateRun(queue, model=CHEAP).starts(7)) == 7
@@ -245,7 +245,7 @@ def test_the_spend_cap_takes_the_price_of_the_model_that_answered(queue: Queue, 
 
 
 def test_a_model_gives_up_no_more_starts_than_it_has_counted(queue: Queue, moment: Moment) -> None:
-    """A run that ends after midnight, or tells nonsense, makes no count negative and fails nothing."""
+    """A run that ends after midnight, or reports nonsense, makes no count negative and causes no error."""
     allow(queue, 1000, model=CHEAP)
     caps(queue, imagesPerDay=100)
     assert len(GateRun(queue, model=CHEAP).starts(5)) == 5

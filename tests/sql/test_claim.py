@@ -140,7 +140,7 @@ def test_a_finished_run_claims_nothing(queue: Queue) -> None:
 
 
 def test_finish_beats_claim(queue: Queue, another: Callable[[], Queue]) -> None:
-    """A claim that arrives while its run is being finished is refused, not left with jobs."""
+    """A claim that arrives while its run is being finished is refused, and gets no jobs."""
     queue.enqueue()
     run, watcher = queue.run(), another()
     queue.connection.execute("begin")
@@ -212,7 +212,7 @@ def test_a_claim_returns_the_models_latency_successor_and_photo_sources(queue: Q
 
 
 def test_latency_is_recent(queue: Queue, clock: Clock) -> None:
-    """Only a model's latest fifty images tell its latency."""
+    """A model's latency comes from its latest fifty images."""
     queue.enqueue(examples=7, images=10)
     jobs = queue.run().claim(6)
     for job in jobs:
@@ -245,14 +245,14 @@ def test_used_up_attempts_are_claimable(queue: Queue) -> None:
 
 
 def test_users_of_a_claim(queue: Queue) -> None:
-    """A job tells whose it is and which batch it belongs to."""
+    """A job names its user and its batch."""
     answer = queue.enqueue()
     (job,) = queue.run().claim()
     assert (job["userFolder"], job["batchId"], job["id"]) == (USER, answer["batchId"], answer["jobIds"][0])
 
 
 def test_nothing_of_users_who_are_skipped(queue: Queue) -> None:
-    """The next of the others is claimed instead; with nothing of others left, the run has to wait."""
+    """Other users' next jobs are claimed instead; if there are none, the run has to wait."""
     queue.enqueue("crowding")
     queue.enqueue("crowding")
     queue.enqueue("patient")

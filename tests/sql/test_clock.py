@@ -23,7 +23,7 @@ TIMES = """
 
 @pytest.fixture
 def moment(db: Connection) -> Iterator[Moment]:
-    """The database's time, which stands still until it is moved."""
+    """The database's time, which a test moves."""
     with still_time(db) as found:
         yield found
 
@@ -51,7 +51,7 @@ def warned(queue: Queue) -> set[str]:
 
 
 def test_every_time_has_a_bound(queue: Queue) -> None:
-    """A new column with a time is not forgotten: it is said how far ahead it may lie, or that it is past."""
+    """For every column with a time it is defined how far ahead it may be, or that it is in the past."""
     bounds = queue.connection.execute("select * from generation.time_bounds()").fetchall()
     known = {(row["relation"], row["name"]): row for row in bounds}
     found = {(row["relation"], row["name"]) for row in queue.connection.execute(TIMES).fetchall()}
@@ -88,7 +88,7 @@ def test_a_daily_quota_waits_no_longer_than_a_day(queue: Queue, moment: Moment) 
 
 
 def test_storage_is_tried_again_as_soon_as_it_was_to(queue: Queue, moment: Moment) -> None:
-    """Where a wrong clock put off the probe of Storage by two minutes, it is two minutes after the claim."""
+    """A probe that a wrong clock put off for two minutes is due two minutes after the claim."""
     moment.advance(AHEAD)
     queue.open_gate()
     facts = {"bytes": 1, "mimeType": "image/png", "problem": "quota exceeded"}
@@ -104,7 +104,7 @@ def test_storage_is_tried_again_as_soon_as_it_was_to(queue: Queue, moment: Momen
 
 
 def test_a_lease_ends_after_its_own_time(queue: Queue, moment: Moment) -> None:
-    """A dead worker's job is taken back within 290 s, and its lock is old for the runbook's statement."""
+    """A dead worker's job is rescued within 290 s, and its lock is old enough for the runbook's statement."""
     moment.advance(AHEAD)
     queue.open_gate()
     job = queue.claimed()
@@ -154,7 +154,7 @@ def test_a_gate_opens_within_its_window_and_pace(queue: Queue, moment: Moment, r
 
 
 def test_a_block_lasts_as_long_as_gemini_asked(queue: Queue, moment: Moment) -> None:
-    """A block of 30 s is one of 30 s, also for claims; and what the 429 taught is taken back in time."""
+    """A block of 30 s lasts 30 s, also for claims; and what the 429 taught expires in time."""
     moment.advance(AHEAD)
     allow(queue, 10)
     limited(queue, "unknown", retryAfterSeconds=30)
@@ -169,7 +169,7 @@ def test_a_block_lasts_as_long_as_gemini_asked(queue: Queue, moment: Moment) -> 
 
 
 def test_what_a_person_has_set_is_left_and_told(queue: Queue, moment: Moment) -> None:
-    """A retryAt in a week, set by hand, stays; the numbers say that no worker could have set it."""
+    """A retryAt a week ahead, set by hand, stays; the numbers say that no worker could have set it."""
     queue.open_gate()
     queue.enqueue()
     queue.connection.execute(
@@ -218,7 +218,7 @@ def test_a_retry_does_not_wait_for_a_sweep_of_a_wrong_clock(queue: Queue, moment
 
 
 def test_a_right_clock_moves_nothing(queue: Queue, moment: Moment) -> None:
-    """Without a jump every wait stands as it was set, to the microsecond."""
+    """Without a jump every wait stays as it was set, to the microsecond."""
     queue.open_gate()
     first, second = queue.claimed(), queue.claimed()
     queue.settle(first, "retry", retryInSeconds=86_400)

@@ -1,4 +1,4 @@
-"""The contract comments of the public functions say what a lost answer means for whoever calls again."""
+"""The contract comments of the public functions say what a caller may repeat after a lost answer."""
 
 import re
 
@@ -17,7 +17,7 @@ REPETITION = re.compile(r"(?:Safe to repeat(?: with a key)?|Not repeated by the 
 
 
 def test_every_function_has_a_contract() -> None:
-    """No function that is called from outside is overlooked here, however its comment is written."""
+    """Every function that is called from outside has one."""
     assert CONTRACTS.keys() >= FUNCTIONS.keys()
 
 

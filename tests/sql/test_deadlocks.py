@@ -1,4 +1,4 @@
-"""Many at once: whoever does what at the same time, nobody deadlocks and the counters come out right."""
+"""Concurrent calls of all kinds: no deadlocks, and the counters are right."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ class Worker:
         self.run: Run = queue.run()
 
     def work(self) -> None:
-        """Takes its steps, one after the other."""
+        """Takes its steps in sequence."""
         acts = [self.claim, self.claim, self.record, self.record, self.refuse, self.settle, self.settle]
         acts += [self.enqueue, self.cancel, self.retry, self.finish, self.release, self.expire, self.insert]
         for _ in range(STEPS):

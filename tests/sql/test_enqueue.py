@@ -128,7 +128,7 @@ def hint_of(queue: Queue, request: dict[str, object]) -> str:
 
 
 def test_a_path_without_the_users_folder_is_answered_with_the_right_shape(queue: Queue) -> None:
-    """Whoever writes bucket/file learns that the user's folder belongs between them, and its name."""
+    """For bucket/file, the hint names the user's folder that belongs between them."""
     assert "bucket/user-1/file" in hint_of(queue, order() | {"trainingImageUrls": ["training-photos/me.jpg"]})
 
 

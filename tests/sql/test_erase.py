@@ -1,4 +1,4 @@
-"""Erasing a user: nothing of them is left in any table, nothing of anybody else is touched."""
+"""Erasing a user: no table has anything of the user left, and nothing of others changes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ def traces(queue: Queue, text: str) -> dict[str, int]:
 
 
 def erase(queue: Queue, user_id: str | None = GONER) -> dict[str, Any]:
-    """What erasing answers."""
+    """The answer of erasing."""
     answer: dict[str, Any] = queue.call("erase_generation_user", p_user_id=user_id)
     return answer
 
@@ -101,7 +101,7 @@ def test_erasing_a_user_changes_nothing_of_any_other(queue: Queue, clock: Clock)
 
 
 def test_a_worker_at_work_learns_it(queue: Queue) -> None:
-    """Whoever still works on a job of the user is told that it is over, and changes nothing."""
+    """A worker with a job of the user hears that the job has ended, and changes nothing."""
     jobs = lived(queue, GONER)
     erase(queue)
     for job in jobs:
@@ -153,7 +153,7 @@ def test_an_order_under_way_is_erased_too(queue: Queue, another: Callable[[], Qu
 
 
 def test_an_order_during_an_erasure_waits(queue: Queue, another: Callable[[], Queue]) -> None:
-    """An order that comes while the erasure is under way waits for it and is refused."""
+    """An order during the erasure waits for it, and is then refused."""
     watcher = another()
     queue.connection.execute("begin")
     erase(queue)
@@ -190,7 +190,7 @@ def test_not_done_too_early(queue: Queue, clock: Clock) -> None:
 
 
 def test_erasures_take_turns(queue: Queue, clock: Clock) -> None:
-    """A folder that cannot be emptied holds up nobody else's: whoever was looked into comes last."""
+    """A folder that cannot be emptied delays no other: the one that was just tried comes last."""
     for user in ("a", "b", "c"):
         erase(queue, user)
         clock.advance(1)
@@ -203,7 +203,7 @@ def test_erasures_take_turns(queue: Queue, clock: Clock) -> None:
 
 @pytest.mark.parametrize("user_id", ["a/b", ".."])
 def test_ids_that_name_no_folder(queue: Queue, user_id: str) -> None:
-    """An old user whose id reaches into another's folder loses the rows, and nobody's folder is emptied."""
+    """An old user whose id would be in another's folder loses the rows, and no folder is emptied."""
     queue.enqueue()
     for table in ("photo_generation_queue", "photo_generation_batches"):
         queue.connection.execute(f'update {table} set "userId" = %s'.encode(), [user_id])
@@ -213,7 +213,7 @@ def test_ids_that_name_no_folder(queue: Queue, user_id: str) -> None:
 
 
 def test_ids_of_third_parties(queue: Queue) -> None:
-    """An id that Storage cannot have in a name is erased under the folder that stands for it."""
+    """An id that Storage does not allow in names is erased under its encoded folder."""
     theirs: dict[str, Any] = {
         "user_id": "auth0|1",
         "trainingImageUrls": ["https://photos.example.com/me.jpg"],
@@ -226,7 +226,7 @@ def test_ids_of_third_parties(queue: Queue) -> None:
 
 @pytest.mark.parametrize("owner", [GONER, "other"])
 def test_batches_shared_by_direct_inserts(queue: Queue, owner: str) -> None:
-    """Of a batch with jobs of several users, as an app may insert them, the others' part stays right."""
+    """If an app inserted jobs of several users into a batch, the other users' part stays right."""
     for user in (owner, GONER, "other", GONER):
         queue.connection.execute(INSERT, ["shared", user])
     claimed = {job["id"]: job for job in queue.run().claim()}

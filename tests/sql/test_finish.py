@@ -1,4 +1,4 @@
-"""Finish: a run gives back what its claims still hold, also those whose answers were lost."""
+"""Finish: a run releases what its claims still hold, even if their answers were lost."""
 
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 
 
 def test_gives_everything_back(queue: Queue) -> None:
-    """What any claim of the run holds is ready again, its answer lost or not; what others hold is not."""
+    """Jobs of the run's claims are ready again, even if an answer was lost; other runs' jobs are not."""
     queue.enqueue(examples=7)
     run, other = queue.run(), queue.run()
     run.claim(2)
@@ -71,7 +71,7 @@ def test_first_summary_stands(queue: Queue, clock: Clock) -> None:
 
 
 def test_run_that_claimed_nothing(queue: Queue) -> None:
-    """A run whose claim never arrived is finished too, so that the claim is refused if it comes late."""
+    """A run whose claim never arrived is finished too, so that a late claim is refused."""
     queue.enqueue()
     run = queue.run()
     assert run.finish() == 0
@@ -81,7 +81,7 @@ def test_run_that_claimed_nothing(queue: Queue) -> None:
 
 
 def test_released_jobs_are_anybodys(queue: Queue) -> None:
-    """A run's late settle after its end changes nothing; the next run gets the job."""
+    """A late settle of a finished run changes nothing; the next run gets the job."""
     queue.enqueue()
     run = queue.run()
     (job,) = run.claim()

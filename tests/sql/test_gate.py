@@ -1,4 +1,4 @@
-"""The gate's pace: whatever is asked of it, never more starts in a window than the rate, and hardly fewer."""
+"""The gate's pace: no window ever has more starts than the rate, and hardly any has fewer."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -41,7 +41,7 @@ def proven(queue: Queue, rate: int, model: str) -> None:
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still at noon until a test moves it."""
+    """A time that a test moves, noon at first."""
     with still_time(queue.connection) as moment:
         yield moment
 
@@ -65,7 +65,7 @@ def test_never_more_than_the_rate(
     share: float,
     asks: list[tuple[int, int]],
 ) -> None:
-    """No window, however it lies and however late within the grace each start is, sees more than the rate."""
+    """No window has more starts than the rate, however late within the grace each start is."""
     model, began = f"m{uuid4().hex}", moment.now
     proven(queue, rate, model)
     allow(queue, rate, burst, model, p_window_seconds=window, p_grace_seconds=window * share)
@@ -130,7 +130,7 @@ def test_half_of_the_rate_starts_at_once_after_quiet(
 def test_nobody_waits_for_longer_than_two_even_intervals(
     queue: Queue, moment: Moment, rate: int, asks: list[tuple[int, int]]
 ) -> None:
-    """However starts were asked for, the next comes at most two even intervals after the last one."""
+    """However starts were requested, the next comes at most two even intervals after the last one."""
     model = f"m{uuid4().hex}"
     proven(queue, rate, model)
     last = 0.0
@@ -166,7 +166,7 @@ def test_after_a_429_starts_are_even_for_a_window(queue: Queue, moment: Moment) 
 
 
 def test_what_a_gate_keeps_is_bounded(queue: Queue, moment: Moment) -> None:
-    """At the highest rate the list of starts stays short, and holds them all."""
+    """At the highest rate the list of starts stays short, and is complete."""
     allow(queue, 100_000)
     for _ in range(70):
         GateRun(queue).take(1000)
@@ -194,7 +194,7 @@ def test_a_quiet_gate_allows_a_burst_then_keeps_its_rate(queue: Queue, moment: M
 
 
 def test_starts_end_with_the_run(queue: Queue, moment: Moment) -> None:
-    """No start lies beyond the end of the run that takes it; the others' starts are not used up by that."""
+    """No start is later than the end of its run; this uses up no starts of other runs."""
     allow(queue, 60)
     assert GateRun(queue, seconds=3).starts() == pytest.approx([0, 61 / 60, 122 / 60], abs=1e-5)
     assert GateRun(queue).starts(1) == pytest.approx([3 * 61 / 60], abs=1e-5)
@@ -202,7 +202,7 @@ def test_starts_end_with_the_run(queue: Queue, moment: Moment) -> None:
 
 @pytest.mark.parametrize(("within", "wanted"), [(-1, 0), (0, 1), (3, 3), (3600, 10)])
 def test_starts_within_what_is_asked(queue: Queue, moment: Moment, within: float, wanted: int) -> None:
-    """No start lies later than the run can use it, nor beyond the horizon; what is not given is not lost."""
+    """No start is later than the run can use it, or than the horizon; none is lost."""
     allow(queue, 60)
     run = GateRun(queue)
     parameters = {"p_run_id": run.id, "p_model": MODEL, "p_slots": 100}
@@ -272,7 +272,7 @@ def test_quiet_time_is_not_saved_up(queue: Queue, moment: Moment) -> None:
 
 @pytest.mark.parametrize("slots", [None, 0, 1001])
 def test_wrong_number_of_slots(queue: Queue, slots: int | None) -> None:
-    """The number of starts asked for is checked."""
+    """The requested number of starts is checked."""
     run = GateRun(queue)
     with refused("400", "out_of_range", "p_slots"):
         queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=slots)

@@ -1,4 +1,4 @@
-"""What the gate and the caps mean for a claim: when it gives nothing and why, and how many jobs it gives."""
+"""How gate and caps affect a claim: when it gives nothing and why, and how many jobs it gives."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,7 +13,7 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still at noon until a test moves it; three runs at once, as installed."""
+    """A time that a test moves, noon at first; three runs at once, as installed."""
     with still_time_as_installed(queue) as moment:
         yield moment
 
@@ -52,7 +52,7 @@ def test_too_many_runs(queue: Queue, moment: Moment) -> None:
 
 
 def test_dead_runs_hold_nobody_up(queue: Queue, moment: Moment) -> None:
-    """Runs not heard of for 90 s do not count among the runs at once; one that asks the gate does."""
+    """Runs not heard of for 90 s do not count as active; a run that calls the gate does."""
     queue.enqueue(examples=20)
     runs = [queue.run() for _ in range(3)]
     for run in runs:
@@ -84,7 +84,7 @@ def test_a_run_that_tells_of_its_jobs_is_alive(queue: Queue, moment: Moment, tol
 
 
 def test_race_for_the_last_place(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
-    """Two runs that begin at once for the last place: one gets it, the other is told so."""
+    """Of two runs that start at once for the last place, one gets it and the other is told so."""
     queue.enqueue(examples=2)
     caps(queue, maxRuns=1)
     watcher = another()

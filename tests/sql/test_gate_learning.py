@@ -1,4 +1,4 @@
-"""What a 429 teaches the gate, and how it comes back; every shape of facts, both days of changing clocks."""
+"""What a 429 teaches the gate, and how it recovers; every form of facts, both days of changing clocks."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ INTERVAL = 61 / 60
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still at noon until a test moves it; the gate allows 60 starts a minute."""
+    """A time that a test moves, noon at first; the gate allows 60 starts a minute."""
     with still_time(queue.connection) as moment:
         allow(queue, 60)
         yield moment
@@ -161,7 +161,7 @@ def test_a_429_of_a_call_before_the_last_change_changes_nothing(
 
 
 def test_starts_in_a_block_do_not_count(queue: Queue, moment: Moment) -> None:
-    """Starts given out for the time of a block are void and do not hold up the next ones."""
+    """Starts that fall into a block are void and do not delay the next ones."""
     run = GateRun(queue)
     for _ in range(6):
         assert len(run.starts(10)) == 10
@@ -173,7 +173,7 @@ def test_starts_in_a_block_do_not_count(queue: Queue, moment: Moment) -> None:
 
 
 def test_starts_after_a_block_still_count(queue: Queue, moment: Moment) -> None:
-    """A start for after the block counts: a run that has not heard of the block may use it."""
+    """A run that has not heard of the block may use them."""
     run = GateRun(queue)
     for _ in range(6):
         assert len(run.starts(10)) == 10
@@ -209,7 +209,7 @@ def test_recovery_after_a_decrease(queue: Queue, moment: Moment) -> None:
 
 
 def test_recovery_of_an_idle_gate(queue: Queue, moment: Moment) -> None:
-    """Quiet windows count whether anybody asked or not, and none of them twice."""
+    """Quiet windows count even if nobody calls, and none counts twice."""
     moment.advance(limited(queue, "unknown")["blockedForSeconds"] + 200.1)
     assert shown(queue)["rate"] == 51
     GateRun(queue).take(1)
@@ -228,7 +228,7 @@ def test_block_grows_only_without_quiet(queue: Queue, moment: Moment) -> None:
 
 
 def test_what_was_learned_is_a_row(queue: Queue, moment: Moment) -> None:
-    """What was learned survives every restart: a new connection and a new run see it."""
+    """It survives every restart: a new connection and a new run see it."""
     limited(queue, "minute", limit=7, retryAfterSeconds=30)
     row = gate(queue)
     assert (row["learnedRate"], row["learnedFrom"]) == (7, "stated")

@@ -1,4 +1,4 @@
-"""The probe: how a gate finds out that a value Gemini once stated no longer holds, at one 429 an hour."""
+"""The probe: how a gate finds out that a quota stated by Gemini has risen, at one 429 an hour."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,7 +16,7 @@ HOUR = 3600
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still until a test moves it; Gemini has stated 30 a minute where 60 are allowed."""
+    """A time that a test moves; Gemini has stated 30 a minute where 60 are allowed."""
     with still_time(queue.connection) as moment:
         allow(queue, 60)
         limited(queue, "minute", limit=30, retryAfterSeconds=0)
@@ -111,7 +111,7 @@ def test_quota_that_has_risen_in_part(queue: Queue, moment: Moment) -> None:
 
 
 def test_idle_gate_does_not_probe(queue: Queue, moment: Moment) -> None:
-    """Where the last window was not full, a start more tells nothing: none is given."""
+    """If the last window was not full, an additional start would prove nothing."""
     moment.advance(HOUR)
     for _ in range(20):
         assert len(GateRun(queue).starts(50)) <= 6

@@ -1,4 +1,4 @@
-"""What holds the queue: every gate in use is closed, whatever other models' gates are."""
+"""What holds the queue: it is held if every gate in use is closed, whatever other gates are."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ STARTED = """
 
 
 def held(queue: Queue) -> str | None:
-    """What holds it."""
+    """What holds the queue."""
     found: str | None = queue.call("generation_queue_stats")["heldBy"]
     return found
 
 
 def test_nothing_holds_an_open_gate(queue: Queue) -> None:
-    """No gate yet, and one that is open, hold nobody up."""
+    """Neither a missing gate nor an open one holds the queue."""
     assert held(queue) is None
     queue.open_gate()
     assert held(queue) is None
 
 
 def test_a_days_quota(queue: Queue) -> None:
-    """A gate that Gemini has closed for the day holds the jobs until the block ends."""
+    """A gate that Gemini closed for the day holds the jobs until the block ends."""
     queue.connection.execute(STARTED, ["model"])
     queue.call("report_rate_limit", p_model="model", p_epoch=None, p_facts=DAY_QUOTA)
     assert held(queue) == "rate_limited"
@@ -38,7 +38,7 @@ def test_a_days_quota(queue: Queue) -> None:
 
 
 def test_a_pause_and_caps(queue: Queue) -> None:
-    """A pause holds whatever a gate says; a cap holds where something was started, and where nothing was."""
+    """A pause holds whatever the gates are; a cap holds with or without earlier starts."""
     queue.call("pause_generation", p_reason="lunch")
     assert held(queue) == "paused"
     queue.call("resume_generation")
@@ -51,7 +51,7 @@ def test_a_pause_and_caps(queue: Queue) -> None:
 
 @pytest.mark.parametrize(("started", "expected"), [("model", "rate_limited"), ("other", None)])
 def test_only_gates_in_use_count(queue: Queue, started: str, expected: str | None) -> None:
-    """An open gate that nobody starts from today lets no job through, and a closed one holds none up."""
+    """An open gate without starts today lets no job through, and a closed one holds none."""
     queue.open_gate()
     queue.connection.execute(STARTED, ["other"])
     queue.connection.execute('update generation.gates set "startedToday" = 0')

@@ -1,4 +1,4 @@
-"""Sweeping and pruning read the heads of their own indexes, however long the history is."""
+"""Sweeping and pruning read only the heads of their own indexes, however long the history is."""
 
 from typing import Any
 

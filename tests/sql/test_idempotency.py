@@ -24,7 +24,7 @@ def test_an_idempotency_key_has_1_to_200_characters(queue: Queue, key: str) -> N
 
 
 def test_same_key_same_answer(queue: Queue) -> None:
-    """The same key and request give the first batch again, whatever the order of its fields."""
+    """The same key and request return the first batch, whatever the order of the fields."""
     request = order()
     first = queue.call("enqueue_generation_batch", p_request=request, p_idempotency_key="k")
     again = dict(reversed(request.items()))
@@ -62,7 +62,7 @@ def test_same_key_at_once(queue: Queue, another: Callable[[], Queue], ends: str)
 
 
 def advisory_locks(queue: Queue) -> set[tuple[int, int, int]]:
-    """The advisory locks that the connection holds: class, object, and 2 for those of two integers."""
+    """The advisory locks of the connection: class, object, and 2 for those with two integers."""
     held = queue.connection.execute("""
         select classid::bigint as class, objid::bigint as object, objsubid as form from pg_locks
         where locktype = 'advisory' and pid = pg_backend_pid()""")
@@ -70,7 +70,7 @@ def advisory_locks(queue: Queue) -> set[tuple[int, int, int]]:
 
 
 def test_a_key_decides_over_no_advisory_lock(queue: Queue) -> None:
-    """Hashes collide, and users choose their keys: no key names a lock that somebody else needs."""
+    """Hashes collide, and users choose their keys, so no key may select a lock that others need."""
     held = []
     for key in (None, "k", "l"):
         with queue.connection.transaction():
@@ -110,7 +110,7 @@ def test_every_advisory_lock_names_its_purpose() -> None:
 
 
 def test_an_advisory_lock_of_no_known_purpose_is_an_error(queue: Queue) -> None:
-    """A misspelt purpose would be a lock that nobody else takes."""
+    """A misspelled purpose would be a lock that nobody else takes."""
     with pytest.raises(psycopg.Error, match='there is no advisory lock for "rnu"'):
         queue.one("select generation.lock_class('rnu')")
     with pytest.raises(psycopg.Error, match="there is no advisory lock"):

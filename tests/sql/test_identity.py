@@ -1,4 +1,4 @@
-"""Who a user is in Storage, and that a claim is answered with new jobs only once."""
+"""Which folder a user has in Storage; and one claim gives new jobs only once."""
 
 from uuid import uuid4
 
@@ -12,7 +12,7 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 
 @pytest.mark.parametrize("user_id", ["a/b", "..", ".", "a\tb", "ü", "a b", "a?b"])
 def test_an_id_that_is_no_folder(queue: Queue, user_id: str) -> None:
-    """A user id that would lie in another user's folder, or in none, is refused at enqueue."""
+    """A user id that would be in another user's folder, or in none, is refused at enqueue."""
     with refused("400", "bad_id"):
         queue.enqueue(user_id, trainingImageUrls=["https://photos.example.com/me.jpg"])
     assert queue.one("select count(*) as n from photo_generation_queue")["n"] == 0
@@ -31,7 +31,7 @@ def test_third_parties_ids(queue: Queue) -> None:
 
 
 def test_a_claim_is_answered_once(queue: Queue) -> None:
-    """A claim repeated after its jobs were settled gets nothing: an old fence never holds new jobs."""
+    """A claim that is repeated after its jobs were settled gets nothing: an old fence never gets new jobs."""
     queue.enqueue(examples=3)
     run, claim_id = queue.run(), uuid4()
     first = run.claim(1, claim_id)

@@ -22,12 +22,12 @@ NAMES = """
 
 @pytest.mark.parametrize(("name", "text"), [(name, make()) for name, make in FILES.items()])
 def test_a_generated_file_equals_its_parts(name: str, text: str) -> None:
-    """Whoever changes a part and forgets `python -m local.install_sql` learns it here."""
+    """If it fails, run `python -m local.install_sql`."""
     assert (SQL / name).read_text() == text, "run `python -m local.install_sql`"
 
 
 def test_install_contains_every_numbered_file_in_order() -> None:
-    """No part is left out, and they stand in the order of their names."""
+    """No part is missing, and their order is that of their names."""
     places = [install_sql().index(part.read_text()) for part in functions()]
     assert len(places) > 5
     assert places == sorted(places)

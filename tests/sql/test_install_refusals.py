@@ -20,7 +20,7 @@ COMMANDS = re.findall(r"^(psql .*?)(?:  +#.*)?$", (ROOT / "README.md").read_text
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A PostgreSQL that nobody has made a Supabase database of."""
+    """A PostgreSQL without Supabase's roles."""
     with Postgres(tmp_path_factory.mktemp("plain"), durable=False) as postgres:
         yield postgres
 
@@ -44,7 +44,7 @@ def test_another_database_is_refused_in_words(plain: Postgres) -> None:
 
 
 def test_psql_without_the_flag_does_not_end_in_success(plain: Postgres) -> None:
-    """psql that goes on after the error leaves nothing behind, and its last line says so."""
+    """If psql continues after the error, nothing is installed, and its last line says so."""
     done = shell(plain, 'psql "$DATABASE_URL" -f sql/install.sql')
     *_, error, hint, _ = [line for line in done.stderr.splitlines() if not line.startswith("CONTEXT")] + [""]
     assert "ERROR:  Nothing was installed; the first error above says why." in error

@@ -50,7 +50,7 @@ def order(connection: Connection) -> None:
 
 
 def listen(connection: Connection) -> list[str]:
-    """What the server's log gets from this connection from now on."""
+    """The lines that this connection causes in the server's log from now on."""
     told: list[str] = []
     connection.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
     connection.execute("set client_min_messages = log")
@@ -70,7 +70,7 @@ def test_the_request_goes_out_with_the_commit(db: Connection, another: Callable[
 
 
 def test_a_rolled_back_order_sends_none(db: Connection) -> None:
-    """An order that was never made calls nobody, and keeps no later one from calling."""
+    """It causes no call, and does not suppress a later one."""
     with db.transaction(force_rollback=True):
         order(db)
         assert len(requests(db)) == 1
@@ -80,7 +80,7 @@ def test_a_rolled_back_order_sends_none(db: Connection) -> None:
 
 
 def test_a_direct_insert_kicks(db: Connection) -> None:
-    """An app that inserts by itself, as the service role, kicks too, though it may not call the worker."""
+    """An app that inserts rows as the service role kicks too, although it may not call the worker itself."""
     db.execute("set role service_role")
     db.execute(INSERT)
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -109,7 +109,7 @@ def test_none_while_a_run_is_under_way(db: Connection) -> None:
 
 
 def test_none_while_paused(db: Connection) -> None:
-    """A paused queue calls nobody: the run would be given nothing."""
+    """A run would get nothing."""
     queue = Queue(db)
     queue.call("pause_generation")
     order(db)
@@ -120,7 +120,7 @@ def test_none_while_paused(db: Connection) -> None:
 
 
 def test_one_kick_an_interval(db: Connection, another: Callable[[], Connection]) -> None:
-    """Of fifty orders at once one kicks, and of fifty after the interval one more; all are accepted."""
+    """Of fifty simultaneous orders one kicks, and after the interval another one; all are accepted."""
     connections = [another() for _ in range(AT_ONCE)]
     for kicks in (1, 2):
         start = Barrier(AT_ONCE)
@@ -206,7 +206,7 @@ def test_a_broken_kick_breaks_no_order(db: Connection, case: str) -> None:
 
 @pytest.mark.parametrize("table", ["net.http_request_queue", "generation.worker_calls"])
 def test_a_locked_table_stops_no_order(db: Connection, another: Callable[[], Connection], table: str) -> None:
-    """Whoever alters or upgrades pg_net meanwhile makes no order wait: it is accepted under the lock."""
+    """While pg_net is altered or upgraded, orders are accepted without waiting for its lock."""
     db.execute("set lock_timeout = 0")
     other = another()
     with other.transaction():

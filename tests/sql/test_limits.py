@@ -52,7 +52,7 @@ def ask(user: Queue, user_id: str, examples: int, images: int = 1, key: str | No
 
 
 def refusals(user: Queue, user_id: str, orders: int, examples: int, images: int) -> list[str]:
-    """Orders, one after the other; the reasons of those that were refused."""
+    """The refusal codes of orders, made in sequence."""
     reasons = []
     for _ in range(orders):
         try:
@@ -138,7 +138,7 @@ def test_an_order_that_midnight_overtook_keeps_the_days_count(
 
 
 def test_the_queue_has_room_again_when_images_are_made(queue: Queue, user: Queue) -> None:
-    """What is made, given up or cancelled does not wait any more."""
+    """Images that are made, given up or cancelled no longer wait."""
     limit(queue, userImagesQueued=6)
     ask(user, "stranger", examples=1, images=4)
     with refused("429", "user_queue_full", "4 of your images are not made yet and this order has 4 more"):
@@ -166,7 +166,7 @@ def test_ordering_and_cancelling_is_not_free(queue: Queue, user: Queue) -> None:
 def test_requests_in_vain_do_not_use_up_a_cap(
     queue: Queue, user: Queue, another: Callable[[], Queue], clock: Clock, outcome: str
 ) -> None:
-    """A user for whom Gemini is asked again and again, whatever comes of it, waits for the next day."""
+    """A user with many requests, whatever their results, waits for the next day."""
     limit(queue, imagesPerDay=40)
     ask(user, "stranger", examples=10)
     sent = 0
@@ -225,7 +225,7 @@ def test_requests_that_are_under_way_count_as_well(queue: Queue, user: Queue) ->
 
 
 def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:
-    """What was asked for in vain counts also if its order was cancelled before it could be settled."""
+    """Requests count even if their order was cancelled before the settle."""
     limit(queue, imagesPerDay=40)
     batch = ask(user, "stranger", examples=1)["batchId"]
     (job,) = queue.run().claim()
@@ -239,7 +239,7 @@ def test_cancelling_hides_no_request(queue: Queue, user: Queue) -> None:
 def test_what_is_cancelled_in_progress_counts_until_its_worker_has_told(
     queue: Queue, user: Queue, clock: Clock
 ) -> None:
-    """Ordering and cancelling in turn has no more requests under way than ordering alone."""
+    """Ordering and cancelling in turn allows no more pending requests than ordering alone."""
     limit(queue, imagesPerDay=100)
     taken = []
     for _ in range(9):
@@ -274,7 +274,7 @@ def test_claims_at_once_do_not_overlook_each_other(
 
 
 def test_what_the_end_of_a_run_releases_counts(queue: Queue, user: Queue) -> None:
-    """Requests that were under way when a run ended count, each one."""
+    """Each request that was pending when a run ended counts."""
     limit(queue, imagesPerDay=40)
     ask(user, "stranger", examples=2)
     run = queue.run()
@@ -294,7 +294,7 @@ def test_users_whose_server_orders_are_not_put_off(queue: Queue, clock: Clock) -
 
 
 def test_without_a_cap_nobody_is_put_off(queue: Queue, user: Queue, clock: Clock) -> None:
-    """There is nothing to keep for others."""
+    """There is nothing to reserve for others."""
     limit(queue)
     ask(user, "stranger", examples=1)
     (job,) = queue.run().claim()
@@ -344,7 +344,7 @@ def test_an_order_that_is_never_possible_says_so(queue: Queue, user: Queue) -> N
 def test_a_refusal_says_how_much_still_fits(
     queue: Queue, user: Queue, limits: dict[str, int], first: int, then: int, hint: str
 ) -> None:
-    """Whoever follows the hint is not refused again: it names what is left of the day, if anything is."""
+    """An order that follows the hint is accepted: it names the remaining images of the day, if any."""
     limit(queue, **limits)
     if first:
         ask(user, "stranger", examples=first)
@@ -354,7 +354,7 @@ def test_a_refusal_says_how_much_still_fits(
 
 
 def test_dollars_are_images_at_the_price_of_what_answers(queue: Queue, user: Queue) -> None:
-    """The model that started last tells the price, or the one that took its place; at first the default."""
+    """The price is that of the model that started last, or of its successor; at first of the default."""
     assert limit(queue, userDollarsPerDay=3.9)["userImagesAllowed"] == 100
     for model, started in ((DEAR, "12:00"), (CHEAP, "11:00")):
         queue.call("set_generation_rate", p_model=model, p_rate=60)
@@ -393,7 +393,7 @@ def test_the_service_and_other_users_pass(queue: Queue, user: Queue, another: Ca
 
 
 def test_without_limits_users_order_as_they_like(queue: Queue, user: Queue) -> None:
-    """None of the limits is there to stay: each can be taken off."""
+    """Each limit can be removed."""
     assert limit(queue)["userImagesAllowed"] is None
     for _ in range(3):
         ask(user, "stranger", examples=100, images=10)
@@ -421,7 +421,7 @@ def test_a_fresh_installation_is_limited(installed: Database) -> None:
 
 
 def test_an_update_keeps_the_caps_and_brings_the_limits(earlier: Callable[[str], Database]) -> None:
-    """Where nobody had set a daily cap there is none after an update; limits per user are new, and on."""
+    """Without a daily cap before, there is none after an update; limits per user are new, and on."""
     made = earlier("0.1.0")
     made.install()
     told = Queue(made.connection).call("generation_gate")

@@ -75,12 +75,12 @@ def fresh(postgres: Postgres) -> Schema:
 
 
 def test_the_report_changes_nothing(migration: Migration) -> None:
-    """The file as it stands leaves schema and rows as they are."""
+    """Unchanged, the file only reports."""
     assert migration.reported == migration.before
 
 
 def test_the_schema_is_a_fresh_one_with_the_apps_columns(migration: Migration, fresh: Schema) -> None:
-    """Each part of a fresh installation is there; beside it are the old table and the app's own columns."""
+    """It has everything of a fresh installation, plus the old table and the app's own columns."""
     schema = catalog.schema(migration.made.connection)
     assert {part: schema.get(part) for part in fresh} == fresh
     more = {name for _, name in schema.keys() - fresh.keys() if "photo_generation_queue_old" not in name}
@@ -134,7 +134,7 @@ def test_every_job_belongs_to_a_batch_that_counts_it(migration: Migration) -> No
 
 
 def test_unfinished_jobs_are_claimed_in_the_fair_order(queue: Queue) -> None:
-    """Each user's jobs are served by age, a newcomer's beside them; what waited for a quota takes a turn."""
+    """Each user's jobs are served by age, beside a new user's; jobs that waited for a quota take a turn."""
     queue.enqueue(user_id="newcomer", images=4)
     queue.enqueue(user_id="newcomer", images=4)
     assert [job["id"] for job in queue.run().claim()] == [1, 2, 5, 6, 7, 8]
@@ -201,7 +201,7 @@ OBSTACLES = {
 
 
 def test_whatever_cannot_be_mapped_is_named_and_refused(scratch: Database) -> None:
-    """Each obstacle is a row of the report; told to migrate, nothing changes; the error names them all."""
+    """The report has a row for each obstacle; migrating changes nothing, and the error names them all."""
     columns = DRIZZLE | {"status": "text", "batchId": "text", "backgrounds": "jsonb", "retryAt": "text"}
     after = "\n".join(make for make, _ in OBSTACLES.values())
     scratch.connection.execute(OldTable(columns, after=after).sql.encode())
@@ -218,7 +218,7 @@ def test_whatever_cannot_be_mapped_is_named_and_refused(scratch: Database) -> No
 
 
 def test_ids_that_two_rows_share_are_refused(scratch: Database) -> None:
-    """Without a primary key two rows may have one id: which of them a number means nobody knows."""
+    """Without a primary key two rows may have the same id, which could not be mapped."""
     after = "alter table photo_generation_queue drop constraint photo_generation_queue_pkey;"
     scratch.connection.execute(replace(PLAIN, after=f"{after} {UPDATE} id = 1 where id = 4;").sql.encode())
     (blocking,) = [finding for finding in scratch.report() if finding.blocking == "yes"]
@@ -240,7 +240,7 @@ def test_uuid_ids_become_numbers_and_the_app_can_look_them_up(scratch: Database)
 
 
 def test_orders_between_the_steps_are_taken_and_made(scratch: Database) -> None:
-    """The app goes on ordering: through the view until install.sql, then into the new table."""
+    """The app can order all the time: through the view until install.sql, then into the new table."""
     scratch.connection.execute(PLAIN.sql.encode())
     order = f"""insert into photo_generation_queue ("userId", "batchId", "exampleImageUrl", "basePrompt")
         values (3, 9, '{PHOTO}', 'p') returning id"""
@@ -292,7 +292,7 @@ LISTS: dict[str, list[tuple[str, list[str]]]] = {
 
 @pytest.mark.parametrize("kind", LISTS)
 def test_lists_are_read_however_they_were_kept(scratch: Database, kind: str) -> None:
-    """A list becomes a JSON array, from whatever type and spelling it had; none is an empty one."""
+    """A list of any type and spelling becomes a JSON array; a missing list becomes an empty one."""
     values = [f"{UPDATE} styles = '{value}' where id = {i};" for i, (value, _) in enumerate(LISTS[kind], 1)]
     after = f"alter table photo_generation_queue add styles {kind}; {' '.join(values)}"
     scratch.connection.execute(replace(PLAIN, after=after).sql.encode())
@@ -302,7 +302,7 @@ def test_lists_are_read_however_they_were_kept(scratch: Database, kind: str) -> 
 
 
 def test_no_superuser_is_needed(scratch: Database) -> None:
-    """Whoever owns the table and may create schemas can migrate, as `postgres` does on Supabase."""
+    """The owner of the table can migrate if it may create schemas, as `postgres` may on Supabase."""
     scratch.connection.execute("""
         do $$ begin
           if to_regrole('app_owner') is null then create role app_owner; end if;

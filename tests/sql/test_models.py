@@ -50,7 +50,7 @@ def test_the_seed_has_a_price_a_source_and_a_date_for_every_model(seeded: Queue)
 
 
 def test_installing_again_keeps_what_an_operator_changed(stack: Stack, seeded: Queue) -> None:
-    """A corrected date or price stands; a hop that was remembered before is kept, and its row completed."""
+    """A corrected date or price stays; a successor remembered earlier is kept, and its row completed."""
     seeded.connection.execute(ENDS, ["2030-01-01", OLD])
     seeded.connection.execute("update generation.prices set dollars = 0.5 where model = %s", [NEW])
     # As an installation from before these columns has it.
@@ -65,7 +65,7 @@ def test_installing_again_keeps_what_an_operator_changed(stack: Stack, seeded: Q
 
 
 def test_a_price_alone_says_nothing_of_the_announcement(stack: Stack, seeded: Queue) -> None:
-    """Where an end was read stays beside it when a price is set; a later version may still announce one."""
+    """Setting a price keeps the source of the end date; a later version may still announce one."""
     before = models(seeded)[OLD]
     seeded.connection.execute("delete from generation.models where model = %s", [MIDDLE])
     for model in (OLD, MIDDLE):
@@ -115,7 +115,7 @@ def test_the_successor_in_a_warning_is_one_that_will_be_there(seeded: Queue, clo
 
 
 def test_only_models_in_use_are_warned_of(seeded: Queue, clock: Clock) -> None:
-    """Photos and starts within a week make a model one in use; after that nobody is bothered with it."""
+    """A model is in use if it has photos or starts within a week; after that there is no warning."""
     clock.set(datetime(2026, 11, 1, tzinfo=UTC))
     assert seeded.call("generation_queue_stats")["warnings"] == []
     seeded.connection.execute(
@@ -153,7 +153,7 @@ def test_retiring_says_where_to_go_on_or_why_nowhere(queue: Queue) -> None:
 
 
 def test_a_model_that_is_back_is_used_again(queue: Queue) -> None:
-    """What a 404 taught is forgotten when the operator says so, or followed elsewhere when he corrects it."""
+    """A 404 is forgotten if the operator says so; or another successor is used if it is corrected."""
     queue.call("retire_generation_model", p_model=OLD)
     assert models(queue)[OLD]["retiredSince"]
     queue.call("set_generation_model", p_model=OLD, p_facts={"announcedSuccessor": NEW})
@@ -175,7 +175,7 @@ def test_a_model_that_is_back_is_used_again(queue: Queue) -> None:
     ],
 )
 def test_facts_that_cannot_be_are_refused(queue: Queue, facts: object, reason: str) -> None:
-    """A mistyped fact is told and changes nothing."""
+    """An invalid fact is reported and changes nothing."""
     before = models(queue)
     with refused("400", reason):
         queue.call("set_generation_model", p_model=OLD, p_facts=facts)

@@ -94,7 +94,7 @@ def test_a_retried_job_has_all_attempts_and_only_its_missing_images(queue: Queue
 
 
 def test_retry_including_refused(queue: Queue) -> None:
-    """Refused images are made again only when asked for, and counted right either way."""
+    """Refused images are made again only on request, and the counters are right either way."""
     job = failed_batch(queue)
     answer = queue.call("retry_failed_generation_jobs", p_batch_id=job["batchId"], p_including_refused=True)
     assert answer == {"retried": 1}
@@ -107,7 +107,7 @@ def test_retry_including_refused(queue: Queue) -> None:
 
 
 def test_retry_leaves_refused_alone(queue: Queue) -> None:
-    """A job all of whose images were refused is not sent again unless asked for."""
+    """A job with all images refused is not retried unless requested."""
     job = queue.claimed(images=2)
     queue.refuse(job, 0)
     queue.refuse(job, 1)
@@ -118,7 +118,7 @@ def test_retry_leaves_refused_alone(queue: Queue) -> None:
 
 
 def test_retry_one_batch_of_many(queue: Queue) -> None:
-    """Only the named batch is retried, and no more jobs than asked for."""
+    """Only jobs of the named batch are retried, and at most the given number."""
     batches = [queue.enqueue(examples=3)["batchId"] for _ in range(2)]
     for job in queue.run().claim():
         queue.settle(job, "failed")
@@ -248,7 +248,7 @@ def test_the_schema_version_names_exactly_its_functions(queue: Queue) -> None:
 def test_a_report_of_storage_that_says_nothing_is_refused(
     queue: Queue, kept: bool | None, facts: object
 ) -> None:
-    """What does not say whether an image was kept, or which, changes nothing that is remembered."""
+    """A report without the result or the image changes nothing."""
     remembered = queue.call("report_storage", p_kept=False, p_facts={"bytes": 7, "mimeType": "image/png"})
     with refused("400", "wrong_type"):
         queue.call("report_storage", p_kept=kept, p_facts=facts)

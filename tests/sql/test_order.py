@@ -48,7 +48,7 @@ def test_late_comers_join_now(queue: Queue) -> None:
 
 
 def test_busy_past_is_forgiven(queue: Queue) -> None:
-    """Who was served alone while nobody else wanted anything is not held to it afterwards."""
+    """A user who was served alone is not held back for it later."""
     queue.enqueue("early", examples=40)
     assert len(serve(queue, 40)) == 40
     queue.enqueue("fresh", examples=10)
@@ -91,9 +91,9 @@ def test_absence_earns_nothing(queue: Queue) -> None:
 
 
 def turns_until_done(queue: Queue, clock: Clock, other: str, of_others: int, wait: int = 5) -> int:
-    """Makes one job a second until 40 jobs of a customer are done; how many turns `other` had meanwhile.
+    """Makes one job a second until 40 jobs of a customer are done; returns how many turns `other` had.
 
-    Their jobs fail each time and are to be tried again after `wait` seconds, or are healthy if it is 0.
+    Their jobs fail each time and are to be retried after `wait` seconds, or succeed if it is 0.
     """
     queue.enqueue(other, examples=of_others, maxAttempts=20)
     for _ in range(of_others if wait else 0):
@@ -124,7 +124,7 @@ def test_failing_jobs_delay_nobody_more_than_healthy_ones(queue: Queue, clock: C
 
 
 def test_failing_and_fresh_jobs_take_two_turns_at_most(queue: Queue, clock: Clock) -> None:
-    """Whoever orders more while their jobs fail has two turns for each of another user's, and no more."""
+    """A user who orders while their jobs fail gets at most two turns for each turn of another user."""
     queue.enqueue("failing", examples=100, maxAttempts=20)
     queue.enqueue("customer", examples=40)
     done = turns = 0
@@ -145,7 +145,7 @@ def test_failing_and_fresh_jobs_take_two_turns_at_most(queue: Queue, clock: Cloc
 
 
 def test_retries_cost_the_users_share(queue: Queue, clock: Clock) -> None:
-    """What a user's retries took is missing from the user's later orders, as if they had been ordered."""
+    """A user's retries delay that user's later orders, as orders would."""
     queue.enqueue("retrying", examples=20)
     for job in queue.run().claim(20):
         queue.settle(job, "retry", retryInSeconds=5)
@@ -183,7 +183,7 @@ def test_jobs_back_from_a_quota_take_turns_with_newer_orders(queue: Queue, clock
 
 
 def test_orders_come_after_their_users_jobs_that_waited(queue: Queue, clock: Clock) -> None:
-    """A user whose jobs came back from waiting has one line: what is ordered then stands behind them."""
+    """A user's returned jobs form one line, and new orders stand behind it."""
     queue.enqueue("waiting", examples=40)
     for job in queue.run().claim(40):
         queue.settle(job, "rate_limited", retryInSeconds=60, attemptSpent=False)
@@ -219,7 +219,7 @@ def test_a_user_who_is_passed_over_lets_nobody_join_in_the_past(queue: Queue) ->
 
 
 def test_a_job_from_far_ahead_puts_no_newcomer_behind_those_passed_over(queue: Queue) -> None:
-    """Whoever orders much, cancels it and orders again stands far ahead, and takes nobody else along."""
+    """A user who orders much, cancels it and orders again stands far ahead, without affecting others."""
     queue.enqueue("passed-over", examples=50)
     cancelled = queue.enqueue("far", examples=100)
     queue.call("cancel_generation_batch", p_batch_id=cancelled["batchId"])
@@ -242,7 +242,7 @@ def test_later_newcomers_never_stand_before_earlier_ones(queue: Queue) -> None:
 
 
 def test_a_retry_does_not_wait_for_its_users_backlog(queue: Queue, clock: Clock) -> None:
-    """A job that failed once in passing comes soon again, however much its user has ordered meanwhile."""
+    """A job that failed once is retried soon, however much its user has ordered meanwhile."""
     queue.enqueue("busy", examples=100)
     queue.enqueue("other", examples=100)
     (job,) = queue.run().claim(1)
@@ -264,7 +264,7 @@ def test_a_released_job_keeps_its_place(queue: Queue) -> None:
 def test_a_user_who_is_ordering_gets_retries_later(
     queue: Queue, clock: Clock, another: Callable[[], Queue]
 ) -> None:
-    """A claim does not wait for an order under way: that user's due jobs come with the next claim."""
+    """A claim does not wait for an order in progress: that user's due jobs come with the next claim."""
     (mine, theirs) = (queue.claimed(user_id=user) for user in ("ordering", "other"))
     for job in (mine, theirs):
         queue.settle(job, "retry", retryInSeconds=5)

@@ -43,7 +43,7 @@ def refusal(queue: Queue, request: dict[str, Any]) -> psycopg.errors.Diagnostic:
 
 
 def test_the_longest_order_in_ascii_is_taken(queue: Queue) -> None:
-    """Whoever keeps to the length of each field meets neither of the two bounds."""
+    """An order that keeps to the length of each field meets neither limit."""
     request = filled("x", HOST + "a" * (2048 - len(HOST)))
     assert queue.call("enqueue_generation_batch", p_request=request)["jobsEnqueued"] == 100
 
@@ -82,7 +82,7 @@ async def test_an_order_past_our_function_has_its_bound(
 
 
 def test_a_refusal_names_a_few_unknown_fields(queue: Queue) -> None:
-    """An answer stays short, whatever is sent: five names, cut, and how many more there are."""
+    """The answer stays short: five names, shortened, and the number of the others."""
     names = {f"{i:03d}" + "n" * 1000: 1 for i in range(500)}
     for request, said in (
         (order() | names, "and 495 more"),
@@ -96,7 +96,7 @@ def test_a_refusal_names_a_few_unknown_fields(queue: Queue) -> None:
 
 
 def test_a_refusal_does_not_repeat_a_number_of_a_thousand_digits(queue: Queue) -> None:
-    """What is out of range is shown by its beginning."""
+    """Only its beginning is shown."""
     request = json.dumps(order()).replace('"numImagesPerExample": 1', f'"numImagesPerExample": {"9" * 1000}')
     with pytest.raises(psycopg.Error) as caught:
         queue.connection.execute("select enqueue_generation_batch(%s::jsonb)", [request])

@@ -20,13 +20,13 @@ def test_an_empty_queue(queue: Queue) -> None:
 
 @pytest.mark.parametrize("limit", [0, 101, None])
 def test_its_limit_is_bounded(queue: Queue, limit: int | None) -> None:
-    """More than a page can show is refused, so that nobody reads whole tables through it."""
+    """A larger limit than a page can show is refused, so that nobody reads whole tables through it."""
     with refused("400", "out_of_range", "p_limit"):
         queue.call("generation_overview", p_limit=limit)
 
 
 def test_the_latest_come_first(queue: Queue, clock: Clock) -> None:
-    """Batches, photos and runs stand newest first, and there are no more of each than asked for."""
+    """Batches, photos and runs are listed newest first, at most the given number of each."""
     queue.open_gate()
     batches = []
     for _ in range(3):
@@ -50,7 +50,7 @@ def test_the_latest_come_first(queue: Queue, clock: Clock) -> None:
 
 
 def test_how_a_run_is(queue: Queue, clock: Clock) -> None:
-    """A run is under way until it finishes or its deadline passes; without a summary it has no counts."""
+    """A run is active until it finishes or its deadline passes; without a summary it has no counts."""
     queue.open_gate().enqueue()
     queue.run().claim()
     (running,) = queue.call("generation_overview")["runs"]

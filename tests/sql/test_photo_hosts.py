@@ -1,4 +1,4 @@
-"""Hosts that https:// photos may come from: checked where an order is taken, and told to every run."""
+"""Hosts that https:// photos may come from: checked at an order, and given to every run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_refusal_names_the_command_that_allows_the_host(queue: Queue) -> None:
 
 
 def test_before_the_first_run_the_projects_own_host_can_be_allowed_as_the_refusal_says(queue: Queue) -> None:
-    """Who orders before there is a worker learns both ways: the command, which is enough, or a run."""
+    """Before the first run, the refusal names both ways: a command, or a run."""
     allow(queue)
     queue.connection.execute("delete from generation.runs")
     public = "https://abc.supabase.co/storage/v1/object/public/photos/me.jpg"
@@ -91,7 +91,7 @@ def test_before_the_first_run_the_projects_own_host_can_be_allowed_as_the_refusa
     "url", ["https://10.0.0.1/a", "https://localhost/a", "https://a.internal/a", "https://a.com:8443/a"]
 )
 def test_a_star_opens_nothing_inside(queue: Queue, url: str) -> None:
-    """`*` stands for public hosts: addresses and names that lead inside are refused as before."""
+    """`*` means public hosts: internal addresses and names are still refused."""
     allow(queue, "*")
     with refused("400", "forbidden_address"):
         queue.enqueue(trainingImageUrls=[url])
@@ -128,14 +128,14 @@ def test_the_first_run_adds_the_projects_own_host(queue: Queue) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "kong", "supabase.internal", "", "*", None])
 def test_a_stack_on_ones_own_machine_adds_nothing(queue: Queue, host: str | None) -> None:
-    """What cannot be a photo's host is left out, and nothing fails for it."""
+    """A host that cannot serve photos is ignored without an error."""
     allow(queue)
     queue.enqueue()
     assert queue.run().answer(p_photo_host=host)["photoHosts"] == []
 
 
 def test_hosts_are_added_and_removed(queue: Queue) -> None:
-    """Both can be repeated, tell the list as it is then, and whether anything changed."""
+    """Both can be repeated, and return the list and whether anything changed."""
     allow(queue)
     assert queue.call("generation_photo_hosts") == {"hosts": []}
     add = {"hosts": ["photos.example.com"], "added": True}
@@ -169,7 +169,7 @@ def test_hosts_are_added_and_removed(queue: Queue) -> None:
     ],
 )
 def test_what_is_no_host(queue: Queue, host: str | None, hint: str) -> None:
-    """Whoever pastes an address is told what to write."""
+    """For a pasted URL, the message says what to write instead."""
     for function in ("add_generation_photo_host", "remove_generation_photo_host"):
         with pytest.raises(psycopg.Error) as caught:
             queue.call(function, p_host=host)
@@ -198,7 +198,7 @@ def test_a_fresh_installation_asks_nobody(installed: Database) -> None:
 def test_an_update_breaks_no_app_that_orders_from_other_hosts(
     earlier: Callable[[str], Database], fields: dict[str, object], expected: list[str]
 ) -> None:
-    """An older installation whose orders come from other hosts keeps asking any; a list stays."""
+    """An older installation with orders from other hosts still allows any; a list stays."""
     made = earlier("0.1.0")
     queue = Queue(made.connection)
     queue.call("enqueue_generation_batch", p_request=order(**fields))  # type: ignore[arg-type]

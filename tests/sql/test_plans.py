@@ -1,4 +1,4 @@
-"""Orders and the work on them read by key or the head of an index, whatever the statistics say."""
+"""Orders and their processing read by key or at the head of an index, whatever the statistics are."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_an_enqueue_reads_only_the_head_of_the_ready_index(grown: Queue) -> None
 
 
 def test_an_order_of_a_signed_in_user(grown: Queue) -> None:
-    """What the user has waiting is found by its own index, and what was ordered today in the user's row."""
+    """The user's waiting images are found by an index, and today's orders in the user's row."""
     request = order("someone")
     del request["userId"]
     with Reads(grown) as reads:
@@ -185,7 +185,7 @@ def test_a_claim_reads_only_the_heads_of_its_indexes(grown: Queue) -> None:
 
 
 def test_a_claim_of_retries(grown: Queue) -> None:
-    """What comes back for another turn is found by its time, and its turn at the head of the ready jobs."""
+    """Returning jobs are found by their time, and their turns at the head of the ready jobs."""
     with Reads(grown) as reads:
         jobs = grown.run().claim(10)
         grown.settle_all([result_of(job, "retry") for job in jobs])

@@ -1,4 +1,4 @@
-"""What pruning removes, what it never touches, and that it gets along with everybody else."""
+"""What pruning removes and what it never touches, and that it works beside everything else."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ NOTHING = {
 
 
 def prune(queue: Queue, days: int = 30, limit: int = 1000) -> dict[str, Any]:
-    """What pruning answers."""
+    """The answer of pruning."""
     answer: dict[str, Any] = queue.call("prune_generation_history", p_older_than_days=days, p_limit=limit)
     return answer
 
@@ -93,7 +93,7 @@ def test_what_has_not_been_swept_stays(queue: Queue, clock: Clock) -> None:
 
 
 def test_batches_go_as_a_whole(queue: Queue, clock: Clock) -> None:
-    """A batch that has not ended, or has been taken up again, keeps all of its jobs, however old."""
+    """An open batch, or one that was retried, keeps all of its jobs, however old."""
     queue.enqueue(examples=2)
     done, open_job = queue.run().claim()
     queue.complete(done)
@@ -138,7 +138,7 @@ def test_keys_outlive_their_orders(queue: Queue, clock: Clock) -> None:
 
 
 def test_a_key_whose_batch_is_there_stays(queue: Queue, clock: Clock) -> None:
-    """As long as its batch can be seen, a key is not forgotten, however old it is."""
+    """A key is kept as long as its batch exists, however old it is."""
     queue.call("enqueue_generation_batch", p_request=order(), p_idempotency_key="k")
     clock.advance(400 * DAY)
     assert prune(queue)["keysRemoved"] == 0
@@ -174,7 +174,7 @@ def test_one_prune_call_removes_a_bounded_number_and_says_if_more_remain(queue: 
 
 
 def test_jobs_that_somebody_holds_are_left(queue: Queue, another: Callable[[], Queue], clock: Clock) -> None:
-    """A batch one of whose jobs is locked right now is left alone as a whole; nobody is waited for."""
+    """A batch with a locked job is skipped as a whole, without waiting."""
     queue.enqueue(examples=2)
     for job in queue.run().claim():
         queue.complete(job)
@@ -189,7 +189,7 @@ def test_jobs_that_somebody_holds_are_left(queue: Queue, another: Callable[[], Q
 def test_an_insert_into_an_old_batch_saves_it(
     queue: Queue, another: Callable[[], Queue], clock: Clock
 ) -> None:
-    """Pruning that meets an insert into an ended batch waits for it, and leaves the batch, which goes on."""
+    """Pruning waits for an insert into an ended batch, and then leaves the batch, which is open again."""
     job = completed(queue)
     clock.advance(31 * DAY)
     watcher = another()

@@ -1,4 +1,4 @@
-"""Pruning in the midst of everything else: no photo's row is ever lost, nobody deadlocks."""
+"""Pruning beside everything else: no photo's row is ever lost, and there are no deadlocks."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +32,7 @@ class Everyone:
         self.run: Run = queue.run()
 
     def act(self) -> None:
-        """One of the things that somebody does."""
+        """A random action of a caller."""
         acts = [self.enqueue, self.claim, self.claim, self.record, self.record, self.record, self.settle]
         acts += [self.settle, self.retry, self.finish, self.cancel, self.sweep, self.prune, self.prune]
         self.random.choice(acts)()
@@ -79,7 +79,7 @@ class Everyone:
         prune(self.queue, 1, self.random.choice([1, 3, 100]))
 
     def erase(self) -> None:
-        """Erase the user who ordered longest ago; another is never told to order again."""
+        """Erase the user who ordered longest ago, who then never orders again."""
         user, self.users = self.users[0], self.users[1:]
         self.queue.call("erase_generation_user", p_user_id=user)
         with refused("409", "user_being_erased"):
@@ -88,7 +88,7 @@ class Everyone:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_photo_is_ever_lost(queue: Queue, clock: Clock, seed: int) -> None:
-    """Whatever happens before and between, no row of a photo goes, and what is left of the queue adds up."""
+    """Whatever happens between, every photo's row stays, and the rest of the queue is consistent."""
     random = Random(seed)
     everyone = Everyone(queue, random, [], "abc")
     seen: dict[int, Any] = {}

@@ -64,7 +64,7 @@ class QueueMachine(ClaimRules, ResultRules, OperatorRules):
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:
-    """A time that stands still until a rule moves it."""
+    """A time that the rules move."""
     with still_time(queue.connection) as moment:
         yield moment
 

@@ -1,4 +1,4 @@
-"""Realtime is told of batches, jobs and photos, of nothing else, and only where there is Realtime."""
+"""Realtime publishes batches, jobs and photos, nothing else, and only if it exists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def members(connection: Connection) -> list[tuple[str, str]]:
 
 
 def test_the_stack_publishes_the_three_tables(db: Connection) -> None:
-    """As in a Supabase project, where the publication is there before: exactly these, in schema public."""
+    """As in a Supabase project with an existing publication: exactly these tables of schema public."""
     assert members(db) == [("public", name) for name in OURS]
 
 
@@ -33,7 +33,7 @@ def test_internals_are_not_published(db: Connection) -> None:
 
 @pytest.mark.parametrize("before", ["", "photo_generation_queue"])
 def test_installing_again_adds_what_is_missing(installed: Database, before: str) -> None:
-    """A table that somebody has added already is no error, and a second installation changes nothing."""
+    """A table that is already published causes no error, and a second installation changes nothing."""
     assert members(installed.connection) == []
     installed.connection.execute("create publication supabase_realtime")
     if before:
@@ -57,7 +57,7 @@ def published(connection: Connection) -> list[bool]:
 
 
 def test_nobody_is_told_of_rows_that_others_deleted(db: Connection, scratch: Database) -> None:
-    """Realtime tells deleted ids to every subscriber, past row-level security: none are published."""
+    """Realtime sends deleted ids to every subscriber, past row-level security, so none are published."""
     assert published(db) == [True, True, False, False]
     scratch.connection.execute("create publication supabase_realtime")
     for _ in range(2):

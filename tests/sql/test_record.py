@@ -1,4 +1,4 @@
-"""Record: the first writer of an image wins until its job has ended, whoever holds the lease."""
+"""Record: until the job has ended, the first writer of an image wins, with or without the lease."""
 
 from collections.abc import Callable
 from typing import Any
@@ -115,7 +115,7 @@ def test_given_up_too_late(queue: Queue) -> None:
 
 
 def test_worker_without_lease(queue: Queue, clock: Clock) -> None:
-    """What a worker made whose job was claimed anew is kept: an image paid for is not paid for again."""
+    """An image of a worker that lost its job is kept, so that it is not paid for again."""
     job = queue.claimed(images=2)
     clock.advance(255)
     (again,) = queue.run().claim()
@@ -176,7 +176,7 @@ def test_record_waits_for_cancel(queue: Queue, another: Callable[[], Queue]) -> 
 
 
 def test_unique_in_the_table(queue: Queue) -> None:
-    """The table itself holds each image of a job once."""
+    """The table itself allows each image of a job only once."""
     job = queue.claimed()
     queue.record(job, 0)
     copy = """insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",

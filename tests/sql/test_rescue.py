@@ -1,4 +1,4 @@
-"""Rescue: what a dead worker held is taken back, and a job that kills workers is isolated and given up."""
+"""Rescue: a dead worker's jobs come back, and a job that kills workers is isolated and fails."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ LEASE = 255  # seconds; of a run of 240 s
 
 
 def crash(queue: Queue, clock: Clock, max_jobs: int = 100) -> list[int]:
-    """A run claims, and its worker dies; the ids of what it held."""
+    """A run claims, and its worker dies; returns the ids of its jobs."""
     ids = [job["id"] for job in queue.run().claim(max_jobs)]
     clock.advance(LEASE)
     return ids
@@ -72,7 +72,7 @@ def test_crash_of_used_up_attempts(queue: Queue, clock: Clock) -> None:
 
 
 def test_suspect_goes_alone(queue: Queue, clock: Clock) -> None:
-    """A suspect of a crash is handed out alone, and nothing beside it until it is settled."""
+    """A suspect of a crash is given out alone, and nothing beside it until it is settled."""
     queue.claimed()
     clock.advance(LEASE)
     queue.enqueue(examples=3)
@@ -86,7 +86,7 @@ def test_suspect_goes_alone(queue: Queue, clock: Clock) -> None:
 
 
 def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
-    """A run that holds jobs is not given a suspect; another run is."""
+    """A run that holds jobs gets no suspect; another run does."""
     queue.enqueue(examples=2)
     crash(queue, clock, max_jobs=1)
     queue.call("release_stale_generation_jobs", p_older_than_seconds=100)
@@ -100,7 +100,7 @@ def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
 
 
 def test_crash_in_company(queue: Queue, clock: Clock) -> None:
-    """A crash among several jobs is nobody's own, also for one that has had two: all become suspects."""
+    """A crash among several jobs counts for none of them; all become suspects, even one with two crashes."""
     queue.enqueue(examples=2)
     queue.connection.execute("update photo_generation_queue set crashes = 2")
     ids = crash(queue, clock)
@@ -153,7 +153,7 @@ def test_a_claim_rescues_a_bounded_number_of_leases(queue: Queue, clock: Clock) 
 
 
 def test_rescue_skips_locked(queue: Queue, another: Callable[[], Queue], clock: Clock) -> None:
-    """A job being settled while its lease runs out is left to its worker."""
+    """A job that is being settled while its lease expires is left to its worker."""
     job = queue.claimed()
     clock.advance(LEASE)
     other = another()

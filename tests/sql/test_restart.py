@@ -1,4 +1,4 @@
-"""Ids that start again: what an earlier job left behind never counts for a later one with its number."""
+"""Restarted ids: what an earlier job left never counts for a later job with the same number."""
 
 from collections.abc import Callable
 from typing import Any, LiteralString
@@ -37,7 +37,7 @@ def later(queue: Queue, earlier: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_new_job_makes_all_its_images(queue: Queue, later: dict[str, Any]) -> None:
-    """Whoever orders three photos gets three new ones, whatever a job of the same number made before."""
+    """An order of three photos gets three new ones, whatever an earlier job of the number made."""
     assert later["missing"] == [0, 1, 2]
     queue.complete(later)
     batch = queue.batch(later["batchId"])
@@ -83,7 +83,7 @@ def test_a_retry_takes_up_all_images(queue: Queue, later: dict[str, Any]) -> Non
 
 
 def test_a_crashed_job_is_judged_by_its_own_images(queue: Queue, clock: Clock, later: dict[str, Any]) -> None:
-    """A job whose worker died is tried again although an earlier one had all the images of its number."""
+    """A job whose worker died is retried although an earlier one had all images of its number."""
     clock.advance(300)
     (again,) = queue.run().claim()
     assert again["missing"] == [0, 1, 2]
@@ -112,7 +112,7 @@ def test_a_recorded_photo_still_says_so(queue: Queue, earlier: dict[str, Any], l
 def test_a_sweep_spares_and_names_the_new_jobs_photos(
     queue: Queue, clock: Clock, later: dict[str, Any]
 ) -> None:
-    """A sweep of the new job's folder is told the photos that lie in it."""
+    """A sweep of the new job's folder is given the photos in it."""
     queue.record(later, 0, "new")
     queue.settle(later, "failed")
     clock.advance(601)

@@ -1,4 +1,4 @@
-"""What was done before there were functions goes on working: the runbook's statements, the app's inserts."""
+"""What was done before there were functions still works: the runbook's statements, the app's inserts."""
 
 from typing import Any
 
@@ -103,7 +103,7 @@ def test_a_job_released_by_the_runbooks_update_is_claimed_next(
 
 
 def test_runbook_release_of_everything(queue: Queue, stack: Stack) -> None:
-    """The update works on suspects and repeated releases alike, and touches nothing that is not stale."""
+    """The update works on suspects and repeated releases, and touches only stale rows."""
     queue.enqueue(examples=3)
     run = queue.run()
     run.claim()
@@ -145,7 +145,7 @@ def test_a_row_with_the_required_columns_gets_the_rest(queue: Queue, clock: Cloc
 
 
 def test_old_insert_with_nulls(queue: Queue) -> None:
-    """What is null was left out: the defaults stand."""
+    """A null counts as omitted: the defaults apply."""
     row = insert(queue, **dict.fromkeys(NULLS, None))
     assert (row["status"], row["numImagesPerExample"], row["attempts"]) == ("pending", 4, 0)
     assert (row["backgrounds"], row["styles"], row["crashes"]) == ([], [], 0)
@@ -208,7 +208,7 @@ async def test_old_insert_through_the_api(queue: Queue, service: AsyncClient) ->
 
 
 def test_old_insert_through_psql(queue: Queue, stack: Stack) -> None:
-    """A plain insert of several rows from psql works as it always has."""
+    """A plain insert of several rows from psql works as before."""
     stack.psql("""INSERT INTO photo_generation_queue ("userId", "exampleImageUrl", "basePrompt") VALUES
         ('42', 'https://photos.example.com/a.jpg', 'x'),
         ('43', 'https://photos.example.com/a.jpg', 'x');""")

@@ -1,4 +1,4 @@
-"""The files of sql/schedule refuse and say how to fix it, can be run again, and are taken back whole."""
+"""The files of sql/schedule refuse with a fix, can be run again, and can be undone completely."""
 
 import secrets
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_the_stand_ins_have_the_shape_of_pg_net_and_vault(scratch: Database) -> 
 
 
 def test_each_missing_part_is_named(scratch: Database) -> None:
-    """Without queue, pg_net, Vault or a secret the files say what is missing and how to have it."""
+    """Without queue, pg_net, Vault or a secret the files say what is missing and how to get it."""
     assert refusal(scratch, "call.sql") == (
         "The generation queue is not installed.",
         "Run sql/install.sql first.",
@@ -208,7 +208,7 @@ def test_storing_the_secrets_again_changes_them(scratch: Database) -> None:
 
 
 def test_there_is_one_way_to_store_them() -> None:
-    """sql/README.md has the statement of call.sql, and nothing tells to run one that fails when repeated."""
+    """sql/README.md has call.sql's statement, and no page has one that fails when repeated."""
     page = (SQL / "README.md").read_text()
     assert STORE in "\n".join(line.removeprefix("   ") for line in page.splitlines())
     for text in (page, *(path.read_text() for path in (SQL / "schedule").iterdir())):
@@ -237,7 +237,7 @@ def stranger(installed: Database) -> Iterator[str]:
 def test_no_other_role_reads_the_secret_of_a_call_under_way(
     installed: Database, stranger: str, statement: str
 ) -> None:
-    """Where we may, pg_net's queue is closed to other roles; they can still send, and so can we."""
+    """If we may, pg_net's queue is closed to other roles; they and we can still send."""
     install(installed.connection)
     installed.connection.execute(f"set role {stranger}".encode())
     installed.connection.execute("select net.http_post('https://app.example/hook')")
@@ -258,7 +258,7 @@ def test_no_other_role_reads_the_secret_of_a_call_under_way(
 
 
 def test_where_the_secret_cannot_be_hidden_that_is_said(installed: Database, stranger: str) -> None:
-    """Who does not own pg_net's queue, as on hosted Supabase, can use it all and is told who may read it."""
+    """On hosted Supabase another role owns pg_net's queue: all works, and a message says who may read it."""
     prepare(installed.connection)
     paste(installed.connection, "unschedule.sql")
     installed.connection.execute(

@@ -64,7 +64,7 @@ class Watched(NamedTuple):
         self.answer(self.call(seconds_ago), seconds_ago, 401, error)
 
     def see(self, about: str) -> list[str]:
-        """What the table says of something, each in one line."""
+        """The table's lines about one subject."""
         rows = paste(self.scratch.connection, "watch.sql")
         assert {len(row) for row in rows} == {3}
         return [row["what"].replace("\n", " ") for row in rows if row["about"] == about]
@@ -88,7 +88,7 @@ def watched(installed: Database) -> Watched:
 
 
 def test_without_the_extensions_it_says_what_is_missing(installed: Database) -> None:
-    """Looking before anything of the clock is set up tells what to run, and is no error."""
+    """Before any setup, it says what to run, and is no error."""
     rows = paste(installed.connection, "watch.sql")
     told = {row["about"]: row["what"] for row in rows}
     assert told["clock"] == "Not ticking: nothing is scheduled here."
@@ -117,7 +117,7 @@ def test_a_call_without_a_trace_is_waited_for(watched: Watched) -> None:
 
 @pytest.mark.parametrize("queued", [True, False], ids=["still queued", "no trace"])
 def test_no_alarm_while_jobs_complete(watched: Watched, queued: bool) -> None:
-    """However long an answer is missing: while runs are at work nobody is told to restart anything."""
+    """However late an answer is, nobody is told to restart anything while runs work."""
     watched.call(900, queued=queued)
     assert "net.worker_restart()" in watched.worker
     queue = Queue(watched.scratch.connection)
@@ -140,7 +140,7 @@ def test_no_alarm_while_jobs_complete(watched: Watched, queued: bool) -> None:
     ids=[NO_LATER, "a later call under way", "a later call answered"],
 )
 def test_the_latest_call_decides(watched: Watched, seconds: int, status: int | None, verdict: str) -> None:
-    """A failure is not the verdict any more when a later call is under way or has been answered."""
+    """A failure is no longer the verdict once a later call is in progress or answered."""
     watched.failed(300)
     later = watched.call(seconds, queued=status is None)
     if status:
@@ -159,7 +159,7 @@ def test_a_failing_sweep_is_told(watched: Watched) -> None:
 
 
 def test_a_problem_is_shown_whole(watched: Watched) -> None:
-    """What a run says is wrong, and what to do, is there however long the answer is."""
+    """A run's problem and its fix are shown, however long the answer is."""
     watched.answer(watched.call(5), 5, 500, SUMMARY)
     (call,) = watched.see("call")
     assert call.startswith(
@@ -204,7 +204,7 @@ CAUSES = [(*answer[:2], "", answer[2]) for answer in ANSWERS] + [
 def test_each_failure_is_told_with_its_cause(
     watched: Watched, status: int | None, content: object, error: str, cause: str
 ) -> None:
-    """What the worker, its platform or the network said is shown, with what it means and what to do."""
+    """The answer of the worker, its platform or the network is shown, with its meaning and the fix."""
     watched.answer(watched.call(20), 20, status, content, error)
     (call,) = watched.see("call")
     assert cause in call
@@ -261,7 +261,7 @@ def test_pg_net_must_wait_ten_seconds_longer_than_a_run(watched: Watched, second
 
 
 def test_it_fits_a_terminal_of_80_columns(watched: Watched) -> None:
-    """In psql no line of the table is wider than 80, whatever has been answered; the verdicts come first."""
+    """In psql no line of the table is wider than 80; the verdicts come first."""
     for number, (status, content, message, _) in enumerate(CAUSES):
         watched.answer(watched.call(20 + number), 20 + number, status, content, message)
     watched.answer(watched.call(5), 5, 500, SUMMARY | {"problem": f"unbroken {'x' * 200} and more"})

@@ -21,7 +21,7 @@ IMAGES = [(0, 0), (1, 0), (0, 1), (1, 1), (3, 0), (0, 3), (2, 1)]
 
 
 def expected_status(outcome: str, attempts_left: bool, spent: bool, made: int, given_up: int) -> str:
-    """What must become of a job of three images."""
+    """The expected status of a job of three images."""
     if made + given_up == 3:
         return "completed" if made else "failed"
     if outcome in ("failed", "rate_limited"):
@@ -121,7 +121,7 @@ def test_a_repeated_settle_changes_nothing(queue: Queue, outcome: str) -> None:
 
 
 def test_several_batches_at_once(queue: Queue) -> None:
-    """Several jobs of several batches are settled at once, each for itself."""
+    """Jobs of several batches can be settled in one call, independently."""
     batches = [queue.enqueue(f"user-{i}", examples=3)["batchId"] for i in range(3)]
     jobs = queue.run().claim()
     for job in jobs[::2]:
@@ -136,7 +136,7 @@ def test_several_batches_at_once(queue: Queue) -> None:
 
 
 def test_stale_and_fresh_together(queue: Queue) -> None:
-    """A repeated old result beside a new one of the same job: each is answered by its own fence."""
+    """A repeated old result and a new one of the same job are each judged by their own fence."""
     old = queue.claimed()
     queue.settle(old, "released")
     (new,) = queue.run().claim()

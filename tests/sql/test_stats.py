@@ -1,4 +1,4 @@
-"""The queue in numbers: exact counts, percentiles and series of constructed rows, whatever zone is set."""
+"""The queue's numbers: exact counts, percentiles and series of constructed rows, in any time zone."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -182,7 +182,7 @@ def test_each_minute_and_hour_counts_what_ended_in_it(queue: Queue, rows: Rows, 
 
 
 def test_series_of_times(queue: Queue, rows: Rows) -> None:
-    """Each minute and hour tells the mean and the slowest of completed jobs and of images that were timed."""
+    """Each minute and hour has the mean and the maximum of completed jobs, and of timed images."""
     for took, ago in ((10, 0), (21, 0), (30, 60)):
         rows.job("completed", took + ago, ago)
     rows.job("failed", 5000, 0)

@@ -1,4 +1,4 @@
-"""Which folders a sweep is told to look into, and what it may never take from whom."""
+"""Which folders a sweep is given, and what it must never remove."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ THREE_MINUTES = 180
 
 
 def folder_of(job: dict[str, Any]) -> str:
-    """Where a job's objects lie."""
+    """The folder of a job's objects."""
     return f"{job['userFolder']}/{job['batchId']}/{job['id']}"
 
 
@@ -45,7 +45,7 @@ def second_claim(queue: Queue) -> dict[str, Any]:
 
 
 def test_a_failed_job_is_swept_with_what_is_recorded(queue: Queue, clock: Clock) -> None:
-    """A sweep is told the job's folder and the paths of its photos, once ten minutes have passed."""
+    """After ten minutes a sweep is given the job's folder and the paths of its photos."""
     job = queue.claimed(images=2)
     queue.record(job, 1)
     queue.settle(job, "failed")
@@ -64,7 +64,7 @@ def test_a_failed_job_is_swept_with_what_is_recorded(queue: Queue, clock: Clock)
 
 
 def test_only_ended_jobs_that_may_have_left_something(queue: Queue, clock: Clock) -> None:
-    """Nobody looks for strays of a job never claimed, of one completed at once, or of one that goes on."""
+    """Jobs never claimed, completed at the first attempt, or still open are not swept."""
     queue.complete(queue.claimed())
     cancelled_unclaimed = queue.enqueue()["batchId"]
     queue.call("cancel_generation_batch", p_batch_id=cancelled_unclaimed)
@@ -91,7 +91,7 @@ def test_claims_are_never_given_back(queue: Queue) -> None:
 
 
 def test_a_repeated_claim_counts_once(queue: Queue) -> None:
-    """The same claim asked for again is one claim: it gives the same jobs to the same worker."""
+    """A repeated claim gives the same jobs to the same worker."""
     queue.enqueue()
     run = queue.run()
     claim = run.id
@@ -100,7 +100,7 @@ def test_a_repeated_claim_counts_once(queue: Queue) -> None:
 
 
 def test_retried_jobs_are_swept_again(queue: Queue, clock: Clock) -> None:
-    """What a swept job stores after it was taken up again is looked for as well."""
+    """Objects that a swept job stores after a retry are found too."""
     job = failed(queue)
     clock.advance(TEN_MINUTES)
     assert settle(queue, *to_sweep(queue)) == 1
@@ -113,7 +113,7 @@ def test_retried_jobs_are_swept_again(queue: Queue, clock: Clock) -> None:
 
 
 def test_a_job_reset_by_hand_is_swept_again(queue: Queue, clock: Clock) -> None:
-    """A claim alone is enough to have the folder looked into again, however the job became ready."""
+    """Any claim makes its folder due for another sweep, however the job became ready."""
     job = failed(queue)
     clock.advance(TEN_MINUTES)
     assert settle(queue, *to_sweep(queue)) == 1
@@ -143,7 +143,7 @@ def test_a_retry_waits_for_the_sweep(queue: Queue, clock: Clock) -> None:
 
 @pytest.mark.parametrize("swept", [False, True])
 def test_a_retry_costs_one_turn_also_during_a_sweep(queue: Queue, clock: Clock, swept: bool) -> None:
-    """Waiting for the sweep is no turn: the user's later orders stand as far back as without it."""
+    """Waiting for the sweep costs no additional turn for the user's later orders."""
     failed(queue, images=3)
     clock.advance(TEN_MINUTES)
     assert len(to_sweep(queue)) == 1
@@ -167,7 +167,7 @@ def test_a_late_sweep_settles_nothing(queue: Queue, clock: Clock) -> None:
 
 
 def test_folders_that_cannot_be_swept_hold_nobody_up(queue: Queue, clock: Clock) -> None:
-    """Whom a sweep has tried in vain comes after those whom none has tried yet."""
+    """Folders that a sweep failed on come after those not tried yet."""
     first, second, third = (failed(queue)["id"] for _ in range(3))
     clock.advance(TEN_MINUTES)
     assert to_sweep(queue, 2) == [first, second]

@@ -1,4 +1,4 @@
-"""sql/uninstall.sql: what install.sql made is gone, customers' data only when somebody says so."""
+"""sql/uninstall.sql removes what install.sql created, and customers' data only on request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CRON = """
 
 
 def uninstall(scratch: Database, options: str = "") -> str:
-    """What psql says to the script; empty where it did what it was told."""
+    """The errors that psql prints for the script; empty if it succeeded."""
     done = scratch.psql("-f", str(SQL / "uninstall.sql"), options=options)
     assert (done.returncode == 0) == (done.stderr == "")
     return done.stderr
@@ -48,7 +48,7 @@ def rows(connection: Connection) -> dict[str, list[Any]]:
 
 
 def test_nothing_is_left_when_the_tables_go_too(scratch: Database) -> None:
-    """Told to remove the tables, it leaves what was there before the installation, and may be run again."""
+    """If the tables are removed too, everything is as before the installation; it can be repeated."""
     before = catalog.schema(scratch.connection)
     scratch.install()
     used(scratch)
@@ -83,7 +83,7 @@ def test_the_editors_switch_is_the_files_own_line(scratch: Database) -> None:
 
 
 def test_users_keep_their_orders_and_photos(installed: Database) -> None:
-    """As it stands no row of a customer goes, and each still reads their own rows, and no other's."""
+    """By default no customer's row is removed, and users still read only their own rows."""
     queue = used(installed)
     before = rows(installed.connection)
     assert uninstall(installed) == ""
@@ -126,7 +126,7 @@ def test_the_clocks_go_and_the_apps_own_schedules_stay(installed: Database) -> N
 
 
 def test_an_erasure_is_not_cut_short(installed: Database) -> None:
-    """While photos of an erased user may lie in Storage nothing is removed: only the schema knows of them."""
+    """While an erased user may have photos in Storage nothing is removed: only the schema knows of them."""
     queue = used(installed)
     queue.call("erase_generation_user", p_user_id=USER)
     before = catalog.schema(installed.connection)
@@ -147,7 +147,7 @@ def test_what_the_app_built_on_it_is_not_dropped(installed: Database, table: str
 
 
 def test_a_table_of_the_apps_own_in_our_schema_is_not_dropped(installed: Database) -> None:
-    """What somebody else keeps in the schema `generation` makes it refuse, with the table's name."""
+    """A foreign table in the schema `generation` makes it refuse, naming the table."""
     used(installed)
     installed.connection.execute("create table generation.app_drafts as select 1 as id")
     assert "table generation.app_drafts depends on schema generation" in uninstall(installed, WITH_TABLES)

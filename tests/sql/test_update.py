@@ -1,4 +1,4 @@
-"""install.sql brings every earlier installation up to date, keeps its rows, and runs each migration once."""
+"""install.sql updates every earlier installation, keeps its rows, and runs each migration once."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ FILES = [*migrations(), *functions(), *sorted((SQL / "schedule").glob("*.sql"))]
 
 
 def innermost(statement: str) -> str:
-    """The statement up to the end of the bracket it stands in, without what stands in brackets of its own."""
+    """The statement up to the end of its bracket, without the contents of inner brackets."""
     depth, kept = 0, ""
     for character in statement:
         depth += (character == "(") - (character == ")")
@@ -25,7 +25,7 @@ def innermost(statement: str) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_each_change_says_which_rows(file: Path) -> None:
-    """No statement changes or deletes rows without a WHERE of its own, for the API would refuse the call."""
+    """Every UPDATE and DELETE has its own WHERE; otherwise the API would refuse the call."""
     for change in CHANGE.findall(UNREAD.sub("", file.read_text())):
         assert re.search(r"\bwhere\b", innermost(change)), change
 
