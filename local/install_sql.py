@@ -46,6 +46,9 @@ def install_sql() -> str:
         "{version}": str(version()),
         "{schedule}": _quoted(_made("generation", (SQL / "schedule").glob("*.sql"))),
         "{public}": _quoted(_made("public", functions())),
+        "-- {views}": "".join(
+            f"drop view if exists generation.{name};\n" for name in _made("generation", functions(), "view")
+        ),
     }
     for mark, part in parts.items():
         if mark not in text:
@@ -64,10 +67,10 @@ def _migration(path: Path) -> str:
     return f"call pg_temp.migrate({number}, '{name}', '{digest}', {quote}\n{body}{quote});\n"
 
 
-def _made(schema: str, files: Iterable[Path]) -> list[str]:
-    """The names of the functions that the files make in a schema."""
+def _made(schema: str, files: Iterable[Path], kind: str = "function") -> list[str]:
+    """The names of the functions, or views, that the files make in a schema."""
     text = "".join(path.read_text() for path in files)
-    return sorted(set(re.findall(rf"^create or replace function {schema}\.(\w+)", text, re.MULTILINE)))
+    return sorted(set(re.findall(rf"^create or replace {kind} {schema}\.(\w+)", text, re.MULTILINE)))
 
 
 def _quoted(names: list[str]) -> str:

@@ -99,6 +99,12 @@ begin
 end
 $$;
 
+-- Views are made anew, so that migrations can change the columns they show.
+drop view if exists generation.held_jobs;
+drop view if exists generation.ready_jobs;
+drop view if exists generation.unswept_jobs;
+drop view if exists generation.waiting_jobs;
+
 call pg_temp.migrate(1, 'tables', '40c7e067a6a57babd94a483da0077a43b6668da7c456ce66d21383af63b6b987', $migration_0001$
 -- Tables of the generation queue, as they were when migrations began. An installation from before that has most of them already:
 -- `if not exists` passes those over, and 0002 adds what they lack. So does a new installation over the tables that uninstall.sql kept.
@@ -1348,7 +1354,28 @@ $$;
 
 -- 22_jobs.sql
 
--- The images that a job lacks, and the counters of batches.
+-- The states of jobs that several functions ask for, the images that a job lacks, and the counters of batches.
+
+-- Each of these states is defined once, here; the predicate of the index that finds such jobs (photo_generation_queue_ready, …) is the
+-- same, which a test compares.
+
+-- Jobs that a claim may hand out now.
+create or replace view generation.ready_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where status = 'pending' and "retryAt" is null;
+
+-- Jobs that become ready at "retryAt".
+create or replace view generation.waiting_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where "retryAt" is not null and status in ('pending', 'rate_limited');
+
+-- Jobs that a claim holds.
+create or replace view generation.held_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where status = 'processing';
+
+-- Ended jobs whose folder in Storage may hold objects without a row; the comment at the index photo_generation_queue_unswept says
+-- which these are and why.
+create or replace view generation.unswept_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue
+where "sweptAt" is null and status in ('completed', 'failed', 'cancelled') and (claims > 1 or (claims > 0 and status <> 'completed'));
 
 -- Which images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]
@@ -1424,8 +1451,8 @@ begin
   return greatest(
     coalesce(
       least(
-        (select q."startTag" from public.photo_generation_queue as q
-          where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
+        (select q."startTag" from generation.ready_jobs as q
+          where q.priority = p_priority
           order by q."startTag" limit 1),
         (select min(q."startTag") from public.photo_generation_queue as q where q.id = any (p_also_ready) and q.priority = p_priority)),
       (select f."lastTag" from generation.flows as f
@@ -1656,8 +1683,7 @@ begin
     return;
   end if;
   with ready as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."userId" = any (v_users) and q.status = 'pending' and q."retryAt" is null
+    select q.id from generation.ready_jobs as q where q."userId" = any (v_users)
     for update skip locked
   )
   update public.photo_generation_queue as q
@@ -1686,8 +1712,8 @@ begin
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
   select jsonb_object_agg(u."userId", u.images) into v_images from (
     select w."userId", sum(w.images) as images from (
-      select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+      select q."userId", q."numImagesPerExample" as images from generation.held_jobs as q
+      where q."leaseExpiresAt" > '-infinity'
       union all
       select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
       where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()
@@ -2028,8 +2054,7 @@ create or replace function generation.is_alone(p_job public.photo_generation_que
 language sql stable set search_path = ''
 as $$
   select not exists (
-    select from public.photo_generation_queue as q
-    where q.status = 'processing' and q."runId" = p_job."runId" and q.id <> p_job.id)
+    select from generation.held_jobs as q where q."runId" = p_job."runId" and q.id <> p_job.id)
     and not exists (
       select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
@@ -2059,8 +2084,7 @@ declare
   v_runs uuid[];
 begin
   select array_agg(e.id order by e.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    select q.id from generation.held_jobs as q where q."leaseExpiresAt" <= generation.clock()
     order by q."leaseExpiresAt" limit p_limit
     for update skip locked
   ) as e;
@@ -2115,8 +2139,7 @@ declare
   v_due bigint[];
 begin
   select array_agg(d.id) into v_due from (
-    select q.id from public.photo_generation_queue as q
-    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    select q.id from generation.waiting_jobs as q where q."retryAt" <= generation.clock()
     order by q."retryAt" limit p_limit
     for update skip locked
   ) as d;
@@ -2290,9 +2313,8 @@ begin
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
   where (l."storageRefused" ->> 'at')::timestamptz > v_now;
   select array_agg(a.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing'
-      and q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+    select q.id from generation.held_jobs as q
+    where q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
     order by q."leaseExpiresAt" desc limit p_limit for no key update skip locked
   ) as a;
   if v_ids is not null then
@@ -3236,8 +3258,8 @@ as $$
 begin
   with locked as materialized (
     select q.id, q.priority, q."startTag", q.suspect, q."numImagesPerExample" as images
-    from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and (p_suspects or not q.suspect) and not p_skip_users ? q."userId"
+    from generation.ready_jobs as q
+    where (p_suspects or not q.suspect) and not p_skip_users ? q."userId"
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
   ), counted as (
@@ -3266,7 +3288,7 @@ declare
   v_first record;
 begin
   select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
-  from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id;
+  from generation.held_jobs as q where q."runId" = p_run_id;
   if v_suspects > 0 then
     return null;
   end if;
@@ -3300,7 +3322,7 @@ $$;
 
 -- The jobs that a claim holds as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
 -- have stored objects that nobody recorded.
-create or replace function generation.held_jobs(p_run_id uuid, p_claim_id uuid) returns jsonb
+create or replace function generation.jobs_of_claim(p_run_id uuid, p_claim_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -3316,8 +3338,7 @@ begin
           or exists (select from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id)
         then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
-      from public.photo_generation_queue as q
-      where q.status = 'processing' and q."runId" = p_run_id and q."claimId" = p_claim_id
+      from generation.held_jobs as q where q."runId" = p_run_id and q."claimId" = p_claim_id
       order by q.priority desc, q."startTag", q.id
     ) as j);
 end
@@ -3330,10 +3351,8 @@ as $$
   select round(greatest(extract(epoch from w.due_at - generation.clock()), 0)::numeric, 3)
   from (
     select least(
-      (select q."retryAt" from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited') order by q."retryAt" limit 1),
-      (select q."leaseExpiresAt" from public.photo_generation_queue as q
-        where q.status = 'processing' order by q."leaseExpiresAt" limit 1)
+      (select q."retryAt" from generation.waiting_jobs as q order by q."retryAt" limit 1),
+      (select q."leaseExpiresAt" from generation.held_jobs as q order by q."leaseExpiresAt" limit 1)
     ) as due_at
   ) as w
   where w.due_at is not null
@@ -3366,7 +3385,7 @@ declare
   v_successor constant text := v_chain[cardinality(v_chain)];
 begin
   -- One object at once: the jobs are large, and `||` would copy them.
-  return jsonb_build_object('jobs', coalesce(generation.held_jobs(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
+  return jsonb_build_object('jobs', coalesce(generation.jobs_of_claim(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
@@ -3387,11 +3406,8 @@ as $$
     'nextAttemptInSeconds', case
       when not r.ready then generation.next_attempt_seconds() when r.holding then 0 else 1 end)
   from (
-    select exists (
-      select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
-    ) as ready, exists (
-      select from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id
-    ) as holding
+    select exists (select from generation.ready_jobs as q) as ready,
+      exists (select from generation.held_jobs as q where q."runId" = p_run_id) as holding
   ) as r
 $$;
 
@@ -3596,12 +3612,10 @@ begin
   where r."finishedAt" is not null order by r."startedAt" desc limit 1;
   v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
   if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
-    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
-    or exists (select from public.photo_generation_queue as q where q.status = 'processing')
+    or exists (select from generation.ready_jobs as q)
+    or exists (select from generation.held_jobs as q)
     or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
-      and exists (
-        select from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))
+      and exists (select from generation.waiting_jobs as q))
     or exists (select from generation.runs as r where r.id = p_run_id) then
     return;
   end if;
@@ -3635,10 +3649,10 @@ begin
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',
       'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
-  from public.photo_generation_queue as q cross join lateral (
+  from generation.held_jobs as q cross join lateral (
     select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
   ) as s
-  where q.status = 'processing' and q."runId" = p_run_id;
+  where q."runId" = p_run_id;
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
   values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
   on conflict (id) do update
@@ -4070,9 +4084,8 @@ declare
 begin
   perform generation.require_service();
   with stale as (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing'
-      and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
+    select q.id from generation.held_jobs as q
+    where q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
     order by q.id for no key update
   )
   update public.photo_generation_queue as q
@@ -4452,12 +4465,11 @@ as $$
     where q.status = 'failed' and q."completedAt" > generation.clock() - interval '24 hours'
     order by q."completedAt" desc limit p_limit
   ), stale as (
-    select q.*, 'stale' as why, q."lockedAt" as at from public.photo_generation_queue as q
-    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    select q.*, 'stale' as why, q."lockedAt" as at from generation.held_jobs as q
+    where q."leaseExpiresAt" <= generation.clock()
     order by q."leaseExpiresAt" limit p_limit
   ), waiting as (
-    select q.* from public.photo_generation_queue as q
-    where q.status in ('pending', 'rate_limited') and q."retryAt" is not null
+    select q.* from generation.waiting_jobs as q
     order by q."retryAt" limit 1000
   ), struggling as (
     select w.*, 'struggling' as why, w."retryAt" as at from waiting as w
@@ -4643,19 +4655,17 @@ create or replace function generation.next_jobs(p_limit integer) returns table (
 language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
-    select q.id, q.priority, q."startTag" as tag, q.suspect from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null
+    select q.id, q.priority, q."startTag" as tag, q.suspect from generation.ready_jobs as q
   ), rescued as (
     select e.id, e.priority, e."startTag" as tag, true as suspect
     from (
-      select q.* from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+      select q.* from generation.held_jobs as q
+      where q."leaseExpiresAt" <= generation.clock()
       order by q."leaseExpiresAt" limit 100
     ) as e
     where generation.crash_code(e) is null
   ), due as (
-    select q.id from public.photo_generation_queue as q
-    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    select q.id from generation.waiting_jobs as q where q."retryAt" <= generation.clock()
     order by q."retryAt" limit 1000
   ), promoted as (
     select t.id, t.priority, t.tag, q.suspect
@@ -4721,10 +4731,8 @@ declare
   v_now constant timestamptz := greatest(generation.clock(), generation.moment());
 begin
   with ahead as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."sweepUntil" is null and q."completedAt" > v_now
+    select q.id from generation.unswept_jobs as q
+    where q."sweepUntil" is null and q."completedAt" > v_now
     order by q."completedAt" desc limit p_limit for no key update skip locked
   )
   update public.photo_generation_queue as q set "completedAt" = v_now from ahead as a where q.id = a.id;
@@ -4747,10 +4755,8 @@ begin
   end if;
   perform generation.put_ends_right(p_limit);
   with found as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."completedAt" <= generation.clock() - interval '10 minutes'
+    select q.id from generation.unswept_jobs as q
+    where q."completedAt" <= generation.clock() - interval '10 minutes'
       and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock()
         or q."sweepUntil" > generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil'))
     order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
@@ -4816,8 +4822,7 @@ as $$
     from (
       select o.id, o."completedAt", o."jobsTotal" from public.photo_generation_batches as o
       where o."completedAt" < p_before and not exists (
-        select from public.photo_generation_queue as q
-        where q."batchId" = o.id and q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+        select from generation.unswept_jobs as q where q."batchId" = o.id
       )
       order by o."completedAt", o.id limit p_limit
     ) as b
@@ -4922,9 +4927,7 @@ begin
     'keysRemoved', v_keys, 'more', v_gone.jobs >= p_limit or p_limit in (v_gone.batches, v_runs, v_keys),
     'unswept', (
       select count(*) from (
-        select from public.photo_generation_queue as q
-        where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-          and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')) and q."completedAt" < v_before
+        select from generation.unswept_jobs as q where q."completedAt" < v_before
         order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
       ) as u));
 end

@@ -97,6 +97,9 @@ begin
 end
 $$;
 
+-- Views are made anew, so that migrations can change the columns they show.
+-- {views}
+
 -- {migrations}
 
 do $$

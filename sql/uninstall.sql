@@ -111,6 +111,8 @@ begin
     execute 'drop function ' || v_functions;
   end if;
 
+  drop view if exists generation.ready_jobs, generation.waiting_jobs, generation.held_jobs, generation.unswept_jobs;
+
   -- A queue's table of before the installation has none of the columns below, and is the app's own.
   select string_agg(distinct c.oid::regclass::text, ', ') into v_tables
   from pg_catalog.pg_class as c

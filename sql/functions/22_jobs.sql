@@ -1,4 +1,25 @@
--- The images that a job lacks, and the counters of batches.
+-- The states of jobs that several functions ask for, the images that a job lacks, and the counters of batches.
+
+-- Each of these states is defined once, here; the predicate of the index that finds such jobs (photo_generation_queue_ready, …) is the
+-- same, which a test compares.
+
+-- Jobs that a claim may hand out now.
+create or replace view generation.ready_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where status = 'pending' and "retryAt" is null;
+
+-- Jobs that become ready at "retryAt".
+create or replace view generation.waiting_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where "retryAt" is not null and status in ('pending', 'rate_limited');
+
+-- Jobs that a claim holds.
+create or replace view generation.held_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue where status = 'processing';
+
+-- Ended jobs whose folder in Storage may hold objects without a row; the comment at the index photo_generation_queue_unswept says
+-- which these are and why.
+create or replace view generation.unswept_jobs with (security_invoker = true) as
+select * from public.photo_generation_queue
+where "sweptAt" is null and status in ('completed', 'failed', 'cancelled') and (claims > 1 or (claims > 0 and status <> 'completed'));
 
 -- Which images of a job are neither made nor given up.
 create or replace function generation.missing_images(p_batch_id text, p_job_id bigint, p_images integer) returns integer[]

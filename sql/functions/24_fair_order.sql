@@ -12,8 +12,8 @@ begin
   return greatest(
     coalesce(
       least(
-        (select q."startTag" from public.photo_generation_queue as q
-          where q.status = 'pending' and q."retryAt" is null and q.priority = p_priority
+        (select q."startTag" from generation.ready_jobs as q
+          where q.priority = p_priority
           order by q."startTag" limit 1),
         (select min(q."startTag") from public.photo_generation_queue as q where q.id = any (p_also_ready) and q.priority = p_priority)),
       (select f."lastTag" from generation.flows as f

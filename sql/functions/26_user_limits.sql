@@ -134,8 +134,7 @@ begin
     return;
   end if;
   with ready as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."userId" = any (v_users) and q.status = 'pending' and q."retryAt" is null
+    select q.id from generation.ready_jobs as q where q."userId" = any (v_users)
     for update skip locked
   )
   update public.photo_generation_queue as q
@@ -164,8 +163,8 @@ begin
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
   select jsonb_object_agg(u."userId", u.images) into v_images from (
     select w."userId", sum(w.images) as images from (
-      select q."userId", q."numImagesPerExample" as images from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" > '-infinity'
+      select q."userId", q."numImagesPerExample" as images from generation.held_jobs as q
+      where q."leaseExpiresAt" > '-infinity'
       union all
       select q."userId", q."numImagesPerExample" from public.photo_generation_queue as q
       where q.status = 'cancelled' and q."leaseExpiresAt" > generation.clock()

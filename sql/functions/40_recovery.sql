@@ -7,8 +7,7 @@ create or replace function generation.is_alone(p_job public.photo_generation_que
 language sql stable set search_path = ''
 as $$
   select not exists (
-    select from public.photo_generation_queue as q
-    where q.status = 'processing' and q."runId" = p_job."runId" and q.id <> p_job.id)
+    select from generation.held_jobs as q where q."runId" = p_job."runId" and q.id <> p_job.id)
     and not exists (
       select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
@@ -38,8 +37,7 @@ declare
   v_runs uuid[];
 begin
   select array_agg(e.id order by e.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    select q.id from generation.held_jobs as q where q."leaseExpiresAt" <= generation.clock()
     order by q."leaseExpiresAt" limit p_limit
     for update skip locked
   ) as e;
@@ -94,8 +92,7 @@ declare
   v_due bigint[];
 begin
   select array_agg(d.id) into v_due from (
-    select q.id from public.photo_generation_queue as q
-    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    select q.id from generation.waiting_jobs as q where q."retryAt" <= generation.clock()
     order by q."retryAt" limit p_limit
     for update skip locked
   ) as d;

@@ -145,9 +145,8 @@ begin
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
   where (l."storageRefused" ->> 'at')::timestamptz > v_now;
   select array_agg(a.id) into v_ids from (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing'
-      and q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+    select q.id from generation.held_jobs as q
+    where q."leaseExpiresAt" > v_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
     order by q."leaseExpiresAt" desc limit p_limit for no key update skip locked
   ) as a;
   if v_ids is not null then

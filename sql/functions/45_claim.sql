@@ -35,8 +35,8 @@ as $$
 begin
   with locked as materialized (
     select q.id, q.priority, q."startTag", q.suspect, q."numImagesPerExample" as images
-    from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null and (p_suspects or not q.suspect) and not p_skip_users ? q."userId"
+    from generation.ready_jobs as q
+    where (p_suspects or not q.suspect) and not p_skip_users ? q."userId"
     order by q.priority desc, q."startTag", q.id limit p_limit
     for update skip locked
   ), counted as (
@@ -65,7 +65,7 @@ declare
   v_first record;
 begin
   select count(*), count(*) filter (where q.suspect) into v_held, v_suspects
-  from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id;
+  from generation.held_jobs as q where q."runId" = p_run_id;
   if v_suspects > 0 then
     return null;
   end if;
@@ -99,7 +99,7 @@ $$;
 
 -- The jobs that a claim holds as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
 -- have stored objects that nobody recorded.
-create or replace function generation.held_jobs(p_run_id uuid, p_claim_id uuid) returns jsonb
+create or replace function generation.jobs_of_claim(p_run_id uuid, p_claim_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
 begin
@@ -115,8 +115,7 @@ begin
           or exists (select from generation.failed_images as f where f."batchId" = q."batchId" and f."jobId" = q.id)
         then generation.missing_images(q."batchId", q.id, q."numImagesPerExample")
         else array(select generate_series(0, q."numImagesPerExample" - 1)) end as missing
-      from public.photo_generation_queue as q
-      where q.status = 'processing' and q."runId" = p_run_id and q."claimId" = p_claim_id
+      from generation.held_jobs as q where q."runId" = p_run_id and q."claimId" = p_claim_id
       order by q.priority desc, q."startTag", q.id
     ) as j);
 end
@@ -129,10 +128,8 @@ as $$
   select round(greatest(extract(epoch from w.due_at - generation.clock()), 0)::numeric, 3)
   from (
     select least(
-      (select q."retryAt" from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited') order by q."retryAt" limit 1),
-      (select q."leaseExpiresAt" from public.photo_generation_queue as q
-        where q.status = 'processing' order by q."leaseExpiresAt" limit 1)
+      (select q."retryAt" from generation.waiting_jobs as q order by q."retryAt" limit 1),
+      (select q."leaseExpiresAt" from generation.held_jobs as q order by q."leaseExpiresAt" limit 1)
     ) as due_at
   ) as w
   where w.due_at is not null
@@ -165,7 +162,7 @@ declare
   v_successor constant text := v_chain[cardinality(v_chain)];
 begin
   -- One object at once: the jobs are large, and `||` would copy them.
-  return jsonb_build_object('jobs', coalesce(generation.held_jobs(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
+  return jsonb_build_object('jobs', coalesce(generation.jobs_of_claim(p_run_id, p_claim_id), '[]'), 'fence', p_fence,
     'successor', v_successor, 'successors', v_chain, 'latencySeconds', generation.model_latency_seconds(coalesce(v_successor, p_model)),
     'prices', (select coalesce(jsonb_object_agg(p.model, p.dollars), '{}') from generation.prices as p),
     'photoBuckets', (select coalesce(jsonb_agg(b.bucket), '[]') from generation.photo_buckets as b),
@@ -186,11 +183,8 @@ as $$
     'nextAttemptInSeconds', case
       when not r.ready then generation.next_attempt_seconds() when r.holding then 0 else 1 end)
   from (
-    select exists (
-      select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
-    ) as ready, exists (
-      select from public.photo_generation_queue as q where q.status = 'processing' and q."runId" = p_run_id
-    ) as holding
+    select exists (select from generation.ready_jobs as q) as ready,
+      exists (select from generation.held_jobs as q where q."runId" = p_run_id) as holding
   ) as r
 $$;
 

@@ -64,12 +64,10 @@ begin
   where r."finishedAt" is not null order by r."startedAt" desc limit 1;
   v_stopped := v_last ->> 'stopReason' in ('misconfigured', 'queue_lost');
   if ((v_stopped or v_last ->> 'problem' is not null) is not true and exists (select from generation.runs))
-    or exists (select from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null)
-    or exists (select from public.photo_generation_queue as q where q.status = 'processing')
+    or exists (select from generation.ready_jobs as q)
+    or exists (select from generation.held_jobs as q)
     or ((not v_stopped or exists (select from generation.limits as l where l."storageRefused" is not null))
-      and exists (
-        select from public.photo_generation_queue as q
-        where q."retryAt" is not null and q.status in ('pending', 'rate_limited')))
+      and exists (select from generation.waiting_jobs as q))
     or exists (select from generation.runs as r where r.id = p_run_id) then
     return;
   end if;
@@ -103,10 +101,10 @@ begin
   select coalesce(jsonb_agg(jsonb_build_object('jobId', q.id, 'fence', q."lockedBy", 'outcome', 'released',
       'code', 'released', 'message', 'The run ended before this job did.',
       'attemptSpent', s.requests > 0, 'requests', s.requests)), '[]') into v_results
-  from public.photo_generation_queue as q cross join lateral (
+  from generation.held_jobs as q cross join lateral (
     select count(*) as requests from jsonb_array_elements(p_spent_jobs) as j where j = to_jsonb(q.id)
   ) as s
-  where q.status = 'processing' and q."runId" = p_run_id;
+  where q."runId" = p_run_id;
   insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "finishedAt", summary)
   values (p_run_id, p_worker_id, generation.clock(), generation.clock(), generation.clock(), p_summary)
   on conflict (id) do update

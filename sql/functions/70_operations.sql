@@ -58,9 +58,8 @@ declare
 begin
   perform generation.require_service();
   with stale as (
-    select q.id from public.photo_generation_queue as q
-    where q.status = 'processing'
-      and q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
+    select q.id from generation.held_jobs as q
+    where q."lockedAt" < generation.clock() - make_interval(secs => p_older_than_seconds::double precision)
     order by q.id for no key update
   )
   update public.photo_generation_queue as q

@@ -11,12 +11,11 @@ as $$
     where q.status = 'failed' and q."completedAt" > generation.clock() - interval '24 hours'
     order by q."completedAt" desc limit p_limit
   ), stale as (
-    select q.*, 'stale' as why, q."lockedAt" as at from public.photo_generation_queue as q
-    where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+    select q.*, 'stale' as why, q."lockedAt" as at from generation.held_jobs as q
+    where q."leaseExpiresAt" <= generation.clock()
     order by q."leaseExpiresAt" limit p_limit
   ), waiting as (
-    select q.* from public.photo_generation_queue as q
-    where q.status in ('pending', 'rate_limited') and q."retryAt" is not null
+    select q.* from generation.waiting_jobs as q
     order by q."retryAt" limit 1000
   ), struggling as (
     select w.*, 'struggling' as why, w."retryAt" as at from waiting as w

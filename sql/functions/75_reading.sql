@@ -58,19 +58,17 @@ create or replace function generation.next_jobs(p_limit integer) returns table (
 language sql stable rows 10 set search_path = ''
 as $$
   with ready as not materialized (
-    select q.id, q.priority, q."startTag" as tag, q.suspect from public.photo_generation_queue as q
-    where q.status = 'pending' and q."retryAt" is null
+    select q.id, q.priority, q."startTag" as tag, q.suspect from generation.ready_jobs as q
   ), rescued as (
     select e.id, e.priority, e."startTag" as tag, true as suspect
     from (
-      select q.* from public.photo_generation_queue as q
-      where q.status = 'processing' and q."leaseExpiresAt" <= generation.clock()
+      select q.* from generation.held_jobs as q
+      where q."leaseExpiresAt" <= generation.clock()
       order by q."leaseExpiresAt" limit 100
     ) as e
     where generation.crash_code(e) is null
   ), due as (
-    select q.id from public.photo_generation_queue as q
-    where q."retryAt" <= generation.clock() and q.status in ('pending', 'rate_limited')
+    select q.id from generation.waiting_jobs as q where q."retryAt" <= generation.clock()
     order by q."retryAt" limit 1000
   ), promoted as (
     select t.id, t.priority, t.tag, q.suspect

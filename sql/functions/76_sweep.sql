@@ -15,10 +15,8 @@ declare
   v_now constant timestamptz := greatest(generation.clock(), generation.moment());
 begin
   with ahead as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."sweepUntil" is null and q."completedAt" > v_now
+    select q.id from generation.unswept_jobs as q
+    where q."sweepUntil" is null and q."completedAt" > v_now
     order by q."completedAt" desc limit p_limit for no key update skip locked
   )
   update public.photo_generation_queue as q set "completedAt" = v_now from ahead as a where q.id = a.id;
@@ -41,10 +39,8 @@ begin
   end if;
   perform generation.put_ends_right(p_limit);
   with found as materialized (
-    select q.id from public.photo_generation_queue as q
-    where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-      and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
-      and q."completedAt" <= generation.clock() - interval '10 minutes'
+    select q.id from generation.unswept_jobs as q
+    where q."completedAt" <= generation.clock() - interval '10 minutes'
       and (q."sweepUntil" is null or q."sweepUntil" <= generation.clock()
         or q."sweepUntil" > generation.clock() + generation.most_ahead('public.photo_generation_queue', 'sweepUntil'))
     order by q."sweepUntil" nulls first, q."completedAt" limit p_limit

@@ -11,8 +11,7 @@ as $$
     from (
       select o.id, o."completedAt", o."jobsTotal" from public.photo_generation_batches as o
       where o."completedAt" < p_before and not exists (
-        select from public.photo_generation_queue as q
-        where q."batchId" = o.id and q."sweptAt" is null and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed'))
+        select from generation.unswept_jobs as q where q."batchId" = o.id
       )
       order by o."completedAt", o.id limit p_limit
     ) as b
@@ -117,9 +116,7 @@ begin
     'keysRemoved', v_keys, 'more', v_gone.jobs >= p_limit or p_limit in (v_gone.batches, v_runs, v_keys),
     'unswept', (
       select count(*) from (
-        select from public.photo_generation_queue as q
-        where q."sweptAt" is null and q.status in ('completed', 'failed', 'cancelled')
-          and (q.claims > 1 or (q.claims > 0 and q.status <> 'completed')) and q."completedAt" < v_before
+        select from generation.unswept_jobs as q where q."completedAt" < v_before
         order by q."sweepUntil" nulls first, q."completedAt" limit p_limit
       ) as u));
 end

@@ -100,3 +100,21 @@ def test_the_readme_says_who_may_call_a_function_as_the_table_of_callers_does(sc
     ]
     assert named[0] == wanted[0]
     assert wanted[1] <= set(re.findall(r"`(\w+)\(", service)) | named[1]
+
+
+STATES = """
+    select v.relname as name, pg_get_viewdef(v.oid) as view, pg_get_expr(i.indpred, i.indrelid) as index
+    from pg_class as v left join pg_index as i
+      on i.indexrelid = to_regclass('public.photo_generation_queue_' || split_part(v.relname, '_', 1))
+    where v.relkind = 'v' and v.relnamespace = 'generation'::regnamespace"""
+
+
+def test_a_state_of_jobs_is_what_the_index_for_it_holds(scratch: Database) -> None:
+    """A view that says more or less than its index's predicate would be read without the index."""
+    scratch.install()
+    found = scratch.connection.execute(STATES.encode()).fetchall()
+    assert len(found) == 4
+    for row in found:
+        view = row["view"].partition("WHERE")[2].replace("photo_generation_queue.", "").rstrip(";")
+        said = [re.sub(r"[()\s]+", " ", text).strip() for text in (view, row["index"])]
+        assert said[0] == said[1], row["name"]

@@ -83,6 +83,8 @@ TABLES = {
 }
 TRIGGERS = {"adopt_inserted_job", "mark_all", "mark_image", "mark_job"}
 """Functions in the schema `generation` that run as their owner: whoever writes a table fires them."""
+VIEWS = {f"generation.{state}_jobs" for state in ("ready", "waiting", "held", "unswept")}
+"""Views of jobs in one state, for functions alone; a reader sees what they may read of the queue."""
 SEQUENCES = {"photo_generation_queue_id_seq", "photo_generation_photos_id_seq"}
 POLICIES = {
     ("public.photo_generation_batches", "own batches"),
