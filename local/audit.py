@@ -1,6 +1,6 @@
 """Asks a vulnerability database (OSV) about every locked package: `python -m local.audit`.
 
-Exit codes: 0 nothing known, 1 something known, 2 nobody could be asked, which is no good news.
+Exit codes: 0 nothing known, 1 something known, 2 the database could not be asked.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What `make demo` and `make up` show: real orders through the whole of it."""
+"""What `make demo` and `make up` show: real orders, from end to end."""

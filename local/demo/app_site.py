@@ -34,8 +34,8 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 class AppSite:
     """A server on loopback; a context manager. `settings` go to the browser, the secret does not.
 
-    The settings hold a password, so it answers only who asked for a host of loopback: a page of the web whose
-    name is made to lead here is refused, and so is what another page posts.
+    The settings contain a password, so it answers only requests for a loopback host: it refuses a web page
+    whose name resolves to this machine, and requests that another page posts.
     """
 
     def __init__(self, port: int, settings: Mapping[str, str], worker_url: str, secret: str) -> None:
@@ -82,7 +82,7 @@ class AppSite:
                 self._answer(404 if body is None else 200, body or b"", kind)
 
             def do_POST(self) -> None:
-                """The kick: a run of the worker, whose end nobody waits for."""
+                """The kick: starts a run of the worker without waiting for its end."""
                 if self.path == "/kick":
                     threading.Thread(target=site._kick, daemon=True).start()
                 self._answer(202 if self.path == "/kick" else 404, b"", TYPES[".json"])

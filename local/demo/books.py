@@ -1,4 +1,4 @@
-"""What the database says of the demo's batches, read past API and worker, as an auditor would."""
+"""The database's rows about the demo's batches, read directly, as an auditor would."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ class Auditor:
         self._connection.close()
 
     def books(self) -> Books:
-        """Everything, as it stands now."""
+        """All rows, as they are now."""
         one = [self._batch_ids]
         return Books(
             jobs=self._rows(JOBS, one),

@@ -33,7 +33,7 @@ WHAT = {
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What is shown. `files` by storage path, `sources` by name; `direct` only with the simulator."""
+    """The page's contents. `files` by storage path, `sources` by name; `direct` only with the simulator."""
 
     books: Books
     files: Mapping[str, bytes]
@@ -42,7 +42,7 @@ class Sheet:
     model: str
 
     def write(self, folder: Path) -> Path:
-        """Makes the folder anew and returns the page's path."""
+        """Recreates the folder and returns the page's path."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for job in self.books.jobs:

@@ -1,4 +1,4 @@
-"""What the photo app does for a signed-in customer: uploads source photos, orders, fetches what was made."""
+"""What the photo app does for a signed-in customer: uploads source photos, orders, downloads the results."""
 
 import asyncio
 import io
@@ -44,7 +44,7 @@ class Customer:
         self.folder = f"{BUCKET}/{user_id}"
 
     async def upload(self, photos: Mapping[str, bytes]) -> None:
-        """Puts source photos into the customer's folder, replacing those that are there."""
+        """Uploads source photos to the customer's folder, replacing existing ones."""
         await self._make_bucket()
         for name, data in photos.items():
             answer = await self._http.post(

@@ -49,7 +49,7 @@ def demo(fast: bool, dropped: Mapping[str, str]) -> int:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the demo has found out, and how it came about; `direct` and `ledger` only if simulated."""
+    """The demo's results; `direct` and `ledger` only with the simulator."""
 
     books: Books
     files: dict[str, bytes]
@@ -102,7 +102,7 @@ class Demo:
             )
 
     def _real_gemini(self, stack: Stack) -> Mapping[str, str] | None:
-        """What leads to Google, once its price has been agreed to; None for the simulator."""
+        """The environment for Google's Gemini, once its price is accepted; None for the simulator."""
         if self.paying is None:
             return None
         known = KnownModels(json.loads(stack.psql("select generation_models()")))
@@ -172,7 +172,7 @@ class Demo:
 
 
 def empty(path: Path) -> None:
-    """Removes what an earlier demo left, so that each begins afresh; `StackError` if one is running."""
+    """Removes what an earlier demo left, so that each starts fresh; `StackError` if one is running."""
     folder = Folder(path)
     folder.acquire()
     try:

@@ -1,6 +1,6 @@
-"""The same orders without a queue: every image asked for at once and once, as a request handler would.
+"""The same orders without a queue: all images are requested once and at once, as by a request handler.
 
-What the demo compares with; the calls are the worker's own, so that only the queue makes the difference.
+The demo compares the queue with it; the calls are the worker's own, so only the queue makes the difference.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ Ending = Literal["photos", "rate_limited", "refused", "source_gone", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """What came of it, in images; `failed` are those that met an overload or another error."""
+    """The results, in images; `failed` are those that met an overload or another error."""
 
     ordered: int
     photos: int

@@ -21,7 +21,7 @@ def forget_the_rest() -> dict[str, str]:
 
 
 def kept() -> dict[str, str]:
-    """What is left of this process's environment."""
+    """The variables of this process's environment that are passed on."""
     return {name: os.environ[name] for name in KEPT if name in os.environ}
 
 

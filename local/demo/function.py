@@ -27,7 +27,7 @@ class Function(Startable):
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """Its address."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -37,7 +37,7 @@ class Function(Startable):
 
     @property
     def is_running(self) -> bool:
-        """Whether its server is there."""
+        """Whether its server is running."""
         return bool(self._process and self._process.is_running)
 
     @property
@@ -59,14 +59,14 @@ class Function(Startable):
         self._process.wait_until(self._answers, "The log says why.")
 
     def stop(self) -> None:
-        """Lets the requests under way end, then ends it; nothing happens if it is not running."""
+        """Lets pending requests end, then stops the server; does nothing if it is not running."""
         if self._process:
             self._process.stop(signal.SIGTERM, seconds=10)
             self.kill_workers()
             self._process = None
 
     def kill_workers(self) -> None:
-        """Kills what a killed server leaves behind: gunicorn's worker goes on alone, and keeps the port."""
+        """Kills gunicorn's worker, which survives a killed server and keeps the port."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""What the demo orders, so that every road a job can take is seen, and the faults that lead there."""
+"""The demo's orders, chosen so that every path of a job occurs, and the faults that cause them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Order:
     training: tuple[str, ...] = field(default=(TRAINING,))
 
     def body(self, folder: str) -> dict[str, Any]:
-        """The request's JSON; `folder` (`bucket/user`) is where the source photos lie."""
+        """The request's JSON; `folder` (`bucket/user`) has the source photos."""
         return {
             "basePrompt": self.base_prompt,
             "aspectRatio": self.aspect_ratio,
@@ -45,7 +45,7 @@ class Order:
         }
 
     def jobs(self) -> list[Job]:
-        """The order's jobs as a worker would see them, for whoever works without a queue; photos by name."""
+        """The order's jobs as a worker would see them, for the calls without a queue; photos by name."""
         return [
             Job(
                 id=0,

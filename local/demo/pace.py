@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """A minute in small: `quota` requests per `window_seconds`, which the gate is told.
+    """A quota's minute, scaled down: `quota` requests per `window_seconds`, which the gate knows.
 
-    The lease of a job is the rest of its run plus 15 s, so a short invocation makes a short lease.
+    A job's lease is the rest of its run plus 15 s, so a short invocation makes a short lease.
     """
 
     quota: int = 12

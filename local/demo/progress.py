@@ -1,4 +1,4 @@
-"""What the demo shows while it goes on: lines, and below them a bar if there is a terminal to draw it on."""
+"""The demo's output while it runs: lines, and on a terminal a progress bar below them."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ WIDTH = 36
 
 
 class Progress:
-    """Lines on a stream. The bar is redrawn in place on a terminal, and left out anywhere else."""
+    """Lines on a stream. On a terminal the bar is redrawn in place; elsewhere it is omitted."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout

@@ -1,4 +1,4 @@
-"""What the demo proves at its end, from the database, the simulator's ledger, the summaries and the files."""
+"""The demo's proof at its end, from the database, the simulator's ledger, the summaries and the files."""
 
 import hashlib
 import io
@@ -33,7 +33,7 @@ class Evidence:
 
 
 def broken(evidence: Evidence) -> list[str]:
-    """A line for each promise that was broken; empty when all are kept."""
+    """One line for each broken promise; empty if all are kept."""
     return [
         *_lost_jobs(evidence.books),
         *_wrong_counters(evidence.books),
@@ -71,7 +71,7 @@ def _wrong_counters(books: Books) -> Iterator[str]:
 
 
 def _wrong_summaries(evidence: Evidence) -> Iterator[str]:
-    """A summary is what the database keeps of the run, and all of them add up to the database's numbers.
+    """Each summary equals the database's row of the run, and their sums equal the database's numbers.
 
     A run that died has no summary, so what it settled is missing from the sums.
     """
@@ -119,7 +119,7 @@ def _wrong_files(evidence: Evidence) -> Iterator[str]:
 
 
 def _paid_twice(evidence: Evidence, ledger: Sequence[Call]) -> Iterator[str]:
-    """What was stored is never asked for again; what was paid for is there, but for a dead worker's."""
+    """Stored images are never requested again, and paid ones exist, except those of a dead worker."""
     shas = {_sha(photo["storagePath"]): photo["jobId"] for photo in evidence.books.photos}
     made = {sha for call in ledger for sha in call.image_shas}
     for sha in shas.keys() - made:
@@ -140,7 +140,7 @@ def _paid_twice(evidence: Evidence, ledger: Sequence[Call]) -> Iterator[str]:
 def _asked_too_often(
     calls: list[Call], job_id: int, ordered: int, recorded: Collection[str]
 ) -> Iterator[str]:
-    """At every call of a job, what is stored and what is under way must leave an image to ask for."""
+    """At each request of a job, stored and pending images must leave one to request."""
     for call in calls:
         taken = 0
         for other in calls:

@@ -1,4 +1,4 @@
-"""`make demo REAL_GEMINI=1`: the local stack with Google's own Gemini, once somebody has agreed to pay."""
+"""`make demo REAL_GEMINI=1`: the local stack with Google's own Gemini, once somebody agrees to pay."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ NETWORK = ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "SSL_CERT_FILE"
 
 
 def price(orders: Sequence[Order], known: KnownModels) -> str:
-    """What the orders cost in words, also under the default model's successors."""
+    """The price of the orders in words, also under the default model's successors."""
     count, dollars = images(orders), {model: float(row["dollars"]) for model, row in known.rows.items()}
     each = dollars[DEFAULT_MODEL]
     later = " or ".join(

@@ -27,7 +27,7 @@ def table(books: Books, ledger: Sequence[Call] | None) -> Iterator[str]:
 
 
 def _troubles(books: Books, ledger: Sequence[Call]) -> dict[int, str]:
-    """By job, the errors that some of its calls got before its photos were made all the same."""
+    """By job, the errors of calls before its photos were made."""
     jobs = {
         PurePosixPath(photo["storagePath"]).name.partition("-")[2]: photo["jobId"] for photo in books.photos
     }
@@ -43,7 +43,7 @@ def _troubles(books: Books, ledger: Sequence[Call]) -> dict[int, str]:
 
 
 def direct_in_words(direct: Direct) -> str:
-    """What became of the calls, without those that did not occur."""
+    """The results of the direct calls, without those that did not occur."""
     counts = {
         "photos": direct.photos,
         "× 429": direct.rate_limited,
@@ -56,7 +56,7 @@ def direct_in_words(direct: Direct) -> str:
 
 
 def proof(evidence: Evidence) -> str:
-    """What was checked, with its numbers; to be said only when no promise was broken."""
+    """What was checked, with its numbers; printed only if no promise was broken."""
     books = evidence.books
     completed, failed = books.ended_as("completed"), books.ended_as("failed")
     died = f"; times the function died: {evidence.deaths}" if evidence.deaths else ""

@@ -1,6 +1,6 @@
-"""Calls the function as Cloud Scheduler would, only in a hurry, until the queue is empty.
+"""Calls the function like Cloud Scheduler, but more often, until the queue is empty.
 
-A function that dies is started again, as Cloud Run would; what it held comes back when its lease ends.
+A function that dies is restarted, as by Cloud Run; its jobs return when its lease ends.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ HEADING = "{:>4}  {:<12} {:>7} {:>9} {:>6} {:>7} {:>12} {:>6} {:>7}   {}".format
 
 
 class Scheduler:
-    """One batch's calls. `tick` is called about ten times a second; `deaths` counts calls nobody answered."""
+    """One batch's calls. `tick` is called about ten times a second; `deaths` counts unanswered calls."""
 
     def __init__(
         self, function: Function, secret: str, pace: Pace, progress: Progress, tick: Callable[[], None]

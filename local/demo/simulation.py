@@ -1,4 +1,4 @@
-"""The Gemini simulator as a process of its own, so that its painting takes no time from the demo."""
+"""The Gemini simulator in its own process, so that its drawing does not slow down the demo."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""`make up`: the demo's stack left running, with the commands to type on it, until Ctrl-C."""
+"""`make up`: the demo's stack, left running with commands to paste, until Ctrl-C."""
 
 import asyncio
 import json
@@ -93,7 +93,7 @@ def sign_in(stack: Stack, login: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _write_settings(environment: Mapping[str, str]) -> None:
-    """What the functions are set to, for the command line; readable by its owner alone."""
+    """The functions' settings, for the command line; readable only by the owner."""
     inherited = kept()
     lines = [f"{name}={value}\n" for name, value in environment.items() if name not in inherited]
     write_private(SETTINGS, "".join(lines))
@@ -117,7 +117,7 @@ def _serve(functions: Sequence[Function]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """What is printed: addresses, and commands for a POSIX shell that work as they stand."""
+    """The printed text: addresses, and commands that work unchanged in a POSIX shell."""
 
     stack: Stack
     simulator: Simulation
@@ -154,7 +154,7 @@ class Guide:
             yield f"\n# {words}\n{command}"
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """What each command is for, and the command."""
+        """The purpose of each command, and the command."""
         worker, supabase = self.worker.url, self.stack.url
         bearer, secret = '-H "Authorization: Bearer $ACCESS_TOKEN"', '-H "X-Worker-Secret: $WORKER_SECRET"'
         key = f"-H 'apikey: {self.stack.publishable_key}'"

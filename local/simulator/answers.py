@@ -61,7 +61,7 @@ def model_closed(model: str) -> Json:
 
 
 def model_facts(model: str) -> Json:
-    """One model as models.get tells it."""
+    """One model as models.get returns it."""
     return {
         "name": f"models/{model}",
         "version": "001",
@@ -102,8 +102,7 @@ def images(
 ) -> Json:
     """An answer with base64 images in its only candidate, each with whether it is flagged `thought`.
 
-    `model` is the one that answers, empty where the answer does not say. The first `drafts` images cost
-    thinking tokens.
+    `model` is the one that answers, or empty to omit it. The first `drafts` images cost thinking tokens.
     """
     parts: list[Json] = [
         {"inlineData": {"mimeType": mime_type, "data": data}} | ({"thought": True} if thought else {})

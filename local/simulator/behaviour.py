@@ -23,11 +23,11 @@ MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """All settings but the rules. `quotas` by model, "*" for the others; `scale` shrinks pictures.
+    """All settings except the rules. `quotas` by model, "*" for the others; `scale` shrinks pictures.
 
-    `versions` is the `modelVersion` of an image's answer by the model that was asked: that model itself
-    unless it stands here, left out if it is empty. `retired` models are gone; `closed` ones are listed,
-    and answer 404 to new users.
+    `versions` is the `modelVersion` of an image's answer by the requested model: that model itself
+    by default, omitted if empty. `retired` models are gone; `closed` ones are listed, and answer 404 to new
+    users.
     """
 
     latency: Latency = field(default_factory=Latency)
@@ -69,7 +69,7 @@ class Behaviour:
 
 
 class Stage:
-    """The behaviour in force, the rules left, and what has been counted against the quotas."""
+    """The current behavior, the remaining rules, and the counts against the quotas."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class Stage:
         return self._behaviour
 
     def configure(self, settings: Mapping[str, Any]) -> None:
-        """Change some settings; `rules` replaces the rules, `seed` starts the random latencies anew."""
+        """Change some settings; `rules` replaces the rules, `seed` restarts the random latencies."""
         rest = dict(settings)
         rules = None if rest.get("rules") is None else [Rule.parse(rule) for rule in rest["rules"]]
         rest.pop("rules", None)
@@ -98,12 +98,12 @@ class Stage:
                 self._chance = random.Random(self._behaviour.seed)
 
     def add_rule(self, rule: Rule) -> None:
-        """Add a rule after those that are there."""
+        """Add a rule after the existing ones."""
         with self._lock:
             self._rules.append(rule)
 
     def reset(self, keep_behaviour: bool = False) -> None:
-        """Forget what was counted and, unless told otherwise, go back to the first settings and rules."""
+        """Forget all counts and, by default, go back to the first settings and rules."""
         with self._lock:
             self._meter.reset()
         if not keep_behaviour:
@@ -111,7 +111,7 @@ class Stage:
             self.configure(self._first)
 
     def arrive(self, model: str, now: float) -> Excess | None:
-        """Count a call that arrives `now` against its model's quota, or say how it exceeds it."""
+        """Count a call that arrives `now` against its model's quota, or return how it exceeds it."""
         with self._lock:
             return self._meter.arrive(model, self._behaviour.quota_of(model), now)
 

@@ -49,7 +49,7 @@ class Client:
         return self._gone.done()
 
     async def stays(self, work: Coroutine[Any, Any, Any]) -> bool:
-        """Do the work while the client is there; cancel it and return False when the client goes first."""
+        """Do the work while the client is connected; if it leaves first, cancel it and return False."""
         task = asyncio.ensure_future(work)
         await asyncio.wait({task, self._gone}, return_when=asyncio.FIRST_COMPLETED)
         if not self.gone:

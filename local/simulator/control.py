@@ -41,7 +41,7 @@ class Control:
         return JSONResponse({"ok": True})
 
     async def add_rules(self, request: Request) -> Response:
-        """Add the rules of a list after those that are there."""
+        """Add the rules of a list after the existing ones."""
         try:
             rules = [Rule.parse(rule) for rule in await request.json()]
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
@@ -58,7 +58,7 @@ class Control:
         return JSONResponse({"summary": summary, "prompts": self._ledger.prompts(), "calls": calls})
 
     async def release(self, _: Request) -> Response:
-        """Free the calls held back so far."""
+        """Release the calls held back so far."""
         self._release()
         return JSONResponse({"ok": True})
 

@@ -32,7 +32,7 @@ PLAN = (
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """What a 429 has to tell: whose quota, over which period, its value, and the delay in seconds."""
+    """The facts of a 429: quota, period, value, and the delay in seconds."""
 
     model: str
     period: Period = "minute"
@@ -153,7 +153,7 @@ def _error_info(facts: Exhausted) -> Json:
 
 
 def _zero(facts: Exhausted) -> Json:
-    """A project without billing: zero is left out of the JSON, so only the text tells it."""
+    """A project without billing: the JSON omits the zero, so only the text has it."""
     none = Exhausted(facts.model, facts.period, 0, facts.retry_seconds)
     failure = _failure(_violation(none, "day", None, free=True), _violation(none, "minute", None, free=True))
     return _envelope(_message(none, "free_tier_requests"), [HELP, failure, _retry(none.retry_seconds)])
@@ -168,7 +168,7 @@ def _no_credit(_: Exhausted) -> Json:
 
 
 def _spending_cap(_: Exhausted) -> Json:
-    """No quota at all: the cap that somebody has set for the month's bill."""
+    """Not a quota, but the monthly spending cap of the project."""
     return _envelope(
         "Your project has exceeded its monthly spending cap. Please go to AI Studio at "
         "https://ai.studio/spend to manage your project spend cap."

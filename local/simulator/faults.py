@@ -1,4 +1,4 @@
-"""What the simulator answers instead of an image: ordered rules, each good for a number of calls."""
+"""The simulator's answers instead of an image: ordered rules, each valid for a number of calls."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Answer:
 
     @property
     def images_made(self) -> int:
-        """How many images it makes, and so costs: unless told, one, or none where no answer is given."""
+        """How many images it makes, and so costs: by default one, or none if there is no answer."""
         if self.images is not None:
             return self.images
         return 0 if self.kind in UNPAID else 1

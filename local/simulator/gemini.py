@@ -1,6 +1,6 @@
-"""The Gemini simulator: a server on loopback that speaks the Gemini API.
+"""The Gemini simulator: a server on loopback with the Gemini API.
 
-`python -m local.simulator.gemini` starts one by itself and prints its URL as one line of JSON.
+`python -m local.simulator.gemini` starts one and prints its URL as one line of JSON.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from local.stack.processes import Startable
 
 
 class Simulator(Startable):
-    """A Gemini API on 127.0.0.1, run by a thread with an event loop of its own; a context manager.
+    """A Gemini API on 127.0.0.1, run by a thread with its own event loop; a context manager.
 
-    Settings are those of `configure`, and what `reset` goes back to; `clock` (seconds) times all.
+    Settings are those of `configure`, and `reset` returns to them; `clock` (seconds) times everything.
     """
 
     def __init__(self, port: int = 0, clock: Callable[[], float] = time.monotonic, **settings: Any) -> None:
@@ -107,15 +107,15 @@ class Simulator(Startable):
         model: str | None = None,
         times: int | None = 1,
     ) -> None:
-        """Answer the next `times` matching calls (None: all) in this way, after the rules that are there."""
+        """Answer the next `times` matching calls (None: all) this way, after the existing rules."""
         self._stage.add_rule(Rule(Answer.parse(answer), prompt, model, times))
 
     def release(self) -> None:
-        """Free every call that the ledger shows and an answer with `hold` keeps back."""
+        """Release every call in the ledger that an answer with `hold` holds back."""
         self._loop.call_soon_threadsafe(self._service.release)
 
     def reset(self, keep_behaviour: bool = False) -> None:
-        """Empty the ledger and the quotas' counts; go back to the first settings unless told otherwise."""
+        """Empty the ledger and the quotas' counts; by default, go back to the first settings."""
         self._stage.reset(keep_behaviour)
         self.ledger.reset()
 

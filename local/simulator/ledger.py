@@ -20,7 +20,7 @@ Outcome = Literal[
 
 
 def fingerprint(key: str) -> str:
-    """Eight hex digits that tell keys apart without telling the key; empty for no key."""
+    """Eight hex digits that distinguish keys without revealing them; empty for no key."""
     return hashlib.sha256(key.encode()).hexdigest()[:8] if key else ""
 
 
@@ -28,9 +28,9 @@ def fingerprint(key: str) -> str:
 class Call:
     """One call. Times are the simulator's clock in seconds; `ended` is None while it is open.
 
-    `images` counts the images made, which are billed whether or not the client was there to get them.
-    `photo_shas` are the SHA-256 of its photos. `admitted` tells that it passed key, model and quota.
-    `detail` is the finish reason, 429 shape or status.
+    `images` counts the images made, which are billed even if the client has left.
+    `photo_shas` are the SHA-256 of its photos. `admitted` means that it passed key, model and quota.
+    `detail` is the finish reason, 429 form or status.
     """
 
     sequence: int
@@ -97,7 +97,7 @@ class Ledger:
             return self._images_of_prompt[prompt]
 
     def reset(self) -> None:
-        """Forget all calls and numbers; calls under way go on, unrecorded."""
+        """Forget all calls and numbers; pending calls continue unrecorded."""
         with self._changed:
             self._calls.clear()
             self._images_of_prompt.clear()
@@ -118,7 +118,7 @@ class Ledger:
         return sum(call.images for call in self.calls if call.outcome == "cut")
 
     def outcomes(self) -> dict[str, int]:
-        """How many calls ended as what; `open` ones are under way."""
+        """The number of calls by outcome; `open` ones are pending."""
         return dict(Counter(call.outcome for call in self.calls))
 
     def prompts(self) -> dict[str, dict[str, int]]:
@@ -140,7 +140,7 @@ class Ledger:
         return _busiest([call.started for call in calls], window_seconds)
 
     def most_open(self) -> int:
-        """The most calls that were under way at one moment."""
+        """The most calls that were pending at one time."""
         calls = self.calls
         steps = [(call.started, 1) for call in calls] + [(c.ended, -1) for c in calls if c.ended is not None]
         most = level = 0

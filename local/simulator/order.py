@@ -16,7 +16,7 @@ class InvalidOrder(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was ordered, with its inline photos."""
+    """The order of a request, with its inline photos."""
 
     prompt: str
     blobs: tuple[Blob, ...] = field(repr=False)

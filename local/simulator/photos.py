@@ -47,7 +47,7 @@ def decoded(photo_base64: str) -> bytes:
 
 
 class Received:
-    """Checks photos, each content once, and keeps the last `most` by their SHA-256; for any thread."""
+    """Checks photos, each content once, and keeps the last `most` by their SHA-256; thread-safe."""
 
     def __init__(self, most: int = 64) -> None:
         self._most = most

@@ -105,7 +105,7 @@ def _encode(image: Image.Image, mime_type: str) -> bytes:
 
 
 class Painter:
-    """Makes pictures from any thread; the last `max_sources` decoded and cropped photos are kept."""
+    """Makes pictures; thread-safe. The last `max_sources` decoded and cropped photos are cached."""
 
     def __init__(self, max_sources: int = 32) -> None:
         self._max_sources = max_sources

@@ -75,7 +75,7 @@ class QuotaMeter:
         self._models.clear()
 
     def arrive(self, model: str, quota: Quota, now: float) -> Excess | None:
-        """Count a call that arrives `now`, or say which limit it exceeds: the day's before the minute's."""
+        """Count a call that arrives `now`, or return the limit that it exceeds, the day's first."""
         counted = self._models.setdefault(model, _Counted())
         excess = self._excess(counted, quota, now)
         if excess is None or quota.count_rejected:

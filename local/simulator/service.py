@@ -31,7 +31,7 @@ from local.simulator.reply import Reply
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call under way: its number in the ledger, its order, and the event that frees it when held."""
+    """One pending call: its number in the ledger, its order, and the event that releases it if held."""
 
     sequence: int
     model: str
@@ -62,7 +62,7 @@ class Service:
         ]
 
     def release(self) -> None:
-        """Free every call held back so far; to be called in the server's event loop."""
+        """Release every call held back so far; must run in the server's event loop."""
         held, self._held = self._held, asyncio.Event()
         held.set()
 
@@ -99,7 +99,7 @@ class Service:
         return JSONResponse({"models": [answers.model_facts(name) for name in names]})
 
     async def generate(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer generateContent; the call counts from the moment when its whole body has arrived."""
+        """Answer generateContent; the call counts from the time when its whole body has arrived."""
         request = Request(scope, receive)
         body = await request.body()
         arrived = self._clock()

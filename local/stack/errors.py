@@ -1,8 +1,8 @@
-"""What the local stack raises: one error that says what happened and how to fix it."""
+"""The error of the local stack, which says what happened and how to fix it."""
 
 
 class StackError(Exception):
-    """The stack cannot start or go on; the text says what happened, what the log said, and what to do."""
+    """The stack cannot start or continue; the text has the cause, the end of the log, and what to do."""
 
     def __init__(self, happened: str, fix: str, log: str = "") -> None:
         self.happened, self.fix, self.log = happened, fix, log

@@ -1,4 +1,4 @@
-"""A folder that one stack at a time keeps its data in: the lock, and what is remembered between starts."""
+"""The data folder of one stack at a time: its lock, and the values remembered between starts."""
 
 import contextlib
 import fcntl
@@ -13,7 +13,7 @@ from local.stack.errors import StackError
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
+    """A free port on loopback."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -31,14 +31,14 @@ def port_is_free(port: int) -> bool:
 
 
 def open_private(path: str | Path, flags: int) -> int:
-    """Opens a file, made if there is none, that nobody but its owner may read from now on."""
+    """Opens or creates a file that only its owner may read."""
     file = os.open(path, flags | os.O_CREAT, 0o600)
     os.fchmod(file, 0o600)
     return file
 
 
 def write_private(path: Path, text: str) -> None:
-    """Writes a file that holds keys or passwords."""
+    """Writes a file with keys or passwords."""
     with open(path, "w", opener=open_private) as file:
         file.write(text)
 
@@ -51,10 +51,10 @@ def _try(lock: int) -> bool:
 
 
 class Folder:
-    """A stack's folder, used by one at a time.
+    """A stack's folder, used by one stack at a time.
 
-    Two locks, which the kernel gives back however a process ends: `owner` is held by the process that started
-    the stack, `lock` is inherited by every process of it and so is free once the last of them is gone.
+    It has two locks, which the kernel releases however a process ends: `owner` is held by the process that
+    started the stack; `lock` is inherited by all its processes, and so is free once the last one has ended.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class Folder:
         self._owner = owner
 
     def release(self) -> None:
-        """Gives the folder back; nothing happens if it is not held."""
+        """Releases the folder; does nothing if it is not held."""
         for lock in (self._lock, self._owner):
             if lock is not None:
                 os.close(lock)
@@ -101,11 +101,11 @@ class Folder:
 
     @property
     def lock_fds(self) -> tuple[int, ...]:
-        """What a process of the stack inherits, so that the folder is taken as long as it lives."""
+        """The file descriptors that a process inherits, so that the folder is locked while it lives."""
         return () if self._lock is None else (self._lock,)
 
     def remember(self, name: str, make: Callable[[], str]) -> str:
-        """The value kept under the name since the first start; made now if there is none."""
+        """The value stored under the name since the first start; created now if there is none."""
         kept = self._kept()
         if name not in kept:
             self._keep({**kept, name: make()})

@@ -1,6 +1,6 @@
-"""Becomes another program: one that ends when its owner ends and that, started by root, runs as `nobody`.
+"""Runs another program that ends with its owner and, if started by root, runs as `nobody`.
 
-Run as a script, because nothing may happen between fork and exec of a process with threads.
+Run as a script, because no code may run between fork and exec of a process with threads.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def become(user: str) -> None:
 
 
 def end_with(owner: int, signal_number: int) -> None:
-    """Lets the kernel send the signal when the owner ends, however it ends; 0 leaves it out (Linux only)."""
+    """Lets the kernel send the signal when the owner ends, however it ends; 0 omits it (Linux only)."""
     if not signal_number:
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)  # after setuid, which clears it

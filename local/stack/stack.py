@@ -17,7 +17,7 @@ DATA = CLONE / ".local"  # where the stacks of this clone keep their folders; `m
 
 
 def project_sql() -> str:
-    """What an installation runs, made of its parts as they are now."""
+    """The SQL of an installation, built from its current parts."""
     return install_sql()
 
 
@@ -35,12 +35,12 @@ class Stack(Startable):
 
     @property
     def url(self) -> str:
-        """What SUPABASE_URL is for it."""
+        """The value of SUPABASE_URL for it."""
         return self.supabase.url
 
     @property
     def db_url(self) -> str:
-        """Where database clients connect, as the superuser `postgres`."""
+        """The URL for database clients, as the superuser `postgres`."""
         return self.postgres.db_url
 
     @property
@@ -55,7 +55,7 @@ class Stack(Startable):
 
     @property
     def jwt_secret(self) -> str:
-        """What users' tokens are signed with (HS256)."""
+        """The key that signs users' tokens (HS256)."""
         return self.supabase.jwt_secret
 
     @property
@@ -86,11 +86,11 @@ class Stack(Startable):
             self.postgres.stop()
 
     def psql(self, sql: str) -> str:
-        """What psql prints for the statements, unaligned; `StackError` with the database's own words."""
+        """The output of psql for the statements, unaligned; `StackError` with the database's own words."""
         return self.postgres.psql(sql)
 
     def apply_sql(self) -> None:
-        """Applies the project's SQL once more and lets the API server read the schema again."""
+        """Applies the project's SQL again and makes the API server reload the schema."""
         self._apply()
         self.supabase.restart()
 
@@ -104,7 +104,7 @@ class Stack(Startable):
         return answer["user"]["id"], answer["access_token"]
 
     def _has_auth(self) -> bool:
-        """Whether the API server has been here and left the schemas that our SQL refers to."""
+        """Whether the API server has started before and created the schemas that our SQL needs."""
         return self.psql("select to_regclass('storage.objects') is not null") == "t"
 
     def _apply_changed_sql(self) -> bool:

