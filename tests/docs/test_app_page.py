@@ -20,6 +20,7 @@ from local.stack.postgres import package
 from local.stack.supabase import NODE_MODULES
 from tests.support.access_table import OK, Answer
 from tests.support.callers import Caller, Callers, token_headers
+from tests.support.command_line import killed_at_end
 from tests.support.pg_net import install
 from tests.support.queue_sql import Connection, Queue
 from tests.support.runs import SOURCES, Site, fresh_order, picture
@@ -55,12 +56,8 @@ async def app(folder: Path, **environment: str) -> AsyncIterator[asyncio.subproc
     process = await asyncio.create_subprocess_exec(
         str(node), "driver.mjs", cwd=folder, env=kept() | environment, stdout=asyncio.subprocess.PIPE
     )
-    try:
+    async with killed_at_end(process):
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
 
 
 async def told(process: asyncio.subprocess.Process) -> Any:

@@ -47,6 +47,17 @@ class Done(NamedTuple):
         return self.log
 
 
+@contextlib.asynccontextmanager
+async def killed_at_end(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """Kill the process at the end of the context if it is still running."""
+    try:
+        yield
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 class Program:
     """A running command; its log is JSON."""
 
@@ -162,12 +173,8 @@ class CommandLine:
             stderr=asyncio.subprocess.PIPE,
             preexec_fn=_default_signals,
         )
-        try:
+        async with killed_at_end(process):
             yield process
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
 
 
 @pytest.fixture
