@@ -1663,16 +1663,15 @@ begin
 end
 $$;
 
--- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
--- allows. Users for whom a server orders with the service key are not limited, as in their
--- orders. Skips rows that are locked right now.
-create or replace function generation.put_off_users() returns void
+-- Makes ready jobs wait until the next day in California where p_most requests (user_requests_per_day; null: no limit) or more were
+-- sent for their user today. Users who never order with a token of their own are not limited. Skips rows that are locked.
+create or replace function generation.put_off_users(p_most numeric) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
   -- An integer, as the column is, or its index would not be used.
-  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
+  v_most constant integer := ceil(least(p_most, 2147483647));
   v_users text[];
 begin
   -- Signed-in users have one priority, and so one row.
@@ -1694,19 +1693,18 @@ begin
 end
 $$;
 
--- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
--- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
--- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
--- come through here one at a time until they are committed, so that each counts what the others have handed out.
-create or replace function generation.users_near_daily_limit() returns jsonb
+-- The users who get no more jobs handed out for now, as an array of ids: with two requests for each image of their jobs in progress they
+-- would reach p_most requests (see put_off_users). They get more when those jobs have ended, or the next day. A job that was cancelled in
+-- progress counts until its worker reports it, or its lease ends. Where there is a limit, claims pass here one at a time, until
+-- they are committed, so that each counts what the others have handed out.
+create or replace function generation.users_near_daily_limit(p_most numeric) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_most constant numeric := generation.user_requests_per_day();
   v_today constant date := generation.quota_day(generation.clock());
   v_images jsonb;
 begin
-  if v_most is null then
+  if p_most is null then
     return '[]';
   end if;
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
@@ -1725,7 +1723,7 @@ begin
     select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
     where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
       and case when f."signedIn"
-        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
+        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= p_most end);
 end
 $$;
 
@@ -3488,6 +3486,7 @@ declare
   v_run generation.runs;
   v_closed jsonb;
   v_most_images double precision;
+  v_most_requests numeric;
   v_skip_users jsonb;
 begin
   perform generation.require_service();
@@ -3521,8 +3520,9 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    perform generation.put_off_users();
-    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
+    v_most_requests := generation.user_requests_per_day();
+    perform generation.put_off_users(v_most_requests);
+    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit(v_most_requests);
     v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
@@ -3899,7 +3899,12 @@ declare
   v_sent bigint[];
   v_cancelled bigint[];
 begin
-  perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
+  -- Requests for a job that was cancelled in progress count as well, once: otherwise users could hide them by cancelling in time.
+  select array_agg(l.id) filter (where l.status = 'cancelled' and l."leaseExpiresAt" is not null) into v_cancelled
+  from (
+    select q.id, q.status, q."leaseExpiresAt" from public.photo_generation_queue as q
+    where q.id = any (v_ids) order by q.id for no key update
+  ) as l;
 
   with judged as materialized (
     select * from generation.judge_results(p_results, v_ids)
@@ -3921,9 +3926,6 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those for a job that was cancelled in progress as well, once, or cancelling in time would hide them.
-  select array_agg(q.id) filter (where q.status = 'cancelled' and q."leaseExpiresAt" is not null) into v_cancelled
-  from public.photo_generation_queue as q where q.id = any (v_ids);
   select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
   where (r ->> 'requests')::integer > 0
     and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'))

@@ -114,16 +114,15 @@ begin
 end
 $$;
 
--- Puts ready jobs off until the next day in California if as many requests were sent today for their user as user_requests_per_day
--- allows. Users for whom a server orders with the service key are not limited, as in their
--- orders. Skips rows that are locked right now.
-create or replace function generation.put_off_users() returns void
+-- Makes ready jobs wait until the next day in California where p_most requests (user_requests_per_day; null: no limit) or more were
+-- sent for their user today. Users who never order with a token of their own are not limited. Skips rows that are locked.
+create or replace function generation.put_off_users(p_most numeric) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := generation.clock();
   -- An integer, as the column is, or its index would not be used.
-  v_most constant integer := ceil(least(generation.user_requests_per_day(), 2147483647));
+  v_most constant integer := ceil(least(p_most, 2147483647));
   v_users text[];
 begin
   -- Signed-in users have one priority, and so one row.
@@ -145,19 +144,18 @@ begin
 end
 $$;
 
--- The users of whom nothing more is handed out for now, an array of ids: with two requests for each image of their jobs that are being
--- worked on they would reach what put_off_users allows. They get more once those jobs have ended, or wait for the next day. A job that
--- was cancelled in progress counts until its worker has told of it, or its lease ends. Where there is a cap, claims
--- come through here one at a time until they are committed, so that each counts what the others have handed out.
-create or replace function generation.users_near_daily_limit() returns jsonb
+-- The users who get no more jobs handed out for now, as an array of ids: with two requests for each image of their jobs in progress they
+-- would reach p_most requests (see put_off_users). They get more when those jobs have ended, or the next day. A job that was cancelled in
+-- progress counts until its worker reports it, or its lease ends. Where there is a limit, claims pass here one at a time, until
+-- they are committed, so that each counts what the others have handed out.
+create or replace function generation.users_near_daily_limit(p_most numeric) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
-  v_most constant numeric := generation.user_requests_per_day();
   v_today constant date := generation.quota_day(generation.clock());
   v_images jsonb;
 begin
-  if v_most is null then
+  if p_most is null then
     return '[]';
   end if;
   perform pg_advisory_xact_lock(generation.lock_class('requests'), 0);
@@ -176,6 +174,6 @@ begin
     select coalesce(jsonb_agg(f."userId"), '[]') from generation.flows as f
     where f."userId" = any (array(select jsonb_object_keys(v_images))) and f.priority = 0
       and case when f."signedIn"
-        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= v_most end);
+        then case when f."requestsOn" = v_today then f."requestsSent" else 0 end + 2 * (v_images ->> f."userId")::numeric >= p_most end);
 end
 $$;

@@ -265,6 +265,7 @@ declare
   v_run generation.runs;
   v_closed jsonb;
   v_most_images double precision;
+  v_most_requests numeric;
   v_skip_users jsonb;
 begin
   perform generation.require_service();
@@ -298,8 +299,9 @@ begin
     end if;
     perform generation.rescue_expired_leases(100);
     perform generation.promote_due_jobs(1000);
-    perform generation.put_off_users();
-    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit();
+    v_most_requests := generation.user_requests_per_day();
+    perform generation.put_off_users(v_most_requests);
+    v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit(v_most_requests);
     v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
       perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');

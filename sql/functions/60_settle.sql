@@ -112,7 +112,12 @@ declare
   v_sent bigint[];
   v_cancelled bigint[];
 begin
-  perform 1 from public.photo_generation_queue as q where q.id = any (v_ids) order by q.id for no key update;
+  -- Requests for a job that was cancelled in progress count as well, once: otherwise users could hide them by cancelling in time.
+  select array_agg(l.id) filter (where l.status = 'cancelled' and l."leaseExpiresAt" is not null) into v_cancelled
+  from (
+    select q.id, q.status, q."leaseExpiresAt" from public.photo_generation_queue as q
+    where q.id = any (v_ids) order by q.id for no key update
+  ) as l;
 
   with judged as materialized (
     select * from generation.judge_results(p_results, v_ids)
@@ -134,9 +139,6 @@ begin
     filter (where s.status in ('completed', 'failed'))
   into v_settled, v_changes
   from settled as s;
-  -- Those for a job that was cancelled in progress as well, once, or cancelling in time would hide them.
-  select array_agg(q.id) filter (where q.status = 'cancelled' and q."leaseExpiresAt" is not null) into v_cancelled
-  from public.photo_generation_queue as q where q.id = any (v_ids);
   select array_agg((r ->> 'jobId')::bigint) into v_sent from jsonb_array_elements(p_results) as r
   where (r ->> 'requests')::integer > 0
     and (v_settled @> jsonb_build_array(jsonb_build_object('jobId', r -> 'jobId', 'fence', r -> 'fence'))
