@@ -100,6 +100,17 @@ async def test_a_file_that_takes_too_long_is_cut_and_refused_once_for_all(
     assert decoders() == left
 
 
+async def test_a_photo_that_is_not_prepared_in_time_is_worth_another_try(
+    preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine is not the photo's fault; its decoder is ended, so that the next photo has one."""
+    monkeypatch.setattr("worker.photos.prepare.WALL_SECONDS", 0.1)
+    with pytest.raises(Transient, match=r"slow\.jpg: preparing it was interrupted") as caught:
+        await preparer.prepare(endless(), "user", "slow.jpg")
+    assert caught.value.code == "photo_not_prepared"
+    assert decoders() == set()
+
+
 async def test_a_user_has_half_of_the_decoders(preparer: PhotoPreparer) -> None:
     """One file that takes minutes, and many behind it: another user's photo does not wait for them."""
     hostile = endless()
