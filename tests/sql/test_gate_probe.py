@@ -48,8 +48,18 @@ def next_start(queue: Queue) -> datetime:
 
 
 def probed_after(queue: Queue, moment: Moment, seconds: int, rate: int = 30) -> int:
-    """The most starts in a window once so many seconds of work and five more are over; until then `rate`."""
-    before = work(queue, moment, seconds)
+    """The most starts in a window once so many seconds and five more are over; until then `rate`.
+
+    There is work in the first and the last two minutes, which is what a probe can depend on.
+    """
+    before: list[float] = []
+    if seconds > 4 * 60:
+        before = work(queue, moment, 2 * 60)
+        rest = seconds - 4 * 60
+        moment.advance(rest)
+        before += [2 * 60 + rest + start for start in work(queue, moment, 2 * 60)]
+    else:
+        before = work(queue, moment, seconds)
     assert busiest(before) <= rate
     return busiest(before + [seconds + start for start in work(queue, moment, 5)])
 

@@ -25,8 +25,8 @@ pytest_plugins = ("tests.support.queue_fixtures",)
 
 EXAMPLES = os.environ.get("QUEUE_MACHINE_EXAMPLES", "")
 ALL = 120
-FEW = 40
-"""So many examples reach most of what is listed below, in a third of the time."""
+FEW = 16
+"""So many examples reach most of what is listed below, in an eighth of the time."""
 
 STEPS = settings(
     stateful_step_count=40,

@@ -7,10 +7,11 @@ import psycopg
 import pytest
 
 from local.install_sql import SQL
+from local.stack.postgres import Postgres
 from tests.support import catalog
-from tests.support.databases import Database
+from tests.support.databases import TODAY, Database, database
 from tests.support.pg_net import STORE, install, store_secret
-from tests.support.queue_sql import Queue
+from tests.support.queue_sql import Connection, Queue
 from tests.support.schedule_sql import SECRET, URL, paste, prepare, requests
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -90,6 +91,22 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
     assert refusal(scratch, "schedule.sql")[0] == "The extension pg_cron is not enabled."
 
 
+@pytest.fixture(scope="module")
+def with_extensions(postgres: Postgres) -> Iterator[Connection]:
+    """An installation with pg_net and Vault."""
+    with database(postgres, TODAY) as made:
+        install(made.connection)
+        yield made.connection
+
+
+@pytest.fixture
+def linked(with_extensions: Connection) -> Connection:
+    """The same, before call.sql and any call."""
+    paste(with_extensions, "unschedule.sql")
+    with_extensions.execute("delete from vault.secrets; truncate net.http_request_queue restart identity")
+    return with_extensions
+
+
 @pytest.mark.parametrize(
     ("url", "called"),
     [
@@ -106,24 +123,24 @@ def test_each_missing_part_is_named(scratch: Database) -> None:
         (" ", None),
     ],
 )
-def test_a_secret_is_sent_only_to_an_https_address(installed: Database, url: str, called: str | None) -> None:
+def test_a_secret_is_sent_only_to_an_https_address(linked: Connection, url: str, called: str | None) -> None:
     """The path is appended to the address, however it was pasted."""
     if called is None:
         with pytest.raises(psycopg.errors.RaiseException, match="begins with https://"):
-            prepare(installed.connection, url)
+            prepare(linked, url, made=True)
         return
-    prepare(installed.connection, url)
-    installed.connection.execute("select generation.call_worker('/sweep')")
-    assert [request["url"] for request in requests(installed.connection)] == [called]
+    prepare(linked, url, made=True)
+    linked.execute("select generation.call_worker('/sweep')")
+    assert [request["url"] for request in requests(linked)] == [called]
 
 
 @pytest.mark.parametrize(
     "secret", ["fifteen-letters", "a secret with blanks", "a-secret-with\nX-Other: header", " "]
 )
-def test_an_invalid_secret_is_refused_and_not_quoted(installed: Database, secret: str) -> None:
+def test_an_invalid_secret_is_refused_and_not_quoted(linked: Connection, secret: str) -> None:
     """One that would become a second header included."""
     with pytest.raises(psycopg.errors.RaiseException, match="at least 16 plain characters") as caught:
-        prepare(installed.connection, secret=secret)
+        prepare(linked, secret=secret, made=True)
     assert not secret.strip() or secret not in str(caught.value.diag.message_primary) + str(
         caught.value.diag.message_hint
     )

@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.databases import Database
+from local.stack.postgres import Postgres
+from tests.conftest import Rows
+from tests.support.databases import TODAY, Database, database
 from tests.support.pg_net import timeout_message
 from tests.support.queue_sql import Queue
 from tests.support.schedule_sql import paste, prepare
@@ -80,11 +83,21 @@ class Watched(NamedTuple):
         return str(paste(self.scratch.connection, "watch.sql"))
 
 
+@pytest.fixture(scope="module")
+def prepared(postgres: Postgres) -> Iterator[tuple[Database, Rows]]:
+    """An installation after call.sql, and what its tables hold then."""
+    with database(postgres, TODAY) as made:
+        prepare(made.connection)
+        yield made, Rows(made.connection)
+
+
 @pytest.fixture
-def watched(installed: Database) -> Watched:
-    """An installation after call.sql."""
-    prepare(installed.connection)
-    return Watched(installed)
+def watched(prepared: tuple[Database, Rows]) -> Watched:
+    """An installation right after call.sql, before any call."""
+    made, rows = prepared
+    rows.restore(made.connection)
+    made.connection.execute("truncate net.http_request_queue, net._http_response restart identity")
+    return Watched(made)
 
 
 def test_without_the_extensions_it_says_what_is_missing(installed: Database) -> None:
