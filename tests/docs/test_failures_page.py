@@ -17,7 +17,7 @@ PROOFS = {
     "429 for a per-minute quota": ["run/test_quotas.py::test_quota_per_minute"],
     "429 for a per-day quota": [
         "run/test_quotas.py::test_quota_per_day",
-        "sql/test_settle.py::test_daily_reset",
+        "sql/test_settle.py::test_a_job_without_daily_quota_waits_for_midnight_in_california",
     ],
     "429 for a quota of zero": [
         "run/test_quotas.py::test_quota_of_zero",
@@ -40,22 +40,24 @@ PROOFS = {
     ],
     "the Supabase project is paused": ["supabase/test_refusals.py::test_a_refused_project_ends_the_run"],
     "500, 503, 504, a 429": [
-        "run/test_failures.py::test_passing_failures",
+        "run/test_failures.py::test_a_transient_failure_is_retried_once_then_later",
         "run/test_failures.py::test_a_request_without_an_answer_is_a_transient_failure",
         "run/test_quotas.py::test_googles_overload_is_retried_like_a_503_and_teaches_nothing",
     ],
-    "an answer without an image": ["run/test_failures.py::test_passing_failures"],
+    "an answer without an image": [
+        "run/test_failures.py::test_a_transient_failure_is_retried_once_then_later"
+    ],
     "three quarters of the daily cap": [
         "sql/test_limits.py::test_requests_in_vain_do_not_use_up_a_cap",
         "sql/test_limits.py::test_midnight_brings_no_block_of_jobs",
     ],
     "refused: safety": [
-        "run/test_refusals.py::test_refused_images",
-        "run/test_refusals.py::test_all_refused",
+        "run/test_refusals.py::test_a_refused_image_is_never_requested_again",
+        "run/test_refusals.py::test_a_job_with_all_images_refused_fails_with_a_readable_reason",
     ],
     "photo missing": [
-        "run/test_refusals.py::test_impossible_orders",
-        "run/test_refusals.py::test_invalid_argument",
+        "run/test_refusals.py::test_an_order_that_can_never_work_fails_at_once_and_names_the_photo",
+        "run/test_refusals.py::test_an_order_that_gemini_rejects_fails_and_keeps_its_images",
         "photos/test_hostile_files.py::test_bad_photos_fail_alone",
     ],
     "a photo is not prepared within 60 s": [
@@ -69,16 +71,18 @@ PROOFS = {
     "Gemini cannot process a photo": [
         "run/test_refusals.py::test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try"
     ],
-    "a quota still used up": ["sql/test_gate_claim.py::test_too_old"],
+    "a quota still used up": [
+        "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_used_up_quota"
+    ],
     "attempts used up": ["run/test_failures.py::test_attempts_run_out"],
     "the worker died": [
         "run/test_kill.py::test_killed_while_generating",
         "sql/test_rescue.py::test_suspect_goes_alone",
-        "sql/test_rescue.py::test_third_crash",
+        "sql/test_rescue.py::test_a_jobs_third_crash_alone_fails_it",
     ],
     "Supabase not reachable": [
         "run/test_deadlines.py::test_supabase_unreachable_at_start",
-        "http/test_run.py::test_supabase_unreachable",
+        "http/test_run.py::test_a_run_without_supabase_is_503",
     ],
     "Supabase lost during the run": [
         "run/test_deadlines.py::test_supabase_lost_while_generating",
@@ -89,7 +93,7 @@ PROOFS = {
         "run/test_kill.py::test_told_to_end",
     ],
     "the run's end cuts a call": [
-        "run/test_deadlines.py::test_slow_photo",
+        "run/test_deadlines.py::test_a_photo_cut_by_the_runs_end_spends_no_attempt",
         "run/test_deadlines.py::test_hanging_calls_are_cut",
     ],
     "the job is cancelled": ["run/test_ownership.py::test_cancelled_while_generating"],
