@@ -68,6 +68,13 @@ PROOFS = {
         "photos/test_prepare.py::test_a_file_that_takes_too_long_is_cut_and_refused_once_for_all",
         "run/test_photos.py::test_a_photo_made_to_take_minutes_fails_its_own_job_alone",
     ],
+    "all photos of a job take more than 60 s": [
+        "run/test_photos.py::test_photos_that_take_too_long_together_fail_their_job_and_name_the_slowest"
+    ],
+    "a job's photos are not ready": [
+        "run/test_deadlines.py::test_a_photo_cut_by_the_runs_end_spends_no_attempt",
+        "unit/test_outcome.py::test_photos_that_were_not_ready_cost_a_turn_and_no_attempt",
+    ],
     "Gemini cannot process a photo": [
         "run/test_refusals.py::test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try"
     ],
