@@ -45,7 +45,7 @@ def test_goes_on_at_once_while_there_is_work(reason: str) -> None:
     assert Drain(0, at(1)).pause(ended(reason, 1e6, completed=1), 0) == 0
 
 
-def test_failures_are_bounded() -> None:
+def test_repeated_failures_end_a_drain() -> None:
     """An unreachable Supabase is retried a few times, a misconfiguration not at all; both fail."""
     lost = Drain(60, at(1))
     pauses = [lost.pause({"stopReason": "queue_lost"}, number) for number in range(1, FAILURES + 1)]
@@ -127,8 +127,8 @@ async def test_signal_ends_it_gracefully(cli: CommandLine, site: Site) -> None:
     site.audit()
 
 
-async def test_signal_while_waiting(cli: CommandLine, site: Site) -> None:
-    """A signal ends the wait for the next due job."""
+async def test_a_signal_ends_a_drains_wait_for_the_next_due_job(cli: CommandLine, site: Site) -> None:
+    """It does not wait for the job."""
     await site.order("one")
     site.db.execute("""update photo_generation_queue set "retryAt" = generation.clock() + interval '100 s'""")
     async with cli.start("drain") as program:

@@ -14,8 +14,8 @@ pytest_plugins = ("tests.support.runs", "tests.support.command_line")
 MODEL = "gemini-2.5-flash-image"
 
 
-async def test_rate_and_caps(cli: CommandLine, site: Site) -> None:
-    """A change shows at once and applies to the next start; other values stay."""
+async def test_gate_set_changes_only_the_named_values(cli: CommandLine, site: Site) -> None:
+    """A change shows at once and applies to the next start."""
     shown = (await cli.call("gate", "set", "--rate", "30", "--burst", "2", "--dollars-per-day", "20")).out
     assert (
         f"{MODEL}: 30 starts per minute, 0 today, up to 2 at once\n" in shown and "$0.00 of $20.00" in shown

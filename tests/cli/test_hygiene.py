@@ -62,8 +62,8 @@ async def test_erase_without_yes_needs_the_typed_user_id(cli: CommandLine, site:
     assert (site.photos(), site.objects()) == ([], {})
 
 
-async def test_erase_with_yes(cli: CommandLine, site: Site) -> None:
-    """A script is not asked; who has but a stray object is erased too."""
+async def test_erase_with_yes_asks_nothing(cli: CommandLine, site: Site) -> None:
+    """For scripts; a user who has only an orphaned object is erased too."""
     await put(site, f"{site.user}/b/1/0-a")
     done = await cli.call("erase", site.user, "--yes", stdin=b"")
     assert (done.code, done.json["jobsRemoved"], done.json["objectsRemoved"]) == (0, 0, 1)

@@ -109,8 +109,8 @@ async def test_second_signal_ends_at_once(cli: CommandLine, site: Site) -> None:
     site.expire_leases()
 
 
-async def test_signal_while_sleeping(cli: CommandLine) -> None:
-    """An idle loop ends at once."""
+async def test_a_signal_ends_an_idle_loop_at_once(cli: CommandLine) -> None:
+    """It does not finish its sleep."""
     async with cli.start("run", env=LONG) as program:
         await program.logged("run_finished", stopReason="queue_empty")
         program.process.terminate()

@@ -24,8 +24,8 @@ OLD_PYTHON = (
 )
 
 
-async def test_show_a_batch(cli: CommandLine, site: Site) -> None:
-    """It lists the jobs, their errors, and the path of each photo."""
+async def test_show_lists_a_batchs_jobs_errors_and_photos(cli: CommandLine, site: Site) -> None:
+    """It shows the path of each photo."""
     site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, prompt="[bad]", times=2)
     good, bad = await site.order("good", "bad", images=2)
     await site.run()
@@ -44,8 +44,8 @@ async def test_show_a_batch(cli: CommandLine, site: Site) -> None:
     ]
 
 
-async def test_show_a_job(cli: CommandLine, site: Site) -> None:
-    """A job's number shows that job alone, also while it waits; what is to be made is called missing."""
+async def test_show_with_a_number_shows_only_that_job(cli: CommandLine, site: Site) -> None:
+    """Even while it waits; its missing images are listed."""
     first, second = await site.order("a", "b", images=1)
     shown = (await cli.call("show", str(second))).out
     assert f"job {second}: ready" in shown and f"job {first}" not in shown
@@ -71,8 +71,10 @@ def test_version_prints_the_release(capsys: pytest.CaptureFixture[str]) -> None:
     assert (ended.value.code, capsys.readouterr().out) == (0, f"generation-worker {__version__}\n")
 
 
-def test_nothing_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a command the help is shown, with every command; the exit code says that nothing was done."""
+def test_without_a_command_the_help_is_shown_and_the_exit_code_is_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The help lists every command."""
     with pytest.raises(SystemExit) as ended:
         main([])
     told = capsys.readouterr()
@@ -112,8 +114,8 @@ async def test_only_an_unused_gate_can_be_removed(cli: CommandLine, site: Site) 
     assert "(gate_in_use)" in (await cli.call("gate", "remove", MODEL, env=other)).complained(1)
 
 
-async def test_erase_of_nobody(cli: CommandLine, site: Site) -> None:
-    """A mistyped user id is reported as unknown, and nothing is recorded."""
+async def test_erase_reports_an_unknown_user_id(cli: CommandLine, site: Site) -> None:
+    """It was probably mistyped; nothing is recorded."""
     await site.order("a")
     await site.worker().run(RunRequest())
     done = await cli.call("erase", "nobody-here", "--yes")
@@ -127,8 +129,8 @@ def started(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *options], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
-def test_without_the_packages() -> None:
-    """The error names the command that installs them, without a traceback."""
+def test_missing_packages_are_reported_with_the_install_command() -> None:
+    """There is no traceback."""
     done = started("-S", "-m", "worker", "status")
     assert (done.returncode, done.stdout) == (2, "")
     assert "the packages are not installed" in done.stderr and "pip install" in done.stderr

@@ -60,8 +60,8 @@ async def test_every_route_of_the_description_is_served(built: Checkout, site: S
                         assert loaded.status_code == 200, link
 
 
-async def test_the_job_works(built_job: Checkout, site: Site) -> None:
-    """The job's own command, as its Procfile has it, makes the photos that were ordered and succeeds."""
+async def test_the_jobs_own_command_makes_the_ordered_photos(built_job: Checkout, site: Site) -> None:
+    """It is the command of its Procfile."""
     (job,) = await site.order("one")
     kind, _, command = (built_job.folder / "Procfile").read_text().strip().partition(": ")
     assert kind == "web"

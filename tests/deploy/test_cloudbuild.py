@@ -62,8 +62,8 @@ def usable(found: dict[str, str]) -> dict[str, str]:
     return given | {"K_SERVICE": "generation-worker"}
 
 
-def test_google_takes_it() -> None:
-    """Keys, enums and durations are those of the API; the steps come in this order."""
+def test_cloudbuild_uses_only_the_apis_keys_enums_and_durations() -> None:
+    """The steps come in this order."""
     assert [step.id for step in build().steps] == ["settings", "source", *SERVICES, "clock"]
     assert [step.id for step in build(TESTS).steps] == ["test"]
     assert min(build(file).timeout.seconds for file in (FILE, TESTS)) >= 3600
@@ -158,8 +158,8 @@ def test_services_get_settings_that_work(place: Workspace, substitutions: dict[s
     assert set(orders) == {"SUPABASE_URL", "SUPABASE_ANON_KEY", "CORS_ALLOWED_ORIGINS"}
 
 
-def test_numbers_fit_together(place: Workspace) -> None:
-    """Cloud Run ends a request when the worker expects it; each function runs as itself, none while idle."""
+def test_cloud_runs_timeouts_are_those_the_worker_expects(place: Workspace) -> None:
+    """Each function has its own account, and no idle instances."""
     done = place.deploy()
     worker = flags(done, "run", "deploy", "generation-worker")
     given = environment(done, "generation-worker")

@@ -51,8 +51,8 @@ def test_commands_against_the_table(source: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.system
-def test_commands_against_gcloud(tmp_path: Path) -> None:
-    """gcloud's own parser takes each command as it is run (where it is not installed, the table answers)."""
+def test_gclouds_parser_accepts_each_command(tmp_path: Path) -> None:
+    """Where gcloud is not installed, the table decides."""
     all_of_them = {}
     for name, source in SOURCES.items():
         place = tmp_path / name.replace("/", "-")
@@ -76,14 +76,14 @@ MISTAKES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("argv", MISTAKES, ids=lambda argv: argv[-1])
-def test_table_finds_mistakes(argv: list[str], tmp_path: Path) -> None:
-    """An unknown command or flag, a value that is not offered, missing or too much is found by the table."""
+def test_the_table_finds_unknown_commands_flags_and_values(argv: list[str], tmp_path: Path) -> None:
+    """Missing and surplus values too."""
     assert complaint(argv, tmp_path)
 
 
 @pytest.mark.system
-def test_mistakes_are_found(tmp_path: Path) -> None:
-    """gcloud's parser (or the table) finds the same mistakes, and takes a good command."""
+def test_gclouds_parser_finds_the_same_mistakes(tmp_path: Path) -> None:
+    """It accepts a correct command."""
     mistakes = {tuple(argv): tmp_path for argv in MISTAKES}
     assert len(complaints(mistakes, tmp_path)) == len(MISTAKES)
     assert complaints({("run", "deploy", "a", "--image=b", "--region=c"): tmp_path}, tmp_path) == []

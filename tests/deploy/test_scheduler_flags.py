@@ -192,8 +192,10 @@ def sent(
 @pytest.mark.system
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("verb", ["create", "update"])
-def test_request_of_gcloud(api: ThreadingHTTPServer, verb: str, file: str, tmp_path: Path) -> None:
-    """gcloud asks the API for the very job that the file means (where it is missing, the table is asked)."""
+def test_gcloud_requests_exactly_the_job_of_the_file(
+    api: ThreadingHTTPServer, verb: str, file: str, tmp_path: Path
+) -> None:
+    """Where gcloud is not installed, the table decides."""
     if shutil.which("gcloud") is None:
         assert complaint(command(verb, file), ROOT) is None
         return

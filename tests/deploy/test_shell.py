@@ -41,7 +41,7 @@ def test_blocks_of_the_page() -> None:
             assert check("--shell=bash", "-", text=block.text) == "", block.text
 
 
-def test_shellcheck_finds_something() -> None:
-    """A missing quote is found, so that silence means something."""
+def test_shellcheck_finds_a_missing_quote() -> None:
+    """So that no finding means something."""
     assert "SC2086" in check("--shell=bash", "-", text="echo $1\n")
     assert {"deploy/bootstrap.sh", "deploy/gcloud.sh", "local/install.sh", ".ci/run"} <= set(FILES)

@@ -42,8 +42,8 @@ def test_the_page_works_from_top_to_bottom(tmp_path: Path) -> None:
     assert answers["generate-images"] == "https://generate-images-1.run.app\n"
 
 
-def test_links_lead_somewhere() -> None:
-    """Each link to a file or a heading of this repository has one at its end."""
+def test_every_link_of_the_deploy_page_has_a_target() -> None:
+    """A file or a heading of this repository."""
     for target in re.findall(r"\]\(([^)]+)\)", PAGE.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in target:

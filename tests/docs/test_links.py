@@ -20,8 +20,8 @@ def slugs(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
-    """Each link to a file or a heading of this repository has one at its end."""
+def test_every_link_has_a_target(page: Path) -> None:
+    """A file or a heading of this repository."""
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         if "://" in target:

@@ -50,8 +50,8 @@ def listed(text: str, pattern: str) -> list[str]:
     return re.findall(r"'([^']+)'", found[1])
 
 
-def test_paths_and_methods() -> None:
-    """The paths of the queue's function are its routes, each with its methods and who may reach it."""
+def test_the_described_paths_are_the_functions_routes() -> None:
+    """With their methods and callers."""
     described = {path: {m.upper() for m in methods} for path, methods in QUEUE["paths"].items()}
     assert described == {path: set(route.methods) for path, route in process.ROUTES.items()}
     for path, route in process.ROUTES.items():
@@ -169,8 +169,8 @@ def objects(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("described", [QUEUE, ORDERS], ids=["queue", "orders"])
-def test_objects_are_closed(described: dict[str, Any]) -> None:
-    """No object may have fields that are not described: else the comparison of answers would find nothing."""
+def test_no_described_object_allows_other_fields(described: dict[str, Any]) -> None:
+    """Otherwise comparing answers would find nothing."""
     found = list(objects(described["components"]["schemas"]))
     assert len(found) > 3
     assert all(each["additionalProperties"] is False for each in found)

@@ -22,8 +22,10 @@ from tests.support.simulated import MODEL, Generate, HandClock, images, photo, s
 pytest_plugins = ["tests.support.simulated"]
 
 
-async def test_the_minute_slides(gemini: Simulator, generate: Generate, hand_clock: HandClock) -> None:
-    """Never more than the limit within any window; a 429 names the time until the oldest call leaves it."""
+async def test_the_simulators_quota_counts_in_a_sliding_window(
+    gemini: Simulator, generate: Generate, hand_clock: HandClock
+) -> None:
+    """A 429 names the time until the oldest call leaves it."""
     gemini.configure(quotas={MODEL: {"requests_per_minute": 2}})
     outcomes = []
     for hand_clock.seconds in (0.0, 30.0, 40.5, 59.9, 60.0, 61.0, 90.0):
@@ -136,8 +138,10 @@ def test_latencies_keep_to_their_range_and_repeat(latency: Latency, low: float, 
     assert draws == [latency.draw(random.Random(seed)) for seed in range(500)]
 
 
-async def test_control_over_http(gemini: Simulator, generate: Generate, wire: httpx.AsyncClient) -> None:
-    """Everything a test sets and asks from Python can be set and asked over HTTP; nonsense is refused."""
+async def test_the_simulator_can_be_controlled_over_http(
+    gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
+) -> None:
+    """Everything that Python can set and read; invalid values are refused."""
     control = f"{gemini.url}/_sim"
     for path, wrong in (
         ("configure", {"speed": 1}),

@@ -43,8 +43,10 @@ async def test_token_that_iam_has_checked() -> None:
         ({"exp": "soon"}, "not an ID token"),
     ],
 )
-async def test_claims_still_count(claims: dict[str, Any], reason: str) -> None:
-    """A token that IAM let through for another audience or account is refused, and so is an old one."""
+async def test_a_token_checked_by_iam_still_needs_the_right_claims(
+    claims: dict[str, Any], reason: str
+) -> None:
+    """Another audience or account, or an old token, is refused."""
     refused = await refusal(behind_iam(), bearer(without_signature(token(**claims))))
     assert (refused.status, refused.code) == (401, "invalid_token")
     assert reason in refused.message

@@ -184,8 +184,8 @@ def test_pipelined_requests_do_not_mix(target: Target) -> None:
     assert b"not_found" not in reply.raw
 
 
-def test_callers_who_leave(target: Target) -> None:
-    """A connection that closes within head or body causes no error."""
+def test_a_connection_that_closes_early_causes_no_error(target: Target) -> None:
+    """Within head or body."""
     request = target.head("POST / HTTP/1.1", "Content-Length: 100") + b"{" * 50
     for length in range(1, len(request), 7):
         with Line(target.url) as line:

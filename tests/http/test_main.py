@@ -49,8 +49,8 @@ def _python(script: str, *arguments: str, **environment: str) -> tuple[Any, str]
     return json.loads(done.stdout.splitlines()[-1]), done.stdout + done.stderr
 
 
-def test_import_opens_nothing() -> None:
-    """The server imports the module before it forks: no client, no thread, none of the large packages."""
+def test_importing_main_opens_no_client_and_starts_no_thread() -> None:
+    """The server imports it before it forks; large packages are not loaded."""
     [heavy, threads], _ = _python(IMPORT)
     assert heavy == []
     assert threads == 1

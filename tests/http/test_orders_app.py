@@ -37,8 +37,8 @@ def test_an_order_needs_no_secret(
     assert row["owner"] == user_id
 
 
-def test_settings_of_orders() -> None:
-    """Address and key are enough, any page may call unless some are named, and the key shows nowhere."""
+def test_orders_need_only_an_address_and_a_key() -> None:
+    """Any page may call unless origins are named; the key is never shown."""
     settings = OrderSettings.from_env(ENOUGH)
     assert settings.cors_allowed_origins == ("*",)
     assert "canary" not in repr(settings)

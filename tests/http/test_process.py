@@ -223,8 +223,8 @@ async def test_host_header_chooses_no_path(host: str) -> None:
         check_error(await http.post("/", headers={"Host": host}), 401, "no_credentials")
 
 
-async def test_stranger_reaches_nothing() -> None:
-    """A caller without the secret is refused before the body is read."""
+async def test_a_caller_without_the_secret_is_refused_before_the_body_is_read() -> None:
+    """The worker is not called."""
     worker = Bench()
     async with client(worker) as http:
         http.headers.clear()

@@ -185,8 +185,8 @@ async def test_from_order_to_photo(
     site.audit(run.json())
 
 
-async def test_order_without_token(site: Site, orders: Function) -> None:
-    """It is refused and leaves nothing behind."""
+async def test_an_order_without_a_token_is_refused(site: Site, orders: Function) -> None:
+    """It leaves nothing behind."""
     order = fresh_order(("a",), 1, site.photo)
 
     answers = [

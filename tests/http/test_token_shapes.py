@@ -112,8 +112,10 @@ def test_any_claims_behind_iam(payload: object, head: dict[str, Any]) -> None:
 @example(GOOD | {"iat": "now"}, {"alg": "RS256", "kid": ["one"]})
 @example({**GOOD, "iss": {}}, {"alg": "RS256", "kid": "one"})
 @example(GOOD, {"alg": {}, "kid": "one"})
-def test_any_signed_claims(payload: object, head: dict[str, Any]) -> None:
-    """Nor does a signature make what it covers dangerous."""
+def test_any_signed_claims_are_accepted_or_refused_without_an_error(
+    payload: object, head: dict[str, Any]
+) -> None:
+    """A signature does not make its contents safe."""
     is_good(CHECKING, signed(head, json.dumps(payload).encode()))
 
 

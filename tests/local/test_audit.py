@@ -68,8 +68,8 @@ async def test_a_known_vulnerability_exits_with_1_and_is_named() -> None:
     ],
     ids=["unreachable", "down", "a page", "too few answers", "no answers", "nothing", "something else"],
 )
-async def test_nobody_to_ask(answer: Script) -> None:
-    """If the database gives no complete answer, the exit code is 2, and a message says so."""
+async def test_an_audit_that_cannot_ask_exits_with_2(answer: Script) -> None:
+    """Or gets no complete answer; a message says so."""
     code, out, log, _ = await audit(answer)
     assert (code, out) == (2, "")
     assert log.startswith("NOT AUDITED: ")

@@ -93,8 +93,8 @@ def test_the_demo_shows_every_path_and_totals_its_runs(clone: Clone, demo: tuple
 
 
 @pytest.mark.slow
-def test_demo_pays_once(demo: tuple[int, str, str]) -> None:
-    """The simulator was paid exactly once for each image."""
+def test_the_demo_pays_exactly_once_for_each_image(demo: tuple[int, str, str]) -> None:
+    """By the simulator's ledger."""
     assert "24 images paid for, 24 kept, none asked for again once stored" in demo[1]
 
 

@@ -91,8 +91,8 @@ def test_lock_agrees_with_its_source(lock: str) -> None:
 
 
 @pytest.mark.parametrize("lock", INSTALLED)
-def test_lock_is_complete(lock: str) -> None:
-    """A lock has exactly the dependencies of its requirements on this machine."""
+def test_a_lock_has_exactly_the_dependencies_of_its_requirements(lock: str) -> None:
+    """On this machine."""
     needed = brought_along(direct(source(lock)))
     here = {
         package.name

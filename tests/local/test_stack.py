@@ -86,10 +86,10 @@ async def test_a_jsonb_argument_keeps_its_json_type(
     assert (await anyone.rpc("stack_kind", {"p_value": value}).execute()).data == kind
 
 
-async def test_row_level_security(
+async def test_the_stack_enforces_row_level_security(
     stack: Stack, db: psycopg.Connection[DictRow], user: Callable[[], Awaitable[User]]
 ) -> None:
-    """A table with row-level security shows users their own rows only, by the subject of their token."""
+    """Users see only their own rows, by the subject of their token."""
     one, other = await user(), await user()
     db.execute("""
         create table public.stack_notes (owner text, note text);
@@ -289,8 +289,8 @@ def test_wrong_sql_is_an_error_in_the_databases_words(stack: Stack) -> None:
 
 
 @pytest.mark.slow
-def test_guard_without_kernel(tmp_path: Path) -> None:
-    """If the kernel cannot do it, a waiting shell ends the process when its owner is killed."""
+def test_a_shell_ends_the_process_if_the_kernel_cannot(tmp_path: Path) -> None:
+    """When its owner is killed."""
     command = [sys.executable, "-c", GUARDED, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as owner:
         pids = pids_of(owner)

@@ -39,8 +39,8 @@ def test_what_an_earlier_claim_had_stored() -> None:
     assert unsent_attempts({7: 3}, claims, jobs, [CALL], {7}) == 1
 
 
-def test_what_was_lost() -> None:
-    """Lost are images that were paid for, are not stored, and were not given up deliberately."""
+def test_lost_images_were_paid_for_and_not_stored_or_given_up() -> None:
+    """Anything else has a reason."""
     made = [replace(CALL, images=1, outcome="image")] * 3
     cut = [replace(CALL, images=1, outcome="cut"), replace(CALL, outcome="cut")]
     found = images([*made, *cut], kept=1, discarded=1, uploads_cut=1)

@@ -70,8 +70,8 @@ def changed(db: psycopg.Connection[DictRow], change: str, back: str) -> Iterator
             db.execute(back.encode())
 
 
-async def test_all_is_well(cli: CommandLine, site: Site) -> None:
-    """With everything in place nothing is to be done, the price is named, and it costs nothing to ask."""
+async def test_check_finds_nothing_in_a_complete_installation(cli: CommandLine, site: Site) -> None:
+    """It names the price, and costs nothing."""
     secrets = {"WORKER_SECRET": "a-secret-of-sixteen", "OPERATOR_SECRET": "another-one-of-more"}
     found = await look(site, **secrets)
     assert set(states(found)) == {"ok"}
@@ -150,8 +150,10 @@ async def test_a_missing_function_is_named(site: Site, db: psycopg.Connection[Di
     assert found["database"].message == "functions are missing: settle_generation_jobs"
 
 
-async def test_an_older_schema(site: Site, db: psycopg.Connection[DictRow]) -> None:
-    """Both versions are named, and that the SQL is what is missing."""
+async def test_an_older_schema_is_reported_with_both_versions(
+    site: Site, db: psycopg.Connection[DictRow]
+) -> None:
+    """And that the SQL has to be installed."""
     with changed(db, OLDER, BACK):
         found = await look(site)
     said = f"the database is at {SCHEMA_VERSION - 1}, this worker needs {SCHEMA_VERSION}"
@@ -208,8 +210,8 @@ async def test_bucket_that_refuses_what_gemini_makes(site: Site, db: psycopg.Con
         assert "sql/install.sql" in str(found.fix)
 
 
-async def test_photo_bucket_missing(site: Site) -> None:
-    """A bucket that photos may come from and that is not there is named, with both ways out."""
+async def test_a_missing_photo_bucket_is_reported_with_both_fixes(site: Site) -> None:
+    """Create it, or remove it from the list."""
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     found = (await look(site))["bucket"]
     assert found.state == "warning" and "no-such-bucket" in found.message
@@ -265,8 +267,8 @@ async def test_an_unreachable_gemini_says_nothing_about_the_key(
     assert found["gemini"].state == "failed" and "again" in str(found["gemini"].fix)
 
 
-async def test_default_model_retired(site: Site) -> None:
-    """The worker switches by itself: check names the successor, both prices, and how to decide otherwise."""
+async def test_check_names_the_successor_of_a_retired_default_model(site: Site) -> None:
+    """With both prices, and how to decide otherwise."""
     site.gemini.configure(retired=[MODEL])
     found = (await look(site))["gemini"]
     assert found.state == "warning"

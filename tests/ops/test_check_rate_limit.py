@@ -24,8 +24,8 @@ ELSEWHERE = DAY | {"model": "another"}
 
 
 @pytest.mark.parametrize("gates", [[], [OPEN], [MINUTE], [OPEN, ELSEWHERE]])
-def test_nothing_to_say(gates: list[dict[str, object]]) -> None:
-    """No gate yet, an open one, a block that passes within minutes, and another model's are well."""
+def test_an_open_or_missing_gate_is_no_finding(gates: list[dict[str, object]]) -> None:
+    """Neither is a block of minutes, or another model's gate."""
     found = gate_finding(GATE | {"gates": gates}, {MODEL})
     assert (found.state, found.fix) == ("ok", None)
 

@@ -30,7 +30,7 @@ class SlowFor(Folders):
         return await super().page(folder, offset, timeout_seconds)
 
 
-async def test_an_erased_user(site: Site) -> None:
+async def test_an_erased_users_folder_is_emptied_even_of_later_uploads(site: Site) -> None:
     """Everything in the folder goes, even later uploads, and nothing of a user whose id begins the same;
     after two sweeps later than ten minutes, nothing of the user is left."""
     worker = site.worker()

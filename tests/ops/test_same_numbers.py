@@ -191,8 +191,8 @@ async def test_why_the_last_run_could_not_work(queue: Queue, cli: CommandLine) -
     assert f"misconfigured: {problem}" in drawn(told)
 
 
-def test_an_empty_queue(queue: Queue) -> None:
-    """With nothing in the database every face has its answer, and nothing reads as a measured zero."""
+def test_an_empty_queue_shows_no_measured_zero(queue: Queue) -> None:
+    """Every output has an answer."""
     told = queue.call("generation_queue_stats")
     check_schema(told)
     samples = parsed(metrics_text(told).decode())

@@ -84,8 +84,10 @@ async def test_one_execution_at_a_time(site: Site, google: responses.RequestsMoc
     assert [each.request.method for each in google.calls] == ["GET"]
 
 
-async def test_off_by_default(site: Site, google: responses.RequestsMock) -> None:
-    """Without the setting Cloud Run is never called."""
+async def test_cloud_run_is_not_called_without_the_setting(
+    site: Site, google: responses.RequestsMock
+) -> None:
+    """Whatever the backlog."""
     await site.order("one", "two", "three", "four")
     await call(site, MAX_JOBS="1", DRAIN_JOB_BACKLOG="1")
     assert len(google.calls) == 0

@@ -14,8 +14,8 @@ from worker.supabase.folders import Folders, Page
 pytest_plugins = ("tests.support.runs",)
 
 
-async def test_bounded_by_jobs(site: Site) -> None:
-    """A sweep checks at most the given number of folders, and says that there are more."""
+async def test_a_sweep_checks_at_most_the_given_number_of_folders(site: Site) -> None:
+    """It says that there are more."""
     jobs = [await failed(site) for _ in range(3)]
     for job in jobs:
         await put(site, f"{job.folder}/{named(0, b'a')}")
@@ -26,8 +26,8 @@ async def test_bounded_by_jobs(site: Site) -> None:
     assert (second["jobsSwept"], second["objectsRemoved"], second["more"]) == (1, 1, False)
 
 
-async def test_bounded_by_time(site: Site) -> None:
-    """A sweep whose Storage does not answer ends in its time, with nothing called swept."""
+async def test_a_sweep_without_answers_ends_in_time(site: Site) -> None:
+    """It calls no job swept."""
     job = await failed(site)
     async with Proxy(site.stack.url) as proxy:
         proxy.gate("/object/list/")

@@ -138,8 +138,8 @@ def test_addresses_next_to_special_networks_are_public(ip: str) -> None:
     "ip",
     ["", "example.com", "1.1.1", "01.1.1.1", "1.1.1.1 ", "0x1010101", "16843009", "[::1]", "2606::1%eth0"],
 )
-def test_not_an_address(ip: str) -> None:
-    """Anything but a canonical address without a zone is not public."""
+def test_only_a_canonical_address_without_a_zone_is_public(ip: str) -> None:
+    """Anything else is refused."""
     assert not is_public(ip)
 
 
@@ -177,8 +177,8 @@ def test_a_file_in_the_users_folder_of_a_listed_bucket_is_accepted(name: str) ->
 
 
 @pytest.mark.parametrize(("code", "reference"), references())
-def test_storage_reference_refused(code: str, reference: str) -> None:
-    """Other buckets, other people's folders and what a server might decode or normalise are refused."""
+def test_a_reference_outside_the_users_folder_or_listed_buckets_is_refused(code: str, reference: str) -> None:
+    """So is a path that a server might decode or normalize."""
     with pytest.raises(BadInput) as caught:
         parse_storage_reference(reference, USER, BUCKETS)
     assert caught.value.code == code

@@ -59,7 +59,9 @@ async def test_a_photo_is_read_from_the_checked_address_under_the_hosts_name(wor
     ("body", "content_type", "mime_type"),
     [(photo("PNG"), "text/html", "image/png"), (photo("WEBP"), "image/jpeg", "image/webp")],
 )
-async def test_type_from_bytes(world: World, body: bytes, content_type: str, mime_type: str) -> None:
+async def test_a_photos_type_comes_from_its_bytes(
+    world: World, body: bytes, content_type: str, mime_type: str
+) -> None:
     """The header and the name do not count."""
     world.host.answers["/album/me.jpg"] = reply(body, content_type=content_type)
     assert (await world.fetch()).mime_type == mime_type
@@ -131,8 +133,8 @@ async def test_a_dripping_host_is_cut_at_the_limit_of_the_whole_download(authori
     assert failure.code == "photo_host_unavailable"
 
 
-async def test_redirects_are_followed(world: World) -> None:
-    """A redirect to another public host is followed, and that host is looked up and checked on its own."""
+async def test_a_redirect_to_another_public_host_is_checked_and_followed(world: World) -> None:
+    """That host is looked up and checked separately."""
     world.host.answers["/album/me.jpg"] = reply(status=302, location=f"https://{OTHER_HOST}/a")
     world.host.answers["/a"] = reply(status=301, location="../b?x=1")
     world.host.answers["/b"] = reply(JPEG)
@@ -293,8 +295,10 @@ async def test_a_failed_dns_lookup_is_retried_later(
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "127.0.0.1"])
-async def test_no_second_lookup(authority: Authority, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    """An address is not looked up, and connecting to one that was found looks nothing up again."""
+async def test_an_address_is_looked_up_only_once(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Connecting does not look it up again."""
 
     def fail(*args: object, **_options: object) -> None:
         raise AssertionError(f"looked up {args}")

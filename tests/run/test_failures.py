@@ -69,8 +69,8 @@ async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) ->
     site.audit(summary)
 
 
-async def test_attempts_run_out(site: Site) -> None:
-    """A job that keeps failing fails permanently after its last attempt, with the last reason."""
+async def test_a_job_fails_after_its_last_attempt_with_the_last_reason(site: Site) -> None:
+    """It kept failing."""
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=None)
     a, b = await site.order("a", "b", maxAttempts=2)
 
@@ -117,8 +117,10 @@ async def test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent(
     site.audit(first, second)
 
 
-async def test_requests_count_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the same run claims a job again, only the new requests are reported."""
+async def test_requests_of_a_job_count_once_over_several_claims(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the new requests are reported."""
     monkeypatch.setattr("worker.run.image.LONGEST_RETRY_SECONDS", 0.0)
     site.gemini.add_rule({"kind": "empty"}, prompt="[a]", times=None)
     site.gemini.add_rule({"kind": "image", "latency_seconds": 1}, prompt="[slow]", times=1)

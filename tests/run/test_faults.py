@@ -186,8 +186,8 @@ async def test_nothing_more_is_paid_for_once_storage_refused_an_image(
     site.audit(lost=paid)
 
 
-async def test_object_left_behind(site: Site) -> None:
-    """An image that is not wanted counts as discarded even if its object cannot be removed."""
+async def test_a_discarded_image_counts_even_if_its_object_cannot_be_removed(site: Site) -> None:
+    """A sweep removes it later."""
     await held(site)
     async with FaultProxy(site.stack.url) as proxy:
         proxy.inject(faults.reset, CALLS["remove"].request, 1000)

@@ -52,8 +52,8 @@ async def kill_while_generating(site: Site, queue: Function, calls: int) -> None
     site.expire_leases()
 
 
-async def test_killed_while_generating(site: Site, queue: Function) -> None:
-    """After kill -9 the next invocation completes the batch and makes only what was not recorded."""
+async def test_the_next_invocation_completes_a_killed_ones_batch(site: Site, queue: Function) -> None:
+    """It makes only the images that were not recorded."""
     site.gemini.add_rule(HELD, prompt="[held]", times=2)
     held, done = await site.order("held", "done", images=2)
     invocation = asyncio.create_task(call(queue))
@@ -77,8 +77,8 @@ async def test_killed_while_generating(site: Site, queue: Function) -> None:
     site.audit()
 
 
-async def test_killed_after_storing(site: Site, queue: Function) -> None:
-    """An image in Storage that its killed worker had not recorded is adopted, not paid for again."""
+async def test_an_image_stored_by_a_killed_worker_is_adopted(site: Site, queue: Function) -> None:
+    """It is not paid for again."""
     await site.order("a")
     with site.db.transaction():
         site.db.execute("lock table photo_generation_photos in share mode")
@@ -138,8 +138,10 @@ async def refuses_connections(queue: Function, seconds: float = 5.0) -> None:
 
 
 @pytest.mark.parametrize("queue", [{"IMAGES_AT_A_TIME": "1"}], indirect=True)
-async def test_told_to_end(site: Site, queue: Function) -> None:
-    """SIGTERM ends a run soon: pending requests are kept, other jobs released, and the caller answered."""
+async def test_sigterm_keeps_pending_requests_and_releases_the_other_jobs(
+    site: Site, queue: Function
+) -> None:
+    """The caller gets its answer."""
     site.gemini.add_rule(HELD)
     first, second = await site.order("first", "second", images=2)
     invocation = asyncio.create_task(call(queue))

@@ -47,7 +47,7 @@ async def test_a_run_lasts_at_most_270_seconds_and_a_lease_290(site: Site, mode:
     await run
 
 
-async def test_the_command_line(site: Site, cli: CommandLine) -> None:
+async def test_a_tick_of_the_command_line_has_the_same_limits(site: Site, cli: CommandLine) -> None:
     """A tick from the command line is bounded the same."""
     await site.order("a")
     await cli.call("tick", env={"INVOCATION_TIMEOUT_SECONDS": LONG})

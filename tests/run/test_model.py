@@ -12,8 +12,8 @@ pytest_plugins = ("tests.support.runs",)
 SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = %s returning model'
 
 
-async def test_default_model_retired(site: Site) -> None:
-    """The run that learns of it releases its jobs unspent, continues with the successor, and says so."""
+async def test_a_run_switches_from_a_retired_default_model(site: Site) -> None:
+    """It releases its jobs unspent, continues with the successor, and says so."""
     site.gemini.configure(retired=[MODEL])
     jobs = await site.order(*"abcdef", images=2)
 
@@ -28,8 +28,8 @@ async def test_default_model_retired(site: Site) -> None:
     site.audit(summary)
 
 
-async def test_successor_is_remembered(site: Site) -> None:
-    """Later runs of any worker use the successor at once, without a useless request."""
+async def test_later_runs_use_the_successor_at_once(site: Site) -> None:
+    """Without a useless request."""
     site.gemini.configure(retired=[MODEL])
     await site.order("a")
     first = await site.run()
@@ -73,8 +73,8 @@ async def test_fallback_off_stands_after_a_change_over(site: Site) -> None:
 
 
 @pytest.mark.parametrize(("model", "told"), [(MODEL, SUCCESSOR), ("a-model-of-dreams", "GEMINI_MODEL_NAME")])
-async def test_named_model_retired(site: Site, model: str, told: str) -> None:
-    """A model the operator named is not replaced: the run is misconfigured and says what to name instead."""
+async def test_a_named_model_is_never_replaced(site: Site, model: str, told: str) -> None:
+    """The run is misconfigured and names an available model."""
     site.gemini.configure(retired=[MODEL])
     (job,) = await site.order("a", images=2)
 

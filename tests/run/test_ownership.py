@@ -89,8 +89,8 @@ async def test_only_own_names_are_adopted(site: Site) -> None:
     assert (summary["images"]["adopted"], summary["images"]["made"], len(site.calls())) == (1, 1, 1)
 
 
-async def test_adopted_object_disappears(site: Site) -> None:
-    """If a late worker removes an object between listing and reading, its image is made again."""
+async def test_an_object_that_disappears_during_recovery_is_made_again(site: Site) -> None:
+    """Another worker removed it between listing and reading."""
     job = await claimed_and_released(site, images=1)
     path = await put(site, job, named(0, picture("orange")), picture("orange"))
     async with Proxy(site.stack.url) as proxy:
@@ -121,8 +121,8 @@ async def test_complete_job_is_settled(site: Site) -> None:
     site.audit()
 
 
-async def test_late_worker_loses(site: Site) -> None:
-    """A worker whose image was already recorded by another removes its own and changes no row."""
+async def test_a_late_worker_removes_its_own_image(site: Site) -> None:
+    """Another one recorded the image first."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")
     late = asyncio.create_task(site.run())
@@ -142,8 +142,8 @@ async def test_late_worker_loses(site: Site) -> None:
     site.audit(winner, loser)
 
 
-async def test_late_worker_wins(site: Site) -> None:
-    """The first to record has made the image, with or without the lease; the other removes its own."""
+async def test_the_first_worker_to_record_wins_without_a_lease(site: Site) -> None:
+    """The holder of the lease removes its own."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a")
     late = asyncio.create_task(site.run())
@@ -190,8 +190,8 @@ async def test_late_settle_changes_nothing(site: Site) -> None:
     site.audit(loser, winner)
 
 
-async def test_cancelled_while_generating(site: Site) -> None:
-    """An image that comes back for a cancelled order is discarded and counted; nothing more is started."""
+async def test_an_image_of_a_cancelled_order_is_discarded_and_counted(site: Site) -> None:
+    """No other image is started."""
     site.gemini.add_rule(HELD)
     (job,) = await site.order("a", images=3)
     run = asyncio.create_task(site.run(IMAGES_AT_A_TIME="1"))

@@ -38,8 +38,8 @@ def next_midnight_in_california() -> float:
 
 
 @pytest.mark.parametrize(("shape", "delay"), PER_MINUTE.items())
-async def test_quota_per_minute(site: Site, shape: str, delay: float) -> None:
-    """A 429 for a quota per minute puts the job aside, unspent, for as long as it says, and a little more."""
+async def test_a_429_per_minute_postpones_the_job_unspent(site: Site, shape: str, delay: float) -> None:
+    """For as long as it says, plus a little."""
     site.gemini.add_rule({"kind": "quota", "shape": shape, "retry_seconds": 47.0})
     (job,) = await site.order("a")
 
@@ -59,8 +59,8 @@ async def test_quota_per_minute(site: Site, shape: str, delay: float) -> None:
 
 
 @pytest.mark.parametrize("shape", PER_DAY)
-async def test_quota_per_day(site: Site, shape: str) -> None:
-    """A 429 for a quota per day puts the job aside until midnight in California and starts nothing more."""
+async def test_a_429_per_day_postpones_the_job_until_midnight_in_california(site: Site, shape: str) -> None:
+    """Nothing more is started."""
     site.gemini.add_rule({"kind": "quota", "shape": shape, "period": "day", "retry_seconds": 7.0}, times=None)
     jobs = await site.order("a", "b", "c")
 
@@ -79,8 +79,8 @@ async def test_quota_per_day(site: Site, shape: str) -> None:
     site.audit(summary)
 
 
-async def test_quota_of_zero(site: Site) -> None:
-    """A quota of zero never comes back: the run stops, misconfigured, and gives all back unspent."""
+async def test_a_quota_of_zero_is_misconfigured(site: Site) -> None:
+    """It never resets: the run releases its jobs unspent."""
     site.gemini.configure(quotas={"*": 0})
     jobs = await site.order("a", "b", images=2)
 

@@ -61,8 +61,8 @@ async def test_a_job_with_all_images_refused_fails_with_a_readable_reason(site: 
     assert len(site.calls()) == 2
 
 
-async def test_refused_and_passing(site: Site) -> None:
-    """A refusal is final even beside a temporary failure: only the failed image is requested again."""
+async def test_a_refusal_is_final_beside_a_temporary_failure(site: Site) -> None:
+    """Only the failed image is requested again."""
     site.gemini.add_rule({"kind": "finish", "reason": "SAFETY"}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=2)
     (job,) = await site.order("a", images=2)

@@ -23,8 +23,10 @@ def counts(summary: Summary) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize(("ratio", "size"), [("1:1", (256, 256)), ("9:16", (192, 336)), ("21:9", (384, 168))])
-async def test_made_as_ordered(site: Site, ratio: str, size: tuple[int, int]) -> None:
-    """Gemini's image is in Storage byte for byte, under its hash and type, and its row is correct."""
+async def test_a_stored_image_and_its_row_are_what_gemini_sent(
+    site: Site, ratio: str, size: tuple[int, int]
+) -> None:
+    """Byte for byte, under its hash and type."""
     (job,) = await site.order("a", images=2, aspectRatio=ratio)
 
     summary = await site.run()

@@ -93,8 +93,8 @@ def test_every_api_function_is_granted_only_to_its_listed_roles(installed: Conne
         assert row["may"] == wanted, row
 
 
-def test_functions_are_safe(installed: Connection) -> None:
-    """Every function pins its search path; only those of the API run as their owner."""
+def test_every_function_pins_its_search_path(installed: Connection) -> None:
+    """Only those of the API run as their owner."""
     for row in installed.execute(ROUTINES.encode(), ALL_ROLES).fetchall():
         assert 'search_path=""' in (row["config"] or []), row["signature"]
         trigger = row["name"] in TRIGGERS

@@ -80,8 +80,8 @@ def test_asking_for_somebody_elses_rows(callers: Callers, table: str) -> None:
 @pytest.mark.usefixtures("scene")
 @pytest.mark.parametrize("table", OPEN)
 @pytest.mark.parametrize("whose", ["owner", "stranger"])
-def test_users_write_nothing(queue: Queue, callers: Callers, table: str, whose: str) -> None:
-    """Without the service role no row is inserted, changed or removed, neither one's own nor another's."""
+def test_users_cannot_write_any_table(queue: Queue, callers: Callers, table: str, whose: str) -> None:
+    """Neither their own rows nor others'."""
     user_id = getattr(callers, f"{whose}_id")
     before = contents(queue)
     mine = f"{path_of(table)}?userId=eq.{user_id}"

@@ -32,8 +32,8 @@ def test_roles_of_an_apps_own(queue: Queue, moderator: None) -> None:
 
 
 @pytest.mark.parametrize("role", ["service_role", "postgres", "none"])
-def test_roles_of_operators(queue: Queue, role: str) -> None:
-    """The service role, and an operator in a SQL session, act for everybody."""
+def test_operators_act_for_everybody(queue: Queue, role: str) -> None:
+    """The service role, and an operator in an SQL session."""
     queue.connection.execute(f"set role {role}".encode())
     batch_id = queue.enqueue("user-1")["batchId"]
     assert queue.call("cancel_generation_batch", p_batch_id=batch_id)["status"] == "cancelled"

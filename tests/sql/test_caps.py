@@ -33,8 +33,8 @@ def moment(queue: Queue) -> Iterator[Moment]:
         yield moment
 
 
-def test_images_per_day(queue: Queue, moment: Moment) -> None:
-    """No more starts are given than the day's cap leaves; then all wait for midnight Pacific."""
+def test_the_daily_image_cap_limits_starts_until_midnight_pacific(queue: Queue, moment: Moment) -> None:
+    """No more starts are given than it leaves."""
     queue.enqueue()
     caps(queue, imagesPerDay=7)
     assert len(GateRun(queue).starts(5)) == 5
@@ -49,8 +49,8 @@ def test_images_per_day(queue: Queue, moment: Moment) -> None:
     assert len(GateRun(queue).starts(50)) == 7
 
 
-def test_dollars_per_day(queue: Queue, moment: Moment) -> None:
-    """The spend cap counts each model's images at its price, all models together."""
+def test_the_spend_cap_adds_up_all_models_at_their_prices(queue: Queue, moment: Moment) -> None:
+    """Each image counts at its model's price."""
     for model in (CHEAP, DEAR):
         allow(queue, 1000, model=model)
     caps(queue, dollarsPerDay=0.5)
@@ -62,8 +62,8 @@ def test_dollars_per_day(queue: Queue, moment: Moment) -> None:
     assert queue.call("generation_gate")["spentToday"] == pytest.approx(0.496)
 
 
-def test_model_without_price(queue: Queue, moment: Moment) -> None:
-    """A model without a price counts as the dearest; without any price only the images are counted."""
+def test_a_model_without_a_price_counts_as_the_most_expensive(queue: Queue, moment: Moment) -> None:
+    """Without any price, only images are counted."""
     caps(queue, dollarsPerDay=0.3)
     assert len(GateRun(queue).starts(5)) == 2
     queue.connection.execute("delete from generation.prices")
@@ -91,8 +91,8 @@ def test_cap_over_two_models_at_once(queue: Queue, another: Callable[[], Queue],
         assert theirs.result()["reason"] == "daily_cap"
 
 
-def test_cap_of_nothing(queue: Queue, moment: Moment) -> None:
-    """A cap of zero is a cap; null is none, and what is not named stays."""
+def test_a_cap_of_zero_stops_all_starts_and_null_removes_it(queue: Queue, moment: Moment) -> None:
+    """Values that are not named stay."""
     queue.enqueue()
     told = caps(queue, imagesPerDay=0, dollarsPerDay=12.5)
     assert (told["imagesPerDay"], told["dollarsPerDay"], told["maxRuns"]) == (0, 12.5, 3)

@@ -113,8 +113,8 @@ def test_a_worker_at_work_learns_it(queue: Queue) -> None:
     assert queue.call("generation_jobs_to_sweep")["jobs"] == []
 
 
-def test_safe_to_repeat(queue: Queue, clock: Clock) -> None:
-    """A second erasure finds nothing, and does not put the end of the first one off."""
+def test_a_second_erasure_finds_nothing(queue: Queue, clock: Clock) -> None:
+    """It does not delay the end of the first one."""
     lived(queue, GONER)
     erase(queue)
     asked = queue.one("select * from generation.erasures")

@@ -10,8 +10,8 @@ from tests.support.queue_sql import Clock, Queue, refused
 pytest_plugins = ("tests.support.queue_fixtures",)
 
 
-def test_gives_everything_back(queue: Queue) -> None:
-    """Jobs of the run's claims are ready again, even if an answer was lost; other runs' jobs are not."""
+def test_a_finish_releases_all_jobs_of_its_runs_claims(queue: Queue) -> None:
+    """Even if an answer was lost; other runs' jobs stay."""
     queue.enqueue(examples=7)
     run, other = queue.run(), queue.run()
     run.claim(2)
@@ -56,8 +56,8 @@ def test_a_finish_completes_a_job_whose_images_are_all_recorded(queue: Queue) ->
     check_invariants(queue.connection)
 
 
-def test_first_summary_stands(queue: Queue, clock: Clock) -> None:
-    """Finishing again changes nothing."""
+def test_a_second_finish_changes_nothing(queue: Queue, clock: Clock) -> None:
+    """The first summary stays."""
     queue.enqueue()
     run = queue.run("w")
     run.claim()

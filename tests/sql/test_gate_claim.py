@@ -18,8 +18,8 @@ def moment(queue: Queue) -> Iterator[Moment]:
         yield moment
 
 
-def test_rate_limited_claim(queue: Queue, moment: Moment) -> None:
-    """A claim with a longer wait than 30 s ahead gives nothing and says when; with a shorter one it gives."""
+def test_a_claim_with_more_than_30_seconds_to_wait_gives_nothing(queue: Queue, moment: Moment) -> None:
+    """It says when; with a shorter wait it gives jobs."""
     queue.enqueue()
     limited(queue, "minute", limit=30, retryAfterSeconds=31)
     assert refusal(queue.run().answer()) == ("rate_limited", 31)
@@ -28,8 +28,8 @@ def test_rate_limited_claim(queue: Queue, moment: Moment) -> None:
     assert len(queue.run().claim()) == 1
 
 
-def test_too_many_runs(queue: Queue, moment: Moment) -> None:
-    """Beyond so many runs at once a new one waits until one ends, or the deadline of one passes."""
+def test_a_run_above_the_limit_waits_until_one_ends(queue: Queue, moment: Moment) -> None:
+    """Or until the deadline of one passes."""
     queue.enqueue(examples=20)
     runs = [queue.run() for _ in range(3)]
     for run in runs:

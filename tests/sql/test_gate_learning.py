@@ -21,8 +21,8 @@ def moment(queue: Queue) -> Iterator[Moment]:
         yield moment
 
 
-def test_minute_new_limit(queue: Queue, moment: Moment) -> None:
-    """A per-minute limit that is news becomes the rate; starts given out are void, new ones wait as asked."""
+def test_a_new_per_minute_limit_becomes_the_rate(queue: Queue, moment: Moment) -> None:
+    """Starts already given out are void, and new ones wait as asked."""
     epoch = GateRun(queue).take(1)["epoch"]
     answer = limited(queue, "minute", epoch, limit=10, retryAfterSeconds=21.5)
     assert answer == {"epoch": epoch + 1, "rate": 10, "blockedForSeconds": 21.5}
@@ -34,7 +34,7 @@ def test_minute_new_limit(queue: Queue, moment: Moment) -> None:
     assert (told["rate"], told["allowed"], told["learnedRate"], told["learnedFrom"]) == (10, 60, 10, "stated")
 
 
-def test_minute_without_delay(queue: Queue, moment: Moment) -> None:
+def test_a_per_minute_429_without_a_delay_blocks_for_a_window(queue: Queue, moment: Moment) -> None:
     """A per-minute 429 that names no delay blocks for a window."""
     assert limited(queue, "minute", limit=10)["blockedForSeconds"] == 60
 
@@ -48,8 +48,10 @@ def test_starts_ahead_of_the_end_of_a_block(queue: Queue, moment: Moment) -> Non
     assert all(9 <= start <= 10 for start in starts)
 
 
-def test_minute_known_limit(queue: Queue, moment: Moment) -> None:
-    """At the known rate the first 429 pushes the next start by three intervals, a second soon blocks."""
+def test_a_429_at_the_known_rate_delays_the_next_start_by_three_intervals(
+    queue: Queue, moment: Moment
+) -> None:
+    """A second one soon after blocks."""
     epoch = GateRun(queue).take(1)["epoch"]
     first = limited(queue, "minute", epoch, limit=60, retryAfterSeconds=40)
     assert first == {"epoch": epoch, "rate": 60, "blockedForSeconds": 0}
@@ -71,8 +73,8 @@ def test_a_lone_429_neither_blocks_nor_lowers_the_rate(
         moment.advance(61)
 
 
-def test_limit_that_rose(queue: Queue, moment: Moment) -> None:
-    """A stated limit that is higher than what was learned takes its place, up to what the operator allows."""
+def test_a_higher_stated_limit_replaces_the_learned_one(queue: Queue, moment: Moment) -> None:
+    """Up to what the operator allows."""
     limited(queue, "minute", limit=10, retryAfterSeconds=0)
     assert limited(queue, "minute", limit=20, retryAfterSeconds=0)["rate"] == 20
     assert limited(queue, "minute", limit=90, retryAfterSeconds=0)["rate"] == 60
@@ -238,7 +240,7 @@ def test_what_was_learned_is_a_row(queue: Queue, moment: Moment) -> None:
     assert (answer["reason"], answer["nextAttemptInSeconds"]) == ("rate_limited", 30)
 
 
-def test_models_learn_apart(queue: Queue, moment: Moment) -> None:
+def test_a_429_of_one_model_does_not_affect_another(queue: Queue, moment: Moment) -> None:
     """A 429 of one model says nothing of another's quota."""
     limited(queue, "day")
     assert GateRun(queue, model="another").starts(1) == [0]

@@ -28,8 +28,8 @@ def test_nothing_holds_an_open_gate(queue: Queue) -> None:
     assert held(queue) is None
 
 
-def test_a_days_quota(queue: Queue) -> None:
-    """A gate that Gemini closed for the day holds the jobs until the block ends."""
+def test_a_gate_closed_for_the_day_holds_the_jobs(queue: Queue) -> None:
+    """Until the block ends."""
     queue.connection.execute(STARTED, ["model"])
     queue.call("report_rate_limit", p_model="model", p_epoch=None, p_facts=DAY_QUOTA)
     assert held(queue) == "rate_limited"

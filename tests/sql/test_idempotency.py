@@ -133,7 +133,7 @@ async def test_users_order_for_themselves(
 
 
 @pytest.mark.parametrize(("field", "value"), [("userId", "user-2"), ("priority", 5), ("maxAttempts", 20)])
-async def test_users_cannot_set(
+async def test_users_cannot_order_for_others_or_set_priority_or_attempts(
     queue: Queue, user: Callable[[], Awaitable[User]], field: str, value: object
 ) -> None:
     """A signed-in user cannot order for others, jump the queue or buy attempts."""

@@ -18,8 +18,8 @@ def test_an_id_that_is_no_folder(queue: Queue, user_id: str) -> None:
     assert queue.one("select count(*) as n from photo_generation_queue")["n"] == 0
 
 
-def test_third_parties_ids(queue: Queue) -> None:
-    """An id like Auth0's is stored in a folder that Storage can name, and that no other id can claim."""
+def test_an_id_of_another_provider_has_a_unique_valid_folder(queue: Queue) -> None:
+    """Like Auth0's `auth0|123`."""
     reference = "training-photos/auth0=7C1/me.jpg"
     queue.enqueue("auth0|1", trainingImageUrls=[reference])
     (job,) = queue.run().claim()

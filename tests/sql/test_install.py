@@ -165,14 +165,14 @@ def live_through(version: int) -> None:
             check_invariants(connection)
 
 
-def test_plain_postgres_16() -> None:
-    """The SQL installs, twice, on a PostgreSQL 16 without Storage, and a job lives its whole life there."""
+def test_the_sql_works_on_a_plain_postgresql_16() -> None:
+    """It installs twice without Storage, and a job lives its whole life."""
     live_through(16)
 
 
 @pytest.mark.system
-def test_plain_postgres_15(program: Callable[[str, str], str]) -> None:
-    """The oldest PostgreSQL that Supabase runs will do as well: Debian's 15."""
+def test_the_sql_works_on_a_plain_postgresql_15(program: Callable[[str, str], str]) -> None:
+    """The oldest version that Supabase runs; here Debian's."""
     program(str(DEBIAN / "15" / "bin" / "postgres"), "postgresql-15")
     live_through(15)
 

@@ -108,7 +108,7 @@ def test_none_while_a_run_is_under_way(db: Connection) -> None:
     assert len(requests(db)) == 3
 
 
-def test_none_while_paused(db: Connection) -> None:
+def test_a_paused_queue_is_not_kicked(db: Connection) -> None:
     """A run would get nothing."""
     queue = Queue(db)
     queue.call("pause_generation")

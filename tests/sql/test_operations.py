@@ -160,7 +160,7 @@ def test_cancel_ends_every_open_job_and_keeps_its_photos(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_cancel_too_late(queue: Queue) -> None:
+def test_cancelling_an_ended_batch_changes_nothing(queue: Queue) -> None:
     """A batch that has ended stays as it is."""
     job = queue.claimed()
     queue.complete(job)

@@ -41,7 +41,7 @@ def test_peek_is_the_next_claim(queue: Queue, clock: Clock, seed: int) -> None:
         assert seen == [job["id"] for job in queue.run().claim(max_jobs)]
 
 
-def test_peek_of_nothing(queue: Queue, clock: Clock) -> None:
+def test_peek_on_an_idle_queue_says_why_and_when_to_look_again(queue: Queue, clock: Clock) -> None:
     """Peek on an idle queue says why and when to look again."""
     empty: dict[str, object] = {"jobs": [], "reason": "queue_empty", "nextAttemptInSeconds": None}
     assert queue.call("peek_generation_jobs") == empty

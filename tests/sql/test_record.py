@@ -94,7 +94,7 @@ def test_a_job_that_no_longer_exists_wants_no_images(queue: Queue) -> None:
     assert queue.refuse(nowhere, 0) == "job_final"
 
 
-def test_made_after_all(queue: Queue) -> None:
+def test_an_image_given_up_and_then_made_counts_as_made(queue: Queue) -> None:
     """An image that was given up and then made counts as made."""
     job = queue.claimed()
     assert [queue.refuse(job, 0), queue.refuse(job, 0, "recitation")] == ["recorded", "already_recorded"]
@@ -114,8 +114,8 @@ def test_given_up_too_late(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_worker_without_lease(queue: Queue, clock: Clock) -> None:
-    """An image of a worker that lost its job is kept, so that it is not paid for again."""
+def test_an_image_of_a_worker_without_the_lease_is_kept(queue: Queue, clock: Clock) -> None:
+    """So that it is not paid for again."""
     job = queue.claimed(images=2)
     clock.advance(255)
     (again,) = queue.run().claim()
@@ -127,8 +127,8 @@ def test_worker_without_lease(queue: Queue, clock: Clock) -> None:
     check_invariants(queue.connection)
 
 
-def test_record_while_waiting(queue: Queue) -> None:
-    """An image that arrives after its job was put back is recorded and not made again."""
+def test_an_image_that_arrives_while_its_job_waits_is_recorded(queue: Queue) -> None:
+    """It is not made again."""
     job = queue.claimed(images=2)
     queue.settle(job, "released")
     queue.record(job, 1)
@@ -150,8 +150,10 @@ def give_up(queue: Queue, job: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])
 @pytest.mark.parametrize("second", [make, give_up])
-def test_two_at_once(queue: Queue, another: Callable[[], Queue], second: Act, end: str) -> None:
-    """Two who record one image at once get one row and both the right answer."""
+def test_two_concurrent_records_make_one_row(
+    queue: Queue, another: Callable[[], Queue], second: Act, end: str
+) -> None:
+    """Both get the right answer."""
     job = queue.claimed()
     watcher = another()
     queue.connection.execute("begin")

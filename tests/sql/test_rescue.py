@@ -17,8 +17,8 @@ def crash(queue: Queue, clock: Clock, max_jobs: int = 100) -> list[int]:
     return ids
 
 
-def test_lease_runs_out(queue: Queue, clock: Clock) -> None:
-    """An expired lease of a lone job is its own crash, gives the attempt back; the job goes out again."""
+def test_an_expired_lease_of_a_single_job_counts_as_its_crash(queue: Queue, clock: Clock) -> None:
+    """The attempt is given back, and the job is given out again."""
     job = queue.claimed()
     clock.advance(LEASE - 0.001)
     assert queue.run().claim() == []
@@ -99,8 +99,8 @@ def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
     assert [queue.job(job["id"])["suspect"] for job in queue.run().claim()] == [True]
 
 
-def test_crash_in_company(queue: Queue, clock: Clock) -> None:
-    """A crash among several jobs counts for none of them; all become suspects, even one with two crashes."""
+def test_a_crash_among_several_jobs_makes_all_suspects(queue: Queue, clock: Clock) -> None:
+    """It counts for none of them, even one with two crashes."""
     queue.enqueue(examples=2)
     queue.connection.execute("update photo_generation_queue set crashes = 2")
     ids = crash(queue, clock)
@@ -110,8 +110,8 @@ def test_crash_in_company(queue: Queue, clock: Clock) -> None:
     assert [row["status"] for row in rows] == ["processing", "pending"]
 
 
-def test_company_rescued_first(queue: Queue, clock: Clock) -> None:
-    """Jobs of one run had company when it died, also if their leases end, and are rescued, one by one."""
+def test_jobs_of_one_run_rescued_separately_were_still_together(queue: Queue, clock: Clock) -> None:
+    """Their leases may end at different times."""
     queue.enqueue(examples=3)
     run = queue.run()
     (first,) = run.claim(1)

@@ -201,8 +201,8 @@ def test_series_of_times(queue: Queue, rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kathmandu"])
-def test_no_zone_matters(queue: Queue, clock: Clock, zone: str) -> None:
-    """The session's zone changes nothing, also when its clocks are set back within the day."""
+def test_the_numbers_do_not_depend_on_the_sessions_time_zone(queue: Queue, clock: Clock, zone: str) -> None:
+    """Not even when its clocks are set back within the day."""
     clock.advance((datetime(2026, 11, 1, 12, tzinfo=UTC) - NOON).total_seconds())
     queue.complete(queue.claimed())
     queue.connection.execute("set timezone = 'UTC'")

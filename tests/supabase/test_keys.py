@@ -13,8 +13,8 @@ from worker.supabase.queue import Queue
 STRANGER = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1IiwiZXhwIjo0MTAyNDQ0ODAwfQ.c2lnbmVkLWJ5LXNvbWVib2R5LWVsc2U"
 
 
-async def test_a_wrong_key(stack: Stack) -> None:
-    """A key that is not the project's stops the run as misconfigured: waiting would never help."""
+async def test_a_key_of_another_project_is_misconfigured(stack: Stack) -> None:
+    """Waiting would never help."""
     project = Project(stack.url, Secret("sb_secret_of_another_project"))
     try:
         with pytest.raises(Misconfigured) as caught:
@@ -24,8 +24,8 @@ async def test_a_wrong_key(stack: Stack) -> None:
     assert caught.value.code == "key_refused"
 
 
-async def test_a_strangers_token(stack: Stack) -> None:
-    """A token that this project has not signed is the caller's mistake: 401, and nothing is enqueued."""
+async def test_a_token_of_another_project_is_401(stack: Stack) -> None:
+    """Nothing is enqueued."""
     project = Project(stack.url, Secret(stack.secret_key))
     try:
         with pytest.raises(QueueRefused) as caught:

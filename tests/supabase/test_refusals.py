@@ -187,8 +187,8 @@ async def _error(call: Any) -> GenerationError:
 
 
 @pytest.mark.parametrize("name", [*PROJECT, *REST_ONLY])
-async def test_check_names_it(site: Site, proxy: FaultProxy, name: str) -> None:
-    """`check` reports each and how to fix it, and calls none an outage."""
+async def test_check_names_each_refusal_and_its_fix(site: Site, proxy: FaultProxy, name: str) -> None:
+    """It calls none an outage."""
     refused = (PROJECT | REST_ONLY)[name]
     proxy.inject(refused.fault, ANY if name in PROJECT else "POST /rest/.*", times=100)
     findings = {finding.name: finding for finding in await check(site.worker(SUPABASE_URL=proxy.url))}

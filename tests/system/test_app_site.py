@@ -73,7 +73,7 @@ def order(page: Page, folder: Path) -> None:
     page.get_by_role("button", name="Order four photos").click()
 
 
-def test_four_photos_arrive(
+def test_a_signed_in_user_orders_and_sees_four_photos(
     window: Window, app: AppSite, stack: Stack, served_orders: Function, tmp_path: Path
 ) -> None:
     """Somebody signs in, chooses a photo, orders, and sees four come."""

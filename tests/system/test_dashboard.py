@@ -21,8 +21,8 @@ pytest_plugins = ("tests.support.browser", "tests.support.served", "tests.suppor
 pytestmark = pytest.mark.system
 
 
-def test_an_empty_queue(window: Window, shop: Shop) -> None:
-    """Before the first run the page says what to do, and every part that it is empty; then all is well."""
+def test_the_dashboard_of_an_empty_queue_says_what_to_do(window: Window, shop: Shop) -> None:
+    """Before the first run; after it, that everything works."""
     page = enter(window, shop)
     expect(page.get_by_role("status").first).to_contain_text("No run has started yet: set up a clock")
     for nothing in (
@@ -38,8 +38,8 @@ def test_an_empty_queue(window: Window, shop: Shop) -> None:
     window.check(shop.function.url)
 
 
-def test_a_busy_queue(window: Window, shop: Shop) -> None:
-    """It shows orders, photos and waiting jobs, and new ones without a reload."""
+def test_the_dashboard_shows_new_orders_and_photos_without_a_reload(window: Window, shop: Shop) -> None:
+    """And the waiting jobs."""
     shop.order("a", "b")
     shop.run()
     page = enter(window, shop)
@@ -66,8 +66,8 @@ def test_a_busy_queue(window: Window, shop: Shop) -> None:
     window.check(shop.function.url, shop.stack.url)
 
 
-def test_a_troubled_queue(window: Window, shop: Shop) -> None:
-    """A failed job has its reason and is retried after a yes, not before; a stale lock is released."""
+def test_the_dashboard_retries_and_releases_after_a_confirmation(window: Window, shop: Shop) -> None:
+    """A failed job shows its reason."""
     shop.photo = f"{SOURCES}/{shop.user_id}/gone.png"
     shop.order("lost")
     shop.run()
@@ -193,8 +193,8 @@ def test_on_ones_own_machine_it_asks_for_nothing(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone(window: Window, shop: Shop, scheme: str) -> None:
-    """390 pixels are enough: nothing makes the page scroll sideways, and it is readable in either scheme."""
+def test_the_dashboard_fits_390_pixels(window: Window, shop: Shop, scheme: str) -> None:
+    """Nothing scrolls sideways, and it is readable in both color schemes."""
     shop.order("a")
     shop.run()
     window.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
@@ -206,8 +206,8 @@ def test_on_a_phone(window: Window, shop: Shop, scheme: str) -> None:
     window.check(shop.function.url, shop.stack.url)
 
 
-def test_behind_a_path(window: Window, shop: Shop) -> None:
-    """Behind a proxy with a path prefix, all requests use the prefix."""
+def test_the_dashboard_works_behind_a_path_prefix(window: Window, shop: Shop) -> None:
+    """All its requests use the prefix."""
     page, base = window.page, shop.function.url
 
     def forward(route: object) -> None:

@@ -71,8 +71,8 @@ def test_one_batch_is_retried_alone(window: Window, shop: Shop) -> None:
     expect(page.locator("#troubles")).to_contain_text(second)
 
 
-def test_a_batch_opens(window: Window, shop: Shop) -> None:
-    """A batch shows each job with its state and each image: the photo itself, or why there is none."""
+def test_an_opened_batch_shows_its_jobs_and_images(window: Window, shop: Shop) -> None:
+    """Each photo, or why there is none."""
     good = shop.order("a", images=2)
     shop.run()
     (bad,) = fail(shop, "b")
@@ -165,7 +165,7 @@ def test_what_failed_is_red(window: Window, shop: Shop, scheme: str) -> None:
         assert shape.evaluate(fill) != bar.locator(".made").evaluate(fill)
 
 
-def test_charts_have_axes(window: Window, shop: Shop) -> None:
+def test_charts_name_their_unit_maximum_and_time_range(window: Window, shop: Shop) -> None:
     """A chart can be read: what it counts, how much the top is, and from when to when."""
     shop.order("a", images=3)
     shop.run()
@@ -205,8 +205,8 @@ def test_nothing_waits_and_nothing_is_next(window: Window, shop: Shop) -> None:
     expect(tile).not_to_contain_text("next in")
 
 
-def test_on_a_phone(window: Window, shop: Shop) -> None:
-    """Also with troubles and with a batch open nothing makes the page scroll sideways on a phone."""
+def test_an_opened_batch_with_failures_fits_a_phone(window: Window, shop: Shop) -> None:
+    """Nothing scrolls sideways."""
     (batch,) = fail(shop, "a", "b")
     window.page.set_viewport_size({"width": 390, "height": 844})
     page = enter(window, shop)

@@ -97,8 +97,8 @@ def test_a_scheduled_tick_processes_the_queue(site: Clocked) -> None:
         assert SECRET not in row["text"], table
 
 
-def test_twice_is_once(site: Clocked) -> None:
-    """Running schedule.sql again updates its schedules; unscheduling leaves the app's own ones."""
+def test_running_schedule_sql_again_only_updates_its_schedules(site: Clocked) -> None:
+    """Unscheduling leaves the app's own ones."""
     site.db.execute("select cron.schedule('the-apps-own', '0 0 1 1 *', 'select 1')")
     site.db.execute("select cron.schedule('generation-worker', '0 0 1 1 *', 'select 1')")
     for _ in range(2):

@@ -71,8 +71,8 @@ def analyze(program: Program, *arguments: str) -> subprocess.CompletedProcess[st
 
 @pytest.mark.system
 @pytest.mark.parametrize("name", UNITS)
-def test_systemd_takes_it(program: Program, tmp_path: Path, name: str) -> None:
-    """systemd knows every key and value, and finds every program and unit that is named."""
+def test_systemd_accepts_the_units(program: Program, tmp_path: Path, name: str) -> None:
+    """It knows every key and value, and finds every program and unit."""
     done = analyze(program, "verify", "--recursive-errors=no", str(installed(tmp_path, name)))
     assert (done.returncode, done.stderr) == (0, "")
 

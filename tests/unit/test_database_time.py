@@ -6,8 +6,8 @@ from worker.supabase.database_time import DatabaseTime
 
 
 @pytest.mark.parametrize("answered", ["2026-03-29T00:59:58.5+00:00", "2026-03-29T02:59:58.5+02:00"])
-def test_time_goes_on(answered: str) -> None:
-    """A time to come counts from the answer, in the answer's own zone."""
+def test_a_future_time_counts_from_the_answer(answered: str) -> None:
+    """In the answer's time zone."""
     now = 100.0
     time = DatabaseTime(lambda: now)
     time.set(answered)

@@ -25,7 +25,7 @@ def fixtures(module: str) -> list[str]:
     return [f.name for f in functions if any("fixture" in ast.unparse(mark) for mark in f.decorator_list)]
 
 
-def test_names_are_unique() -> None:
+def test_no_two_shared_modules_have_a_fixture_of_the_same_name() -> None:
     """No two shared modules have a fixture of the same name."""
     counts = Counter(name for module in shared() for name in fixtures(module))
     assert len(counts) > 20

@@ -108,7 +108,7 @@ def test_each_package_imports_only_what_it_may() -> None:
         assert outside <= ARROWS.get(package(module), VALUES), module
 
 
-def test_nothing_goes_round() -> None:
+def test_no_packages_or_modules_import_each_other_in_a_circle() -> None:
     """Neither packages nor modules import each other in a circle."""
     tuple(TopologicalSorter(ARROWS).static_order())
     graph = {module: names - {package(module)} for module, names in OURS.items()}

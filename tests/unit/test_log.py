@@ -68,8 +68,8 @@ def test_json_names_the_trace() -> None:
     assert not {"trace", "span", "sampled"} & set(entry)
 
 
-def test_errors_are_reported() -> None:
-    """An error has what Error Reporting asks for: its type, the service, place, traceback."""
+def test_an_error_has_the_fields_of_error_reporting() -> None:
+    """Type, service, place and traceback."""
     stream = io.StringIO()
     log.set_up(ON_CLOUD_RUN, stream)
     log.event("misconfigured", level="error", code="key_invalid")
@@ -86,7 +86,7 @@ def test_errors_are_reported() -> None:
         }
         place = entry["context"]["reportLocation"]
         assert place["filePath"] == __file__
-        assert place["functionName"] == "test_errors_are_reported"
+        assert place["functionName"] == "test_an_error_has_the_fields_of_error_reporting"
     assert "stack_trace" not in first
     assert second["stack_trace"].startswith("Traceback (most recent call last)")
     assert second["stack_trace"].endswith("RuntimeError: boom")
@@ -101,8 +101,8 @@ def test_what_is_no_error_is_not_reported() -> None:
     assert not {"@type", "serviceContext", "context"} & set(entry)
 
 
-def test_lines_for_people() -> None:
-    """Without colors: time, event, fields; the severity from warnings on, and no trace."""
+def test_a_readable_line_has_time_event_and_fields() -> None:
+    """The severity from warnings on, and no trace."""
     stream = io.StringIO()
     log.set_up({}, stream)
     with log.bound(trace=TRACE):

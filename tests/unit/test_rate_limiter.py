@@ -148,8 +148,8 @@ async def test_counts_from_the_answer(ticker: Ticker) -> None:
     image.cancel()
 
 
-async def test_void_after_grace(ticker: Ticker) -> None:
-    """A start whose grace has passed is not used; within it, it is."""
+async def test_a_start_is_void_after_its_grace(ticker: Ticker) -> None:
+    """Within it, it is used."""
     gate = HandGate(starts(0, 1, 2, grace=1), starts(0))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)
@@ -160,8 +160,8 @@ async def test_void_after_grace(ticker: Ticker) -> None:
     assert gate.asked == [1, 1]
 
 
-async def test_void_after_epoch(ticker: Ticker) -> None:
-    """Once a 429 has moved the epoch, no older start is used, not even by who already waits for it."""
+async def test_a_new_epoch_voids_older_starts(ticker: Ticker) -> None:
+    """Even for images that already wait for them."""
     gate = HandGate(starts(0, 0.05, 0.05), starts(0, epoch=2))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)

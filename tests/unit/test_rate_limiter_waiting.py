@@ -16,8 +16,8 @@ def ticker() -> Ticker:
     return Ticker()
 
 
-async def test_refused_before_latest(ticker: Ticker) -> None:
-    """Who cannot start in time is told at once, and the start stays for who can."""
+async def test_an_image_that_cannot_start_in_time_is_told_at_once(ticker: Ticker) -> None:
+    """The start stays for one that can."""
     gate = HandGate(starts(8))
     limiter = Limiter(gate, ticker)
     began = ticker()
@@ -57,8 +57,8 @@ async def test_a_gate_with_a_near_start_is_asked_again_after_a_pause(ticker: Tic
     assert (gate.asked, limiter.refusal) == ([1, 1, 1], None)
 
 
-async def test_close_wakes_all(ticker: Ticker) -> None:
-    """Closing tells everybody who waits at once; reopening lets the starts be used that are still good."""
+async def test_a_pause_wakes_all_waiting_images_at_once(ticker: Ticker) -> None:
+    """After a resume, valid starts are used."""
     gate = HandGate(starts(0, 50, 60))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)
@@ -73,7 +73,7 @@ async def test_close_wakes_all(ticker: Ticker) -> None:
     assert gate.asked == [1]
 
 
-async def test_close_while_asking(ticker: Ticker) -> None:
+async def test_an_answer_after_a_pause_starts_nothing(ticker: Ticker) -> None:
     """Nobody starts with an answer that comes after closing."""
     gate = HandGate(starts(0))
     gate.open.clear()
@@ -95,7 +95,7 @@ async def test_a_failed_request_to_the_gate_is_the_askers_error(ticker: Ticker) 
     assert gate.asked == [1, 1]
 
 
-async def test_cut_while_waiting(ticker: Ticker) -> None:
+async def test_a_cancelled_wait_uses_no_start(ticker: Ticker) -> None:
     """Who is cancelled while waiting uses up no start and counts no longer."""
     gate = HandGate(starts(0, 50), starts(0))
     limiter = Limiter(gate, ticker)

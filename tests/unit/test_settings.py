@@ -79,7 +79,7 @@ def test_all_problems_are_told_at_once() -> None:
         ({"DRAIN_JOB": "projects/p/locations/l/services/s"}, "DRAIN_JOB"),
     ],
 )
-def test_contradictions_are_refused(changes: dict[str, str], named: str) -> None:
+def test_contradictory_or_impossible_values_are_refused_by_name(changes: dict[str, str], named: str) -> None:
     """Values that do not fit together or cannot be are refused, and the variable is named."""
     assert named in problems(**changes)
 

@@ -28,8 +28,8 @@ def test_googles_trace_header_counts_spans_in_decimal() -> None:
     assert trace_of({"x-cloud-trace-context": TRACE}) == {"trace": TRACE}
 
 
-def test_w3c_goes_first() -> None:
-    """Where both are there, as on Cloud Run, the standard's counts."""
+def test_traceparent_takes_precedence_over_googles_header() -> None:
+    """Cloud Run sends both."""
     assert trace_of({"traceparent": W3C, "x-cloud-trace-context": GOOGLE})["trace"] == TRACE
 
 
