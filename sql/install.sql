@@ -1152,7 +1152,7 @@ begin
   return generation.checked_text(p_value, p_field, 10)::date;
 exception
   when datetime_field_overflow or invalid_datetime_format then
-    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
+    return generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.')::date;
 end
 $$;
 
@@ -1811,7 +1811,6 @@ as $$
 declare
   -- 14 photos go into one request at most (the limit of gemini-3.1-flash-image): one of them is the example.
   v_photos jsonb := generation.checked_array(p_value, 'trainingImageUrls', 1, 13);
-  v_index integer;
   v_url text;
 begin
   for v_index in 0 .. jsonb_array_length(v_photos) - 1 loop
@@ -2994,13 +2993,13 @@ declare
 begin
   loop
     select m.successor into v_next from generation.models as m where m.model = coalesce(v_chain[cardinality(v_chain)], p_model);
-    if v_next is null then
-      return v_chain;
-    elsif v_next = p_model or v_next = any (v_chain) then
+    exit when v_next is null;
+    if v_next = p_model or v_next = any (v_chain) then
       return '{}';
     end if;
     v_chain := v_chain || v_next;
   end loop;
+  return v_chain;
 end
 $$;
 
@@ -3045,10 +3044,9 @@ begin
     end if;
     v_seen := v_seen || v_next;
     select * into v_row from generation.models as m where m.model = v_next;
-    if not found or (v_row.successor is null and (v_row."announcedEnd" > p_today) is not false) then
-      return v_next;
-    end if;
+    exit when not found or (v_row.successor is null and (v_row."announcedEnd" > p_today) is not false);
   end loop;
+  return v_next;
 end
 $$;
 

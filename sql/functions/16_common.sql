@@ -172,6 +172,6 @@ begin
   return generation.checked_text(p_value, p_field, 10)::date;
 exception
   when datetime_field_overflow or invalid_datetime_format then
-    perform generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.');
+    return generation.refuse('400', 'out_of_range', format('%s is no date', p_field), 'Send a date like 2027-03-15, or null.')::date;
 end
 $$;

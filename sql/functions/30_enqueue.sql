@@ -80,7 +80,6 @@ as $$
 declare
   -- 14 photos go into one request at most (the limit of gemini-3.1-flash-image): one of them is the example.
   v_photos jsonb := generation.checked_array(p_value, 'trainingImageUrls', 1, 13);
-  v_index integer;
   v_url text;
 begin
   for v_index in 0 .. jsonb_array_length(v_photos) - 1 loop

@@ -17,13 +17,13 @@ declare
 begin
   loop
     select m.successor into v_next from generation.models as m where m.model = coalesce(v_chain[cardinality(v_chain)], p_model);
-    if v_next is null then
-      return v_chain;
-    elsif v_next = p_model or v_next = any (v_chain) then
+    exit when v_next is null;
+    if v_next = p_model or v_next = any (v_chain) then
       return '{}';
     end if;
     v_chain := v_chain || v_next;
   end loop;
+  return v_chain;
 end
 $$;
 
@@ -68,10 +68,9 @@ begin
     end if;
     v_seen := v_seen || v_next;
     select * into v_row from generation.models as m where m.model = v_next;
-    if not found or (v_row.successor is null and (v_row."announcedEnd" > p_today) is not false) then
-      return v_next;
-    end if;
+    exit when not found or (v_row.successor is null and (v_row."announcedEnd" > p_today) is not false);
   end loop;
+  return v_next;
 end
 $$;
 
