@@ -170,7 +170,7 @@ async def test_the_largest_order_leaves_memory_for_another_users_largest_order(s
 
 
 async def test_unused_photos_make_room_the_least_recently_used_first(source: Source) -> None:
-    source.size = 4_000_000
+    source.size = MAX_PREPARED_BYTES * 4 // 5
     memory = PhotoMemory(2 * MAX_PREPARED_BYTES, Clock())  # for two of these and one that may be the largest
     run = memory.open(source)
     for reference in ("a", "b", "a", "c", "a", "b"):

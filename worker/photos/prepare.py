@@ -26,8 +26,9 @@ from worker.photos.kinds import kind_of
 MOST_PHOTOS = 14
 """The most photos that an order can have."""
 
-MAX_PREPARED_BYTES = 5_000_000
-"""MOST_PHOTOS then fit into the 100 MB of a request to Gemini as base64."""
+MAX_PREPARED_BYTES = 3_500_000
+"""Few photos reach it at the usual edge. MOST_PHOTOS fit into the 100 MB of a request to Gemini as base64,
+and into half of the memory for photos."""
 
 CACHE_BYTES = 32 * 1024 * 1024
 """Limit for prepared photos that are kept for later jobs and runs; in memory, as base64, a third more."""
