@@ -14,13 +14,13 @@ ROWS = re.findall(
     r"^\| (?!what happened|---)(.+?) \|", (ROOT / "docs" / "failures.md").read_text(), re.MULTILINE
 )
 PROOFS = {
-    "429 for a per-minute quota": ["run/test_quotas.py::test_quota_per_minute"],
+    "429 for a per-minute quota": ["run/test_quotas.py::test_a_429_per_minute_postpones_the_job_unspent"],
     "429 for a per-day quota": [
-        "run/test_quotas.py::test_quota_per_day",
+        "run/test_quotas.py::test_a_429_per_day_postpones_the_job_until_midnight_in_california",
         "sql/test_settle.py::test_a_job_without_daily_quota_waits_for_midnight_in_california",
     ],
     "429 for a quota of zero": [
-        "run/test_quotas.py::test_quota_of_zero",
+        "run/test_quotas.py::test_a_quota_of_zero_is_misconfigured",
         "run/test_quotas.py::test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing",
         "run/test_failures.py::test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent",
     ],
@@ -81,9 +81,11 @@ PROOFS = {
     "a quota still used up": [
         "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_used_up_quota"
     ],
-    "attempts used up": ["run/test_failures.py::test_attempts_run_out"],
+    "attempts used up": [
+        "run/test_failures.py::test_a_job_fails_after_its_last_attempt_with_the_last_reason"
+    ],
     "the worker died": [
-        "run/test_kill.py::test_killed_while_generating",
+        "run/test_kill.py::test_the_next_invocation_completes_a_killed_ones_batch",
         "sql/test_rescue.py::test_suspect_goes_alone",
         "sql/test_rescue.py::test_a_jobs_third_crash_alone_fails_it",
     ],
@@ -97,13 +99,15 @@ PROOFS = {
     ],
     "the process gets SIGTERM": [
         "run/test_deadlines.py::test_a_stopped_run_ends_within_8_seconds",
-        "run/test_kill.py::test_told_to_end",
+        "run/test_kill.py::test_sigterm_keeps_pending_requests_and_releases_the_other_jobs",
     ],
     "the run's end cuts a call": [
         "run/test_deadlines.py::test_a_photo_cut_by_the_runs_end_spends_no_attempt",
         "run/test_deadlines.py::test_hanging_calls_are_cut",
     ],
-    "the job is cancelled": ["run/test_ownership.py::test_cancelled_while_generating"],
+    "the job is cancelled": [
+        "run/test_ownership.py::test_an_image_of_a_cancelled_order_is_discarded_and_counted"
+    ],
 }
 """By the beginning of the row's first cell: the tests that show it."""
 
