@@ -2045,8 +2045,8 @@ execute function generation.adopt_inserted_job();
 -- Jobs become ready again: those whose worker died, and those whose time to be retried has come. A claim calls both functions first. They
 -- handle a bounded number of jobs and skip rows that are locked.
 
--- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
--- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
+-- Whether a job is the only one that its run holds. Then a crash is the job's own; among several jobs it may be any of theirs. The leases
+-- of a run do not end at the same moment, so a job is not alone either if another of the run was taken back before.
 create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -2056,8 +2056,8 @@ as $$
       select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
 
--- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
--- up though this one is given back. With nothing left to make it is not: the next claim only settles it.
+-- Why a job whose lease has ended is given up: its third crash of its own, or no attempts left even with this one given back. Null if it
+-- is not given up, for example because all its images are made: the next claim only settles it.
 create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
 language sql stable set search_path = ''
 as $$
@@ -2068,10 +2068,9 @@ as $$
   end
 $$;
 
--- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. The attempt is given back, and from now on the job is handed out alone, until it has been tried and
--- settled: so a photo that kills its worker takes its neighbours down once, and the crashes that follow are its
--- own, of which the third is the last. Skips rows that are locked right now.
+-- Takes back up to p_limit jobs whose lease has ended. Their worker is dead, since a run ends before its leases do. The attempt is given
+-- back, and the job is handed out alone until it has been tried and settled. So a photo that kills its worker affects other jobs once;
+-- later crashes are its own, and the third ends the job. Skips rows that are locked.
 create or replace function generation.rescue_expired_leases(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -2127,8 +2126,8 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
--- order of that user's, the user's jobs wait for the next claim.
+-- Makes up to p_limit waiting jobs ready whose time has come, each with its next turn. While an order of a user locks the user's tag row,
+-- that user's jobs wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -3220,7 +3219,7 @@ $$;
 -- Jobs go out. A claim registers its run, takes back what dead runs left, makes ready what has come due, and hands out ready jobs.
 -- Refusals: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Being busy or having nothing to give are answers, not errors.
 
--- What a claim is called with. The fence it makes, {worker}/{run}/{claim}, never recurs.
+-- Checks the parameters of a claim. The fence, {worker}/{run}/{claim}, is different for every claim.
 create or replace function generation.check_claim(
   p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric
 ) returns void
@@ -3242,9 +3241,9 @@ begin
 end
 $$;
 
--- Locks up to p_limit ready jobs in the order they are served, none of the users p_skip_users, and without p_suspects only
--- those that are none. Gives the ids of those that can begin within p_starts, one at least, whether any is a suspect, and
--- the first if it is one.
+-- Locks up to p_limit ready jobs in the order they are served, without jobs of p_skip_users, and without suspects unless p_suspects.
+-- Returns the ids of those that the gate can begin with p_starts starts (one at least), whether any job is a suspect, and the id of the
+-- first job if it is one.
 create or replace function generation.lock_first_jobs(
   p_limit integer, p_starts double precision, p_skip_users jsonb, p_suspects boolean,
   out ids bigint[], out any_suspect boolean, out first_suspect bigint
@@ -3269,10 +3268,10 @@ begin
 end
 $$;
 
--- The ids of up to p_limit ready jobs, locked, in the order they are served; no more than p_starts can begin,
--- but one at least. A suspect of a crash is handed out alone in its run, so that one poisonous photo cannot take
--- its neighbours down again. Nearly always there is none, and the head of the index is walked once: after many jobs
--- have been worked off and before the next vacuum that is most of what a claim takes.
+-- Locks up to p_limit ready jobs in the order they are served and returns their ids; no more than p_starts starts can begin, but one at
+-- least. A suspect of a crash is handed out alone in its run, so that one photo that kills its worker does not take other jobs down
+-- again. There are rarely suspects, so the index is usually read once; with many dead rows before its head, between two vacuums, that is
+-- most of the time of a claim.
 create or replace function generation.lock_ready_jobs(
   p_run_id uuid, p_limit integer, p_starts double precision, p_skip_users jsonb
 ) returns bigint[]
@@ -3298,8 +3297,8 @@ begin
 end
 $$;
 
--- Spends the attempt of the jobs p_ids and puts them under the fence of a claim. The lease is the rest of the run
--- plus 15 s for its last settle, never more than 290 s. What the claim stores will have to be swept.
+-- Gives the jobs p_ids to a claim: spends an attempt of each, sets the fence, and leases them for the rest of the run plus 15 s for its
+-- last settle, at most 290 s. Clears "sweptAt", because the claim may store objects.
 create or replace function generation.lease_jobs(p_ids bigint[], p_fence text, p_run_id uuid, p_claim_id uuid, p_run_seconds numeric)
 returns void
 language plpgsql set search_path = ''
@@ -3316,8 +3315,8 @@ begin
 end
 $$;
 
--- The jobs that a claim holds as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may
--- have stored objects that nobody recorded.
+-- The jobs that a claim holds, as the worker gets them, in the order they are served. `claimedBefore`: an earlier claim may have stored
+-- objects that nobody recorded.
 create or replace function generation.jobs_of_claim(p_run_id uuid, p_claim_id uuid) returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -3340,7 +3339,7 @@ begin
 end
 $$;
 
--- Seconds until something can be claimed again: the next retry due or lease running out; null if nothing is left.
+-- Seconds until the next retry is due or the next lease ends; null if there is neither.
 create or replace function generation.next_attempt_seconds() returns numeric
 language sql stable set search_path = ''
 as $$
@@ -3354,7 +3353,7 @@ as $$
   where w.due_at is not null
 $$;
 
--- The time nine in ten of a model's latest 50 images took, in seconds; null before the first.
+-- The 90th percentile of the time that a model's latest 50 images took, in seconds; null before the first.
 create or replace function generation.model_latency_seconds(p_model text) returns numeric
 language plpgsql stable set search_path = ''
 as $$
@@ -3368,9 +3367,9 @@ begin
 end
 $$;
 
--- The answer of a claim: the jobs that it holds and its fence, the models that were changed over to after p_model and the last of them, its
--- observed latency, what an image costs by model, the buckets and hosts source photos may come from, an image that Storage did not keep
--- (see report_storage), the images that p_most_images bounded it to, and the time.
+-- The answer of a claim: its jobs and fence, the models that replaced p_model in order and the last of them, its latency, the price of an
+-- image by model, the buckets and hosts that photos may come from, an image that Storage did not keep (see report_storage), the limit of
+-- images that applied, and the time.
 create or replace function generation.claimed(
   p_run_id uuid, p_claim_id uuid, p_fence text, p_model text, p_most_images double precision
 ) returns jsonb
@@ -3391,9 +3390,9 @@ begin
 end
 $$;
 
--- The answer of a claim that gives nothing: `isolated` while a ready job has to wait until the run's other
--- jobs are settled (see lock_ready_jobs), `busy` when others are taking what is ready at this very moment,
--- else `queue_empty` with the seconds until that may change.
+-- The answer of a claim without jobs: `isolated` while a ready job waits for the run's other jobs to be settled (see
+-- lock_ready_jobs), `busy` when other claims are taking the ready jobs right now, else `queue_empty` with the seconds until that may
+-- change.
 create or replace function generation.nothing_claimed(p_run_id uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -3423,9 +3422,9 @@ begin
 end
 $$;
 
--- Why a run may not claim now: {reason, seconds}, reason null if it may. A run that is not registered yet (null) needs
--- a place among the runs at once; a dead run's place is free when it has not been heard of for 90 s. Waiting up to 30 s for the gate is
--- what a run is for; with a longer wait ahead it had better not begin.
+-- Why a run may not claim now, as {reason, seconds}; reason is null if it may. A run that is not registered yet (null) needs a place among
+-- the runs at once; the place of a dead run is free 90 s after the last sign of it. A run may wait up to 30 s for the gate; if the wait is
+-- longer, it should not begin.
 create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
 returns jsonb
 language plpgsql set search_path = ''
@@ -3445,8 +3444,8 @@ begin
 end
 $$;
 
--- A claim's answer with the time it was given: {answeredAt} beside the rest, from which a worker, which has no
--- clock of its own, tells when it will be due again.
+-- Adds {answeredAt}, the database's time, to the answer of a claim. The worker has no reliable clock, and computes from it when to claim
+-- again.
 create or replace function generation.answered(p_answer jsonb) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
@@ -3455,19 +3454,16 @@ begin
 end
 $$;
 
--- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends their attempts.
--- p_photo_host is the host of the project's address, which photos may come from; of the users in p_skip_users, an array of ids,
--- nothing is handed out, because the run has enough jobs of theirs that only wait. p_max_images ends the jobs handed out with the
--- one that brings their images to it; null, the default, is no bound. p_schema_version is the version of the schema that the worker
--- needs; null, the default, is any.
+-- Hands out up to p_max_jobs ready jobs to a run that lasts p_run_seconds more, and spends an attempt of each.
+-- p_photo_host is the host of the project's address; photos may come from it. p_skip_users is an array of user ids whose jobs are not
+-- handed out, because the run has enough jobs of theirs that wait. p_max_images is a limit of images: the job that reaches it is the
+-- last; null means no limit. p_schema_version is the version of the schema that the worker needs; null means any.
 -- Returns {jobs, fence, successor, successors, prices, latencySeconds, photoBuckets, photoHosts, storageRefused, mostImages, answeredAt};
--- with nothing to give {jobs: [], reason, nextAttemptInSeconds, answeredAt},
--- where reason is `queue_empty`, `isolated`, `busy` (others hold the locks), `rate_limited`,
--- `daily_cap`, `paused` or `too_many_runs`. Never more jobs than the gate can
--- start within the run and its horizon (a sixth of the window: 10 s), so that jobs which come later wait in the queue,
--- where their turn is fair, and not behind what is claimed; but one at least.
+-- without jobs {jobs: [], reason, nextAttemptInSeconds, answeredAt}, where reason is `queue_empty`, `isolated`, `busy` (others hold the
+-- locks), `rate_limited`, `daily_cap`, `paused` or `too_many_runs`. It hands out no more jobs than the gate can start within the run and
+-- its horizon (a sixth of the window: 10 s), but one at least, so that jobs which come later take their fair turn in the queue.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if it is new or a wrong clock has set
--- it, jobs, then batches, then tag rows of users whose retries are due; rows locked by others are skipped.
+-- it, jobs, then batches, then tag rows of users whose retries are due; skips rows that others have locked.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
@@ -3547,9 +3543,8 @@ $$;
 -- Runs: one row in generation.runs per invocation that claimed something. Its first claim makes the row, claims and questions to the
 -- gate show that the run is alive, and its end releases what it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
 
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
--- it is registered, null before its first claim.
--- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
+-- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, null before its first claim.
+-- PT409 if the run has been finished: a late claim must not take jobs that nobody will work on.
 create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
@@ -3566,8 +3561,8 @@ begin
 end
 $$;
 
--- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
--- hears or ends it.
+-- Notes that a run is alive, at most every ten seconds. Locks: the run, unless another call has locked it: that one
+-- notes it as well, or ends the run.
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
@@ -3580,9 +3575,9 @@ begin
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
--- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
--- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
+-- The runs that count as running, and until when each does without another sign of it: until its deadline, or 90 s after it last claimed,
+-- asked the gate, recorded an image or settled a job (a call to Gemini takes a minute at most by default). So a run that died does not
+-- hold its place for longer. A run that is silent for longer continues, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -3593,11 +3588,10 @@ begin
 end
 $$;
 
--- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
--- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
--- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
--- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
--- ends. Reads heads of indexes only.
+-- A run that finds nothing to do leaves no row, with two exceptions: the first run of all, and the first after a run that ended with a
+-- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
+-- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
+-- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
 create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -3623,10 +3617,10 @@ begin
 end
 $$;
 
--- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
--- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
--- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
+-- Ends a run: releases what its claims still hold, writes its row, and refuses its later claims. Workers call it even if the answer of a
+-- claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held job once for each request that was
+-- sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another model made than the requested one; they
+-- count for that model from now on. Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'

@@ -1,8 +1,8 @@
 -- Jobs become ready again: those whose worker died, and those whose time to be retried has come. A claim calls both functions first. They
 -- handle a bounded number of jobs and skip rows that are locked.
 
--- Whether a job that is held is its run's only one: then a crash is its own, among several it may be any of theirs.
--- The leases of a run do not end at the very same moment, so one whose company was taken back first was not alone.
+-- Whether a job is the only one that its run holds. Then a crash is the job's own; among several jobs it may be any of theirs. The leases
+-- of a run do not end at the same moment, so a job is not alone either if another of the run was taken back before.
 create or replace function generation.is_alone(p_job public.photo_generation_queue) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -12,8 +12,8 @@ as $$
       select from generation.runs as d where d.id = p_job."runId" and d."rescuedAt" is not null)
 $$;
 
--- Why a job whose lease has run out is given up, null if it is not: its third crash of its own, or attempts used
--- up though this one is given back. With nothing left to make it is not: the next claim only settles it.
+-- Why a job whose lease has ended is given up: its third crash of its own, or no attempts left even with this one given back. Null if it
+-- is not given up, for example because all its images are made: the next claim only settles it.
 create or replace function generation.crash_code(p_job public.photo_generation_queue) returns text
 language sql stable set search_path = ''
 as $$
@@ -24,10 +24,9 @@ as $$
   end
 $$;
 
--- Takes back up to p_limit jobs whose lease has run out: the worker is dead, since a run ends before its
--- leases do. The attempt is given back, and from now on the job is handed out alone, until it has been tried and
--- settled: so a photo that kills its worker takes its neighbours down once, and the crashes that follow are its
--- own, of which the third is the last. Skips rows that are locked right now.
+-- Takes back up to p_limit jobs whose lease has ended. Their worker is dead, since a run ends before its leases do. The attempt is given
+-- back, and the job is handed out alone until it has been tried and settled. So a photo that kills its worker affects other jobs once;
+-- later crashes are its own, and the third ends the job. Skips rows that are locked.
 create or replace function generation.rescue_expired_leases(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -83,8 +82,8 @@ begin
 end
 $$;
 
--- Makes up to p_limit waiting jobs ready that have come due, each with its next turn. While a user's tag row is locked, by an
--- order of that user's, the user's jobs wait for the next claim.
+-- Makes up to p_limit waiting jobs ready whose time has come, each with its next turn. While an order of a user locks the user's tag row,
+-- that user's jobs wait for the next claim.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$

@@ -1,9 +1,8 @@
 -- Runs: one row in generation.runs per invocation that claimed something. Its first claim makes the row, claims and questions to the
 -- gate show that the run is alive, and its end releases what it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
 
--- One claim of a run at a time, so that a repeated claim waits for the first and finds its jobs. Returns the run as
--- it is registered, null before its first claim.
--- PT409 when the run has been finished: whatever arrives late must not take jobs nobody will work on.
+-- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, null before its first claim.
+-- PT409 if the run has been finished: a late claim must not take jobs that nobody will work on.
 create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
@@ -20,8 +19,8 @@ begin
 end
 $$;
 
--- Notes that a run is alive, at most every ten seconds. Locks: the run; does not wait for it, since whoever holds it
--- hears or ends it.
+-- Notes that a run is alive, at most every ten seconds. Locks: the run, unless another call has locked it: that one
+-- notes it as well, or ends the run.
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
@@ -34,9 +33,9 @@ begin
 end
 $$;
 
--- The runs that count as running at once, and until when each does if nothing more is heard of it: its deadline, or 90 s after it last
--- claimed, asked the gate, recorded an image or settled a job, since a call to Gemini takes a minute at most by default. A run that died
--- holds no place longer; one that is silent for longer works on, beside the run that has taken its place.
+-- The runs that count as running, and until when each does without another sign of it: until its deadline, or 90 s after it last claimed,
+-- asked the gate, recorded an image or settled a job (a call to Gemini takes a minute at most by default). So a run that died does not
+-- hold its place for longer. A run that is silent for longer continues, beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -47,11 +46,10 @@ begin
 end
 $$;
 
--- A run that finds nothing to do leaves no row, but for two things that those who watch must know: that a run has come at
--- all, and that the trouble of the one before is over. That is over once no job that is ready or under way may still meet what
--- was wrong, nor, where Storage did not keep an image or the run went on in spite of its problem, any job that waits. The row has
--- an id of its own: under the run's a repeated claim would find it finished. A run that claimed before leaves its own row when it
--- ends. Reads heads of indexes only.
+-- A run that finds nothing to do leaves no row, with two exceptions: the first run of all, and the first after a run that ended with a
+-- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
+-- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
+-- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
 create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -77,10 +75,10 @@ begin
 end
 $$;
 
--- Ends a run: releases whatever its claims still hold, writes its row, and refuses its later claims. Called
--- even when a claim's answer was lost, for then only this knows what it took. p_spent_jobs lists the ids of
--- held jobs once for each request that was sent; the others get their attempt back. Images that another model made than the
--- one that was asked (`answeredBy` in the summary) count for that model from now on. Returns {released}.
+-- Ends a run: releases what its claims still hold, writes its row, and refuses its later claims. Workers call it even if the answer of a
+-- claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held job once for each request that was
+-- sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another model made than the requested one; they
+-- count for that model from now on. Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
