@@ -196,7 +196,7 @@ def _shrunk(image: Image.Image, max_edge: int) -> Image.Image:
     if scale >= 1:
         return image
     width, height = (max(round(side * scale), 1) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)  # not in place: pi_heif would decode again
+    return image.resize((width, height), Image.Resampling.BICUBIC)  # not in place: pi_heif would decode again
 
 
 def _bands(image: Image.Image, factor: int) -> Iterator[Image.Image]:
