@@ -194,6 +194,7 @@ def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
 @example(kind="JPEG", width=3840, height=216, edge=2048)
 @example(kind="PNG", width=3600, height=200, edge=2048)
 @example(kind="JPEG", width=5000, height=1, edge=2048)
+@example(kind="JPEG", width=4353, height=17, edge=512)
 def test_a_larger_photo_gets_nine_tenths_of_the_edge_or_more(
     kind: str, width: int, height: int, edge: int
 ) -> None:
@@ -203,7 +204,8 @@ def test_a_larger_photo_gets_nine_tenths_of_the_edge_or_more(
         assert (made.width, made.height) == (width, height)
     else:
         assert 0.9 * edge <= max(made.width, made.height) <= edge
-        assert made.height == pytest.approx(made.width * height / width, abs=1)
+        # Decoding at a part of the size rounds up, and scaling rounds once more.
+        assert made.height == pytest.approx(made.width * height / width, abs=1.5)
 
 
 @pytest.mark.parametrize("edge", [512, 1000, None])
