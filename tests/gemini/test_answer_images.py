@@ -1,0 +1,43 @@
+"""An image that Gemini sent: whole, or cut on its way."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from google.genai import types
+from PIL import Image
+
+from worker.errors import Transient
+from worker.gemini.answer import read_answer
+
+KINDS = ("PNG", "JPEG", "WEBP")
+
+
+def image(kind: str) -> bytes:
+    """A picture with some content, so that a cut one has a whole header."""
+    out = io.BytesIO()
+    Image.effect_noise((256, 256), 80).convert("RGB").save(out, kind)
+    return out.getvalue()
+
+
+def answer(data: bytes, kind: str) -> types.GenerateContentResponse:
+    """Gemini's answer with one image."""
+    blob = types.Blob(data=data, mime_type=f"image/{kind.lower()}")
+    content = types.Content(parts=[types.Part(inline_data=blob)])
+    return types.GenerateContentResponse(
+        candidates=[types.Candidate(content=content, finish_reason=types.FinishReason.STOP)]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_image_is_taken_with_whatever_follows_it(kind: str) -> None:
+    for data in (image(kind), image(kind) + b"more"):
+        assert read_answer(answer(data, kind), "model", 1).data == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cut_image_is_asked_for_again(kind: str) -> None:
+    with pytest.raises(Transient) as caught:
+        read_answer(answer(image(kind)[:-200], kind), "model", 1)
+    assert caught.value.code == "malformed_answer"
