@@ -24,6 +24,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
 from bench.harness.bounds import above, whole
 from bench.harness.figures import hardware
@@ -45,6 +46,7 @@ LEAST_RATE = round(60 / WINDOW_SECONDS)
 """Starts per minute; each window then has at least one."""
 
 MODEL = "model"
+QUESTION = "%(p_run_id)s, %(p_model)s, %(p_slots)s, %(p_within_seconds)s, %(p_users)s"
 Pool = asyncio.Queue[psycopg.AsyncConnection[dict[str, Any]]]
 
 
@@ -73,8 +75,8 @@ class PooledGate:
         connection = await self._pool.get()
         try:
             found = await connection.execute(
-                "select take_start_slots(%(p_run_id)s, %(p_model)s, %(p_slots)s, %(p_within_seconds)s) as a",
-                params,
+                f"select take_start_slots({QUESTION}) as a".encode(),
+                {**params, "p_users": Jsonb(params["p_users"])},
             )
             answer: dict[str, Any] = (await found.fetchone() or {})["a"]
         finally:

@@ -118,7 +118,7 @@ begin
   from pg_catalog.pg_class as c
   join pg_catalog.pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
   where c.relkind in ('r', 'p') and (
-    (c.relnamespace = to_regnamespace('generation') and c.relname in ('changed_minutes', 'counting', 'counts', 'erasures', 'failed_images', 'flows', 'gates',
+    (c.relnamespace = to_regnamespace('generation') and c.relname in ('changed_minutes', 'counting', 'counts', 'erasures', 'failed_images', 'flows', 'gate_turns', 'gates',
       'idempotency_keys', 'limits', 'models', 'photo_buckets', 'photo_hosts', 'prices', 'runs', 'schema_migrations', 'virtual_times', 'worker_calls'))
     or (v_mode = 'with_tables' and c.relnamespace = 'public'::regnamespace and (c.relname, a.attname) in (
       ('photo_generation_batches', 'imagesTotal'), ('photo_generation_queue', 'startTag'), ('photo_generation_photos', 'imageIndex'))));

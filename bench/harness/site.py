@@ -39,7 +39,7 @@ COUNTING = "counts-rejected-calls"
 
 WORK_TABLES = (
     "public.photo_generation_queue, public.photo_generation_batches, generation.failed_images, "
-    "generation.idempotency_keys, generation.runs, generation.flows, generation.gates"
+    "generation.idempotency_keys, generation.runs, generation.flows, generation.gate_turns, generation.gates"
 )
 
 

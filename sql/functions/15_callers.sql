@@ -103,7 +103,7 @@ as $$
   ('settle_generation_erasure(text, boolean)', false),
   ('settle_generation_jobs(jsonb)', false),
   ('settle_swept_generation_jobs(jsonb)', false),
-  ('take_start_slots(uuid, text, integer, double precision)', false)
+  ('take_start_slots(uuid, text, integer, double precision, jsonb)', false)
 $$;
 
 -- Those that are there.

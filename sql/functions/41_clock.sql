@@ -38,6 +38,8 @@ as $$
   ('generation.gates', 'limitedAt', interval '0', null),
   ('generation.gates', 'learnedAt', interval '0', null),
   ('generation.gates', 'probedAt', interval '0', null),
+  ('generation.gate_turns', 'turnAt', interval '1 day', null),
+  ('generation.gate_turns', 'heardAt', interval '0', null),
   ('generation.erasures', 'requestedAt', interval '0', null),
   ('generation.erasures', 'lookedAt', interval '0', null),
   ('generation.erasures', 'emptyAt', interval '0', null),

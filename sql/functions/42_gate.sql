@@ -252,31 +252,38 @@ $$;
 
 -- Gives a run up to p_slots starts of a model, at most one horizon ahead (a sixth of the window: 10 s) and within
 -- the run, so that a run that dies loses no more; none later than p_within_seconds from now, after which the run
--- starts nothing more, so that no run takes starts along into its end. Returns {slots: [seconds from now,
--- ascending], graceSeconds, horizonSeconds, epoch, reason, nextInSeconds}: with no slots, why (`rate_limited`,
--- `daily_cap`, `paused`) and when to ask again. The caller counts from the moment it has the answer; a start is
+-- starts nothing more, so that no run takes starts along into its end. p_users is an array of the ids of the users for
+-- whom the run wants them, who share the starts with those of other runs (see 41_turns.sql); null, the default, is a user
+-- of the run's own. Returns {slots: [seconds from now, ascending], graceSeconds, horizonSeconds, epoch, reason,
+-- nextInSeconds, askAgainInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
+-- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
+-- The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
 -- Errors: PT400, PT409 (`run_finished`). Locks: the run, the gate, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
-  p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null
+  p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null, p_users jsonb default null
 ) returns jsonb
 language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
   v_gate generation.gates;
+  v_turn generation.gate_turns;
   v_now timestamptz;
   v_ends timestamptz;
   v_horizon double precision;
   v_latest timestamptz;
-  v_starts timestamptz[] := '{}';
+  v_starts timestamptz[];
   v_most integer;
-  v_probe integer;
+  v_probe integer := 0;
   v_closed jsonb;
 begin
   perform generation.require_service();
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
+  end if;
+  if jsonb_typeof(p_users) <> 'array' then
+    perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   perform generation.hear_run(p_run_id);
   v_gate := generation.enter_gate(p_model);
@@ -300,13 +307,15 @@ begin
     else
       v_probe := 0;
     end if;
-    v_starts := generation.starts_to_give(v_gate, v_most - v_probe, v_now, v_latest);
-    if v_starts <> '{}' then
-      v_gate := generation.add_starts(v_gate, v_starts, v_now);
-    end if;
-    v_starts := array_fill(v_now, array[v_probe]) || v_starts;
-    v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
   end if;
+  v_turn := generation.enter_line(v_gate, p_run_id, p_slots, p_users, v_now);
+  v_starts := generation.starts_in_turn(v_turn, v_gate, v_most - v_probe, v_now, v_latest);
+  if v_starts <> '{}' then
+    v_gate := generation.add_starts(v_gate, v_starts, v_now);
+  end if;
+  v_starts := array_fill(v_now, array[v_probe]) || v_starts;
+  v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
+  v_turn := generation.stay_in_line(v_turn, v_gate, cardinality(v_starts), v_now);
   perform generation.leave_gate(v_gate);
   return jsonb_build_object(
     'slots', (
@@ -314,6 +323,7 @@ begin
     'graceSeconds', v_gate."graceSeconds", 'horizonSeconds', v_horizon, 'epoch', v_gate.epoch,
     'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
-      else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end);
+      else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end,
+    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate));
 end
 $$;

@@ -93,6 +93,7 @@ begin
       'Remove it a day after the last worker that uses this model has ended.');
   end if;
   delete from generation.gates as g where g.model = p_model;
+  delete from generation.gate_turns as t where t.model = p_model;
   return public.generation_gate() || jsonb_build_object('removed', v_found);
 end
 $$;

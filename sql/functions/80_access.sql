@@ -48,6 +48,7 @@ alter table generation.virtual_times enable row level security;
 alter table generation.models enable row level security;
 alter table generation.photo_buckets enable row level security;
 alter table generation.photo_hosts enable row level security;
+alter table generation.gate_turns enable row level security;
 alter table generation.gates enable row level security;
 alter table generation.limits enable row level security;
 alter table generation.prices enable row level security;

@@ -82,23 +82,26 @@ def test_never_more_than_the_rate(
     assert seen <= rate
 
 
-@settings(BOUNDED, max_examples=8)  # each makes hundreds of starts
-@given(rate=st.integers(1, 500), patience=st.floats(0.2, 1), takers=st.integers(1, 4))
-@example(rate=60, patience=1, takers=3)
+@settings(BOUNDED, max_examples=10)
+@given(rate=st.integers(1, 200), late=st.floats(0, 0.2), takers=st.integers(1, 4))
+@example(rate=60, late=0.2, takers=3)
 def test_hardly_fewer_than_the_rate(
-    queue: Queue, moment: Moment, rate: int, patience: float, takers: int
+    queue: Queue, moment: Moment, rate: int, late: float, takers: int
 ) -> None:
-    """Asked as soon as the last starts are used up, the gate gives at least 97 % of the rate."""
+    """Runs that ask when they are told to, or a little late, get at least 97 % of the rate."""
     model, began = f"m{uuid4().hex}", moment.now
     allow(queue, rate, model=model)
-    windows, given_out, turn = max(5, 200 // rate), 0, 0
-    while moment.now < began + timedelta(seconds=60 * windows):
-        answer = GateRun(queue, model=model).take(max(rate // 6 // (turn % takers + 1), 1))
-        given_out, turn = given_out + len(answer["slots"]), turn + 1
-        # The next question comes when the next start is at most a horizon ahead.
-        wait = max(answer["nextInSeconds"] - 10 * (1 - patience), 0) if answer["slots"] else 0
-        moment.advance(wait or answer["nextInSeconds"] or 0.001)
-    assert given_out >= 0.97 * rate * windows
+    end, starts = 60 * max(4, 60 // rate), list[float]()
+    runs = [GateRun(queue, 1e6, model) for _ in range(takers)]
+    asks = [0.0] * takers
+    while min(asks) < end:
+        number = asks.index(min(asks))
+        now = asks[number]
+        moment.set(began + timedelta(seconds=now))
+        answer = runs[number].take(rate)
+        starts += [now + start for start in answer["slots"]]
+        asks[number] += max(answer["askAgainInSeconds"], *answer["slots"], 0.001) + late
+    assert sum(60 <= start < end for start in starts) >= 0.97 * rate * (end / 60 - 1) - 1
 
 
 def test_a_small_order_starts_at_once_in_an_idle_queue(queue: Queue, moment: Moment) -> None:
@@ -118,11 +121,12 @@ def test_half_of_the_rate_starts_at_once_after_quiet(
     """Once a rate has been seen to pass, an order of half of it starts at once whenever a span was quiet."""
     model = f"m{uuid4().hex}"
     proven(queue, rate, model)
+    run = GateRun(queue, 1e6, model)
     for microseconds, wanted in asks:
-        GateRun(queue, model=model).take(wanted)
+        run.take(wanted)
         moment.advance(microseconds / MICRO)
     moment.advance(61 + 10)
-    assert GateRun(queue, model=model).starts(min(ceil(rate / 2), 1000)) == [0] * ceil(rate / 2)
+    assert run.starts(min(ceil(rate / 2), 1000)) == [0] * ceil(rate / 2)
 
 
 @BOUNDED
@@ -130,14 +134,14 @@ def test_half_of_the_rate_starts_at_once_after_quiet(
 def test_nobody_waits_for_longer_than_two_even_intervals(
     queue: Queue, moment: Moment, rate: int, asks: list[tuple[int, int]]
 ) -> None:
-    """However starts were requested, the next comes at most two even intervals after the last one."""
+    """However starts were requested, the next can come at most two even intervals after the last one."""
     model = f"m{uuid4().hex}"
     proven(queue, rate, model)
     last = 0.0
     for microseconds, wanted in asks:
         answer = GateRun(queue, model=model).take(wanted)
         last = max([last, *map(float, answer["slots"])])
-        assert answer["nextInSeconds"] <= last + 2 * 61 / rate + 60 / 256 + 0.001
+        assert answer["nextInSeconds"] <= max(last + 2 * 61 / rate + 60 / 256 + 0.001, 0)
         moment.advance(microseconds / MICRO)
         last -= microseconds / MICRO
 
@@ -229,13 +233,13 @@ def test_two_takers_at_once(queue: Queue, another: Callable[[], Queue], moment: 
     watcher = another()
     queue.connection.execute("begin")
     queue.connection.execute("select from generation.enter_gate(%s)", [MODEL])
-    with blocked(another(), lambda other: take(other, second.id, 4)["slots"], watcher) as theirs:
+    with blocked(another(), lambda other: take(other, second.id, 1)["slots"], watcher) as theirs:
         waits = watcher.one("select count(*) as n from pg_stat_activity where wait_event_type = 'Lock'")
         assert waits["n"] == 1
         ours = first.starts(4)
         queue.connection.execute("commit")
         together = ours + [float(start) for start in theirs.result()]
-    assert together == pytest.approx([i * 61 / 60 for i in range(8)], abs=1e-5)
+    assert together == pytest.approx([i * 61 / 60 for i in range(5)], abs=1e-5)
 
 
 def test_two_takers_of_a_new_gate(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:

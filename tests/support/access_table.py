@@ -68,6 +68,7 @@ TABLES = {
     "generation.schema_migrations": CLOSED,
     "generation.failed_images": CLOSED,
     "generation.flows": CLOSED,
+    "generation.gate_turns": CLOSED,
     "generation.gates": CLOSED,
     "generation.idempotency_keys": CLOSED,
     "generation.limits": CLOSED,

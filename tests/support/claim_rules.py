@@ -189,11 +189,13 @@ class ClaimRules(Machine):
         state.hear(now)
         self.model.gate = self.model.gate.aged(now)
         latest = now + timedelta(seconds=HORIZON if within is None else min(HORIZON, within))
-        starts, closed = self.model.gate.take(now, slots, min(latest, state.ends_by))
+        starts, closed, turn = self.model.gate.take(now, state.id, slots, min(latest, state.ends_by))
         answer = self.queue.call("take_start_slots", **parameters)
         told = [now + timedelta(seconds=offset) for offset in answer["slots"]]
         assert (told, answer["reason"] or "") == (starts, closed.reason)
         assert answer["epoch"] == self.model.gate.epoch
         assert answer["nextInSeconds"] == (closed.seconds and pytest.approx(closed.seconds, abs=0.001))
+        asks_again = min((turn - now).total_seconds(), 80)
+        assert answer["askAgainInSeconds"] == pytest.approx(asks_again, abs=0.001)
         self.starts += told
         self.reached[f"take {closed.reason or 'starts'}"] += 1

@@ -5,8 +5,10 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from math import ceil, floor
 from typing import NamedTuple
+from uuid import UUID
 
 WINDOW, GRACE, HORIZON = 60.0, 1.0, 10.0
+LEAD = timedelta(seconds=HORIZON / 2)
 LONG_AGO, NEVER = datetime(2000, 1, 1, tzinfo=UTC), datetime(3000, 1, 1, tzinfo=UTC)
 CALIFORNIA = timezone(timedelta(hours=-7))  # in summer, when the tests' noon is
 
@@ -32,6 +34,17 @@ class Facts(NamedTuple):
     limit: int | None
 
 
+@dataclass(eq=False)
+class Turn:
+    """A run's place in line; here each is for a user of its own, so that all weigh the same."""
+
+    images: int = 0
+    tag: float = 0.0
+    served: bool = False
+    at: datetime = NEVER
+    heard_at: datetime = LONG_AGO
+
+
 @dataclass
 class Gate:
     """One model's gate; `paused` and `images_per_day` are limits of all models."""
@@ -51,6 +64,7 @@ class Gate:
     probed_at: datetime | None = None
     limited_at: datetime = LONG_AGO
     limits: int = 0
+    line: dict[UUID, Turn] = field(default_factory=dict)
     paused: bool = False
     images_per_day: int | None = None
 
@@ -88,6 +102,8 @@ class Gate:
     @property
     def pace(self) -> float:
         """Seconds between starts from now on: the least at which a span of them never meets the limit."""
+        if not self.given:
+            return self.even.total_seconds()
         most, latest = floor(self.allowed), self.given[::-1]
         waits = [
             (latest[place] - self.last + self.span).total_seconds() / (most - place)
@@ -167,8 +183,13 @@ class Gate:
         span = WINDOW + GRACE + (WINDOW / 256 if self.allowed > 256 else 0)
         return max(ceil(self.allowed) + 1 - ceil(self.allowed * WINDOW / span), 1)
 
-    def take(self, now: datetime, slots: int, latest: datetime) -> tuple[list[datetime], Closed]:
-        """Gives starts out, none later than `latest`; why none, if none, and when to ask again."""
+    def take(
+        self, now: datetime, run: UUID, slots: int, latest: datetime
+    ) -> tuple[list[datetime], Closed, datetime]:
+        """Gives starts out to a run, none later than `latest`.
+
+        With them why none, if none, and when the next is; and when the run's next turn can have come.
+        """
         closed = self.closed(now, HORIZON)
         most = 0 if closed else slots if self.left is None else min(slots, self.left)
         if most:
@@ -178,13 +199,67 @@ class Gate:
             self.probed_at = now
         else:
             probe = 0
-        starts = self._give(now, most - probe, latest)
+        turn = self._enter_line(now, run, slots)
+        starts = self._in_turn(now, turn, most - probe, latest)
+        self.keep(starts, now)
         starts = [now] * probe + starts
         self.started += len(starts)
+        self._stay_in_line(now, turn, len(starts))
         wait = (self.due(now) - now).total_seconds()
-        if closed:
-            return starts, closed if closed.reason != "rate_limited" else Closed("rate_limited", wait)
-        return starts, Closed("" if starts else "rate_limited", wait)
+        if closed and closed.reason == "rate_limited":
+            closed = Closed("rate_limited", wait)
+        return starts, closed or Closed("" if starts else "rate_limited", wait), turn.at
+
+    @property
+    def turn_starts(self) -> int:
+        """How many starts a turn is."""
+        return min(max(round(HORIZON / 5 / self.even.total_seconds()), 1), 5)
+
+    def _others(self, now: datetime, turn: Turn) -> list[Turn]:
+        """The other runs that wait."""
+        return [t for t in self.line.values() if t is not turn and t.at > now - LEAD]
+
+    def _before(self, now: datetime, turn: Turn) -> int:
+        """How many starts the others are given first."""
+        size, others = self.turn_starts, self._others(now, turn)
+        first = [t for t in others if (t.tag, t.at) < (turn.tag, turn.at)]
+        return sum(min(t.images, max(round((turn.tag - t.tag) / size), 1) * size) for t in first)
+
+    def _enter_line(self, now: datetime, run: UUID, images: int) -> Turn:
+        for other, turn in list(self.line.items()):
+            if turn.heard_at < now - timedelta(seconds=90):
+                del self.line[other]
+        is_new = run not in self.line
+        turn = self.line.setdefault(run, Turn())
+        tags = [other.tag for other in self._others(now, turn)]
+        first = min(tags) if tags else max((t.tag for t in self.line.values() if t is not turn), default=0.0)
+        served = [other.tag for other in self._others(now, turn) if other.served]
+        if is_new:
+            turn.tag = min(served) - 1 if served else first
+        elif turn.at <= now - LEAD:
+            turn.tag = max(turn.tag, first)
+        turn.images, turn.heard_at = images, now
+        return turn
+
+    def _in_turn(self, now: datetime, turn: Turn, most: int, latest: datetime) -> list[datetime]:
+        size, before, others = self.turn_starts, self._before(now, turn), self._others(now, turn)
+        if not others or most < 1:
+            return self._open(now, most, latest)
+        theirs = sum(min(other.images, size) for other in others)
+        starts = self._open(now, most + max(before, theirs), latest)
+        due, soon, near = (sum(start <= now + part * LEAD for start in starts) for part in (0, 0.5, 1))
+        told = max(size, soon) if turn.at <= now else 0
+        given = max(due, min(near - before, size), near - theirs, told)
+        return starts[: max(min(given, most), 0)]
+
+    def _stay_in_line(self, now: datetime, turn: Turn, given: int) -> None:
+        if given:
+            turn.tag, turn.served = turn.tag + given, True
+            turn.at = NEVER
+        at = self.due(now) - timedelta(seconds=HORIZON)
+        if self._others(now, turn):
+            at = self.due(now) - LEAD + self._before(now, turn) * timedelta(seconds=self.pace)
+        turn.at = min(max(at, now), now + timedelta(days=1))
 
     def _prove(self, now: datetime) -> None:
         """The most starts of a span that no 429 followed, unless near the rate is known to pass already."""
@@ -192,17 +267,17 @@ class Gate:
         if self.proven < floor(self.allowed * 0.99) and self.limited_at <= last - self.span:
             self.proven = max(self.proven, self.counted(last, last))
 
-    def _give(self, now: datetime, most: int, latest: datetime) -> list[datetime]:
+    def _open(self, now: datetime, most: int, latest: datetime) -> list[datetime]:
+        """The starts that can be given out, up to `most`."""
         due = self.due(now)
         if most < 1 or due > latest:
             return []
         starts = [due] * min(most, max(self.at_once(due) - self.counted(due), 1))
-        self.keep(starts, now)
-        pace = timedelta(seconds=self.pace)
+        after = replace(self)
+        after.keep(starts, now)
+        pace = timedelta(seconds=after.pace)
         following = [due + place * pace for place in range(1, most - len(starts) + 1)]
-        following = [start for start in following if start <= latest]
-        self.keep(following, now)
-        return starts + following
+        return starts + [start for start in following if start <= latest]
 
     def drop_blocked(self, now: datetime) -> None:
         """Forgets the starts that were given out for a time that is now blocked."""

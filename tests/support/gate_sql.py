@@ -68,10 +68,15 @@ def still_time_as_installed(queue: Queue) -> Iterator[Moment]:
 
 
 class GateRun:
-    """A run that has claimed, and so may ask the gate for starts; it lasts `seconds`."""
+    """A run that has claimed, and so may ask the gate for starts; it lasts `seconds`.
 
-    def __init__(self, queue: Queue, seconds: float = 270, model: str = MODEL) -> None:
+    `alone`: those that asked before it have left the line.
+    """
+
+    def __init__(self, queue: Queue, seconds: float = 270, model: str = MODEL, *, alone: bool = True) -> None:
         self.queue, self.id, self.model = queue, uuid4(), model
+        if alone:
+            queue.connection.execute("delete from generation.gate_turns")
         queue.connection.execute(
             """insert into generation.runs (id, "workerId", "startedAt", "heardAt", "endsBy")
             select %s, 'w', c, c, c + make_interval(secs => %s) from generation.clock() as c""",

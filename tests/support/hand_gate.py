@@ -25,6 +25,7 @@ class HandGate:
         self.asked: list[int] = []
         self.models: list[str] = []
         self.within: list[float] = []
+        self.users: list[list[str]] = []
         self.reported: list[Mapping[str, Any]] = []
         self.limit: dict[str, Any] | Exception | None = limit(1, 0)
         """What a 429 is answered, None for no answer."""
@@ -45,6 +46,7 @@ class HandGate:
         self.asked.append(params["p_slots"])
         self.models.append(params["p_model"])
         self.within.append(params["p_within_seconds"])
+        self.users.append(params["p_users"])
         self.entered.set()
         await self.open.wait()
         return given(self.answers.popleft())
@@ -93,14 +95,16 @@ class Limiter(RateLimiter):
         self.deadlines = Deadlines(260, 6, ticker)
         super().__init__(gate, RUN, "model", places, self.deadlines, self.stop, ticker)
 
-    async def acquire(self, latest: Deadline) -> int:
+    async def acquire(self, latest: Deadline, user: str = "user") -> int:
         """The epoch of a slot, whose place is given back at once."""
-        async with self.start("user", latest, asyncio.Event()) as epoch:
+        async with self.start(user, latest, asyncio.Event()) as epoch:
             return epoch
 
 
-def starts(*offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 10) -> dict[str, Any]:
-    """An answer with starts."""
+def starts(
+    *offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 10, again: float = 0
+) -> dict[str, Any]:
+    """An answer with starts, and in how many seconds to ask again."""
     return {
         "slots": list(offsets),
         "graceSeconds": grace,
@@ -108,12 +112,13 @@ def starts(*offsets: float, epoch: int = 1, grace: float = 1, horizon: float = 1
         "epoch": epoch,
         "reason": None,
         "nextInSeconds": 1,
+        "askAgainInSeconds": again,
     }
 
 
-def none(reason: str, next_seconds: float | None, horizon: float = 10) -> dict[str, Any]:
+def none(reason: str, next_seconds: float | None, horizon: float = 10, again: float = 0) -> dict[str, Any]:
     """An answer without starts."""
-    return starts(horizon=horizon) | {"reason": reason, "nextInSeconds": next_seconds}
+    return starts(horizon=horizon, again=again) | {"reason": reason, "nextInSeconds": next_seconds}
 
 
 def limit(epoch: int, blocked_seconds: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,44 @@ async def test_a_gate_with_a_near_start_is_asked_again_after_a_pause(ticker: Tic
     assert await limiter.acquire(ticker.never)
     assert ticker() - began >= 2 * LEAST_WAIT_SECONDS * 0.9
     assert (gate.asked, limiter.refusal) == ([1, 1, 1], None)
+
+
+@pytest.mark.parametrize("answer", [none("rate_limited", 5, again=30), starts(0, again=30)])
+async def test_does_not_ask_before_its_turn(ticker: Ticker, answer: dict[str, Any]) -> None:
+    """An image that comes before the time that the gate has told waits for it, whoever asked."""
+    gate = HandGate(answer, starts(0, 0))
+    limiter = Limiter(gate, ticker)
+    images = waiting(limiter, 2, ticker)
+    await settled()
+    assert gate.asked == [1]
+    ticker.ahead += 29
+    limiter.stop.pause()
+    limiter.stop.resume()
+    await settled()
+    assert gate.asked == [1]
+    ticker.ahead += 1
+    assert [epoch for epoch in await asyncio.gather(*images) if epoch] == [1, 1]
+    assert len(gate.asked) == 2
+
+
+async def test_a_turn_that_comes_too_late_is_not_waited_for(ticker: Ticker) -> None:
+    """Whoever may start only before their run's turn is told at once."""
+    gate = HandGate(none("rate_limited", 5, again=30))
+    limiter = Limiter(gate, ticker)
+    assert await epoch_or_none(limiter, ticker.after(20)) is None
+    assert await epoch_or_none(limiter, ticker.after(20)) is None
+    assert gate.asked == [1]
+
+
+async def test_asks_at_once_for_another_user(ticker: Ticker) -> None:
+    """A user who comes to a run that waits for its turn may have an earlier one; each is named."""
+    gate = HandGate(none("rate_limited", 5, again=30), starts(0, 0))
+    limiter = Limiter(gate, ticker)
+    first = asyncio.create_task(limiter.acquire(ticker.never, "many"))
+    await settled()
+    second = asyncio.create_task(limiter.acquire(ticker.never, "few"))
+    assert list(await asyncio.gather(first, second)) == [1, 1]
+    assert gate.users == [["many"], ["few", "many"]]
 
 
 async def test_a_pause_wakes_all_waiting_images_at_once(ticker: Ticker) -> None:

@@ -54,6 +54,11 @@ class FairBudget:
         """How many requests wait to be granted."""
         return len(self._waiting)
 
+    @property
+    def owners_waiting(self) -> set[str]:
+        """Whose requests wait to be granted."""
+        return {waiter.owner for waiter in self._waiting}
+
     @asynccontextmanager
     async def hold(
         self, owner: str, size: int, when_granted: Callable[[], None] = lambda: None

@@ -1,7 +1,8 @@
 """The rate limiter of one run: every request to Gemini, including retries, first takes a slot.
 
 The rate gate in the database assigns slots to all workers. A run asks for as many slots as it has images
-waiting with their photos loaded, and places for them; it gives the slots to users in turns.
+waiting with their photos loaded, and places for them, and says for which users; it gives the slots to users
+in turns. Each answer says when the run's next turn can have come; it does not ask before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ MOST_SLOTS = 1000
 """Most slots that one call may request."""
 
 LEAST_WAIT_SECONDS = 0.05
-"""Shortest wait between two calls to a gate that had no slot; another run may have released one."""
+"""Shortest wait between two calls to a gate that had no slot."""
+
+LONGEST_SLEEP_SECONDS = 1.0
+"""How soon a run that waits for its turn notices that a user has come for whom it may ask at once."""
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """Pause after a 429 without a retry delay that could not be reported to the gate."""
@@ -67,6 +71,8 @@ class RateLimiter:
         self._slots: deque[float] = deque()
         self._grace = self._horizon = 0.0
         self._epoch = 0  # unknown
+        self._ask_at = -math.inf
+        self._told: set[str] = set()
         self._places = FairBudget(places, alone=places)
         self.refusal: str | None = None
         self.blocked_until = -math.inf
@@ -76,6 +82,7 @@ class RateLimiter:
         self._model = model
         self._slots.clear()
         self._epoch = 0
+        self._ask_at = -math.inf
         self.refusal = None
         self.blocked_until = -math.inf
 
@@ -88,7 +95,9 @@ class RateLimiter:
         Raises NoSlot as soon as it is known that there is no slot before `latest`, when the run starts no
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
-        async with self._places.hold_after(owner, 1, lambda: self._next(latest, ended)) as epoch:
+        if owner not in self._told:
+            self._ask_at = -math.inf
+        async with self._places.hold_after(owner, 1, lambda: self._next(owner, latest, ended)) as epoch:
             yield epoch
 
     async def report(self, facts: QuotaFacts, epoch: int) -> None:
@@ -116,6 +125,7 @@ class RateLimiter:
         if answer["epoch"] > self._epoch:
             self._slots.clear()
             self._epoch = answer["epoch"]
+            self._ask_at = -math.inf
 
     def block(self, seconds: float) -> None:
         """Start no request of this run for `seconds`; discard slots before then."""
@@ -125,21 +135,21 @@ class RateLimiter:
         while self._slots and self._slots[0] < self.blocked_until:
             self._slots.popleft()
 
-    async def _next(self, latest: Deadline, ended: asyncio.Event) -> int:
+    async def _next(self, owner: str, latest: Deadline, ended: asyncio.Event) -> int:
         """Wait for the next slot and return its epoch. Raises NoSlot."""
         while not self._is_over(ended):
             now = self._monotonic()
             while self._slots and self._slots[0] + self._grace < now:
                 self._slots.popleft()
-            due = self._slots[0] if self._slots else max(self.blocked_until - self._horizon, now)
+            due = self._slots[0] if self._slots else max(self._may_ask_at, now)
             if due > latest.at:
                 break
             if due > now:
-                await self._stop.sleep(due - now)
+                await self._stop.sleep(min(due - now, LONGEST_SLEEP_SECONDS))
             elif self._slots:
                 self._slots.popleft()
                 return self._epoch
-            elif not await self._refill(latest):
+            elif not await self._refill(owner, latest):
                 break
         raise NoSlot(self._why_not(latest, ended))
 
@@ -148,37 +158,44 @@ class RateLimiter:
             return "stopped"
         return "rate_limited" if self.blocked_until > latest.at or self.refusal else "budget"
 
+    @property
+    def _may_ask_at(self) -> float:
+        """When the gate may have a slot for this run."""
+        return max(self.blocked_until - self._horizon, self._ask_at)
+
     def _is_over(self, ended: asyncio.Event) -> bool:
         return self._stop.paused or ended.is_set()
 
-    async def _refill(self, latest: Deadline) -> bool:
-        """Request a slot for each waiting image for which there is a place.
+    async def _refill(self, owner: str, latest: Deadline) -> bool:
+        """Request a slot for each waiting image for which there is a place, the one of `owner` first.
 
         Returns False if there is none before `latest`.
         """
-        model, answer = self._model, await self._ask(latest)
+        model, answer = self._model, await self._ask(owner, latest)
         if model != self._model or answer["epoch"] < self._epoch:
             return True  # outdated: the model changed or a 429 was reported while the call was pending
         received = self._monotonic()
         self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
         self._slots.extend(received + offset for offset in answer["slots"])
+        self._ask_at = received + answer["askAgainInSeconds"]
         if self._slots:
             return True
         if answer["nextInSeconds"] is None:
             return False
+        self._ask_at = max(self._ask_at, received + LEAST_WAIT_SECONDS)
         self.block(answer["nextInSeconds"])
-        if self.blocked_until > latest.at:
-            return False
-        await self._stop.sleep(LEAST_WAIT_SECONDS)
-        return True
+        return self.blocked_until <= latest.at
 
-    async def _ask(self, latest: Deadline) -> dict[str, Any]:
+    async def _ask(self, owner: str, latest: Deadline) -> dict[str, Any]:
         """Call the gate once, without retries: a lost answer only wastes its slots."""
+        owners = self._places.owners_waiting | {owner}
+        self._told |= owners
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,
             "p_slots": min(1 + min(self._places.waiting, self._places.free), MOST_SLOTS),
             "p_within_seconds": latest.at - self._monotonic(),
+            "p_users": sorted(owners),
         }
         return await self._database.rpc("take_start_slots", params, self._deadlines.generate, tries=1)

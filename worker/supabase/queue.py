@@ -19,7 +19,7 @@ from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry
 from worker.supabase.rpc_errors import call_error, schema_too_old
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """The schema version that this worker needs: the last file in `sql/migrations/` that it relies on."""
 
 TRIES = 4

@@ -1,0 +1,168 @@
+"""Runs that wait at the gate take turns: who comes next, when to ask, and what becomes of absent ones."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.support.gate_sql import MODEL, GateRun, Moment, allow, still_time
+from tests.support.queue_sql import Queue, refused
+
+pytest_plugins = ("tests.support.queue_fixtures",)
+
+BOUNDED = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+HANDS = 10
+
+
+@pytest.fixture
+def moment(queue: Queue) -> Iterator[Moment]:
+    """A time that stands still at noon until a test moves it."""
+    with still_time(queue.connection) as moment:
+        yield moment
+
+
+class Asker(GateRun):
+    """A run that always has ten images in hand, and asks when it is told to."""
+
+    def __init__(self, queue: Queue, *users: str, model: str = MODEL) -> None:
+        super().__init__(queue, 1e6, model, alone=False)
+        self.users = list(users) or [str(self.id)]
+        self.questions = self.started = 0
+        self.ask_at = 0.0
+        self.first_at: float | None = None
+
+    def ask(self, now: float, slots: int = HANDS) -> list[float]:
+        """Asks for starts; it asks again at its turn, but not before it has used those it has got."""
+        answer = self.queue.call(
+            "take_start_slots", p_run_id=self.id, p_model=self.model, p_slots=slots, p_users=self.users
+        )
+        given = [float(start) for start in answer["slots"]]
+        self.questions += 1
+        self.started += len(given)
+        if given and self.first_at is None:
+            self.first_at = now + given[0]
+        self.ask_at = now + max(answer["askAgainInSeconds"], *given, 0.05)
+        return given
+
+
+def work(moment: Moment, runs: list[Asker], until: float, since: float = 0.0) -> None:
+    """Each asks at its time, until a time in seconds from noon."""
+    noon = moment.now - timedelta(seconds=since)
+    while min(run.ask_at for run in runs) < until:
+        run = min(runs, key=lambda run: run.ask_at)
+        moment.set(noon + timedelta(seconds=run.ask_at))
+        run.ask(run.ask_at)
+    moment.set(noon + timedelta(seconds=until))
+
+
+@pytest.fixture
+def crowd(queue: Queue, moment: Moment) -> list[Asker]:
+    """Thirty runs at a gate of 600 starts a minute, of one user."""
+    allow(queue, 600)
+    return [Asker(queue, "user") for _ in range(30)]
+
+
+def test_a_crowd_asks_half_a_question_a_start_at_most(moment: Moment, crowd: list[Asker]) -> None:
+    """Each is told when its turn can have come, so that hardly a question is in vain; all get as many."""
+    work(moment, crowd, 30)
+    before = [(run.questions, run.started) for run in crowd]
+    work(moment, crowd, 90, 30)
+    questions = [run.questions - asked for run, (asked, _) in zip(crowd, before, strict=True)]
+    starts = [run.started - had for run, (_, had) in zip(crowd, before, strict=True)]
+    assert sum(questions) <= 0.5 * sum(starts)
+    assert sum(starts) >= 0.97 * 600
+    assert max(starts) - min(starts) <= HANDS
+
+
+def test_a_newcomer_does_not_wait_for_the_whole_line(
+    queue: Queue, moment: Moment, crowd: list[Asker]
+) -> None:
+    """It comes before all who have had a turn, though not before what they were given already."""
+    work(moment, crowd, 30)
+    late = Asker(queue, "another")
+    late.ask_at = 30
+    work(moment, [*crowd, late], 50, 30)
+    fair_share = len(crowd) / 10
+    assert late.first_at is not None
+    assert late.first_at - 30 <= 2 * fair_share + 10 / 2
+
+
+@BOUNDED
+@given(dead=st.integers(1, 24))
+@example(dead=24)
+def test_dead_runs_leave_their_starts_to_the_others(queue: Queue, moment: Moment, dead: int) -> None:
+    """Once the time of those who died in line is over, the others have all there is."""
+    model = f"m{uuid4().hex}"
+    allow(queue, 600, model=model)
+    crowd = [Asker(queue, "user", model=model) for _ in range(30)]
+    work(moment, crowd, 20)
+    living = crowd[dead:]
+    work(moment, living, 40, 20)
+    before = sum(run.started for run in living)
+    work(moment, living, 100, 40)
+    assert sum(run.started for run in living) - before >= 0.95 * 600
+
+
+def test_absent_runs_are_forgotten(queue: Queue, moment: Moment) -> None:
+    """A run of which nothing has been heard for 90 s leaves no trace at the gate."""
+    allow(queue, 60)
+    Asker(queue).ask(0)
+    moment.advance(91)
+    run = Asker(queue)
+    run.ask(91)
+    rows = queue.connection.execute('select "runId" from generation.gate_turns').fetchall()
+    assert [row["runId"] for row in rows] == [run.id]
+
+
+def test_a_lone_run_gets_a_whole_horizon(queue: Queue, moment: Moment) -> None:
+    """Nobody else waits: neither does the run, and its turn is as large as what it wants."""
+    allow(queue, 60)
+    run = Asker(queue)
+    assert len(run.ask(0)) == 10
+    assert run.ask_at == pytest.approx(10 * 61 / 60 - 10 + 9 * 61 / 60, abs=9.2)
+
+
+def test_room_is_given_at_once_also_while_others_wait(queue: Queue, moment: Moment) -> None:
+    """What nobody's turn needs goes to whoever asks."""
+    allow(queue, 60, 40)
+    first, second = Asker(queue), Asker(queue)
+    assert first.ask(0, 100).count(0) == 40
+    assert second.ask(0, 20) == []
+    moment.advance(71)
+    assert second.ask(71, 20).count(0) == 20
+
+
+def test_users_share_the_starts_and_not_runs(queue: Queue, moment: Moment) -> None:
+    """A user in one of three runs gets half as much as one who is in all of them, at least."""
+    allow(queue, 60)
+    runs = [Asker(queue, "many") for _ in range(3)]
+    work(moment, runs, 30)
+    starts = Counter({run.id: run.started for run in runs})
+    runs[2].users.append("few")
+    runs[2].ask_at = 30
+    work(moment, runs, 150, 30)
+    got = {run.id: run.started - starts[run.id] for run in runs}
+    assert sum(got.values()) >= 0.95 * 120
+    # The run itself serves its users in turn: half of it is theirs.
+    assert got[runs[2].id] / 2 >= sum(got.values()) / 4
+
+
+def test_the_next_question_is_never_far(queue: Queue, moment: Moment) -> None:
+    """However long the line is, a run learns within 80 s that the rate has been raised."""
+    allow(queue, 1)
+    runs = [Asker(queue) for _ in range(20)]
+    told = [run.take(10)["askAgainInSeconds"] for run in runs]
+    assert max(told) == 80
+
+
+def test_a_run_that_names_no_users_has_its_turns(queue: Queue, moment: Moment) -> None:
+    """As workers of before do; what is no list of users is refused."""
+    allow(queue, 60)
+    run = GateRun(queue)
+    assert run.starts(1) == [0]
+    with refused("400", "wrong_type", "p_users"):
+        queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=1, p_users={})
