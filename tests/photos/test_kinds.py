@@ -7,7 +7,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from worker.photos.kinds import webp_size
+from worker.photos.kinds import kind_of, webp_size
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -49,3 +49,19 @@ def test_webp_size_of_an_animation_reads_only_its_first_chunk() -> None:
     before = time.process_time()
     assert {webp_size(data) for _ in range(14)} == {(16, 16)}
     assert time.process_time() - before < 0.05
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"%PDF-1.7\n", "is a PDF; use JPEG"),
+        (b"RIFF\0\0\0\0AVI LIST", "is a video; use JPEG"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "is a video; use JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing; use JPEG"),
+        (b"<!doctype html><html>", "is a web page, not a photo"),
+        (b"hello", "is not a photo; use JPEG"),
+    ],
+)
+def test_a_file_that_is_no_photo_is_called_what_it_is(data: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        kind_of(data)
