@@ -24,7 +24,7 @@ from worker.photos.address import is_url
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
 from worker.photos.memory import PHOTO_BYTES, PhotoMemory, RunPhotos
-from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
+from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
 from worker.run.backoff import Uniform
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.request import Action, RunRequest
@@ -59,7 +59,7 @@ class Worker:
         self.stopping = asyncio.Event()
         self._web = web or PhotoDownload(contact=settings.photo_contact)
         self._preparer = PhotoPreparer(
-            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES)
+            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS)
         )
         self._originals = FairBudget(ORIGINAL_BYTES)
         self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)

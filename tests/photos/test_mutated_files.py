@@ -16,7 +16,7 @@ from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput
 from worker.jobs import Photo
 from worker.photos.kinds import kind_of
-from worker.photos.prepare import DECODERS, DECODING_BYTES, MAX_PREPARED_BYTES, PhotoPreparer
+from worker.photos.prepare import DECODERS, LARGE_PHOTOS, MAX_PREPARED_BYTES, PhotoPreparer
 
 EDGE = 2048
 LARGE = {"large.jpg", "long.png", "progressive.jpg", "see-through-and-large.png"}
@@ -28,7 +28,7 @@ Prepare = Callable[[bytes], Photo]
 @pytest.fixture(scope="module")
 def prepare() -> Iterator[Prepare]:
     """Prepares photos one after the other, as a worker does."""
-    preparer = PhotoPreparer(EDGE, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
+    preparer = PhotoPreparer(EDGE, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))
         runner.run(preparer.close())

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.support.clone import descendants
-from tests.support.photo_files import endless, marked, saved
+from tests.support.photo_files import endless, endless_and_large, marked, saved
 from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
-from worker.photos.prepare import DECODERS, DECODING_BYTES, PhotoPreparer
+from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
 
 
 def preparer_of(max_edge: int | None = 2048) -> PhotoPreparer:
     """As the worker builds it."""
-    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
+    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
 
 
 @pytest.fixture
@@ -124,10 +124,48 @@ async def test_a_user_has_half_of_the_decoders(preparer: PhotoPreparer) -> None:
     await asyncio.wait(slow)
 
 
+async def test_a_photo_is_prepared_while_the_largest_ones_of_other_users_are_decoded_and_wait(
+    preparer: PhotoPreparer,
+) -> None:
+    """Large photos never have all memory or all decoders, however many users send them."""
+    large = endless_and_large()
+    slow = [
+        asyncio.create_task(preparer.prepare(large + user.encode() + b"\xff\xd9", user, "slow.jpg"))
+        for user in ("attacker", "accomplice", "another")
+    ]
+    await until_decoding()
+    await asyncio.wait_for(preparer.prepare(photo("victim"), "victim", "me.jpg"), 10)
+    assert not any(task.done() for task in slow)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+
+
+async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a user's large photo another user's comes first, although it was asked for later."""
+    monkeypatch.setattr("worker.photos.prepare.ORDINARY_BYTES", 0)
+    large, ready = FairBudget(LARGE_PHOTOS), list[str]()
+    preparer = PhotoPreparer(2048, FairBudget(DECODERS), large)
+
+    async def prepare(name: str) -> None:
+        await preparer.prepare(photo(name), name[0], name)
+        ready.append(name)
+
+    async with large.hold("first", 1):
+        tasks = []
+        for name in ("a1", "a2", "a3", "b1"):
+            tasks.append(asyncio.create_task(prepare(name)))
+            while large.waiting < len(tasks):
+                await asyncio.sleep(0.01)
+    await asyncio.gather(*tasks)
+    assert ready == ["a1", "b1", "a2", "a3"]
+    await preparer.close()
+
+
 async def test_nobody_waits_for_another_users_turn_to_prepare_the_same_content() -> None:
     """A photo that two users have is prepared in the turn of whoever has one first."""
     turns = FairBudget(DECODERS)
-    preparer = PhotoPreparer(2048, turns, FairBudget(DECODING_BYTES, alone=DECODING_BYTES))
+    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS))
     slow = asyncio.create_task(preparer.prepare(endless(), "attacker", "slow.jpg"))
     await until_decoding()
     behind = asyncio.create_task(preparer.prepare(photo("both"), "attacker", "both.jpg"))

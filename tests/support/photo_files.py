@@ -156,6 +156,15 @@ def endless() -> bytes:
     return data[:-2] + scan * 60_000 + data[-2:]
 
 
+def endless_and_large() -> bytes:
+    """As `endless`, with a header of 64 megapixels: it needs nearly as much memory as a photo may have."""
+    data = saved(marked((2000, 2000)), "JPEG", progressive=True, quality=20)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    at = data.index(b"\xff\xc2") + 5
+    header = data[:at] + struct.pack(">HH", 8000, 8000) + data[at + 4 : -2]
+    return header + scan * 60_000 + data[-2:]
+
+
 TOP_LEFT, TOP_RIGHT, MIDDLE, BOTTOM = (0.1, 0.1), (0.9, 0.1), (0.5, 0.6), (0.5, 0.95)
 LEFT, RIGHT = (0.2, 0.5), (0.8, 0.5)
 CORNERS = {TOP_LEFT: RED, TOP_RIGHT: GREEN, MIDDLE: BLUE}

@@ -26,7 +26,7 @@ DEFAULT_CONCURRENCY = 80
 
 BASE_GB, GB_PER_IMAGE = 0.75, 0.01
 """A worker took 0.46 GB in a measurement with as many and as large photos as its limits allow, whatever the
-number of runs; while a photo of 100 megapixels is decoded, it takes the place of the smaller ones."""
+number of runs. A photo of 100 megapixels, decoded beside an ordinary one, takes less than 0.5 GB more."""
 
 REQUIRED = ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "GEMINI_API_KEY")
 SECRETS = {

@@ -1,8 +1,8 @@
 """The process that decodes photos: it may be killed at any time, and has no secrets.
 
 Reads requests from stdin and answers on stdout, one after the other: a line of JSON, then the bytes whose
-number it states. For each photo: request → `{"memory": …}` → an empty line to go on → the prepared photo in
-base64; instead of an answer, a refusal or a failure. It ends when its stdin is closed.
+number it states. The answer is the prepared photo in base64, a refusal, a failure, or that the photo needs
+more memory than the request's `memory`. The process ends when its stdin is closed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main() -> None:
     sys.stdout = sys.stderr  # nothing else may be written between the answers
     while line := requests.readline():
         request = json.loads(line)
-        _answer(request, requests.read(request["size"]), requests, answers)
+        _answer(request, requests.read(request["size"]), answers)
 
 
-def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: BinaryIO) -> None:
+def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
     _limit_cpu(request["cpu_seconds"])
     began = _cpu_seconds()
     used = _address_space()
@@ -53,8 +53,8 @@ def _answer(request: dict[str, Any], data: bytes, requests: BinaryIO, answers: B
         limits = Limits(request["max_edge"], request["max_bytes"])
         source = Source(request["kind"], data, limits, request["max_memory"])
         del data
-        _send(answers, {"memory": source.memory})
-        if not requests.readline():
+        if source.memory > request["memory"]:
+            _send(answers, {"larger": source.memory})
             return
         _limit_memory(used, source.memory)
         made = source.prepare()

@@ -56,9 +56,9 @@ class DecoderProcess:
         """Whether the process has not ended."""
         return self._process.returncode is None
 
-    async def ask(self, request: Mapping[str, Any] | None, data: bytes = b"") -> dict[str, Any]:
-        """Send a request, or go on with the last one if it is None, and read the answer's line."""
-        self._requests.write((json.dumps(request).encode() if request else b"") + b"\n")
+    async def ask(self, request: Mapping[str, Any], data: bytes) -> dict[str, Any]:
+        """Send a request with its bytes, and read the answer's line."""
+        self._requests.write(json.dumps(request).encode() + b"\n")
         for start in range(0, len(data), _PIECE_BYTES):  # the pipe keeps a copy of what is not yet read
             self._requests.write(data[start : start + _PIECE_BYTES])
             await self._requests.drain()

@@ -36,8 +36,15 @@ CACHE_BYTES = 32 * 1024 * 1024
 DECODERS = 2
 """Processes that decode at a time. One user has at most half of them, so that a second user need not wait."""
 
-DECODING_BYTES = 448 * 1024 * 1024
-"""Limit for the memory of all decoders together; a larger photo is refused."""
+ORDINARY_BYTES = 144 * 1024 * 1024
+"""Memory for decoding an ordinary photo, such as a HEIC of 12 megapixels; one that needs more is large."""
+
+LARGEST_BYTES = 448 * 1024 * 1024
+"""Memory for decoding a large photo, such as a PNG of 100 megapixels; one that needs more is refused."""
+
+LARGE_PHOTOS = 1
+"""Large photos that are decoded at a time, less than DECODERS: the others always have memory for an ordinary
+photo. So all decoders together have LARGEST_BYTES and ORDINARY_BYTES at most."""
 
 CPU_SECONDS = 10
 """Processor time for one photo; the largest ordinary photos take less than five."""
@@ -53,6 +60,10 @@ class _Interrupted(Exception):
     """A photo was not prepared, through no fault of its own."""
 
 
+class _IsLarge(_Interrupted):
+    """A photo was not prepared, because it is a large one and this was not its turn."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Refusal:
     code: str
@@ -62,14 +73,14 @@ class _Refusal:
 class PhotoPreparer:
     """Prepares photos, at most DECODERS at a time; one instance per worker and event loop.
 
-    `max_edge` is the longest edge in pixels; None keeps the size. `turns` grants places to users, `memory`
-    grants the decoders' bytes.
+    `max_edge` is the longest edge in pixels; None keeps the size. `turns` grants decoders to users, `large`
+    grants them the turns of large photos.
     """
 
-    def __init__(self, max_edge: int | None, turns: FairBudget, memory: FairBudget) -> None:
+    def __init__(self, max_edge: int | None, turns: FairBudget, large: FairBudget) -> None:
         self._max_edge = max_edge
         self._turns = turns
-        self._memory = memory
+        self._large = large
         self._cache: OrderedDict[str, Photo | _Refusal] = OrderedDict()
         self._cached_bytes = 0
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -96,6 +107,16 @@ class PhotoPreparer:
             await self._idle.pop().kill()
 
     async def _prepared_once(self, digest: str, kind: str, data: bytes, user_folder: str) -> Photo | _Refusal:
+        """Prepare a photo. A large one waits for the turn of large photos, and has no decoder meanwhile."""
+        try:
+            return await self._in_turn(digest, kind, data, user_folder, ORDINARY_BYTES)
+        except _IsLarge:
+            async with self._large.hold(user_folder, 1):
+                return await self._in_turn(digest, kind, data, user_folder, LARGEST_BYTES)
+
+    async def _in_turn(
+        self, digest: str, kind: str, data: bytes, user_folder: str, memory: int
+    ) -> Photo | _Refusal:
         """Prepare a photo, or wait for another user who prepares the same content.
 
         Takes the user's turn before the lock of the content: whoever holds the lock is already being served,
@@ -105,15 +126,15 @@ class PhotoPreparer:
         async with self._turns.hold(user_folder, 1), lock:
             found = self._cached(digest)
             if found is None:
-                found = await self._prepared(kind, data, user_folder)
+                found = await self._prepared(kind, data, memory)
                 self._keep(digest, found)
         return found
 
-    async def _prepared(self, kind: str, data: bytes, user_folder: str) -> Photo | _Refusal:
+    async def _prepared(self, kind: str, data: bytes, memory: int) -> Photo | _Refusal:
         async with self._decoder() as decoder:
             try:
                 async with asyncio.timeout(WALL_SECONDS):
-                    made = await self._decoded(decoder, kind, data, user_folder)
+                    made = await self._decoded(decoder, kind, data, memory)
             except BROKEN:
                 made = await _crashed(decoder)
         if isinstance(made, Photo):
@@ -127,18 +148,17 @@ class PhotoPreparer:
         return made
 
     async def _decoded(
-        self, decoder: DecoderProcess, kind: str, data: bytes, user_folder: str
+        self, decoder: DecoderProcess, kind: str, data: bytes, memory: int
     ) -> Photo | _Refusal:
         request = {
             "kind": kind, "size": len(data), "max_edge": self._max_edge, "max_bytes": MAX_PREPARED_BYTES,
-            "max_memory": DECODING_BYTES, "cpu_seconds": CPU_SECONDS,
+            "memory": memory, "max_memory": LARGEST_BYTES, "cpu_seconds": CPU_SECONDS,
         }  # fmt: skip
         answer = await decoder.ask(request, data)
-        async with self._memory.hold(user_folder, answer.get("memory", 0)):
-            if "memory" in answer:
-                answer = await decoder.ask(None)
-            content = await decoder.read(answer.get("size", 0))
+        content = await decoder.read(answer.get("size", 0))
         decoder.usable = True
+        if "larger" in answer:
+            raise _IsLarge
         if "failed" in answer:
             log.event("photo_decoder_failed", level="error", error=answer["failed"])
             raise _Interrupted
