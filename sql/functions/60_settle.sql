@@ -31,7 +31,7 @@ $$;
 
 -- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
---   rate_limited at the maximum age       → failed
+--   rate_limited, or any other result but `released` that spends no attempt, at the maximum age → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
 create or replace function generation.judge_results(p_results jsonb, p_ids bigint[])
 returns table (
@@ -65,7 +65,8 @@ begin
     select c.*, c.images - c.made - c.refused as missing, case
       when c.images = c.made + c.refused then case when c.made = 0 then 'refused' else 'completed' end
       when c.outcome = 'failed' then 'failed'
-      when c.outcome = 'rate_limited' and c."createdAt" < v_now - make_interval(hours => v_max_age) then 'too_old'
+      when (c.outcome = 'rate_limited' or (c.outcome <> 'released' and not c.attempt_spent))
+        and c."createdAt" < v_now - make_interval(hours => v_max_age) then 'too_old'
       when c.outcome = 'rate_limited' then 'rate_limited'
       when c.attempt_spent and c.attempts >= c."maxAttempts" then 'exhausted'
       else 'pending'
@@ -84,7 +85,7 @@ begin
       when 'completed' then case when d.refused > 0 then
         format('%s of %s photos could not be made: %s', d.refused, d.images, d.refused_message) end
       when 'refused' then d.refused_message
-      when 'too_old' then format('Waited more than %s hours for a quota to come free: %s', v_max_age, d.message)
+      when 'too_old' then format('Gave up after %s hours. The last reason: %s', v_max_age, coalesce(d.message, 'it did not finish'))
       when 'exhausted' then format('Gave up after %s attempts. The last one: %s', d.attempts, coalesce(d.message, 'it did not finish'))
       else d.message
     end,

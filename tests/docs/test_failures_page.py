@@ -79,7 +79,8 @@ PROOFS = {
         "run/test_refusals.py::test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try"
     ],
     "a quota still used up": [
-        "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_used_up_quota"
+        "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_used_up_quota",
+        "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_retry_that_spends_no_attempt",
     ],
     "attempts used up": [
         "run/test_failures.py::test_a_job_fails_after_its_last_attempt_with_the_last_reason"

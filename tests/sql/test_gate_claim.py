@@ -144,11 +144,36 @@ def test_a_job_at_its_maximum_age_fails_at_a_used_up_quota(queue: Queue, moment:
     assert queue.settle(again, "rate_limited", message="quota used up")["status"] == "failed"
     row = queue.job(job["id"])
     assert (row["errorCode"], row["completedAt"], row["retryAt"]) == ("too_old", moment.now, None)
-    assert row["errorMessage"] == "Waited more than 2 hours for a quota to come free: quota used up"
+    assert row["errorMessage"] == "Gave up after 2 hours. The last reason: quota used up"
     assert (queue.batch(job["batchId"])["status"], queue.counters(job["batchId"])) == (
         "partial",
         (0, 1, 1, 1),
     )
+    check_invariants(queue.connection)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "spent", "status"),
+    [("retry", False, "failed"), ("retry", True, "pending"), ("released", False, "pending")],
+)
+def test_a_job_at_its_maximum_age_fails_at_a_retry_that_spends_no_attempt(
+    queue: Queue, moment: Moment, outcome: str, spent: bool, status: str
+) -> None:
+    """Otherwise it could be retried for ever. A job that a run gave back unstarted has not failed."""
+    caps(queue, maxAgeHours=2)
+    job = queue.claimed(images=2)
+    moment.advance(7199)
+    result = {"code": "photos_not_ready", "message": "not ready", "attemptSpent": spent}
+    assert queue.settle(job, outcome, **result)["status"] == "pending"
+    moment.advance(2)
+    (again,) = queue.run().claim()
+    assert queue.settle(again, outcome, **result)["status"] == status
+    if status == "failed":
+        row = queue.job(job["id"])
+        assert (row["errorCode"], row["errorMessage"]) == (
+            "too_old",
+            "Gave up after 2 hours. The last reason: not ready",
+        )
     check_invariants(queue.connection)
 
 

@@ -127,9 +127,11 @@ class Job:
             return "completed" if self.made else "refused"
         if ending.outcome == "failed":
             return "failed"
+        old = self.created < now - timedelta(hours=ceil(max_age_hours))
+        if old and (ending.outcome == "rate_limited" or not (ending.spent or ending.outcome == "released")):
+            return "too_old"
         if ending.outcome == "rate_limited":
-            old = self.created < now - timedelta(hours=ceil(max_age_hours))
-            return "too_old" if old else "rate_limited"
+            return "rate_limited"
         return "exhausted" if ending.spent and self.attempts >= self.max_attempts else "pending"
 
     def retry(self) -> None:
