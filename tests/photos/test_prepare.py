@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -216,6 +217,36 @@ async def test_a_decoder_gets_no_secret(
     await preparer.prepare(photo("one"), "user", "me.jpg")
     environment = (tmp_path / "environment").read_text()
     assert "PYTHONPATH=" in environment and "secret-of-the-worker" not in environment
+
+
+GOOD = {"size": 4, "cpu_seconds": 0.1, "mime_type": "image/jpeg"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "content"),
+    [
+        (GOOD, '"},{'),
+        (GOOD | {"size": 4_666_672}, "A" * 4_666_672),
+        (GOOD | {"size": "4"}, "AAAA"),
+        (GOOD | {"cpu_seconds": float("nan")}, "AAAA"),
+        (GOOD | {"mime_type": "image/jpeg\nX-Header: 1"}, "AAAA"),
+        ({"refused": ["job_cancelled", "is damaged"]}, ""),
+        ({"refused": ["photo_damaged", "is damaged\nand more"]}, ""),
+        ({"refused": 1}, ""),
+        ([], ""),
+    ],
+)
+async def test_an_answer_that_no_decoder_gives_is_not_believed(
+    preparer: PhotoPreparer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: object, content: str
+) -> None:
+    """A file may have made the decoder execute its code; nothing of it reaches Gemini, a log or the queue."""
+    (tmp_path / "answer").write_text(json.dumps(answer) + "\n" + content)
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\nread -r request\nexec cat {tmp_path}/answer\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(Transient, match="interrupted"):
+        await preparer.prepare(photo("one"), "user", "me.jpg")
 
 
 async def test_closing_ends_the_decoders() -> None:
