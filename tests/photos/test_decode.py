@@ -173,6 +173,19 @@ def test_off_keeps_how_a_jpeg_stores_its_colors_and_nothing_else_of_that_segment
     assert picture(made).tobytes() == Image.open(io.BytesIO(plain)).tobytes()
 
 
+@pytest.mark.parametrize("marker", [0x02, 0xDC, 0xDE, 0xF0, 0xFD, 0xFE])
+def test_off_keeps_only_the_segments_that_a_jpegs_pixels_need(marker: int) -> None:
+    """A segment that Pillow skips may have any text."""
+    plain, text = saved(marked(), "JPEG"), SECRET.encode()
+    segment = bytes([0xFF, marker]) + (len(text) + 2).to_bytes(2, "big") + text
+    try:
+        made = prepared(plain[:2] + segment + plain[2:], KEPT)
+    except Unusable:
+        return  # Pillow does not read it at all
+    assert text not in made.data
+    assert picture(made).tobytes() == Image.open(io.BytesIO(plain)).tobytes()
+
+
 @pytest.mark.parametrize("name", ["orientation-6.jpg", "cmyk.jpg", "moving.webp", "eight.heic", "long.png"])
 def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
     """At its full size."""

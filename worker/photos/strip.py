@@ -18,7 +18,8 @@ _MOST_NUMBER_BYTES = 32
 _WEBP_PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
 _WEBP_METADATA = 0x2C
 """The flags of VP8X for a color profile, EXIF and XMP."""
-_JPEG_METADATA = {*range(0xE0, 0xF0), 0xFE}
+_JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD} - {0xC8}
+"""Frames, tables of codes and quantization, arithmetic coding, scans, restart intervals."""
 _ADOBE, _ADOBE_BYTES = b"Adobe", 12
 _JPEG_ADOBE = 0xEE
 _JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
@@ -46,7 +47,7 @@ def _jpeg_parts(data: bytes) -> Iterator[bytes]:
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         if marker == _JPEG_SCAN:
             end = _jpeg_marker(data, end)
-        if marker not in _JPEG_METADATA:
+        if marker in _JPEG_PIXELS:
             yield data[at:end]
         elif marker == _JPEG_ADOBE and data[at + 4 : end].startswith(_ADOBE):
             yield _adobe(data[at + 4 : end])
