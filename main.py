@@ -23,7 +23,7 @@ from worker.http.connection import BoundedConnection
 from worker.http.oidc import GoogleTokens
 from worker.http.orders import OrderFunction, take_order
 from worker.http.process import QueueFunction, process_queue
-from worker.http.validation import RequestRefused
+from worker.http.validation import MIN_BUDGET_SECONDS, MIN_JOBS, RequestRefused
 from worker.ops.scale_out import ScaleOut
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ def _open() -> _Opened:
                 settings.invocation_timeout_seconds,
                 settings.supabase_url,
                 ScaleOut(settings, application.worker.queue).after if settings.drain_job else None,
+                max(MIN_BUDGET_SECONDS, 2 * settings.call_timeout_seconds + settings.margin_seconds + 1),
+                max(MIN_JOBS, settings.jobs_at_a_time),
             ),
         )
         signals.chain(application.worker.stop)

@@ -21,7 +21,8 @@ from functions_framework.aio import create_asgi_app
 async def post():
     app = create_asgi_app(sys.argv[1], "main.py")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
-        answer = await http.post("/", headers={"Origin": "https://app.example"})
+        headers = {"Origin": "https://app.example", "X-Worker-Secret": "a-secret-of-the-worker"}
+        answer = await http.post("/", headers=headers, content="".join(sys.argv[2:]))
     print(json.dumps([answer.status_code, answer.json(), dict(answer.headers)]))
 
 asyncio.run(post())
@@ -71,3 +72,28 @@ def test_missing_settings_are_told_by_name_in_the_log_only(function: str, needed
     assert "short-secret" not in log
     assert "ftp://no" not in log
     assert ("access-control-allow-origin" in headers) == (function == "generate_images")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ('{"budgetSeconds": 220}', "budgetSeconds must be a number from 221 to 290"),
+        ('{"maxJobs": 19}', "maxJobs must be a whole number from 20 to 1000"),
+    ],
+)
+def test_a_run_has_time_for_two_requests_and_jobs_for_all_places_whatever_the_settings(
+    body: str, said: str
+) -> None:
+    """Otherwise a caller with WORKER_SECRET could make jobs spend their attempts, or occupy all runs."""
+    settings = {
+        "SUPABASE_URL": "https://example.supabase.co",
+        "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_0123456789",
+        "GEMINI_API_KEY": "a-key-of-gemini",
+        "WORKER_SECRET": "a-secret-of-the-worker",
+        "CALL_TIMEOUT_SECONDS": "100",
+        "JOBS_AT_A_TIME": "20",
+        "INVOCATION_TIMEOUT_SECONDS": "290",
+    }
+    [status, answer, _], log = _python(POST_ONCE, "process_generation_queue", body, **settings)
+    assert status == 400, log
+    assert answer["error"]["message"] == said

@@ -18,7 +18,15 @@ from worker.errors import QueueRefused
 from worker.http.auth import Caller, Guard
 from worker.http.dashboard.page import dashboard
 from worker.http.response import answer, guarded, read_body, text_answer
-from worker.http.validation import RequestRefused, parse_action, parse_id, parse_run, parse_sweep
+from worker.http.validation import (
+    MIN_BUDGET_SECONDS,
+    MIN_JOBS,
+    RequestRefused,
+    parse_action,
+    parse_id,
+    parse_run,
+    parse_sweep,
+)
 from worker.run.request import Action, RunRequest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -73,6 +81,7 @@ class Route:
 class QueueFunction:
     """`process_generation_queue`: a worker behind a guard. `max_budget_seconds` is the invocation timeout.
 
+    `min_budget_seconds` and `min_jobs` are the least that a run may be limited to.
     `photo_origin` is the origin that the dashboard loads photos from: Supabase's URL.
     `after_run` receives each run's summary before the response is sent; it must be quick and never raise.
     """
@@ -82,6 +91,8 @@ class QueueFunction:
     max_budget_seconds: float
     photo_origin: str = ""
     after_run: AfterRun | None = None
+    min_budget_seconds: float = MIN_BUDGET_SECONDS
+    min_jobs: int = MIN_JOBS
 
     async def respond(self, request: Request) -> Response:
         """Find the route, check method and caller, and call its handler."""
@@ -109,7 +120,9 @@ def _our_own_call() -> Iterator[None]:
 async def _run(function: QueueFunction, request: Request) -> Response:
     body = await read_body(request, MAX_BODY_BYTES)
     content_type = request.headers.get("content-type", "")
-    ordered = parse_run(body, content_type, function.max_budget_seconds)
+    ordered = parse_run(
+        body, content_type, function.max_budget_seconds, function.min_budget_seconds, function.min_jobs
+    )
     with _our_own_call():
         if ordered.dry_run:
             return answer(200, await function.worker.peek(ordered.max_jobs))

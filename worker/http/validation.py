@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from worker.run.request import MAX_JOBS, Action, RunRequest
 
 MIN_BUDGET_SECONDS = 150.0
-"""Least time that a run may be given over HTTP: enough for two requests to Gemini that take as long as they
-may. With less, a caller who repeats the request could keep jobs from ending, or make them fail."""
+"""Least time that a run may be given over HTTP, more if two requests to Gemini may take longer. With less, a
+caller who repeats the request could keep jobs from ending, or make them fail."""
 
 MIN_JOBS = 10
-"""Least jobs that a run may be limited to over HTTP: as many as it processes concurrently. With fewer, a
+"""Least jobs that a run may be limited to over HTTP, more if a run has more at a time. With fewer, a
 caller who repeats the request could occupy all places for runs with little work."""
 
 JSON_TYPES = ("", "application/json", "application/octet-stream")
@@ -90,7 +90,13 @@ def parse_id(given: Sequence[str]) -> str:
     return given[0]
 
 
-def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunRequest:
+def parse_run(
+    body: bytes,
+    content_type: str,
+    max_budget_seconds: float,
+    min_budget_seconds: float = MIN_BUDGET_SECONDS,
+    min_jobs: int = MIN_JOBS,
+) -> RunRequest:
     """Parse the optional body of a run; an empty body means the defaults, whatever its content type."""
     if not body.strip():
         return RunRequest()
@@ -100,8 +106,8 @@ def parse_run(body: bytes, content_type: str, max_budget_seconds: float) -> RunR
             raise _invalid(f"unknown field {name[:60]!r}", "allowed are maxJobs, budgetSeconds and dryRun")
     dry_run = _dry_run(fields)
     return RunRequest(
-        max_jobs=_max_jobs(fields, 1 if dry_run else MIN_JOBS),
-        budget_seconds=_budget_seconds(fields, max_budget_seconds),
+        max_jobs=_max_jobs(fields, 1 if dry_run else min_jobs),
+        budget_seconds=_budget_seconds(fields, min_budget_seconds, max_budget_seconds),
         dry_run=dry_run,
     )
 
@@ -127,11 +133,11 @@ def _max_jobs(fields: Mapping[str, Any], least: int = 1) -> int | None:
     return int(value)
 
 
-def _budget_seconds(fields: Mapping[str, Any], most: float) -> float | None:
+def _budget_seconds(fields: Mapping[str, Any], least: float, most: float) -> float | None:
     if "budgetSeconds" not in fields:
         return None
     value = fields["budgetSeconds"]
-    least = min(MIN_BUDGET_SECONDS, most)
+    least = min(least, most)
     if type(value) not in (int, float) or not least <= value <= most:
         raise _invalid(
             f"budgetSeconds must be a number from {least:g} to {most:g}",
