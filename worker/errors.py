@@ -4,6 +4,7 @@ GenerationError             has a machine-readable `code` and a human-readable `
 ├── Refused                 this image will never be made: record it as failed, continue with the others
 ├── BadInput                this job can never succeed as ordered: fail it immediately
 ├── Transient               retry once within the call, then later with backoff
+│   ├── PhotoDelayed        other users' photos took all places: spends no attempt
 │   └── PhotoUnprocessed    Gemini could not process a photo: retry once, then treat it as BadInput
 ├── RateLimited             the quota is used up: delay the job, spend no attempt
 ├── Misconfigured           nothing will work until the operator acts: stop the run
@@ -71,6 +72,10 @@ class Transient(GenerationError):
     def __init__(self, code: str, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(code, message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class PhotoDelayed(Transient):
+    """A photo was not fetched because other users' photos took all places; spends no attempt."""
 
 
 class PhotoUnprocessed(Transient):

@@ -28,7 +28,7 @@ from tests.support.photo_host import (
     reply,
     running,
 )
-from worker.errors import BadInput, GenerationError, Transient
+from worker.errors import BadInput, GenerationError, PhotoDelayed, Transient
 from worker.photos import connection as photo_stream
 from worker.photos import dns, download
 from worker.photos.address import parse_photo_url
@@ -322,6 +322,26 @@ async def test_a_lookup_counts_until_its_thread_ends(silence: Silence) -> None:
     silence.end.set()
     assert await code("prompt.example.com", "user") == "photo_host_unknown"
     assert silence.asked == [*names, "quick.example.com", "prompt.example.com"]
+    await lookups.close()
+
+
+async def test_a_lookup_for_which_others_leave_no_room_is_delayed_and_not_failed(
+    silence: Silence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not tried, so it says nothing about the photo. A user's own lookups are the user's own fault."""
+    monkeypatch.setattr(dns, "MAX_LOOKUPS", dns.MAX_LOOKUPS_OF_USER)
+    lookups = Lookups(resolve)
+
+    async def failure(name: str, user: str) -> type[GenerationError]:
+        with pytest.raises(GenerationError) as caught:
+            await lookups.addresses(name, user)
+        return caught.type
+
+    names = [f"silent{number}.example.com" for number in range(dns.MAX_LOOKUPS_OF_USER)]
+    await asyncio.gather(*(failure(name, "user") for name in names))
+    assert await failure("quick.example.com", "another user") is PhotoDelayed
+    assert await failure("quick.example.com", "user") is Transient
+    silence.end.set()
     await lookups.close()
 
 

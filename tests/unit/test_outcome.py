@@ -12,6 +12,7 @@ from worker.errors import (
     GenerationError,
     Misconfigured,
     ModelRetired,
+    PhotoDelayed,
     QueueRefused,
     QueueUnavailable,
     QuotaFacts,
@@ -117,6 +118,14 @@ def test_a_supabase_that_is_away_spends_nothing() -> None:
     for other in (MADE, TRANSIENT, ImageErred(1, Transient("photo_timeout", "late"))):
         outcome = decide([away, other])
         assert isinstance(outcome, Retry) and outcome.attempt_spent, other
+
+
+def test_a_photo_that_other_users_delayed_spends_nothing() -> None:
+    """Otherwise users with silent photo hosts could make other users' jobs fail."""
+    delayed = ImageErred(0, PhotoDelayed("photo_host_unavailable", "not resolved"))
+    assert decide([delayed]) == Retry("photo_host_unavailable", "not resolved", attempt_spent=False)
+    outcome = decide([delayed, TRANSIENT])
+    assert isinstance(outcome, Retry) and outcome.attempt_spent
 
 
 def test_an_attempt_is_given_back_only_if_nothing_was_sent() -> None:

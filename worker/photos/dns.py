@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from worker.errors import BadInput, Transient
+from worker.errors import BadInput, PhotoDelayed, Transient
 from worker.photos.address import HTTPS_PORT, is_public
 from worker.photos.hosts import HostTimedOut
 
@@ -78,7 +78,9 @@ class Lookups:
             said = f"the host name {host[:80]} could not be resolved within {LOOKUP_SECONDS:g} s"
             if host in self._under_way:
                 raise HostTimedOut("photo_host_unavailable", said) from exc
-            raise Transient("photo_host_unavailable", said) from exc  # other lookups delayed this one
+            own_fault = self._of_user[user_folder] >= MAX_LOOKUPS_OF_USER
+            delayed = Transient if own_fault else PhotoDelayed  # by other lookups
+            raise delayed("photo_host_unavailable", said) from exc
         if not addresses:
             raise BadInput("photo_host_unknown", f"the host {host[:80]} was not found on the public internet")
         return addresses

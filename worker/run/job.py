@@ -144,7 +144,7 @@ async def _fetch_photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
     except BadInput as error:
         raise BadInput(error.code, f"{which}: {error.message}") from error
     except Transient as error:
-        raise Transient(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
+        raise type(error)(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
 
 
 def _name(place: int) -> str:

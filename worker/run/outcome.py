@@ -10,6 +10,7 @@ from worker.errors import (
     BadInput,
     GenerationError,
     Misconfigured,
+    PhotoDelayed,
     QueueUnavailable,
     RateLimited,
     Refused,
@@ -86,7 +87,7 @@ class Failed:
 class Retry:
     """Retry the job after at least the server's delay, in its user's next turn.
 
-    Spends an attempt, unless only Supabase failed, or the photos were not ready in time.
+    Spends an attempt, unless only Supabase failed, or the photos were not ready in time or delayed by others.
     """
 
     code: str
@@ -178,7 +179,7 @@ def _from_errors(errors: Sequence[GenerationError], sent: bool, not_stored: bool
             )
         case _:
             delays = [e.retry_after_seconds for e in errors if e.retry_after_seconds is not None]
-            ours = all(isinstance(error, QueueUnavailable) for error in errors)
+            ours = all(isinstance(error, QueueUnavailable | PhotoDelayed) for error in errors)
             return Retry(
                 first.code, first.for_customers, max(delays, default=None), attempt_spent=sent or not ours
             )
