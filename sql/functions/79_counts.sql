@@ -173,13 +173,19 @@ begin
 end
 $$;
 
--- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits.
+-- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits. A minute
+-- that is older than what roll_counts counts (25 hours, and one more for calls in progress) is marked only if it is counted. One that
+-- is not needs no mark, even if the clock goes back: it is counted after its change.
 create or replace function generation.mark_minute(p_time timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
 declare
   v_minute constant timestamptz := date_bin('1 minute', p_time, 'epoch');
 begin
+  if v_minute < least(generation.clock(), generation.moment()) - interval '26 hours'
+    and not exists (select from generation.counts as c where c.seconds = 60 and c.at = v_minute) then
+    return;
+  end if;
   if v_minute is not null and not exists (
     select from generation.changed_minutes as c where c.at = v_minute and c.xmin = pg_current_xact_id()::xid
   ) then
@@ -259,3 +265,6 @@ for each row when (old."completedAt" is not null) execute function generation.ma
 drop trigger if exists photo_generation_queue_mark_all on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_all after truncate on public.photo_generation_queue
 for each statement execute function generation.mark_all();
+
+-- The row that says what may be counted, if a restore of rows has lost it.
+insert into generation.counting default values on conflict do nothing;

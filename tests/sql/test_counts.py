@@ -13,10 +13,11 @@ import pytest
 from psycopg.rows import DictRow
 
 from tests.sql.test_hygiene_plans import scans
+from tests.support.databases import Database
 from tests.support.gate_sql import Moment, still_time
 from tests.support.queue_sql import Connection, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
+pytest_plugins = ("tests.support.queue_fixtures", "tests.support.database_fixtures")
 
 JOB = """
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
@@ -196,6 +197,11 @@ def counted(queue: Queue) -> set[datetime]:
     return {row["at"] for row in rows}
 
 
+def marked(connection: Connection) -> int:
+    """How many marks there are."""
+    return connection.execute("select from generation.changed_minutes").rowcount
+
+
 def count_all(queue: Queue) -> None:
     """Asks for the numbers until every minute that is over is counted."""
     before = None
@@ -259,6 +265,37 @@ def test_a_transaction_that_only_reads_gets_the_numbers(queue: Queue, moment: Mo
     found = told(queue)
     queue.connection.execute("rollback")
     assert found == told(queue)
+
+
+def test_a_change_that_no_number_shows_leaves_no_mark(queue: Queue, moment: Moment) -> None:
+    """Otherwise the marks of pruned and erased rows would stay for ever where nobody asks for the numbers."""
+    work = Work(queue, moment, Random(1))
+    for hours in range(26, 60):
+        work.end(ago=hours * 3600 + 61)
+    for table in ("photo_generation_photos", "photo_generation_queue", "generation.failed_images"):
+        assert queue.connection.execute(f"delete from {table}".encode()).rowcount > 0
+    assert marked(queue.connection) == 0
+
+
+def test_a_change_of_what_is_counted_is_marked_whatever_its_age(queue: Queue, moment: Moment) -> None:
+    """The clock can go back to where its minute is shown."""
+    work = Work(queue, moment, Random(1))
+    for hours in range(20):
+        work.end(ago=hours * 3600 + 61)
+    count_all(queue)
+    moment.advance(40 * 3600)
+    queue.connection.execute("delete from photo_generation_photos")
+    moment.advance(-40 * 3600)
+    assert told(queue) == naive(queue.connection, moment.now)
+
+
+def test_an_installation_restores_the_row_that_a_restore_has_lost(installed: Database) -> None:
+    """Without the row of generation.counting nothing would be counted, and marks would stay for ever."""
+    installed.connection.execute("delete from generation.counting")
+    installed.install()
+    installed.connection.execute("insert into generation.changed_minutes values (now())")
+    Queue(installed.connection).call("generation_queue_stats")
+    assert marked(installed.connection) == 0
 
 
 def test_counted_minutes_are_not_read_again(queue: Queue, moment: Moment) -> None:
