@@ -5587,13 +5587,13 @@ begin
     with open as materialized (
       select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
         q.claims, q."leaseExpiresAt" as leased_until
-      from public.photo_generation_queue as q where q.status = 'pending' and q."retryAt" is null
+      from generation.ready_jobs as q
       union all
       select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
-      from public.photo_generation_queue as q where q."retryAt" is not null and q.status in ('pending', 'rate_limited')
+      from generation.waiting_jobs as q
       union all
       select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
-      from public.photo_generation_queue as q where q.status = 'processing'
+      from generation.held_jobs as q
     ), begun as materialized (
       select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
     ), grouped as materialized (
