@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from local.install_sql import FILES, SQL, functions, install_sql
+from local.stack.postgres import Postgres
 from tests.support import catalog
-from tests.support.databases import Database
+from tests.support.databases import Database, database
 from tests.support.old_tables import OLD_TABLES
 
 pytest_plugins = ("tests.support.database_fixtures",)
@@ -31,6 +32,13 @@ def test_install_contains_every_numbered_file_in_order() -> None:
     places = [install_sql().index(part.read_text()) for part in functions()]
     assert len(places) > 5
     assert places == sorted(places)
+
+
+def test_a_database_whose_installation_failed_is_not_copied(postgres: Postgres) -> None:
+    """The next test meets the same error, and no database with half an installation."""
+    for _ in range(2):
+        with pytest.raises(KeyError), database(postgres, "unknown"):
+            pass
 
 
 def test_check_says_whether_they_are_up_to_date() -> None:

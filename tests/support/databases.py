@@ -122,19 +122,24 @@ def database(postgres: Postgres, installed: str = "") -> Iterator[Database]:
 
 
 def _template(server: psycopg.Connection[Any], postgres: Postgres, installed: str) -> str:
-    """The database to copy, made when it is first needed: a copy takes a tenth of an installation's time."""
-    name = f"with_{installed or 'nothing'}"
+    """The database to copy, made when it is first needed: a copy takes a tenth of an installation's time.
+
+    It gets its name last, so that no test copies one whose making has failed.
+    """
+    name, unfinished = f"with_{installed or 'nothing'}", "unfinished_template"
     if server.execute("select from pg_database where datname = %s", [name]).rowcount:
         return name
-    _copy(server, "template1", name)
-    made = Database(postgres, name)
+    server.execute(f"drop database if exists {unfinished} with (force)".encode())
+    _copy(server, "template1", unfinished)
+    made = Database(postgres, unfinished)
     with made.connection:
         made.connection.execute(SUPABASE)
         if installed == TODAY:
             made.install()
         elif installed:
             made.install_earlier(installed)
-    server.execute(sql.SQL("alter database {} with allow_connections false").format(sql.Identifier(name)))
+    server.execute(f"alter database {unfinished} with allow_connections false".encode())
+    server.execute(sql.SQL("alter database {} rename to {}").format(*map(sql.Identifier, (unfinished, name))))
     return name
 
 
