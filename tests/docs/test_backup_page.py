@@ -31,13 +31,20 @@ TABLES = (
 SEALED = "alter table storage.objects enable row level security"
 
 
-def run(postgres: Postgres, folder: Path, block: str, **urls: str) -> None:
-    """One block of the page, in a folder that has the repository's files."""
+def execute(
+    postgres: Postgres, folder: Path, block: str, path: str = "", **urls: str
+) -> subprocess.CompletedProcess[str]:
+    """What happens when one block of the page is run in a folder that has the repository's files."""
     script = BLOCKS[f"sh {block}"].replace("sql/install.sql", str(ROOT / "sql" / "install.sql"))
-    environment = {"PATH": f"{postgres.bin}:{os.environ['PATH']}", **urls}
-    done = subprocess.run(
+    environment = {"PATH": f"{path}:{postgres.bin}:{os.environ['PATH']}", **urls}
+    return subprocess.run(
         ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True
     )
+
+
+def run(postgres: Postgres, folder: Path, block: str, **urls: str) -> None:
+    """One block of the page, which succeeds."""
+    done = execute(postgres, folder, block, **urls)
     assert done.returncode == 0, done.stderr
 
 
@@ -151,23 +158,38 @@ def test_each_way_restores_every_row(postgres: Postgres, source: Database, tmp_p
         assert queue.enqueue("user-3")["created"]
 
 
-def test_a_restore_over_other_rows_changes_nothing(
+def test_a_restore_over_other_orders_changes_nothing(
     postgres: Postgres, source: Database, tmp_path: Path
 ) -> None:
-    """Restoring over existing rows fails at the first one."""
-    with database(postgres) as new:
-        new.install()
+    """It fails at the first order with the id of another; caps, prices and migrations stay as well."""
+    with database(postgres, TODAY) as new:
+        Queue(new.connection).enqueue("user-4")
         before = every_row(new.connection)
-        script = BLOCKS["sh data-only"].partition("\nSQL\n")[2]
-        environment = {"DATABASE_URL": source.url, "NEW_DATABASE_URL": new.url}
-        done = subprocess.run(
-            ["bash", "-ec", script],
-            env={"PATH": f"{postgres.bin}:{os.environ['PATH']}", **environment},
-            capture_output=True,
-            text=True,
-        )
+        urls = {"DATABASE_URL": source.url, "NEW_DATABASE_URL": new.url}
+        done = execute(postgres, tmp_path, "data-only", **urls)
         assert done.returncode != 0 and "duplicate key" in done.stderr
         assert every_row(new.connection) == before
+
+
+# A dump whose connection is lost: half of it, up to the end of a statement, and an error.
+LOST = """#!/bin/sh
+{bin}/pg_dump "$@" > whole.dump
+awk "NR > $(wc -l < whole.dump) / 2 && /^$/ {{ exit }} 1" whole.dump
+exit 1"""
+
+
+@pytest.mark.parametrize("way", ["schema-then-data", "data-only"])
+def test_a_dump_that_fails_half_way_restores_nothing(
+    postgres: Postgres, source: Database, tmp_path: Path, way: str
+) -> None:
+    """The new project stays as it was."""
+    (tmp_path / "pg_dump").write_text(LOST.format(bin=postgres.bin))
+    (tmp_path / "pg_dump").chmod(0o755)
+    with database(postgres, TODAY if way == "data-only" else "") as new:
+        before = catalog.schema(new.connection), every_row(new.connection)
+        urls = {"DATABASE_URL": source.url, "NEW_DATABASE_URL": new.url}
+        execute(postgres, tmp_path, way, str(tmp_path), **urls)
+        assert (catalog.schema(new.connection), every_row(new.connection)) == before
 
 
 # As on Supabase: people's role is no superuser, and somebody above it has default privileges in `public`.
