@@ -68,6 +68,10 @@ PROOFS = {
         "photos/test_prepare.py::test_a_file_that_takes_too_long_is_cut_and_refused_once_for_all",
         "run/test_photos.py::test_a_photo_made_to_take_minutes_fails_its_own_job_alone",
     ],
+    "the name of a photo's host": [
+        "photos/test_slow_hosts.py::test_a_lookup_for_which_others_leave_no_room_is_delayed_and_not_failed",
+        "unit/test_outcome.py::test_a_photo_that_other_users_delayed_spends_nothing",
+    ],
     "all photos of a job take more than 60 s": [
         "run/test_photos.py::test_photos_that_take_too_long_together_fail_their_job_and_name_the_slowest"
     ],

@@ -241,7 +241,7 @@ that is done. Does not delete source photos in the app's own buckets or the user
 account first.
 
 example:
-  python -m worker erase 0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43 --yes
+  python -m worker erase '0b0c41d2-6f2f-4c56-9d27-6f6b2f1b6e43' --yes
 
 output: the counts, one line of JSON
   {"jobsRemoved": 3, "photosRemoved": 12, "userFolder": "0b0c...", "objectsRemoved": 12, "more": false, ...}
