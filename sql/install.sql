@@ -2360,7 +2360,7 @@ $$;
 --
 --   line      A run that asks stands in line, with how many images of which users, until it is absent. Fair queueing orders the line:
 --             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
---             does one with a user whom it did not name before.
+--             does one with a user whom it did not name when it last asked.
 --   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
 --             many as they are.
 --   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
@@ -2368,7 +2368,7 @@ $$;
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
 --             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
 --   absence   A run that has not come half a horizon after its time no longer counts, until it asks again. What it leaves is given to
---             whoever asks. A run that has not asked for 90 s is forgotten.
+--             whoever asks. A run that has ended, or has not asked for 90 s, is forgotten.
 --   no line   While nobody else waits, a run gets whatever the gate can give, a horizon ahead. A start whose time has come goes to
 --             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
 -- All of this happens under the gate's lock.
@@ -2511,8 +2511,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_next constant timestamptz := generation.next_start(p_gate, p_now);
-  v_interval constant interval := coalesce(
-    p_gate."paceAt" - generation.last_start(p_gate), make_interval(secs => generation.even_seconds(p_gate)));
+  v_interval constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_others record;
 begin
   if p_given > 0 then
@@ -3013,7 +3012,7 @@ $$;
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
 -- The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
--- Errors: PT400, PT409 (`run_finished`). Locks: the run, the gate, then the caps if there are any.
+-- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
   p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null, p_users jsonb default null
@@ -3036,11 +3035,11 @@ begin
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;
-  if jsonb_typeof(p_users) <> 'array' then
+  if jsonb_typeof(p_users) <> 'array' or p_users = '[]' or p_users @? '$[*] ? (@.type() != "string")' then
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
-  perform generation.hear_run(p_run_id);
   v_gate := generation.enter_gate(p_model);
+  perform generation.hear_run(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
@@ -3827,11 +3826,11 @@ begin
 end
 $$;
 
--- Ends a run: releases what its claims still hold, writes its row, and refuses its later claims. Workers call it even if the answer of a
--- claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held job once for each request that was
--- sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another model made than the requested one; they
--- count for that model from now on. Returns {released}.
--- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
+-- Ends a run: releases what its claims still hold, gives up its place at the gate, writes its row, and refuses its later claims.
+-- Workers call it even if the answer of a claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held
+-- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another
+-- model made than the requested one; they count for that model from now on. Returns {released}.
+-- Errors: PT400. Locks: the run, gates by name, jobs by id, batches by id, then the run's place. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
@@ -3840,6 +3839,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results jsonb;
+  v_released integer;
 begin
   perform generation.require_service();
   perform generation.renew_plans();
@@ -3860,7 +3860,9 @@ begin
   on conflict (id) do update
     set "finishedAt" = excluded."finishedAt", summary = excluded.summary
     where r."finishedAt" is null;
-  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
+  v_released := jsonb_array_length(generation.apply_results(v_results));
+  delete from generation.gate_turns as t where t."runId" = p_run_id;
+  return jsonb_build_object('released', v_released);
 end
 $$;
 

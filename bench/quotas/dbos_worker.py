@@ -55,7 +55,7 @@ def _define(factor: float) -> None:
     """The workflow of an image, and its step, whose first retry comes after a second × the factor."""
     gemini = Gemini(simulated_gemini("http://127.0.0.1")["GEMINI_API_KEY"], time.monotonic)
     gemini.prepare()
-    picture = Photo(photo(), "image/jpeg")
+    picture = Photo.of(photo(), "image/jpeg")
 
     async def request(user: str) -> None:
         asked = GenerationRequest(DEFAULT_MODEL, f"A portrait of {user}", (picture, picture), "1:1")

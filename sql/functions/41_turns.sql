@@ -2,7 +2,7 @@
 --
 --   line      A run that asks stands in line, with how many images of which users, until it is absent. Fair queueing orders the line:
 --             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
---             does one with a user whom it did not name before.
+--             does one with a user whom it did not name when it last asked.
 --   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
 --             many as they are.
 --   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
@@ -10,7 +10,7 @@
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
 --             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
 --   absence   A run that has not come half a horizon after its time no longer counts, until it asks again. What it leaves is given to
---             whoever asks. A run that has not asked for 90 s is forgotten.
+--             whoever asks. A run that has ended, or has not asked for 90 s, is forgotten.
 --   no line   While nobody else waits, a run gets whatever the gate can give, a horizon ahead. A start whose time has come goes to
 --             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
 -- All of this happens under the gate's lock.
@@ -153,8 +153,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_next constant timestamptz := generation.next_start(p_gate, p_now);
-  v_interval constant interval := coalesce(
-    p_gate."paceAt" - generation.last_start(p_gate), make_interval(secs => generation.even_seconds(p_gate)));
+  v_interval constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_others record;
 begin
   if p_given > 0 then

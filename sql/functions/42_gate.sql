@@ -259,7 +259,7 @@ $$;
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
 -- The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
--- Errors: PT400, PT409 (`run_finished`). Locks: the run, the gate, then the caps if there are any.
+-- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
   p_run_id uuid, p_model text, p_slots integer, p_within_seconds double precision default null, p_users jsonb default null
@@ -282,11 +282,11 @@ begin
   if p_slots is null or p_slots not between 1 and 1000 then
     perform generation.refuse('400', 'out_of_range', 'p_slots must be from 1 to 1000', 'Ask for the images that wait.');
   end if;
-  if jsonb_typeof(p_users) <> 'array' then
+  if jsonb_typeof(p_users) <> 'array' or p_users = '[]' or p_users @? '$[*] ? (@.type() != "string")' then
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
-  perform generation.hear_run(p_run_id);
   v_gate := generation.enter_gate(p_model);
+  perform generation.hear_run(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');

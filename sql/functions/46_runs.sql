@@ -75,11 +75,11 @@ begin
 end
 $$;
 
--- Ends a run: releases what its claims still hold, writes its row, and refuses its later claims. Workers call it even if the answer of a
--- claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held job once for each request that was
--- sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another model made than the requested one; they
--- count for that model from now on. Returns {released}.
--- Errors: PT400. Locks: the run, gates by name, jobs by id, then batches by id. Safe to repeat: the first summary stands.
+-- Ends a run: releases what its claims still hold, gives up its place at the gate, writes its row, and refuses its later claims.
+-- Workers call it even if the answer of a claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held
+-- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another
+-- model made than the requested one; they count for that model from now on. Returns {released}.
+-- Errors: PT400. Locks: the run, gates by name, jobs by id, batches by id, then the run's place. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
 ) returns jsonb
@@ -88,6 +88,7 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_results jsonb;
+  v_released integer;
 begin
   perform generation.require_service();
   perform generation.renew_plans();
@@ -108,6 +109,8 @@ begin
   on conflict (id) do update
     set "finishedAt" = excluded."finishedAt", summary = excluded.summary
     where r."finishedAt" is null;
-  return jsonb_build_object('released', jsonb_array_length(generation.apply_results(v_results)));
+  v_released := jsonb_array_length(generation.apply_results(v_results));
+  delete from generation.gate_turns as t where t."runId" = p_run_id;
+  return jsonb_build_object('released', v_released);
 end
 $$;

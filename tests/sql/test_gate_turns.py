@@ -159,10 +159,25 @@ def test_the_next_question_is_never_far(queue: Queue, moment: Moment) -> None:
     assert max(told) == 80
 
 
-def test_a_run_that_names_no_users_has_its_turns(queue: Queue, moment: Moment) -> None:
-    """As workers of before do; what is no list of users is refused."""
+def test_a_finished_run_is_out_of_the_line(queue: Queue, moment: Moment) -> None:
+    """Its end gives up its place at once; the next one is not told to wait for it."""
     allow(queue, 60)
+    finished, waiting = Asker(queue), Asker(queue)
+    finished.ask(0)
+    queue.call("finish_generation_run", p_run_id=finished.id, p_worker_id="w", p_summary={})
+    moment.advance(4)
+    assert len(waiting.ask(4)) == 4
+
+
+def test_a_run_that_names_no_users_has_its_turns(queue: Queue, moment: Moment) -> None:
+    """As workers of before do."""
+    allow(queue, 60)
+    assert GateRun(queue).starts(1) == [0]
+
+
+@pytest.mark.parametrize("users", [{}, [], [None], ["somebody", 1]])
+def test_what_names_no_users_is_refused(queue: Queue, moment: Moment, users: object) -> None:
+    """A list of user ids without one has no share of the starts."""
     run = GateRun(queue)
-    assert run.starts(1) == [0]
     with refused("400", "wrong_type", "p_users"):
-        queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=1, p_users={})
+        queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=1, p_users=users)

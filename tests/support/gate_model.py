@@ -258,7 +258,7 @@ class Gate:
             turn.at = NEVER
         at = self.due(now) - timedelta(seconds=HORIZON)
         if self._others(now, turn):
-            at = self.due(now) - LEAD + self._before(now, turn) * timedelta(seconds=self.pace)
+            at = self.due(now) - LEAD + self._before(now, turn) * self.even
         turn.at = min(max(at, now), now + timedelta(days=1))
 
     def _prove(self, now: datetime) -> None:

@@ -223,6 +223,7 @@ class QueueModel:
             ending = Ending("released", job.id in spent, code="released")
             job.settle(ending, self.now, self.max_age_hours)
         run.ends_by, run.finished = run.ends_by or self.now, True
+        self.gate.line.pop(run.id, None)
         return len(held)
 
     def release(self, older_than_seconds: float) -> int:
