@@ -204,9 +204,10 @@ async def test_supabase_lost_before_record(site: Site) -> None:
     async with Proxy(site.stack.url) as proxy:
         proxy.cut_at("/rpc/record_generated_photo")
         first = await timed(site, 6, SUPABASE_URL=proxy.url)
-    asked, stored = len(site.calls()), len(site.objects())  # the second may not have been asked for by then
-    assert (first["images"]["made"], first["images"]["erred"]) == (0, asked)
-    assert 1 <= stored <= asked
+    # The second image may have found Supabase lost before it had its start.
+    asked, stored = len(site.calls()), len(site.objects())
+    assert first["images"]["made"] == 0
+    assert 1 <= stored <= asked <= first["images"]["erred"]
 
     site.expire_leases()
     second = await site.run()

@@ -21,6 +21,10 @@ FLAGS = (
 )  # fmt: skip
 AXE = NODE_MODULES / "axe-core" / "axe.min.js"
 SERIOUS = ("serious", "critical")
+PATIENCE_MS = 30_000
+"""How long a page may take to come to an expected state; only a test that fails waits as long."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @dataclass(slots=True)
@@ -76,6 +80,6 @@ def window(program: Callable[[str, str], str]) -> Iterator[Window]:
         browser = driver.chromium.launch(executable_path=program("chromium", "chromium"), args=FLAGS)
         opened = Window(browser.new_page(viewport={"width": 1200, "height": 900}, reduced_motion="reduce"))
         opened.watch()
-        opened.page.set_default_timeout(30_000)
+        opened.page.set_default_timeout(PATIENCE_MS)
         yield opened
         browser.close()

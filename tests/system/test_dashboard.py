@@ -34,7 +34,7 @@ def test_the_dashboard_of_an_empty_queue_says_what_to_do(window: Window, shop: S
     window.check_accessibility()
     shop.run()
     well = "Good All is well: no job is due, no job is stuck."
-    expect(page.get_by_role("status").first).to_have_text(well, timeout=20_000)
+    expect(page.get_by_role("status").first).to_have_text(well)
     window.check(shop.function.url)
 
 
@@ -56,9 +56,9 @@ def test_the_dashboard_shows_new_orders_and_photos_without_a_reload(window: Wind
     expect(page.locator("#caps")).to_contain_text("Each user")
     window.check_accessibility()
     shop.order("c", images=1)
-    expect(page.locator("#batches li")).to_have_count(2, timeout=20_000)
+    expect(page.locator("#batches li")).to_have_count(2)
     shop.run()
-    expect(photos).to_have_count(5, timeout=20_000)
+    expect(photos).to_have_count(5)
     photos.first.click()
     expect(page.get_by_role("dialog", name="Photo")).to_be_visible()
     loaded(page.locator("#photo img"))
@@ -116,7 +116,7 @@ def test_cancel_pause_and_resume(window: Window, shop: Shop) -> None:
     expect(page.get_by_role("status").first).to_contain_text("Paused (the bill looks odd)")
     assert shop.queue.call("generation_gate")["pauseReason"] == "the bill looks odd"
     shop.queue.open_gate()
-    expect(page.locator("#gate")).to_contain_text("0 today, closed by a pause", timeout=20_000)
+    expect(page.locator("#gate")).to_contain_text("0 today, closed by a pause")
     page.get_by_role("button", name="Resume").press("Enter")
     yes(page, "Resume generation?", "Resume")
     expect(page.get_by_role("status").first).to_contain_text("Good")
@@ -242,4 +242,4 @@ def test_what_wants_attention_stands_first(window: Window, shop: Shop) -> None:
     expect(warning).to_be_visible()
     window.check_accessibility()
     shop.queue.connection.execute(ends.format("null").encode(), [MODEL])
-    expect(warning).to_be_hidden(timeout=15_000)
+    expect(warning).to_be_hidden()
