@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from worker import log
 from worker.common.fair_budget import FairBudget
-from worker.errors import QueueUnavailable
+from worker.errors import GenerationError, QueueUnavailable
 from worker.gemini.client import Gemini
 from worker.jobs import Photo
 from worker.ops.alerts import watched
@@ -75,6 +75,16 @@ class Worker:
         self._gallery = Gallery(self.store, time.monotonic)
         self._runs: set[RunContext] = set()
         self._stats: asyncio.Task[Mapping[str, Any]] | None = None
+
+    async def warm_up(self) -> None:
+        """Load what a first job would wait for: Gemini's SDK and the decoders of photos.
+
+        For a worker that stays; a function that starts for a single answer is faster without. What fails
+        here, for example a wrong key, fails again in the first run that needs it, which reports it.
+        """
+        with suppress(GenerationError, OSError):
+            await self._preparer.warm_up()
+            self.gemini.prepare()
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
         """Do one run and return its summary. Raises QueueUnavailable if the first claim gets no answer."""

@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.support.proxy import Proxy
 from tests.support.runs import KEY, Site
 from worker.cli import loop as loop_module
 from worker.cli.loop import Forever, loop, run_once, stop_on_signal
+from worker.photos.prepare import DECODERS
 from worker.run.backoff import Uniform
 from worker.run.request import RunRequest
 
@@ -115,6 +117,19 @@ async def test_a_signal_ends_an_idle_loop_at_once(cli: CommandLine) -> None:
         await program.logged("run_finished", stopReason="queue_empty")
         program.process.terminate()
         assert await program.ended(2.0) == 0
+
+
+async def test_an_idle_worker_has_loaded_what_its_first_job_needs(cli: CommandLine) -> None:
+    """The job waits neither for Gemini's SDK, which loads Pillow, nor for decoders to start."""
+    async with cli.start("run", env=LONG) as program:
+        await program.logged("run_finished", stopReason="queue_empty")
+        process = Path(f"/proc/{program.process.pid}")
+        children = (process / f"task/{process.name}/children").read_text().split()
+        commands = [Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children]
+        assert [b"worker.photos.decoder" in command for command in commands] == [True] * DECODERS
+        assert "/PIL/_imaging." in (process / "maps").read_text()
+        program.process.terminate()
+        assert await program.ended() == 0
 
 
 async def test_work_that_comes_while_sleeping(cli: CommandLine, site: Site) -> None:

@@ -93,6 +93,7 @@ async def tick(worker: Worker, options: Namespace) -> int:
 async def run(worker: Worker, _options: Namespace) -> int:
     """Do one run after the other until SIGTERM or Ctrl-C."""
     with stop_on_signal(worker.stop):
+        await worker.warm_up()
         await loop(worker, Forever(worker.settings.max_idle_seconds, worker.uniform))
     return OK
 

@@ -101,6 +101,11 @@ class PhotoPreparer:
             raise BadInput(found.code, f"{shown} {found.reason}")
         return found
 
+    async def warm_up(self) -> None:
+        """Start the decoders, which otherwise start with the first photos. Raises OSError."""
+        while len(self._idle) < DECODERS:
+            self._idle.append(await DecoderProcess.start())
+
     async def close(self) -> None:
         """End the decoders."""
         while self._idle:
