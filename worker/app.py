@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from worker import log
 from worker.common.fair_budget import FairBudget
+from worker.common.retry_delay import Uniform
 from worker.errors import GenerationError, QueueUnavailable
 from worker.gemini.client import Gemini
 from worker.jobs import Photo
@@ -25,7 +26,6 @@ from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
 from worker.photos.memory import PHOTO_BYTES, PhotoMemory, RunPhotos
 from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
-from worker.run.backoff import Uniform
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.request import Action, RunRequest
 from worker.run.run import run

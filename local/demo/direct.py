@@ -17,8 +17,8 @@ from local.demo.orders import Order, images
 from worker.errors import GenerationError, RateLimited, Refused
 from worker.gemini.client import Gemini, GenerationRequest
 from worker.gemini.models import DEFAULT_MODEL
+from worker.gemini.prompt import build_prompt
 from worker.jobs import Job, Photo
-from worker.run.prompt import build_prompt
 
 AT_A_TIME = 10
 CALL_SECONDS = 60.0

@@ -18,8 +18,8 @@ from tests.support.proxy import Proxy
 from tests.support.runs import KEY, Site
 from worker.cli import loop as loop_module
 from worker.cli.loop import Forever, loop, run_once, stop_on_signal
+from worker.common.retry_delay import Uniform
 from worker.photos.prepare import DECODERS
-from worker.run.backoff import Uniform
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")

@@ -31,8 +31,8 @@ from tests.local.test_stack import wait_until_gone
 from tests.local.test_up import read_guide
 from tests.support.clone import cloned, descendants
 from worker.cli.arguments import parser
+from worker.gemini.prompt import build_prompt
 from worker.jobs import Job, Style
-from worker.run.prompt import build_prompt
 from worker.run.stop import StopReason
 from worker.run.summary import IMAGE_COUNTS
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worker.cli.loop import LEAST_PAUSE_SECONDS, failure_pause_seconds, goes_on
-from worker.run.backoff import Uniform
+from worker.common.retry_delay import Uniform
 from worker.run.summary import most_common
 
 PATIENCE_SECONDS = 120.0

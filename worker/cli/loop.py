@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from worker import log
 from worker.common import signals
+from worker.common.retry_delay import Uniform, window_seconds
 from worker.errors import GenerationError, QueueUnavailable
-from worker.run.backoff import Uniform, window_seconds
 from worker.run.request import RunRequest
 
 LEAST_PAUSE_SECONDS = 0.5

@@ -1,1 +1,1 @@
-"""What several packages use and no rule is in: deadlines, fair sharing, HTTP client, signals, isolation."""
+"""What several packages share: deadlines, retry delays, fair sharing, HTTP client, signals, isolation."""

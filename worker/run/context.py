@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from worker import log
+from worker.common.retry_delay import Uniform
 from worker.errors import GenerationError, QueueUnavailable, Transient
 from worker.gemini.client import Gemini
 from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job
 from worker.photos.memory import RunPhotos
-from worker.run.backoff import Uniform
 from worker.run.deadlines import Deadlines
 from worker.run.in_flight import JobsInFlight
 from worker.run.rate_limiter import RateLimiter

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from worker import log
 from worker.errors import BadInput, GenerationError, Transient
 from worker.gemini.client import GenerationRequest
+from worker.gemini.prompt import build_prompt
 from worker.jobs import Job, Photo
 from worker.photos.memory import HeldPhotos, RunPhotos
 from worker.run.context import RunContext
@@ -24,7 +25,6 @@ from worker.run.outcome import (
     Retry,
     decide,
 )
-from worker.run.prompt import build_prompt
 
 PHOTOS_CPU_SECONDS = 60
 """Processor time for decoding all photos of a job, far more than 14 usual ones take. One user's jobs then

@@ -7,8 +7,8 @@ from functools import partial
 from typing import assert_never
 
 from worker import log
+from worker.common.retry_delay import Uniform, retry_delay_seconds
 from worker.errors import GenerationError
-from worker.run.backoff import Uniform, retry_delay_seconds
 from worker.run.context import RunContext
 from worker.run.outcome import Abandoned, Completed, Failed, ImageErred, JobEnd, PutAside, Released, Retry
 from worker.settings import Settings

@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.run.backoff import retry_delay_seconds, window_seconds
+from worker.common.retry_delay import retry_delay_seconds, window_seconds
 
 attempts = st.integers(min_value=-5, max_value=10**6)
 bases = st.floats(min_value=0.1, max_value=600)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.builders import a_job
+from worker.gemini.prompt import MAX_CHARS, build_prompt
 from worker.jobs import Style
-from worker.run.prompt import MAX_CHARS, build_prompt
 
 texts = st.text(max_size=4000)
 
