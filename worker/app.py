@@ -29,13 +29,13 @@ from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
-from worker.run.storage_proof import StorageProof
 from worker.settings import Settings
 from worker.supabase.client import Project
 from worker.supabase.folders import Folders
 from worker.supabase.queue import Queue
 from worker.supabase.signed_urls import Gallery
 from worker.supabase.storage import PhotoStore
+from worker.supabase.storage_proof import StorageProof
 
 PEEK_JOBS = 10
 OVERVIEW_ROWS = 24

@@ -15,9 +15,9 @@ from tests.support.fault_calls import OBJECT
 from tests.support.faults import Exchange, Fault, FaultProxy, refusal
 from tests.support.runs import Site, picture
 from worker.run.request import RunRequest
-from worker.run.storage_proof import FOLDER
 from worker.supabase import storage
 from worker.supabase.storage import BUCKET
+from worker.supabase.storage_proof import FOLDER
 
 pytest_plugins = ("tests.support.runs",)
 

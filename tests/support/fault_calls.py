@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from tests.support.runs import MODEL, Site, picture
 from worker.jobs import GeneratedImage, Job, Usage
-from worker.run.storage_proof import FOLDER
 from worker.supabase.storage import BUCKET, object_path, photo_row
+from worker.supabase.storage_proof import FOLDER
 
 
 @dataclass(frozen=True, slots=True)

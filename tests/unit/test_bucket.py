@@ -5,9 +5,9 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from worker.run.storage_proof import PIXELS, probe_image
 from worker.supabase.bucket import Bucket
 from worker.supabase.storage import BUCKET
+from worker.supabase.storage_proof import PIXELS, probe_image
 
 
 @pytest.mark.parametrize(

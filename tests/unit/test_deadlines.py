@@ -128,6 +128,18 @@ def test_a_shutdown_starts_nothing_that_could_not_finish() -> None:
     assert run.start.passed
 
 
+def test_reporting_an_image_that_was_not_stored_leaves_time_to_settle_its_job() -> None:
+    """Half of what is left, also if storing took until its deadline or a shutdown."""
+    clock = Clock()
+    run = Deadlines(240, 20, clock)
+    assert run.report.at <= run.save.at
+    for seconds in (231.5, 232.5):
+        clock.now = run.began + seconds
+        assert 0 < run.report.remaining <= run.settle.remaining / 2
+    clock.now = run.settle.at
+    assert run.report.passed
+
+
 def test_the_last_call_has_half_of_what_is_left() -> None:
     """Even a late run tells the database that it has ended."""
     clock = Clock()

@@ -19,12 +19,12 @@ from worker.run.in_flight import JobsInFlight
 from worker.run.rate_limiter import RateLimiter
 from worker.run.request import RunRequest
 from worker.run.stop import Stop
-from worker.run.storage_proof import StorageProof
 from worker.run.summary import Summary
 from worker.settings import Settings
 from worker.supabase.database_time import DatabaseTime
 from worker.supabase.queue import Queue
 from worker.supabase.storage import PhotoStore
+from worker.supabase.storage_proof import StorageProof
 
 SHUTDOWN_SECONDS = 8.0
 """Cloud Run sends SIGKILL 10 s after SIGTERM (Cloud Run, "Container runtime contract")."""

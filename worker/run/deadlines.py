@@ -53,6 +53,12 @@ class Deadlines:
         return halfway if halfway.at > self.answer.at else self.answer
 
     @property
+    def report(self) -> Deadline:
+        """The deadline of reporting an image that was not stored; leaves time for settling its job."""
+        latest = self.settle if self.save.passed else self.save
+        return latest.within(self.settle.remaining / 2)
+
+    @property
     def fair_seconds(self) -> float:
         """How long a job may hold memory for photos that are not ready; see `worker.run.job`."""
         return self.seconds_for_requests / 4

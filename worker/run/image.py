@@ -142,11 +142,12 @@ async def _save(context: RunContext, image: Image, generated: GeneratedImage) ->
     If recording fails, a later claim recovers the stored image. If storing fails, the failure is recorded
     in the database for all workers.
     """
+    services, deadlines = context.services, context.deadlines
     path = object_path(image.job, image.index, generated.data)
     try:
-        await context.services.store.put(path, generated, context.deadlines.save.within(STORE_SECONDS))
+        await services.store.put(path, generated, deadlines.save.within(STORE_SECONDS))
     except GenerationError as error:
-        await context.services.proof.refuse(generated, error, context.deadlines)
+        await services.proof.refuse(generated, error, not deadlines.save.passed, deadlines.report)
         raise
     return await record(context, image.job, image.index, path, photo_row(path, generated))
 

@@ -79,7 +79,7 @@ async def start_jobs(context: RunContext, claim: Claim) -> None:
     context.must_finish = True
     context.summary.claimed += len(claim.jobs)
     try:
-        await services.proof.require(claim.storage_refused, claim.answered_at, context.deadlines)
+        await services.proof.require(claim.storage_refused, claim.answered_at, context.deadlines.generate)
     except GenerationError as error:
         await _release(context, claim, error)
         return

@@ -1,4 +1,4 @@
-"""Checks that Storage can store an image before the run pays for one.
+"""Checks that Storage can store an image before a run pays for one.
 
 The bucket's settings are read once per process. Other refusals show only on upload: a refused paid image is
 recorded in the database for all workers. Until Storage accepts a probe of that size and type, runs release
@@ -14,10 +14,9 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from worker import log
-from worker.common.deadline import Within
+from worker.common.deadline import Deadline, Within
 from worker.errors import GenerationError, Misconfigured
 from worker.jobs import GeneratedImage, Usage
-from worker.run.deadlines import Deadlines
 from worker.supabase.bucket import MAX_IMAGE_BYTES
 from worker.supabase.database_time import is_before
 from worker.supabase.queue import Database
@@ -60,7 +59,7 @@ class StorageProof:
         self._checked = False
         self._unreported: Mapping[str, Any] | None = None
 
-    async def require(self, refused: Mapping[str, Any] | None, now: str | None, deadlines: Deadlines) -> None:
+    async def require(self, refused: Mapping[str, Any] | None, now: str | None, deadline: Deadline) -> None:
         """Return if an image can be stored; `refused` and `now` are the last refusal and the claim's time.
 
         Raises Misconfigured and QueueUnavailable; then no request may be sent.
@@ -68,13 +67,15 @@ class StorageProof:
         _refuse_before_its_time(refused, now)
         refused = refused or self._unreported
         if refused or not self._checked:
-            await self._bucket.check(deadlines.generate.within(CALL_SECONDS))
+            await self._bucket.check(deadline.within(CALL_SECONDS))
             self._checked = True
         if refused:
-            await self._prove(refused, deadlines)
+            await self._prove(refused, deadline)
 
-    async def refuse(self, image: GeneratedImage, error: GenerationError, deadlines: Deadlines) -> None:
-        """Record for all workers that a paid image was not stored.
+    async def refuse(
+        self, image: GeneratedImage, error: GenerationError, in_time: bool, deadline: Deadline
+    ) -> None:
+        """Record for all workers that a paid image was not stored, although there was time if `in_time`.
 
         Reported immediately, in case this process dies; if that fails, `report_pending` repeats it at the
         end of the run.
@@ -84,31 +85,29 @@ class StorageProof:
             "bytes": len(image.data),
             "mimeType": image.mime_type,
             "problem": error.message,
-            "inTime": not deadlines.save.passed,
+            "inTime": in_time,
         }
         log.event(
             "storage_refused", level="error", code=error.code, reason=error.message, bytes=len(image.data)
         )
-        latest = deadlines.settle if deadlines.save.passed else deadlines.save
-        seconds = deadlines.settle.remaining / 2  # the rest is for settling the job
-        await self.report_pending(latest.within(min(seconds, CALL_SECONDS)))
+        await self.report_pending(deadline.within(CALL_SECONDS))
 
     async def report_pending(self, within: Within) -> None:
         """Report a refusal that has not been recorded yet."""
         if self._unreported and await self._report(False, self._unreported, within):
             self._unreported = None
 
-    async def _prove(self, refused: Mapping[str, Any], deadlines: Deadlines) -> None:
+    async def _prove(self, refused: Mapping[str, Any], deadline: Deadline) -> None:
         """Upload a probe of the refused image's size and type."""
         probe, path = probe_image(refused), f"{FOLDER}/{uuid4()}"
-        await self._bucket.put(path, probe, deadlines.generate.within(CALL_SECONDS))
+        await self._bucket.put(path, probe, deadline.within(CALL_SECONDS))
         self._unreported = None
         log.event("storage_proved", bytes=len(probe.data))
         try:
-            await self._bucket.remove(path, deadlines.generate.within(CALL_SECONDS))
+            await self._bucket.remove(path, deadline.within(CALL_SECONDS))
         except GenerationError as error:
             log.event("object_left", level="warning", code=error.code, reason=error.message)
-        await self._report(True, refused, deadlines.generate.within(CALL_SECONDS))
+        await self._report(True, refused, deadline.within(CALL_SECONDS))
 
     async def _report(self, is_kept: bool, facts: Mapping[str, Any], within: Within) -> bool:
         """Report to the database; returns whether that succeeded."""
