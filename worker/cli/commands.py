@@ -35,7 +35,6 @@ from worker.ops.cloud_run import Resource, named_service
 from worker.ops.finding import Finding, passed
 from worker.ops.health import health, unreachable
 from worker.ops.status_text import findings_text, gate_table, hosts_table, models_table, queue_table
-from worker.run.model_retirement import known_models
 from worker.run.request import RunRequest
 
 OK = 0
@@ -244,7 +243,7 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
         answer = await call("set_generation_limits", {"p_limits": limits})
     if rated:
         model = options.model or worker.settings.gemini_model_name
-        known = await known_models(worker.queue)
+        known = KnownModels(await worker.queue.known_models())
         used = [worker.settings.gemini_model_name, *followed(worker.settings, known)]
         if note := unused_note(model, used, known):
             sys.stderr.write(f"warning: {note}\n")

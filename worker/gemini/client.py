@@ -76,9 +76,12 @@ class Gemini:
         """Check key and model without cost (`models.get`); raises the errors of `generate`."""
         await self._ask(model, timeout_seconds, lambda models: _look_up(models, model, timeout_seconds))
 
-    async def models(self, timeout_seconds: float = 10.0) -> frozenset[str]:
-        """The models that Google lists (`models.list`), without cost; raises the errors of `generate`."""
-        return await self._ask("any", timeout_seconds, lambda models: _list(models, timeout_seconds))
+    async def listed_models(self, timeout_seconds: float) -> frozenset[str]:
+        """The models that Google lists (`models.list`), without cost; none if it does not answer."""
+        try:
+            return await self._ask("any", timeout_seconds, lambda models: _list(models, timeout_seconds))
+        except GenerationError:
+            return frozenset()
 
     async def close(self) -> None:
         """Close the connections; a later call opens new ones."""

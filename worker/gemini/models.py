@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 DEFAULT_MODEL = "gemini-2.5-flash-image"
+MODELS_PAGE = "https://ai.google.dev/gemini-api/docs/models"
 
 
 def price_note(before: str, after: str, prices: Mapping[str, float]) -> str:
@@ -50,6 +51,14 @@ class KnownModels:
         images = sorted(name for name in alive if "image" in name.removeprefix("imagen") or "banana" in name)
         candidates = (*self.successors(model), *others, *images)
         return next((name for name in candidates if name in alive and name != model), None)
+
+    def advice(self, model: str, alive: Collection[str]) -> str:
+        """Advice to the operator about a retired model: one of those that Google lists, and its price."""
+        instead = self.instead_of(model, alive)
+        if instead is None:
+            return f"Set GEMINI_MODEL_NAME to an available image model: see {MODELS_PAGE}."
+        prices = self.costs(*(name for name in (instead, model) if self.price(name)))
+        return f"Set GEMINI_MODEL_NAME={instead}, which is available{f'; {prices}' if prices else ''}."
 
 
 def unused_note(model: str, used: Collection[str], known: KnownModels) -> str | None:

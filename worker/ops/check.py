@@ -14,7 +14,6 @@ from worker.ops.check_models import followed, gemini_finding, models_finding
 from worker.ops.check_rate_limit import gate_finding
 from worker.ops.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.ops.finding import Finding
-from worker.run.model_retirement import known_models
 from worker.settings import InvalidSettings, Settings
 from worker.supabase.queue import SCHEMA_VERSION
 from worker.supabase.rpc_errors import INSTALL, SERVICE_KEY, key_trouble
@@ -54,7 +53,7 @@ async def check(
     there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
     stats = await _ask_stats(worker.queue) if there else None
     gate = stats["gate"] if stats else None
-    known = await known_models(worker.queue, TIMEOUT_SECONDS) if there else KnownModels(None)
+    known = KnownModels(await worker.queue.known_models(TIMEOUT_SECONDS) if there else None)
     return [
         Finding("settings", "ok", "complete and consistent"),
         *supabase,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from worker.errors import GenerationError, Misconfigured, ModelRetired, RateLimited
 from worker.gemini.models import KnownModels
 from worker.ops.finding import Finding
-from worker.run.model_retirement import hint_of, listed_models
 
 if TYPE_CHECKING:
     from worker.gemini.client import Gemini
@@ -31,7 +30,8 @@ async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels)
         default = settings.gemini_model_is_default
         why = "GEMINI_MODEL_FALLBACK is off" if default else "GEMINI_MODEL_NAME names it"
         said = f"{error.message} Runs stop as misconfigured, since {why}."
-        return Finding("gemini", "failed", said, hint_of(known, model, await listed_models(gemini)))
+        alive = await gemini.listed_models(TIMEOUT_SECONDS)
+        return Finding("gemini", "failed", said, known.advice(model, alive))
     except RateLimited as error:
         return Finding("gemini", "warning", error.message, "wait; the key and the model are valid")
     except GenerationError as error:
@@ -61,7 +61,8 @@ async def _followed(gemini: Gemini, settings: Settings, known: KnownModels, erro
         else "No successor is known"
     )
     said = f"{error.message} {gone}."
-    return Finding("gemini", "failed", said, hint_of(known, error.model, await listed_models(gemini)))
+    alive = await gemini.listed_models(TIMEOUT_SECONDS)
+    return Finding("gemini", "failed", said, known.advice(error.model, alive))
 
 
 def followed(settings: Settings, known: KnownModels) -> list[str]:

@@ -10,11 +10,12 @@ from worker.errors import (
     PhotoBucketMissing,
     PhotoUnreadable,
 )
+from worker.gemini.models import KnownModels
 from worker.run.context import RunContext
-from worker.run.model_retirement import LIST_SECONDS, hint, retire
 from worker.run.outcome import ImageErred, JobEnd
 
 RETIRE_SECONDS = 20.0
+LIST_SECONDS = 10.0
 
 
 async def handle_errors(context: RunContext, end: JobEnd) -> None:
@@ -49,14 +50,14 @@ async def _misconfigured(context: RunContext, error: Misconfigured) -> None:
     if is_known:
         return
     if isinstance(error, ModelRetired):
-        context.stop.problem = f"{error.message} {await _hint(context, error)}"
+        context.stop.problem = f"{error.message} {await _advice(context, error)}"
     log.event("misconfigured", level="error", code=error.code, reason=context.stop.problem)
 
 
-async def _hint(context: RunContext, error: ModelRetired) -> str:
+async def _advice(context: RunContext, error: ModelRetired) -> str:
     deadline = context.deadlines.save.within(LIST_SECONDS)
-    services = context.services
-    return await hint(services.queue, services.gemini, error.model, deadline, deadline.remaining)
+    known = KnownModels(await context.services.queue.known_models(deadline))
+    return known.advice(error.model, await context.services.gemini.listed_models(deadline.remaining))
 
 
 async def _change_over(context: RunContext, error: ModelRetired) -> None:
@@ -68,7 +69,7 @@ async def _change_over(context: RunContext, error: ModelRetired) -> None:
     instead = settings.gemini_model_fallback if retired == settings.gemini_model_name else None
     try:
         deadline = context.deadlines.save.within(RETIRE_SECONDS)
-        found = await retire(context.services.queue, retired, instead, deadline)
+        found = await context.services.queue.retire_model(retired, instead, deadline)
     except GenerationError as failed:
         log.event("successor_not_remembered", level="error", code=failed.code, reason=failed.message)
         context.stop.abort("queue_lost")

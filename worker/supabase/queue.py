@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 from worker.common.deadline import Within
-from worker.errors import BearerRefused, Misconfigured, NotExecuted, QueueRefused, QueueUnavailable
+from worker.errors import (
+    BearerRefused,
+    GenerationError,
+    Misconfigured,
+    NotExecuted,
+    QueueRefused,
+    QueueUnavailable,
+)
 from worker.jobs import Job
 from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry
@@ -116,6 +123,13 @@ class Recorded:
     storage_path: str | None = field(default=None)
 
 
+class ChangeOver(NamedTuple):
+    """The successor of a retired model and a note with both prices; both None if there is no successor."""
+
+    successor: str | None
+    note: str | None
+
+
 class Database(Protocol):
     """Calls database functions by name; raises QueueUnavailable, Misconfigured and QueueRefused."""
 
@@ -196,6 +210,19 @@ class Queue:
             "p_spent_jobs": list(spent),
         }
         await self._call("finish_generation_run", params, within)
+
+    async def known_models(self, within: Within = 10.0) -> Mapping[str, Any] | None:
+        """The models that the database knows, for `KnownModels`; None if it does not answer."""
+        try:
+            return await self._call("generation_models", {}, within)
+        except GenerationError:
+            return None
+
+    async def retire_model(self, model: str, instead: str | None, within: Within) -> ChangeOver:
+        """Record that Google answered 404 for `model`; `instead` is the fallback the operator configured."""
+        params = {"p_model": model, "p_successor": instead}
+        answer = await self._call("retire_generation_model", params, within)
+        return ChangeOver(answer["successor"], answer["note"])
 
     async def rpc(
         self, function: str, params: Mapping[str, Any], within: Within = 30.0, tries: int = TRIES
