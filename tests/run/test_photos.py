@@ -97,7 +97,7 @@ async def test_photos_that_take_too_long_together_fail_their_job_and_name_the_sl
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each alone is fast enough. A photo that an order names twice counts once."""
-    monkeypatch.setattr("worker.run.job.PHOTOS_CPU_SECONDS", 0.25)
+    monkeypatch.setattr("worker.photos.job_photos.PHOTOS_CPU_SECONDS", 0.25)
     photos = [
         await site.upload(f"{number}.png", saved(Image.effect_noise((1500, 1000 + number), 60), "PNG"))
         for number in range(14)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from worker import log
-from worker.errors import BadInput, GenerationError, Transient
+from worker.errors import GenerationError
 from worker.gemini.client import GenerationRequest
 from worker.gemini.prompt import build_prompt
 from worker.jobs import Job, Photo
-from worker.photos.memory import HeldPhotos, RunPhotos
+from worker.photos.job_photos import fetch_photos
+from worker.photos.memory import RunPhotos
 from worker.run.context import RunContext
 from worker.run.image import Image, make_image, record
 from worker.run.outcome import (
@@ -25,10 +26,6 @@ from worker.run.outcome import (
     Retry,
     decide,
 )
-
-PHOTOS_CPU_SECONDS = 60
-"""Processor time for decoding all photos of a job, far more than 14 usual ones take. One user's jobs then
-cannot occupy a decoder for whole runs."""
 
 
 class _PhotosNotReady(Exception):
@@ -100,56 +97,11 @@ async def _fetch_photos(
                 memory = photos.hold(job.photo_references, job.user_folder)
                 reserved = await held.enter_async_context(memory)
                 fair_until = monotonic() + context.deadlines.fair_seconds
-                return await _fetch_all(job, reserved)
+                return await fetch_photos(job.photo_references, reserved)
     except TimeoutError as late:
         if monotonic() < fair_until:
             raise
         raise _PhotosNotReady from late
-
-
-async def _fetch_all(job: Job, reserved: HeldPhotos) -> tuple[Photo, ...]:
-    """Fetch every photo of the job. Raises the first error, which cancels the others."""
-    ready: dict[int, Photo] = {}
-
-    async def fetch(place: int) -> None:
-        ready[place] = await _fetch_photo(job, place, reserved)
-        _check_processor_time(ready)
-
-    places = range(len(job.photo_references))
-    fetches = [asyncio.create_task(fetch(place)) for place in places]
-    try:
-        await asyncio.gather(*fetches)
-    finally:
-        for each in fetches:
-            each.cancel()
-    return tuple(ready[place] for place in places)
-
-
-def _check_processor_time(ready: Mapping[int, Photo]) -> None:
-    """Raise BadInput, which names the slowest photo, if the photos took too much processor time together."""
-    different = {id(photo): photo for photo in ready.values()}  # one may be both example and training photo
-    if sum(photo.cpu_seconds for photo in different.values()) <= PHOTOS_CPU_SECONDS:
-        return
-    slowest = max(ready, key=lambda place: ready[place].cpu_seconds)
-    seconds = ready[slowest].cpu_seconds
-    said = f"takes {seconds:.1f} s to decode, and all photos together more than {PHOTOS_CPU_SECONDS} s"
-    raise BadInput("photo_too_large", f"{_name(slowest)}: {said}: make it smaller")
-
-
-async def _fetch_photo(job: Job, place: int, reserved: HeldPhotos) -> Photo:
-    """Fetch one photo. Error messages name its role and number in the order, for the customer."""
-    which = _name(place)
-    try:
-        return await reserved.fetch(job.photo_references[place])
-    except BadInput as error:
-        raise BadInput(error.code, f"{which}: {error.message}") from error
-    except Transient as error:
-        raise type(error)(error.code, f"{which}: {error.message}", error.retry_after_seconds) from error
-
-
-def _name(place: int) -> str:
-    """The role and number of a photo in its order."""
-    return f"Training photo {place}" if place else "Example photo"
 
 
 def _reason(context: RunContext, late: TimeoutError | _PhotosNotReady) -> NotStartedReason:
