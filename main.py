@@ -74,7 +74,7 @@ def _open() -> _Opened:
                 settings.invocation_timeout_seconds,
                 settings.supabase_url,
                 ScaleOut(settings, application.worker.queue).after if settings.drain_job else None,
-                max(MIN_BUDGET_SECONDS, 2 * settings.call_timeout_seconds + settings.margin_seconds + 1),
+                max(MIN_BUDGET_SECONDS, settings.two_requests_budget_seconds),
                 max(MIN_JOBS, settings.jobs_at_a_time),
             ),
         )

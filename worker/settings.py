@@ -78,6 +78,17 @@ class Settings:
     drain_job_backlog: int = 500
     drain_job_tasks: int = 1
 
+    @property
+    def two_requests_seconds(self) -> float:
+        """Time for two requests. A run with less spends the attempt of a job whose request its end cuts: the
+        next run could cut it in the same way."""
+        return 2 * self.call_timeout_seconds
+
+    @property
+    def two_requests_budget_seconds(self) -> float:
+        """The shortest run with time for two requests, rounded up by a second."""
+        return self.two_requests_seconds + self.margin_seconds + 1
+
     @classmethod
     def from_env(cls, env: Mapping[str, str], default_worker_id: str, *, gemini: bool = True) -> Settings:
         """Read the settings from environment variables. Raises InvalidSettings with every problem found.

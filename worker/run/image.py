@@ -73,8 +73,8 @@ async def _outcome(context: RunContext, image: Image) -> ImageOutcome:
         return ImageNotStarted(image.index, exc.reason)
     except _Cut:
         log.event("image_erred", level="warning", image=image.index, code="cut", paid=False)
-        two_requests = 2 * context.settings.call_timeout_seconds
-        return ImageCut(image.index, context.deadlines.seconds_for_requests < two_requests)
+        too_short = context.deadlines.seconds_for_requests < context.settings.two_requests_seconds
+        return ImageCut(image.index, too_short)
     except GenerationError as error:
         if not image.sent and context.not_tried(error):
             return ImageNotStarted(image.index, "stopped")
