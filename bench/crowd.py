@@ -33,7 +33,8 @@ from local.stack.postgres import Postgres
 from tests.support.databases import Database, database
 from worker.common.deadline import Deadline, Within
 from worker.run.deadlines import Deadlines
-from worker.run.rate_limiter import NoSlot, RateLimiter
+from worker.run.outcome import NotStarted
+from worker.run.rate_limiter import RateLimiter
 from worker.run.stop import Stop
 
 PURPOSE = "the gate asked by 10, 100 and more workers at once; about two minutes"
@@ -150,7 +151,7 @@ async def _worker(gate: PooledGate, run: UUID, counter: Counter, until: Deadline
     never = asyncio.Event()
 
     async def image() -> None:
-        with suppress(NoSlot):
+        with suppress(NotStarted):
             while True:
                 async with limiter.start("user", until, never):
                     counter.starts.append(time.monotonic())

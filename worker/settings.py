@@ -24,10 +24,6 @@ MAX_EDGE = 2048
 MAX_PHOTO_BYTES = 30_000_000
 """The largest file of a source photo; the memory for originals is made for it."""
 
-STORE_SECONDS = 15.0
-"""Timeout of storing a received image: a 5 MB upload, with retries."""
-
-
 HOSTED_BY = ("K_SERVICE", "CLOUD_RUN_JOB", "KUBERNETES_SERVICE_HOST")
 """Set on platforms where a loopback connection comes from the platform's proxy, not from a developer."""
 

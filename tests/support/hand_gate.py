@@ -9,7 +9,8 @@ from uuid import UUID
 from worker.common.deadline import Deadline, Within
 from worker.errors import QuotaFacts
 from worker.run.deadlines import Deadlines
-from worker.run.rate_limiter import NoSlot, RateLimiter
+from worker.run.outcome import NotStarted
+from worker.run.rate_limiter import RateLimiter
 from worker.run.stop import Stop
 from worker.supabase.retry import call_with_retry
 
@@ -136,7 +137,7 @@ async def epoch_or_none(limiter: Limiter, latest: Deadline) -> int | None:
     """The epoch of a slot, None where there is none."""
     try:
         return await limiter.acquire(latest)
-    except NoSlot:
+    except NotStarted:
         return None
 
 

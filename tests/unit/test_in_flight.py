@@ -12,7 +12,7 @@ from tests.support.builders import a_job
 from worker.common.deadline import Deadline
 from worker.jobs import Job
 from worker.run.in_flight import MOST_WAITING, JobsInFlight
-from worker.run.outcome import Completed, JobEnd
+from worker.run.outcome import JobEnd, JobOutcome
 
 PLACES, IMAGES = 4, 6
 
@@ -39,7 +39,7 @@ def later(seconds: float = 30) -> Deadline:
 async def hang(job: Job) -> JobEnd:
     """Work that never ends."""
     await asyncio.Event().wait()
-    return JobEnd(job, (), Completed())
+    return JobEnd(job, (), JobOutcome("completed"))
 
 
 async def wait_for_photos(jobs: JobsInFlight, job: Job) -> JobEnd:
@@ -123,7 +123,7 @@ async def test_no_change_is_missed(jobs: JobsInFlight, seed: int) -> None:
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(chance.choice([0, 0, 0.001]))
             jobs.count_requests(job.id)
-        return JobEnd(job, (), Completed())
+        return JobEnd(job, (), JobOutcome("completed"))
 
     for number in range(30):
         job = a_job(id=number)

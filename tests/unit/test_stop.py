@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from worker.run.stop import Stop, StopReason, claim_reason
+from worker.run.stop import Stop, StopReason, known_reason
 
 
 @pytest.mark.parametrize(
@@ -69,5 +69,5 @@ async def test_a_pause_wakes_a_sleeper() -> None:
 @pytest.mark.parametrize("told", [None, "isolated", "queue_empty", "of a later version"])
 def test_a_claim_that_gave_no_known_reason_ends_the_run_for_the_usual_one(told: str | None) -> None:
     """What the database says is a reason only if the summary knows it."""
-    assert claim_reason(told, "queue_empty") == "queue_empty"
-    assert claim_reason("paused", "queue_empty") == "paused"
+    assert known_reason(told, "queue_empty") == "queue_empty"
+    assert known_reason("paused", "queue_empty") == "paused"

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.test_outcome import outcomes
-from worker.run.outcome import ImageCut, ImageOutcome
+from worker.run.outcome import ImageOutcome
 from worker.run.summary import IMAGE_COUNTS, Summary
 
 
@@ -46,5 +46,5 @@ def test_every_failure_is_counted_and_few_are_named(codes: list[str]) -> None:
 def test_what_the_end_of_time_cut_is_told_apart() -> None:
     """A call cut by the deadline may have been billed: it has a count of its own."""
     summary = Summary("r", "w", "m")
-    summary.add_images([ImageCut(0, attempt_spent=False)])
+    summary.add_images([ImageOutcome("cut")])
     assert summary.as_json(0)["images"]["cut"] == 1

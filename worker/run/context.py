@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from worker import log
 from worker.common.retry_delay import Uniform
-from worker.errors import GenerationError, QueueUnavailable, Transient
 from worker.gemini.client import Gemini
 from worker.gemini.models import price_note
 from worker.jobs import GeneratedImage, Job
@@ -92,9 +91,12 @@ class RunContext:
             self.model = self.summary.model = model
             self.limiter.use(model)
 
-    def not_tried(self, error: GenerationError) -> bool:
-        """Whether an error before the first request spends no attempt, because the run was stopped."""
-        return self.stop.paused and isinstance(error, (Transient, QueueUnavailable))
+    def follow(self, successors: Sequence[str]) -> None:
+        """Use the recorded successor of the model, or the configured fallback of the default model."""
+        own, fallback = self.settings.gemini_model_name, self.settings.gemini_model_fallback
+        if successors and self.settings.gemini_model_follows:
+            own_fallback = fallback if self.model == own and fallback not in successors else None
+            self.use_model(own_fallback or successors[-1])
 
     def count_answer(self, job: Job, asked: str, image: GeneratedImage) -> None:
         """Count an image under the model that made it, and the extra images in its answer.

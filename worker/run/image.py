@@ -13,6 +13,7 @@ from worker.errors import (
     GenerationError,
     Misconfigured,
     PhotoUnprocessed,
+    QueueUnavailable,
     RateLimited,
     Refused,
     Transient,
@@ -20,24 +21,14 @@ from worker.errors import (
 from worker.gemini.client import GenerationRequest
 from worker.jobs import GeneratedImage, Job
 from worker.run.context import RunContext
-from worker.run.outcome import (
-    ImageCut,
-    ImageDiscarded,
-    ImageErred,
-    ImageMade,
-    ImageNotStarted,
-    ImageOutcome,
-)
-from worker.run.rate_limiter import NoSlot
-from worker.settings import STORE_SECONDS
+from worker.run.outcome import ImageOutcome, NotStarted
 from worker.supabase.storage import object_path, photo_row
+
+STORE_SECONDS = 15.0
+"""Timeout of storing a received image: a 5 MB upload, with retries."""
 
 LONGEST_RETRY_SECONDS = 2.0
 """Longest wait between the two tries of a request; after a longer server delay a later run retries."""
-
-
-class _Cut(Exception):
-    """The request was cancelled at the run's deadline."""
 
 
 @dataclass(slots=True)
@@ -60,25 +51,17 @@ class Image:
 async def make_image(context: RunContext, image: Image) -> ImageOutcome:
     """Make the image and return its outcome, which includes expected failures."""
     async with image.place:
-        outcome = await _outcome(context, image)
-    if isinstance(outcome, ImageDiscarded) and outcome.job_final:
+        try:
+            outcome = await _generate_and_save(context, image)
+        except NotStarted as exc:
+            outcome = ImageOutcome("notStarted", reason=exc.reason)
+        except TimeoutError:  # the run's deadline, during the request
+            outcome = _cut(context, image)
+        except GenerationError as error:
+            outcome = _failed(context, image, error)
+    if outcome.job_final:
         image.job_ended.set()
     return outcome
-
-
-async def _outcome(context: RunContext, image: Image) -> ImageOutcome:
-    try:
-        return await _generate_and_save(context, image)
-    except NoSlot as exc:
-        return ImageNotStarted(image.index, exc.reason)
-    except _Cut:
-        log.event("image_erred", level="warning", image=image.index, code="cut", paid=False)
-        too_short = context.deadlines.seconds_for_requests < context.settings.two_requests_seconds
-        return ImageCut(image.index, too_short)
-    except GenerationError as error:
-        if not image.sent and context.not_tried(error):
-            return ImageNotStarted(image.index, "stopped")
-        return _erred(context, image, error)
 
 
 async def _generate_and_save(context: RunContext, image: Image) -> ImageOutcome:
@@ -103,7 +86,7 @@ async def _generate(context: RunContext, image: Image) -> GeneratedImage:
         await context.stop.sleep(wait_seconds)
         try:
             return await _request(context, image)
-        except NoSlot:
+        except NotStarted:
             raise first from None
         except PhotoUnprocessed as second:
             if isinstance(first, PhotoUnprocessed):
@@ -118,7 +101,7 @@ def _is_last(context: RunContext, error: Transient) -> bool:
 
 
 async def _request(context: RunContext, image: Image) -> GeneratedImage:
-    """Wait for a place and a slot, and send one request."""
+    """Wait for a place and a slot, and send one request. Raises TimeoutError at the run's deadline."""
     gemini = context.services.gemini
     gemini.prepare()  # before taking a slot, which would expire during the SDK's import
     await image.place.aclose()  # a retry waits for its turn like any other request
@@ -132,8 +115,6 @@ async def _request(context: RunContext, image: Image) -> GeneratedImage:
     except RateLimited as error:
         await context.limiter.report(error.facts, epoch)
         raise
-    except TimeoutError as exc:
-        raise _Cut from exc
 
 
 async def _save(context: RunContext, image: Image, generated: GeneratedImage) -> ImageOutcome:
@@ -160,13 +141,13 @@ async def record(
     answer = await services.queue.record_photo(job, index, photo, deadline)
     if answer.result == "recorded" or answer.storage_path == path:
         log.event("image_made", image=index, adopted=adopted)
-        return ImageMade(index, adopted)
+        return ImageOutcome("adopted") if adopted else ImageOutcome("made", sent=True)
     try:
         await services.store.remove(path, deadline)
     except GenerationError as error:  # the image is still discarded; a sweep removes the orphaned object
         log.event("object_left", level="warning", image=index, code=error.code, reason=error.message)
     log.event("image_discarded", image=index, reason=answer.result)
-    return ImageDiscarded(index, job_final=answer.result == "job_final")
+    return ImageOutcome("discarded", sent=True, job_final=answer.result == "job_final")
 
 
 async def _record_refusal(context: RunContext, image: Image, refused: Refused) -> ImageOutcome:
@@ -176,14 +157,31 @@ async def _record_refusal(context: RunContext, image: Image, refused: Refused) -
     )
     log.event("image_refused", image=image.index, code=refused.code)
     if answer.result == "job_final":
-        return ImageDiscarded(image.index, job_final=True)
-    return ImageErred(image.index, refused, sent=True)
+        return ImageOutcome("discarded", sent=True, job_final=True)
+    return ImageOutcome("refused", sent=True)
 
 
-def _erred(context: RunContext, image: Image, error: GenerationError) -> ImageOutcome:
-    level = "error" if isinstance(error, Misconfigured) else "warning"
-    if image.paid or isinstance(error, Misconfigured):
-        # Start no request that would fail, or whose image could not be stored.
-        context.stop.pause()
-    log.event("image_erred", level=level, image=image.index, code=error.code, paid=image.paid)
-    return ImageErred(image.index, error, sent=image.sent, paid=image.paid)
+def _cut(context: RunContext, image: Image) -> ImageOutcome:
+    log.event("image_erred", level="warning", image=image.index, code="cut", paid=False)
+    too_short = context.deadlines.seconds_for_requests < context.settings.two_requests_seconds
+    return ImageOutcome("cut", sent=True, attempt_spent=too_short)
+
+
+def _failed(context: RunContext, image: Image, error: GenerationError) -> ImageOutcome:
+    outcome = error_outcome(context, error, image.sent, image.paid)
+    if outcome.error:
+        if image.paid or isinstance(error, Misconfigured):
+            # Start no request that would fail, or whose image could not be stored.
+            context.stop.pause()
+        level = "error" if isinstance(error, Misconfigured) else "warning"
+        log.event("image_erred", level=level, image=image.index, code=error.code, paid=image.paid)
+    return outcome
+
+
+def error_outcome(
+    context: RunContext, error: GenerationError, sent: bool = False, paid: bool = False
+) -> ImageOutcome:
+    """The outcome of an image after an error. Without a request, it was not tried if the run was stopped."""
+    if not sent and context.stop.paused and isinstance(error, Transient | QueueUnavailable):
+        return ImageOutcome("notStarted", reason="stopped")
+    return ImageOutcome("erred", error, sent=sent, paid=paid)

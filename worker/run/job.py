@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from worker import log
@@ -15,21 +15,8 @@ from worker.jobs import Job, Photo
 from worker.photos.job_photos import fetch_photos
 from worker.photos.memory import RunPhotos
 from worker.run.context import RunContext
-from worker.run.image import Image, make_image, record
-from worker.run.outcome import (
-    ImageDiscarded,
-    ImageErred,
-    ImageNotStarted,
-    ImageOutcome,
-    JobEnd,
-    NotStartedReason,
-    Retry,
-    decide,
-)
-
-
-class _PhotosNotReady(Exception):
-    """The photos of a job were not ready at the run's end, although the job had its fair time."""
+from worker.run.image import Image, error_outcome, make_image, record
+from worker.run.outcome import ImageOutcome, JobEnd, JobOutcome, NotStarted, decide
 
 
 async def process_job(context: RunContext, job: Job, photos: RunPhotos) -> JobEnd:
@@ -39,46 +26,40 @@ async def process_job(context: RunContext, job: Job, photos: RunPhotos) -> JobEn
             images = await _make_missing(context, job, photos)
         except Exception:  # noqa: BLE001 - the only place that catches unknown errors
             log.event("job_crashed", level="error", exc_info=True)
-            outcome = Retry("internal", "Unexpected error; see the traceback in the worker's log.")
-            return JobEnd(job, (), outcome)
+            message = "Unexpected error; see the traceback in the worker's log."
+            return JobEnd(job, (), JobOutcome("retry", "internal", message))
         return JobEnd(job, images, decide(images))
 
 
 async def _make_missing(context: RunContext, job: Job, photos: RunPhotos) -> Sequence[ImageOutcome]:
     """One outcome for each missing image."""
-    recovered: Sequence[ImageOutcome] = ()
+    recovered: Mapping[int, ImageOutcome] = {}
     missing = sorted(job.missing)
     async with AsyncExitStack() as held:
         try:
             if job.claimed_before:
                 recovered = await _recover_stored(context, job)
-                missing = sorted(set(missing) - {image.index for image in recovered})
-            if not missing or any(isinstance(o, ImageDiscarded) and o.job_final for o in recovered):
-                return recovered
+                missing = [index for index in missing if index not in recovered]
+            if not missing or any(image.job_final for image in recovered.values()):
+                return [*recovered.values()]
             fetched = await _fetch_photos(context, job, photos, held)
-        except (TimeoutError, _PhotosNotReady) as late:
-            # The run's deadline; the timeout of a single photo is Transient.
-            reason = _reason(context, late)
-            return [*recovered, *(ImageNotStarted(index, reason) for index in missing)]
+        except NotStarted as exc:
+            outcome = ImageOutcome("notStarted", reason=exc.reason)
         except GenerationError as error:
-            return [*recovered, *(_not_begun(context, index, error) for index in missing)]
-        log.event(
-            "photos_ready",
-            photos=len(fetched),
-            bytes=sum(photo.original_bytes for photo in fetched),
-            sent_bytes=sum(photo.size for photo in fetched),
-        )
-        return [*recovered, *await _make_images(context, job, missing, fetched)]
+            outcome = error_outcome(context, error)
+        else:
+            return [*recovered.values(), *await _make_images(context, job, missing, fetched)]
+    return [*recovered.values(), *[outcome] * len(missing)]
 
 
-async def _recover_stored(context: RunContext, job: Job) -> Sequence[ImageOutcome]:
+async def _recover_stored(context: RunContext, job: Job) -> Mapping[int, ImageOutcome]:
     """Record images that an earlier claim stored but did not record, so that nothing is paid for twice."""
     stored = await context.services.store.stored(job, context.deadlines.generate)
-    return [
-        await record(context, job, index, stored[index].path, stored[index].photo, adopted=True)
+    return {
+        index: await record(context, job, index, stored[index].path, stored[index].photo, adopted=True)
         for index in job.missing
         if index in stored
-    ]
+    }
 
 
 async def _fetch_photos(
@@ -86,8 +67,8 @@ async def _fetch_photos(
 ) -> tuple[Photo, ...]:
     """Wait for memory, which `held` then keeps reserved, and fetch every photo of the job.
 
-    At the run's deadline raises TimeoutError, or _PhotosNotReady if the job has held the memory for its fair
-    time, so that it cannot take the memory again in the next run before others had theirs.
+    Raises NotStarted at the run's deadline. A job that has held the memory for its fair time by then does not
+    get it again in the next run before others had theirs.
     """
     monotonic = context.services.monotonic
     fair_until = math.inf
@@ -98,21 +79,21 @@ async def _fetch_photos(
                 reserved = await held.enter_async_context(memory)
                 fair_until = monotonic() + context.deadlines.fair_seconds
                 return await fetch_photos(job.photo_references, reserved)
-    except TimeoutError as late:
-        if monotonic() < fair_until:
-            raise
-        raise _PhotosNotReady from late
-
-
-def _reason(context: RunContext, late: TimeoutError | _PhotosNotReady) -> NotStartedReason:
-    if context.stop.paused:
-        return "stopped"
-    return "photos_not_ready" if isinstance(late, _PhotosNotReady) else "budget"
+    except TimeoutError as late:  # not that of a single photo, which is Transient
+        if context.stop.paused:
+            raise NotStarted("stopped") from late
+        raise NotStarted("budget" if monotonic() < fair_until else "photos_not_ready") from late
 
 
 async def _make_images(
     context: RunContext, job: Job, missing: Sequence[int], photos: tuple[Photo, ...]
 ) -> Sequence[ImageOutcome]:
+    log.event(
+        "photos_ready",
+        photos=len(photos),
+        bytes=sum(photo.original_bytes for photo in photos),
+        sent_bytes=sum(photo.size for photo in photos),
+    )
     request = GenerationRequest(context.model, build_prompt(job), photos, job.aspect_ratio)
     job_ended = asyncio.Event()
     images = [make_image(context, Image(job, index, request, job_ended)) for index in missing]
@@ -125,9 +106,3 @@ def _outcome(outcome: ImageOutcome | BaseException) -> ImageOutcome:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-def _not_begun(context: RunContext, index: int, error: GenerationError) -> ImageOutcome:
-    if context.not_tried(error):
-        return ImageNotStarted(index, "stopped")
-    return ImageErred(index, error)

@@ -20,7 +20,7 @@ from worker.common.deadline import Deadline
 from worker.common.fair_budget import FairBudget
 from worker.errors import GenerationError, QuotaFacts
 from worker.run.deadlines import Deadlines
-from worker.run.outcome import NotStartedReason
+from worker.run.outcome import NotStarted, NotStartedReason
 from worker.run.stop import Stop
 from worker.supabase.queue import Database
 
@@ -35,14 +35,6 @@ LONGEST_SLEEP_SECONDS = 1.0
 
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """Pause after a 429 without a retry delay that could not be reported to the gate."""
-
-
-class NoSlot(Exception):
-    """No slot was available in time; no request was sent."""
-
-    def __init__(self, reason: NotStartedReason) -> None:
-        super().__init__(reason)
-        self.reason: NotStartedReason = reason
 
 
 class RateLimiter:
@@ -92,7 +84,7 @@ class RateLimiter:
 
         Owners take turns. Only the image whose turn it is has a place without a slot, so that one owner's
         waiting images cannot occupy all places. Yields the slot's epoch, which `report` needs after a 429.
-        Raises NoSlot as soon as it is known that there is no slot before `latest`, when the run starts no
+        Raises NotStarted as soon as it is known that there is no slot before `latest`, when the run starts no
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
         if owner not in self._told:
@@ -136,7 +128,7 @@ class RateLimiter:
             self._slots.popleft()
 
     async def _next(self, owner: str, latest: Deadline, ended: asyncio.Event) -> int:
-        """Wait for the next slot and return its epoch. Raises NoSlot."""
+        """Wait for the next slot and return its epoch. Raises NotStarted."""
         while not self._is_over(ended):
             now = self._monotonic()
             while self._slots and self._slots[0] + self._grace < now:
@@ -151,7 +143,7 @@ class RateLimiter:
                 return self._epoch
             elif not await self._refill(owner, latest):
                 break
-        raise NoSlot(self._why_not(latest, ended))
+        raise NotStarted(self._why_not(latest, ended))
 
     def _why_not(self, latest: Deadline, ended: asyncio.Event) -> NotStartedReason:
         if self._is_over(ended):

@@ -5,7 +5,7 @@ A run ends when the queue is empty, its job limit or time budget is reached, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +14,10 @@ from worker.common.deadline import Deadline
 from worker.errors import GenerationError, Misconfigured
 from worker.run.context import RunContext
 from worker.run.job import process_job
-from worker.run.outcome import ImageNotStarted, JobEnd, Released
+from worker.run.outcome import ImageOutcome, JobEnd, JobOutcome
 from worker.run.run_errors import handle_errors, storage_lost
 from worker.run.settle import settle_jobs
-from worker.run.stop import claim_reason
+from worker.run.stop import known_reason
 from worker.supabase.queue import Claim
 
 CLAIM_SECONDS = 20.0
@@ -66,7 +66,7 @@ async def next_claim(context: RunContext) -> Claim | None:
             return claim
         if not _may_get_more(context, claim):
             _set_next_attempt(context, claim.next_attempt_seconds)
-            context.stop.end(claim_reason(claim.reason, "queue_empty"))
+            context.stop.end(known_reason(claim.reason, "queue_empty"))
             return None
         await _wait_for_more(context)
         await settle_until(context, lambda: may_claim(context), context.deadlines.save)
@@ -85,7 +85,7 @@ async def start_jobs(context: RunContext, claim: Claim) -> None:
         return
     context.deadlines.expect_latency(claim.latency_seconds)
     context.prices = claim.prices
-    _follow(context, claim.successors)
+    context.follow(claim.successors)
     if context.photos is None:
         context.photos = services.open_photos(claim.photo_buckets, claim.photo_hosts)
     for job in claim.jobs:
@@ -134,7 +134,7 @@ def stop_if_used_up(context: RunContext) -> bool:
         elif limiter.blocked_until > context.deadlines.start.at:
             seconds = max(limiter.blocked_until - context.services.monotonic(), 0.0)
             _set_next_attempt(context, round(seconds, 3))
-            stop.end(claim_reason(limiter.refusal, "rate_limited"))
+            stop.end(known_reason(limiter.refusal, "rate_limited"))
         elif context.deadlines.start.passed:
             stop.end("budget")
     return stop.reason is not None
@@ -208,24 +208,7 @@ def _set_next_attempt(context: RunContext, seconds: float | None) -> None:
 
 async def _release(context: RunContext, claim: Claim, error: GenerationError) -> None:
     """Release the claimed jobs without spending an attempt, and stop the run."""
-    outcome = Released(error.code, error.for_customers, attempt_spent=False)
-    await settle_jobs(
-        context,
-        [
-            JobEnd(job, [ImageNotStarted(index, "stopped") for index in job.missing], outcome)
-            for job in claim.jobs
-        ],
-    )
+    outcome = JobOutcome("released", error.code, error.for_customers, attempt_spent=False)
+    stopped = ImageOutcome("notStarted", reason="stopped")
+    await settle_jobs(context, [JobEnd(job, [stopped] * len(job.missing), outcome) for job in claim.jobs])
     await storage_lost(context, error)
-
-
-def _follow(context: RunContext, successors: Sequence[str]) -> None:
-    """Switch to the recorded successor of the current model, or to the configured fallback of the default
-    model."""
-    own, fallback = context.settings.gemini_model_name, context.settings.gemini_model_fallback
-    if not successors or not context.settings.gemini_model_follows:
-        return
-    if fallback and context.model == own and fallback not in successors:
-        context.use_model(fallback)
-    else:
-        context.use_model(successors[-1])

@@ -12,7 +12,7 @@ from worker.errors import (
 )
 from worker.gemini.models import KnownModels
 from worker.run.context import RunContext
-from worker.run.outcome import ImageErred, JobEnd
+from worker.run.outcome import JobEnd
 
 RETIRE_SECONDS = 20.0
 LIST_SECONDS = 10.0
@@ -20,15 +20,15 @@ LIST_SECONDS = 10.0
 
 async def handle_errors(context: RunContext, end: JobEnd) -> None:
     """Handle the errors of a settled job."""
-    for erred in [image for image in end.images if isinstance(image, ImageErred)]:
-        error = erred.error
+    for image in end.images:
+        error = image.error
         if isinstance(error, ModelRetired) and error.model != context.model:
             continue  # requested before the model was changed over
         if isinstance(error, ModelRetired) and context.settings.gemini_model_follows:
             await _change_over(context, error)
         elif isinstance(error, Misconfigured):
             await _misconfigured(context, error)
-        elif erred.paid and not context.deadlines.save.passed:
+        elif error and image.paid and not context.deadlines.save.passed:
             await storage_lost(context, error)
         elif isinstance(error, PhotoBucketMissing):
             _report_missing_bucket(context, error)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import assert_never
 
 from worker import log
 from worker.common.retry_delay import Uniform, retry_delay_seconds
 from worker.errors import GenerationError
 from worker.run.context import RunContext
-from worker.run.outcome import Abandoned, Completed, Failed, ImageErred, JobEnd, PutAside, Released, Retry
+from worker.run.outcome import JobEnd
 from worker.settings import Settings
 from worker.supabase.queue import LEASE_LOST, Settled, Settlement
 
@@ -27,7 +25,7 @@ async def settle_jobs(context: RunContext, ends: Sequence[JobEnd]) -> None:
     results = [
         settlement(end, context.settings, context.services.uniform, requests[end.job.id])
         for end in ends
-        if requests[end.job.id] or not isinstance(end.outcome, Abandoned)
+        if requests[end.job.id] or end.outcome.result != "abandoned"
     ]
     answers = await _send(context, results)
     for job_id in answers:
@@ -59,7 +57,7 @@ def _log(end: JobEnd, settled: Settled) -> None:
         attempt=job.attempt,
         code=settled.code,
     )
-    errors = [image.error for image in end.images if isinstance(image, ImageErred)]
+    errors = [image.error for image in end.images if image.error]
     for error in [error for error in errors if error.for_customers != error.message][:1]:
         log.event(
             "reason_withheld",
@@ -73,32 +71,28 @@ def _log(end: JobEnd, settled: Settled) -> None:
 
 def settlement(end: JobEnd, settings: Settings, uniform: Uniform, requests: int = 0) -> Settlement:
     """The settlement of a job for which `requests` requests were sent."""
-    job = end.job
-    settled_as = partial(Settlement, job.id, job.fence, requests=requests)
+    job, outcome = end.job, end.outcome
+    # An abandoned job is final or has another worker: it is settled only to count its requests.
+    abandoned = outcome.result == "abandoned"
+    return Settlement(
+        job.id,
+        job.fence,
+        "released" if abandoned else outcome.result,
+        outcome.code,
+        outcome.message,
+        retry_seconds=_retry_seconds(end, settings, uniform),
+        until_daily_reset=outcome.until_daily_reset,
+        attempt_spent=requests > 0 if abandoned else outcome.attempt_spent,
+        requests=requests,
+    )
+
+
+def _retry_seconds(end: JobEnd, settings: Settings, uniform: Uniform) -> float:
+    outcome, attempt, at_least = end.outcome, end.job.attempt, end.outcome.delay_seconds
+    if outcome.result == "rate_limited":
+        attempt = 1  # no attempt is spent, so nothing counts these delays
+        at_least = 0.0 if outcome.until_daily_reset else at_least or UNKNOWN_QUOTA_DELAY_SECONDS
+    elif outcome.result != "retry":
+        return 0.0
     base, cap = settings.retry_base_seconds, settings.retry_cap_seconds
-    match end.outcome:
-        case Completed():
-            return settled_as("completed")
-        case Failed(code, message):
-            return settled_as("failed", code, message)
-        case Retry(code, message, server_delay, attempt_spent):
-            delay = retry_delay_seconds(job.attempt, base, cap, uniform, server_delay)
-            return settled_as("retry", code, message, retry_seconds=delay, attempt_spent=attempt_spent)
-        case PutAside(message, stated_delay, until_daily_reset):
-            at_least = 0.0 if until_daily_reset else stated_delay or UNKNOWN_QUOTA_DELAY_SECONDS
-            return settled_as(
-                "rate_limited",
-                "rate_limited",
-                message,
-                # Always the window of attempt 1: no attempt is spent, so nothing counts these delays.
-                retry_seconds=retry_delay_seconds(1, base, cap, uniform, at_least),
-                until_daily_reset=until_daily_reset,
-                attempt_spent=False,
-            )
-        case Released(code, message, attempt_spent):
-            return settled_as("released", code, message, attempt_spent=attempt_spent)
-        case Abandoned():
-            # The job is final or has another worker: settled only to count its requests.
-            return settled_as("released", attempt_spent=requests > 0)
-        case _:
-            assert_never(end.outcome)
+    return retry_delay_seconds(attempt, base, cap, uniform, at_least)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 StopReason = Literal[
     "queue_empty",
@@ -24,18 +24,9 @@ _SEVERITY: Mapping[StopReason, int] = {"queue_lost": 1, "shutdown": 2, "misconfi
 """A more severe reason replaces a less severe one; reasons not listed have severity 0."""
 
 
-_CLAIM_REASONS: Mapping[str | None, StopReason] = {
-    "busy": "busy",
-    "rate_limited": "rate_limited",
-    "daily_cap": "daily_cap",
-    "paused": "paused",
-    "too_many_runs": "too_many_runs",
-}
-
-
-def claim_reason(reason: str | None, otherwise: StopReason) -> StopReason:
+def known_reason(reason: str | None, otherwise: StopReason) -> StopReason:
     """The stop reason for the `reason` of an empty claim or of a refusing rate gate."""
-    return _CLAIM_REASONS.get(reason, otherwise)
+    return next((known for known in get_args(StopReason) if known == reason), otherwise)
 
 
 class Stop:

@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, assert_never
+from typing import Any, get_args
 
-from worker.errors import Refused
-from worker.run.outcome import (
-    ImageCut,
-    ImageDiscarded,
-    ImageErred,
-    ImageMade,
-    ImageNotStarted,
-    ImageOutcome,
-)
+from worker.run.outcome import ImageOutcome, ImageResult
 from worker.run.stop import Stop
+
+IMAGE_COUNTS: tuple[ImageResult, ...] = get_args(ImageResult)
 
 
 @dataclass(slots=True)
 class Summary:
-    """What one run did. Jobs are counted by the status the database returned, images by their outcome.
+    """What one run did. Jobs are counted by the status the database returned, images by their result.
 
     `answered_by` counts images made by another model than the one requested, by that model. `extra_images`
     counts images beyond the requested one in an answer; they are billed and discarded.
@@ -47,8 +41,7 @@ class Summary:
 
     def add_images(self, outcomes: Sequence[ImageOutcome]) -> None:
         """Count a job's images."""
-        for outcome in outcomes:
-            self.images[_image_count(outcome)] += 1
+        self.images.update(outcome.result for outcome in outcomes)
 
     def add_job(self, status: str | None, code: str | None = None) -> None:
         """Count a settled job by its new status (None: lease lost), a failed one also by its error code."""
@@ -98,25 +91,3 @@ def most_common(failures: Counter[str]) -> dict[str, int]:
     named = dict(failures.most_common(MOST_CODES))
     others = failures.total() - sum(named.values())
     return {**named, "other_codes": others} if others else named
-
-
-# `cut`: a request cancelled at the run's deadline; Gemini may still bill it.
-IMAGE_COUNTS = ("made", "adopted", "refused", "erred", "notStarted", "discarded", "cut")
-
-
-def _image_count(outcome: ImageOutcome) -> str:
-    match outcome:
-        case ImageMade(adopted=adopted):
-            return "adopted" if adopted else "made"
-        case ImageErred(error=Refused()):
-            return "refused"
-        case ImageErred():
-            return "erred"
-        case ImageCut():
-            return "cut"
-        case ImageDiscarded():
-            return "discarded"
-        case ImageNotStarted():
-            return "notStarted"
-        case _:
-            assert_never(outcome)
