@@ -46,8 +46,8 @@ class RunContext:
     """One run: its services, deadlines, rate limiter, jobs, stop state and summary.
 
     `photos`, `prices` (dollars per image, by model) and `database_time` are set by the first claim.
-    `must_finish` means that the database may hold jobs for this run. `queue_ran_dry` means that the last
-    claim got fewer jobs than it asked for.
+    `claim_unanswered` means that the database may have assigned jobs that this run does not know of,
+    `queue_ran_dry` that the last claim got fewer jobs than it asked for.
     """
 
     def __init__(self, settings: Settings, services: Services, request: RunRequest) -> None:
@@ -77,7 +77,7 @@ class RunContext:
         self.photos: RunPhotos | None = None
         self.prices: Mapping[str, float] = {}
         self.logged_problems: set[str] = set()
-        self.must_finish = False
+        self.claim_unanswered = False
         self.queue_ran_dry = False
 
     def request_shutdown(self) -> None:

@@ -56,26 +56,21 @@ class RateLimiter:
     ) -> None:
         self._database = database
         self._run_id = run_id
-        self._model = model
         self._deadlines = deadlines
         self._stop = stop
         self._monotonic = monotonic
-        self._slots: deque[float] = deque()
         self._grace = self._horizon = 0.0
-        self._epoch = 0  # unknown
-        self._ask_at = -math.inf
         self._told: set[str] = set()
         self._places = FairBudget(places, alone=places)
-        self.refusal: str | None = None
-        self.blocked_until = -math.inf
+        self.use(model)
 
     def use(self, model: str) -> None:
-        """Switch to the gate of another model and discard the slots of the old one."""
+        """Use the gate of a model, without the slots of the one before."""
         self._model = model
-        self._slots.clear()
-        self._epoch = 0
+        self._slots: deque[float] = deque()
+        self._epoch = 0  # unknown
         self._ask_at = -math.inf
-        self.refusal = None
+        self.refusal: str | None = None
         self.blocked_until = -math.inf
 
     @asynccontextmanager

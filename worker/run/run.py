@@ -59,9 +59,6 @@ async def next_claim(context: RunContext) -> Claim | None:
         except GenerationError as error:
             _claim_failed(context, error)
             return None
-        except BaseException:
-            context.must_finish = True  # cancelled: the database may have assigned jobs
-            raise
         if claim.jobs:
             return claim
         if not _may_get_more(context, claim):
@@ -76,7 +73,6 @@ async def next_claim(context: RunContext) -> Claim | None:
 async def start_jobs(context: RunContext, claim: Claim) -> None:
     """Start the claimed jobs, or release them if Storage cannot store their images."""
     services = context.services
-    context.must_finish = True
     context.summary.claimed += len(claim.jobs)
     try:
         await services.proof.require(claim.storage_refused, claim.answered_at, context.deadlines.generate)
@@ -105,11 +101,11 @@ async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadl
 
 
 async def finish(context: RunContext) -> None:
-    """Finish the run in the database, which releases its remaining jobs, including those of a lost claim
-    response."""
+    """Finish the run in the database, unless it claimed nothing. Releases its remaining jobs, including those
+    of a claim whose answer was lost."""
     if context.photos is not None:
         context.photos.close()
-    if not context.must_finish:
+    if not context.summary.claimed and not context.claim_unanswered:
         return
     services = context.services
     await services.proof.report_pending(context.deadlines.answer)
@@ -155,6 +151,7 @@ async def _claim(context: RunContext) -> Claim:
     jobs = min(context.jobs.free_places(), context.max_jobs - context.summary.claimed)
     skipped = context.jobs.users_at_limit()
     images = max(CLAIM_ROUNDS * context.settings.images_at_a_time - context.jobs.unsent_images(), 1)
+    context.claim_unanswered = True
     claim = await context.services.queue.claim(
         context.id,
         uuid4(),
@@ -165,6 +162,7 @@ async def _claim(context: RunContext) -> Claim:
         skipped,
         images,
     )
+    context.claim_unanswered = False
     if claim.answered_at:
         context.database_time.set(claim.answered_at)
     claimed = sum(job.num_images for job in claim.jobs)
@@ -174,8 +172,7 @@ async def _claim(context: RunContext) -> Claim:
 
 
 def _claim_failed(context: RunContext, error: GenerationError) -> None:
-    """Stop after a failed claim. The database may have assigned jobs; finishing the run releases them."""
-    context.must_finish = True
+    """Stop after a failed claim."""
     log.event("claim_failed", level="error", code=error.code, reason=error.message)
     if isinstance(error, Misconfigured):
         context.stop.end("misconfigured", error.message)
