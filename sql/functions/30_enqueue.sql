@@ -2,43 +2,61 @@
 -- the token, never from the request. Refusals: PT400 (the message names the field), PT403 (`anonymous_user`), PT409 (idempotency key
 -- reused with another request), PT413 (`order_too_large`), PT429 (a limit per user).
 
--- Refuses a request that is larger than generate_images takes, before anything else looks into it, or is no order at all.
+-- Refuses a request that is larger than generate_images takes, is no order, or has a field or a number where none belongs, before
+-- anything else looks into it. jsonb keeps 1e131071 or 0e-16383 in a few bytes, and their texts have 131 072 and 16 385: until this has
+-- passed, nothing may make text of the request, and its size is that of the jsonb.
 create or replace function generation.check_request(p_request jsonb) returns void
-language plpgsql immutable set search_path = ''
+language plpgsql stable set search_path = ''
 as $$
 declare
-  v_bytes constant integer := octet_length(p_request::text);
+  v_fields text[] := array['basePrompt', 'aspectRatio', 'numImagesPerExample', 'exampleImages', 'trainingImageUrls',
+    'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles'];
+  v_operators constant text[] := array['userId', 'priority', 'maxAttempts'];
+  v_numbers constant text[] := array['numImagesPerExample', 'priority', 'maxAttempts'];
+  v_field text;
 begin
-  if v_bytes > 1048576 then
-    perform generation.refuse('413', 'order_too_large', format('the request has %s bytes of text, more than 1048576', v_bytes),
+  if pg_column_size(p_request) > 1048576 then
+    perform generation.refuse('413', 'order_too_large',
+      format('the request has %s bytes, more than 1048576', pg_column_size(p_request)),
       'Order fewer example images at once, or shorten their prompts and addresses.');
   elsif p_request is null or jsonb_typeof(p_request) <> 'object' then
     perform generation.refuse('400', 'wrong_type', 'the request must be a JSON object',
       'Send {"basePrompt": …, "exampleImages": […], …}.');
+  elsif not generation.caller_is_user() then
+    v_fields := v_fields || v_operators;
+  elsif p_request ?| v_operators then
+    select k into v_field from unnest(v_operators) as k where p_request ? k limit 1;
+    perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
+      'Leave it out: the user comes from the token, the rest from defaults.');
+  end if;
+  perform generation.refuse_unknown_fields(p_request, v_fields, 'request');
+  select f.name || coalesce(format('[%s]', e.i - 1), '') into v_field
+  from jsonb_each(p_request) as f (name, value)
+  left join lateral jsonb_array_elements(case when jsonb_typeof(f.value) = 'array' then f.value end) with ordinality as e (value, i)
+    on true
+  where coalesce(e.value, f.value) @? '$.** ? (@.type() == "number")'
+    and not (f.name = any (v_numbers) and jsonb_typeof(f.value) = 'number')
+  limit 1;
+  if v_field is not null then
+    perform generation.refuse('400', 'wrong_type', format('%s has a number where none belongs', v_field),
+      'Send a JSON string: only ' || array_to_string(v_numbers, ', ') || ' are numbers.');
   end if;
 end
 $$;
 
 -- The user an order belongs to: the token's subject for a signed-in user, `userId` of the request for
--- the service role and for SQL sessions. PT400 when a user sends what only the service role may set, PT403 for an
--- anonymous user unless the operator lets them order.
+-- the service role and for SQL sessions. PT403 for an anonymous user unless the operator lets them order.
 create or replace function generation.ordering_user(p_request jsonb) returns text
 language plpgsql stable set search_path = ''
 as $$
 declare
   v_claims constant jsonb := nullif(current_setting('request.jwt.claims', true), '')::jsonb;
-  v_field text;
   v_user_id text;
 begin
   if generation.caller_is_user() then
     if v_claims ->> 'is_anonymous' = 'true' and not (select l."allowAnonymous" from generation.limits as l) then
       perform generation.refuse('403', 'anonymous_user', 'anonymous users may not order',
         'Sign in with an account. The operator can allow it: python -m worker gate set --allow-anonymous yes');
-    end if;
-    select k into v_field from unnest(array['userId', 'priority', 'maxAttempts']) as k where p_request ? k limit 1;
-    if v_field is not null then
-      perform generation.refuse('400', 'not_yours_to_set', format('%s cannot be set by a signed-in user', v_field),
-        'Leave it out: the user comes from the token, the rest from defaults.');
     end if;
     v_user_id := coalesce(v_claims ->> 'sub',
       generation.refuse('400', 'missing', 'the token names no user', 'Sign in again.'));
@@ -109,9 +127,6 @@ declare
   v_ratios constant text[] := array['1:1', '2:3', '3:2', '3:4', '4:3', '4:5', '5:4', '9:16', '16:9', '21:9'];
   v_ratio text := coalesce(generation.checked_text(p_request -> 'aspectRatio', 'aspectRatio', 10), '1:1');
 begin
-  perform generation.refuse_unknown_fields(p_request, array['basePrompt', 'aspectRatio', 'numImagesPerExample',
-    'exampleImages', 'trainingImageUrls', 'glasses', 'hairColor', 'hairStyle', 'backgrounds', 'styles']
-    || case when generation.caller_is_user() then '{}'::text[] else array['userId', 'priority', 'maxAttempts'] end, 'request');
   if v_ratio <> all (v_ratios) then
     perform generation.refuse('400', 'unsupported_aspect_ratio', format('aspectRatio "%s" is not supported', v_ratio),
       'Use one of ' || array_to_string(v_ratios, ', ') || '.');

@@ -41,7 +41,7 @@ WRONG: list[tuple[str, object, str, str]] = [
     ("exampleImages", [{"url": PHOTO}, {"prompt": "x"}], "missing", "exampleImages[1].url"),
     ("exampleImages", [{"url": PHOTO, "ulr": "x"}], "unknown_field", "exampleImages[0]"),
     ("exampleImages", [{"url": PHOTO, "prompt": "x" * 4001}], "too_long", "exampleImages[0].prompt"),
-    ("exampleImages", [{"url": PHOTO, "id": 7}], "wrong_type", "exampleImages[0].id"),
+    ("exampleImages", [{"url": PHOTO, "id": 7}], "wrong_type", "exampleImages[0]"),
     ("exampleImages", [{"url": "https://10.0.0.1/a"}], "forbidden_address", "exampleImages[0].url"),
     ("trainingImageUrls", None, "out_of_range", "trainingImageUrls"),
     ("trainingImageUrls", [], "out_of_range", "trainingImageUrls"),

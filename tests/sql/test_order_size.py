@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -86,7 +87,7 @@ def test_a_refusal_names_a_few_unknown_fields(queue: Queue) -> None:
     names = {f"{i:03d}" + "n" * 1000: 1 for i in range(500)}
     for request, said in (
         (order() | names, "and 495 more"),
-        (order(exampleImages=[{"url": SIGNED} | names]), "and 495 more"),
+        (order(exampleImages=[{"url": SIGNED} | dict.fromkeys(names, "1")]), "and 495 more"),
         (order() | dict.fromkeys("abcde", 1), "unknown field a, b, c, d, e"),
     ):
         told = refusal(queue, request)
@@ -102,3 +103,25 @@ def test_a_refusal_does_not_repeat_a_number_of_a_thousand_digits(queue: Queue) -
         queue.connection.execute("select enqueue_generation_batch(%s::jsonb)", [request])
     assert caught.value.diag.message_detail == "out_of_range"
     assert len(str(caught.value.diag.message_primary)) < 200
+
+
+LONG_NUMBERS = ("1e131071", "-1e131071", "0e-16383", "1e-16383")
+"""Their texts have 131 072 and 16 385 characters; jsonb keeps each in 8 to 16 bytes."""
+
+
+@pytest.mark.parametrize("field", ["unknown", "basePrompt", "numImagesPerExample", "styles", "exampleImages"])
+@pytest.mark.parametrize("number", LONG_NUMBERS)
+def test_numbers_cost_no_more_memory_than_they_were_sent_in(queue: Queue, number: str, field: str) -> None:
+    """An order of 72 kB, refused or not, took 3 GB of the database's memory."""
+    body = json.dumps(order() | {field: "#"}).replace('"#"', f"[{', '.join([number] * 2000)}]")
+    before = peak_mebibytes(queue.connection)
+    with pytest.raises(psycopg.Error) as caught:
+        queue.connection.execute("select enqueue_generation_batch(%s::jsonb)", [body])
+    assert caught.value.diag.message_detail in ("unknown_field", "wrong_type")
+    assert peak_mebibytes(queue.connection) - before < 16
+
+
+def peak_mebibytes(connection: psycopg.Connection[Any]) -> int:
+    """The most memory that the connection's process in the database has had."""
+    status = Path(f"/proc/{connection.info.backend_pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
