@@ -31,6 +31,27 @@ def test_internals_are_not_published(db: Connection) -> None:
     assert rows == []
 
 
+COLUMNS = """
+    select c.relname || '.' || a.attname as name,
+      has_column_privilege('authenticated', c.oid, a.attnum, 'select') as may_select,
+      exists (
+        select from pg_publication_tables as t
+        where t.pubname = 'supabase_realtime' and t.schemaname = n.nspname and t.tablename = c.relname
+          and a.attname = any (t.attnames)
+      ) as is_published
+    from pg_class as c join pg_namespace as n on n.oid = c.relnamespace
+    join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+    where n.nspname in ('public', 'generation') and c.relkind = 'r'"""
+
+
+def test_the_columns_that_users_may_select_are_published_and_no_others(db: Connection) -> None:
+    """A column that is published but may not be selected would leave the database through the log."""
+    columns = db.execute(COLUMNS).fetchall()
+    published = {row["name"] for row in columns if row["is_published"]}
+    assert published == {row["name"] for row in columns if row["may_select"]}
+    assert {name.partition(".")[0] for name in published} == set(OURS)
+
+
 @pytest.mark.parametrize("before", ["", "photo_generation_queue"])
 def test_installing_again_adds_what_is_missing(installed: Database, before: str) -> None:
     """A table that is already published causes no error, and a second installation changes nothing."""
