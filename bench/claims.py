@@ -78,6 +78,7 @@ class Scenario:
         run.settle(answer)
         self.claims.append((claimed - began) * 1000)
         self.settles.append((time.perf_counter() - asked) * 1000)
+        run.finish()  # a worker's run ends; two hundred at once would all be counted by each claim
 
     def ratio(self, reference: Scenario) -> float:
         """The higher of two ratios to the reference: the median claim's and the median settle's."""

@@ -1015,8 +1015,12 @@ $$;
 
 -- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
 create or replace function generation.quota_day(p_now timestamptz) returns date
-language sql stable set search_path = ''
-as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (p_now at time zone 'America/Los_Angeles')::date;
+end
+$$;
 
 -- When the next such day begins, daylight saving time or not.
 create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz
@@ -1302,7 +1306,8 @@ create or replace function generation.allow_own_photo_host(p_host text) returns 
 language plpgsql set search_path = ''
 as $$
 begin
-  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
+  if p_host is not null and not exists (select from generation.photo_hosts as h where h.host = p_host)
+    and generation.is_public_host(p_host) then
     insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
   end if;
 end
@@ -1659,8 +1664,12 @@ $$;
 -- One user may order half of that; the rest are requests that were sent in vain or for orders of the day before, and what a user
 -- orders can bring that about again and again: answers without an image, timeouts, errors. The others are left the last quarter.
 create or replace function generation.user_requests_per_day() returns numeric
-language sql stable set search_path = ''
-as $$ select generation.images_of_caps() * 3 / 4 $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return generation.images_of_caps() * 3 / 4;
+end
+$$;
 
 -- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
 create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void
@@ -2199,7 +2208,7 @@ $$;
 
 -- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
 -- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
--- be at most. What is further ahead is moved: by put_times_right in each claim, by gate_in_time for a gate, and by the sweep for its own.
+-- be at most. What is further ahead is moved: by put_times_right and, for a gate, gate_ahead in each claim, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
@@ -2299,21 +2308,25 @@ begin
 end
 $$;
 
--- Writes back a gate that a wrong clock has left in the future, so that its waits have an end. Locks: the gate, but only then.
-create or replace function generation.put_gate_right(p_model text) returns void
-language plpgsql set search_path = ''
+-- Whether a run, a lease, a wait, a counter or a refusal of Storage lies further ahead than it can: one look at the far end of each index,
+-- for which the order is there.
+create or replace function generation.is_ahead(p_now timestamptz) returns boolean
+language plpgsql stable set search_path = ''
 as $$
 begin
-  if exists (
-    select from generation.gates as g
-    where g.model = p_model and generation.gate_in_time(g, generation.moment()) is distinct from g
-  ) then
-    perform generation.leave_gate(generation.enter_gate(p_model));
-  end if;
+  return coalesce(
+    (select true from generation.runs as r where r."startedAt" > p_now order by r."startedAt" desc limit 1),
+    (select true from generation.held_jobs as q
+      where q."leaseExpiresAt" > p_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+      order by q."leaseExpiresAt" desc limit 1),
+    (select true from public.photo_generation_queue as q where q."waitingSince" > p_now order by q."waitingSince" desc limit 1),
+    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now order by c.at desc limit 1),
+    (select true from generation.limits as l where (l."storageRefused" ->> 'at')::timestamptz > p_now),
+    false);
 end
 $$;
 
--- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
+-- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
 -- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
 -- runs, jobs; those locked by others are skipped.
 create or replace function generation.put_times_right(p_limit integer) returns void
@@ -2322,10 +2335,14 @@ as $$
 declare
   -- The latest of both: what another session has just written is not ahead of this transaction's beginning.
   v_now constant timestamptz := greatest(generation.clock(), generation.moment());
-  v_latest constant timestamptz := (select r."startedAt" from generation.runs as r order by r."startedAt" desc limit 1);
+  v_latest timestamptz;
   v_runs uuid[];
   v_ids bigint[];
 begin
+  if not generation.is_ahead(v_now) then
+    return;
+  end if;
+  select max(r."startedAt") into v_latest from generation.runs as r;
   if v_latest > v_now then
     select array_agg(a.id) into v_runs from (
       select r.id from generation.runs as r where r."startedAt" > v_now
@@ -2682,9 +2699,11 @@ $$;
 -- may come: at once from `roomAt` on (see room_at), and otherwise at
 -- `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
--- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
-create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
-returns generation.gates
+-- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too. p_counts says how many starts
+-- there are at each of the times p_starts; where it says nothing, there is one.
+create or replace function generation.add_starts(
+  p_gate generation.gates, p_starts timestamptz[], p_now timestamptz, p_counts integer[] default '{}'
+) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
@@ -2711,7 +2730,7 @@ begin
     from (
       select k.at, k.starts from unnest(p_gate."startTimes", p_gate."startCounts") as k (at, starts)
       union all
-      select n.at, 1 from unnest(p_starts) as n (at)
+      select n.at, coalesce(n.starts, 1) from unnest(p_starts, p_counts) as n (at, starts)
     ) as t
     where t.at > p_now - v_span or t.at = v_last
     group by floor(extract(epoch from t.at) / v_cell_seconds)
@@ -2735,7 +2754,7 @@ begin
     return '{}';
   end if;
   v_starts := array_fill(v_next, array[least(p_most, generation.starts_at_once(p_gate, v_next))]);
-  v_interval := (generation.add_starts(p_gate, v_starts, p_now))."paceAt" - v_next;
+  v_interval := (generation.add_starts(p_gate, array[v_next], p_now, array[cardinality(v_starts)]))."paceAt" - v_next;
   return v_starts || array(
     select v_next + i * v_interval
     from generate_series(1, least(p_most - cardinality(v_starts),
@@ -2743,24 +2762,24 @@ begin
 end
 $$;
 
--- How many starts a gate can give within the next p_seconds, about, and no more than the daily caps leave: those at once and then
--- those of the pace, or, over several spans, the rate less what is counted.
+-- How many starts a gate can give within the next p_seconds, about: those at once and then those of the pace, or, over several spans,
+-- the rate less what is counted.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision, p_now timestamptz)
 returns double precision
-language plpgsql stable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   v_next constant timestamptz := generation.next_start(p_gate, p_now);
   v_at_once constant integer := generation.starts_at_once(p_gate, v_next);
   v_seconds constant double precision := p_seconds - extract(epoch from v_next - p_now);
   v_interval constant double precision := extract(epoch from
-    (generation.add_starts(p_gate, array_fill(v_next, array[v_at_once]), p_now))."paceAt" - v_next);
+    (generation.add_starts(p_gate, array[v_next], p_now, array[v_at_once]))."paceAt" - v_next);
 begin
   if v_seconds < 0 then
     return 0;
   end if;
-  return least(generation.left_today(p_gate), greatest(v_at_once + floor(v_seconds / v_interval),
-    floor(v_seconds / generation.even_seconds(p_gate)) - generation.starts_counted(p_gate, v_next)));
+  return greatest(v_at_once + floor(v_seconds / v_interval),
+    floor(v_seconds / generation.even_seconds(p_gate)) - generation.starts_counted(p_gate, v_next));
 end
 $$;
 
@@ -2951,6 +2970,8 @@ $$;
 create or replace function generation.left_today(p_gate generation.gates) returns integer
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_price constant numeric := generation.start_price(p_gate);
 begin
   if not exists (select from generation.limits as l where l."imagesPerDay" is not null or l."dollarsPerDay" is not null) then
     return null;
@@ -2959,25 +2980,21 @@ begin
     select greatest(least(r.images, 2147483647), 0)::integer
     from generation.limits as l
     cross join lateral (
-      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * s.price), 0) as dollars
-      from (
-        select p_gate."startedToday" as started, generation.start_price(p_gate) as price
-        union all
-        select g."startedToday", generation.start_price(g) from generation.gates as g
-        where g.model <> p_gate.model and g.today = p_gate.today
-      ) as s
+      select p_gate."startedToday" + coalesce(sum(g."startedToday"), 0) as images,
+        p_gate."startedToday" * v_price + coalesce(sum(g."startedToday" * generation.start_price(g)), 0) as dollars
+      from generation.gates as g
+      where g.model <> p_gate.model and g.today = p_gate.today and g."startedToday" > 0
     ) as used
     cross join lateral (
-      select least(l."imagesPerDay" - used.images,
-        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.start_price(p_gate), 0))) as images
+      select least(l."imagesPerDay" - used.images, floor((l."dollarsPerDay" - used.dollars) / nullif(v_price, 0))) as images
     ) as r
     where r.images is not null);
 end
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
--- something may. `paused` has no end of its own. A wait of less than p_patience_seconds is no reason.
-create or replace function generation.gate_closed(p_gate generation.gates, p_patience_seconds double precision)
+-- something may. `paused` has no end of its own. p_left is left_today's answer; a wait of less than p_patience_seconds is no reason.
+create or replace function generation.gate_closed(p_gate generation.gates, p_left integer, p_patience_seconds double precision)
 returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -2988,7 +3005,7 @@ declare
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
-  elsif generation.left_today(p_gate) <= 0 then
+  elsif p_left <= 0 then
     return jsonb_build_object('reason', 'daily_cap', 'seconds',
       round(extract(epoch from generation.next_daily_reset(v_now) - v_now)::numeric, 3));
   elsif v_due > v_now + make_interval(secs => p_patience_seconds) then
@@ -3041,6 +3058,7 @@ declare
   v_ends timestamptz;
   v_horizon double precision;
   v_latest timestamptz;
+  v_left integer;
   v_starts timestamptz[];
   v_most integer;
   v_probe integer := 0;
@@ -3065,8 +3083,9 @@ begin
   v_now := generation.moment();
   v_horizon := generation.horizon_seconds(v_gate);
   v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
-  v_closed := generation.gate_closed(v_gate, v_horizon);
-  v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
+  v_left := generation.left_today(v_gate);
+  v_closed := generation.gate_closed(v_gate, v_left, v_horizon);
+  v_most := case when v_closed ->> 'reason' is null then least(p_slots, v_left) else 0 end;
   if v_most > 0 then
     v_gate := generation.note_proven(v_gate, v_now);
     v_probe := generation.probe_starts(v_gate, v_now);
@@ -3630,27 +3649,34 @@ as $$
   ) as r
 $$;
 
--- The gate that a worker asking for p_model will stand at, as it is now; read, not locked, unless it has to be made.
+-- The gate that a worker asking for p_model will stand at, as it is now. Reads it without a lock, unless it has to be made, or a wrong
+-- clock has left it in the future: then it is written back, so that its waits have an end.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
   v_model constant text := generation.current_model(p_model);
+  v_now constant timestamptz := generation.moment();
   v_gate generation.gates;
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
     return generation.enter_gate(v_model);
+  elsif generation.gate_in_time(v_gate, v_now) is distinct from v_gate then
+    v_gate := generation.enter_gate(v_model);
+    perform generation.leave_gate(v_gate);
+    return v_gate;
   end if;
-  return generation.age_gate(v_gate, generation.moment());
+  return generation.age_gate(v_gate, v_now);
 end
 $$;
 
 -- Why a run may not claim now, as {reason, seconds}; reason is null if it may. A run that is not registered yet (null) needs a place among
 -- the runs at once; the place of a dead run is free 90 s after the last sign of it. A run may wait up to 30 s for the gate; if the wait is
 -- longer, it should not begin.
-create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
-returns jsonb
+create or replace function generation.claim_closed(
+  p_run generation.runs, p_gate generation.gates, p_left integer, p_run_seconds numeric
+) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -3664,7 +3690,7 @@ begin
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
     end if;
   end if;
-  return generation.gate_closed(p_gate, least(p_run_seconds, 30)::double precision);
+  return generation.gate_closed(p_gate, p_left, least(p_run_seconds, 30)::double precision);
 end
 $$;
 
@@ -3703,6 +3729,7 @@ declare
   v_gate generation.gates;
   v_run generation.runs;
   v_closed jsonb;
+  v_left integer;
   v_most_images double precision;
   v_most_requests numeric;
   v_skip_users jsonb;
@@ -3724,13 +3751,13 @@ begin
   perform generation.hear_run(v_run.id);
   v_gate := generation.gate_ahead(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
-  perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
-  v_most_images := least(p_max_images,
+  v_left := generation.left_today(v_gate);
+  v_most_images := least(p_max_images, v_left,
     generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
-    v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
+    v_closed := generation.claim_closed(v_run, v_gate, v_left, p_run_seconds);
     if v_closed ->> 'reason' is not null then
       perform generation.note_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
@@ -3790,12 +3817,16 @@ $$;
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_silent_since constant timestamptz := generation.clock() - interval '10 s';
 begin
-  update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = (
-    select h.id from generation.runs as h
-    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
-    for no key update skip locked);
+  if exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < v_silent_since) then
+    update generation.runs as r set "heardAt" = generation.clock()
+    where r.id = (
+      select h.id from generation.runs as h
+      where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < v_silent_since
+      for no key update skip locked);
+  end if;
 end
 $$;
 
@@ -4408,7 +4439,7 @@ begin
           'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
           'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
+          'closedBy', generation.gate_closed(g, generation.left_today(g), generation.horizon_seconds(g)) ->> 'reason',
           'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
           'dollarsToday', g."startedToday" * generation.start_price(g))
           order by g.model), '[]') from gates as g),
@@ -4670,6 +4701,321 @@ begin
       union all
       select p.object, p.problem, p.ours from generation.deviating_policies() as p
     ) as d));
+end
+$$;
+
+-- 73_stats.sql
+
+-- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
+--
+-- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
+-- by minutes and hours (79_counts.sql). No plan is worth compiling.
+
+-- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
+-- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
+-- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
+-- older than the bound before; the last has none. An image is due while it is neither made nor given up, which only a job that was
+-- claimed before can have been.
+create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+as $$
+declare
+  v_bounds constant timestamptz[] := array[p_now - interval '24 hours', p_now - interval '6 hours', p_now - interval '1 hour',
+    p_now - interval '30 minutes', p_now - interval '5 minutes', p_now - interval '1 minute'];
+begin
+  return (
+    with open as materialized (
+      select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
+        q.claims, q."leaseExpiresAt" as leased_until
+      from generation.ready_jobs as q
+      union all
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
+      from generation.waiting_jobs as q
+      union all
+      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
+      from generation.held_jobs as q
+    ), begun as materialized (
+      select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
+    ), grouped as materialized (
+      select o.state, o.retry_at <= p_now or o.state = 'ready' as due, 7 - width_bucket(o.since, v_bounds) as age, count(*) as n,
+        sum(o.images) as images, min(o.since) as since, min(o.retry_at) as retry_at,
+        count(*) filter (where o.leased_until <= p_now) as stale
+      from open as o group by 1, 2, 3
+    ), aged as (
+      select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
+        coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
+        coalesce(sum(g.n) filter (where g.state = 'processing'), 0) as processing
+      from generate_series(1, 7) as b (age) left join grouped as g on g.age = b.age
+      group by b.age
+    )
+    select jsonb_build_object(
+      'ready', coalesce(sum(g.n) filter (where g.state = 'ready'), 0),
+      'waiting', coalesce(sum(g.n) filter (where g.state = 'pending'), 0),
+      'rateLimited', coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0),
+      'processing', coalesce(sum(g.n) filter (where g.state = 'processing'), 0),
+      'stale', coalesce(sum(g.stale) filter (where g.state = 'processing'), 0),
+      'oldestReadySeconds', round(extract(epoch from p_now - min(g.since) filter (where g.state = 'ready')), 1),
+      'due', jsonb_build_object('jobs', coalesce(sum(g.n) filter (where g.due), 0),
+        'images', coalesce(sum(g.images) filter (where g.due), 0)
+          - (select count(*) from begun as j join public.photo_generation_photos as p on p."batchId" = j."batchId" and p."jobId" = j.id)
+          - (select count(*) from begun as j join generation.failed_images as f on f."batchId" = j."batchId" and f."jobId" = j.id),
+        'oldestSeconds', round(extract(epoch from p_now - min(g.since) filter (where g.due)), 3)),
+      'nextRetryAt', min(g.retry_at) filter (where not g.due),
+      'nextTrySeconds', jsonb_build_object(
+        'waiting', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'pending') - p_now), 3),
+        'rateLimited', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'rate_limited') - p_now), 3)),
+      'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
+          'pending', jsonb_agg(a.pending order by a.age), 'rateLimited', jsonb_agg(a.rate_limited order by a.age),
+          'processing', jsonb_agg(a.processing order by a.age)) from aged as a))
+    from grouped as g);
+end
+$$;
+
+-- What ended lately: {windows: [{name, seconds, jobs: {completed, failed, cancelled}, images: {completed, refused},
+-- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
+-- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
+-- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
+-- is from the order to the end of completed jobs, imageMs what the calls to Gemini took that made an image; percentiles are by
+-- nearest rank, to one percent. What counters there are comes from them (79_counts.sql), the rest is counted by count_ended.
+create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off set work_mem = '32MB'
+as $$
+declare
+  v_last constant timestamptz := date_bin('1 minute', p_now, 'epoch');
+  v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
+  v_untimed constant jsonb := '{"mean": null, "max": null}';
+begin
+  return (
+    with ages as (  -- 1: within 5 minutes; 2: within an hour, but not 1; 3: within a day, but neither. The beginnings are not included.
+      select 4 - a.i as age, p_now - a.since + interval '1 microsecond' as since,
+        coalesce(p_now - lead(a.since) over (order by a.i) + interval '1 microsecond', 'infinity') as until
+      from (values (1, interval '24 hours'), (2, interval '1 hour'), (3, interval '5 minutes')) as a (i, since)
+    ), changed as materialized (
+      select c.at from generation.changed_minutes as c group by c.at
+    ), hours as materialized (
+      select c.* from generation.counts as c
+      where c.seconds = 3600 and c.at > p_now - interval '24 hours' and c.at <= v_last - interval '2 hours'
+        and not exists (select from changed as m where date_bin('1 hour', m.at, 'epoch') = c.at)
+    ), minutes as materialized (
+      select m.at, a.age, greatest(m.at, a.since) as since, least(m.until, a.until) as until,
+        m.at >= a.since and m.until <= a.until and m.until <= v_last
+          and exists (select from generation.counts as c where c.seconds = 60 and c.at = m.at)
+          and not exists (select from changed as d where d.at = m.at) as counted
+      from (
+        select g.hour + make_interval(mins => i) as at, g.hour + make_interval(mins => i + 1) as until
+        from generate_series(date_bin('1 hour', p_now - interval '24 hours', 'epoch'), v_last, '1 hour') as g (hour)
+        cross join generate_series(0, 59) as i
+        where not exists (select from hours as h where h.at = g.hour)
+        union all  -- what a clock that was ahead has left
+        select date_bin('1 hour', v_last, 'epoch') + interval '1 hour', 'infinity'
+      ) as m
+      join ages as a on m.at < a.until and m.until > a.since
+    ), gaps as (  -- what is not counted: each minute of the last hour, and elsewhere those that follow each other within an hour
+      select min(u.at) as at, u.age, min(u.since) as since, max(u.until) as until
+      from (
+        select m.*, m.at - row_number() over (order by m.at, m.age desc) * interval '1 minute' as island
+        from minutes as m where not m.counted
+      ) as u
+      group by u.age, date_bin('1 hour', u.at, 'epoch'), u.island,
+        case when u.until > v_last - interval '1 hour' and u.at <= v_last then u.since end
+    ), counts as materialized (
+      select 3 as age, h.* from hours as h
+      union all
+      select m.age, k.* from minutes as m
+      cross join lateral (select c.* from generation.counts as c where c.seconds = 60 and c.at = m.at offset 0) as k
+      where m.counted
+      union all
+      select g.age, c.* from gaps as g cross join lateral generation.count_ended(g.at, g.since, g.until) as c
+    ), times as (
+      select t.age, 'job' as kind, t.took, sum(t.n) as n
+      from (select c.age, unnest(c."jobTimes") as took, unnest(c."jobTimeCounts") as n from counts as c) as t group by t.age, t.took
+      union all
+      select t.age, 'image', t.took, sum(t.n)
+      from (select c.age, unnest(c."imageTimes") as took, unnest(c."imageTimeCounts") as n from counts as c) as t group by t.age, t.took
+    ), ranked as (
+      select w.i, t.kind, t.took, sum(sum(t.n)) over (partition by w.i, t.kind order by t.took) as rank,
+        sum(sum(t.n)) over (partition by w.i, t.kind) as of
+      from times as t join generate_series(1, 3) as w (i) on t.age <= w.i
+      group by w.i, t.kind, t.took
+    ), quantiles as (
+      select r.i, r.kind, min(r.took) filter (where r.rank >= 0.5 * r.of) as p50, min(r.took) filter (where r.rank >= 0.95 * r.of) as p95,
+        min(r.took) filter (where r.rank >= 0.99 * r.of) as p99
+      from ranked as r group by r.i, r.kind
+    ), codes as (
+      select c.age, 'failed' as kind, f.key as code, f.value::integer as n
+      from counts as c cross join lateral jsonb_each_text(c.failures) as f
+      union all
+      select c.age, 'refused', f.key, f.value::integer
+      from counts as c cross join lateral jsonb_each_text(c.refusals) as f
+    ), totals as (
+      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join codes as c on c.age <= w.i group by 1, 2, 3
+    ), steps as (
+      select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
+      from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
+    ), binned as (
+      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.completed) as completed, sum(c.failed) as failed, sum(c.made) as made,
+        sum(c.refused) as refused,
+        jsonb_build_object('mean', round(sum(c."jobMs") / nullif(sum(c.completed), 0) / 1000, 1),
+          'max', round(max(c."jobMsMost") / 1000.0, 1)) as job_seconds,
+        jsonb_build_object('mean', round(sum(c."imageMs") / nullif(sum(c.timed), 0)), 'max', max(c."imageMsMost")) as image_ms
+      from steps as k join counts as c on c.at >= k.first group by 1, 2
+    )
+    select jsonb_build_object('windows', (
+        select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
+          'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
+          'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
+          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
+            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
+          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
+            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
+          'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
+        ) order by w.i)
+        from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
+        cross join lateral (
+          select coalesce(sum(c.completed), 0) as completed, coalesce(sum(c.failed), 0) as failed,
+            coalesce(sum(c.cancelled), 0) as cancelled, coalesce(sum(c.made), 0) as made, coalesce(sum(c.refused), 0) as refused
+          from counts as c where c.age <= w.i
+        ) as n),
+      'series', (
+        select jsonb_object_agg(t.name, t.points) from (
+          select k.name, jsonb_agg(jsonb_build_object('at', b.at, 'jobsCompleted', coalesce(n.completed, 0),
+            'jobsFailed', coalesce(n.failed, 0), 'imagesCompleted', coalesce(n.made, 0),
+            'imagesRefused', coalesce(n.refused, 0), 'jobSeconds', coalesce(n.job_seconds, v_untimed),
+            'imageMs', coalesce(n.image_ms, v_untimed)) order by b.at) as points
+          from steps as k
+          cross join lateral generate_series(k.first, k.last, k.step) as b (at)
+          left join binned as n on n.name = k.name and n.at = b.at
+          group by k.name
+        ) as t)));
+end
+$$;
+
+-- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
+-- problem}}, where `problem` is what a person has to mend. Idle runs are kept only where that is news (note_idle_run);
+-- one died that has passed its deadline without an end.
+create or replace function generation.run_stats(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  select jsonb_build_object(
+    'active', (select count(*) from generation.runs_at_once(p_now)),
+    'lastHour', (select count(*) from generation.runs as r where r."startedAt" > p_now - interval '1 hour'),
+    'diedLastHour', (select count(*) from generation.runs as r
+      where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
+    'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
+    'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
+        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
+      from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
+$$;
+
+-- Why nothing may start, of generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null while something may.
+-- Gates that started nothing today hold nobody up, unless none did: that of a model nobody uses any more stays open.
+create or replace function generation.held_by(p_gate jsonb) returns text
+language sql immutable set search_path = ''
+as $$
+  select case when p_gate ->> 'pausedAt' is not null then 'paused'
+    when count(*) filter (where g.one ->> 'closedBy' is null) = 0 then min(g.one ->> 'closedBy') end
+  from jsonb_array_elements(p_gate -> 'gates') as g (one)
+  where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
+$$;
+
+-- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
+-- announced end is near or past. p_models are those in use.
+create or replace function generation.warnings(p_models jsonb) returns jsonb
+language sql immutable set search_path = ''
+as $$
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k ->> 'model', 'words', k ->> 'warning')), '[]')
+  from jsonb_array_elements(p_models) as k
+  where k ->> 'warning' is not null
+$$;
+
+-- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
+-- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
+create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
+language sql stable set search_path = ''
+as $$
+  with latest as (
+    select greatest(p_now, generation.moment()) as now
+  ), ahead as (
+    select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
+      (select q."retryAt" as at from public.photo_generation_queue as q
+        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+          and q.status in ('pending', 'rate_limited')
+        order by q."retryAt" desc limit 1000)
+      union all
+      (select q."retryAt" from public.photo_generation_queue as q
+        where q."waitingSince" > t.now and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
+        order by q."waitingSince" desc limit 1000)) as w
+    union all
+    select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (
+      select q."leaseExpiresAt" from public.photo_generation_queue as q
+      where q.status = 'processing'
+        and q."leaseExpiresAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+      order by q."leaseExpiresAt" desc limit 1000) as q
+    union all
+    select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
+      select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
+    union all
+    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", generation.last_start(g), g."limitedAt", g."learnedAt", g."probeAt")
+    from latest as t cross join generation.gates as g
+    where generation.gate_in_time(g, t.now) is distinct from g
+    union all
+    select 'requestedAt', 'erasures', greatest(e."requestedAt", e."emptyAt") from latest as t cross join generation.erasures as e
+    where greatest(e."requestedAt", e."emptyAt") > t.now
+  ), told as (
+    select a.name, format(
+      '%s: %s, until %s at the latest (%s), longer than can be unless the database''s clock was ahead', a.what, count(*),
+      to_char(max(a.at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), a.name) as words
+    from ahead as a group by a.name, a.what
+  )
+  select coalesce(jsonb_agg(jsonb_build_object('about', 'clock', 'subject', t.name, 'words', t.words) order by t.name), '[]')
+  from told as t
+$$;
+
+-- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
+-- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
+-- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
+-- flow_stats give, runs: as run_stats}.
+create or replace function generation.queue_stats() returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_now constant timestamptz := generation.clock();
+  v_flow jsonb;
+  v_day jsonb;
+  v_gate jsonb;
+  v_models jsonb;
+begin
+  v_flow := generation.flow_stats(v_now);
+  v_day := v_flow #> '{windows, 2}';
+  v_gate := public.generation_gate();
+  select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
+  return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
+    'at', v_now,
+    'schemaVersion', generation.schema_version(),
+    'nextAttemptInSeconds', generation.next_attempt_seconds(),
+    'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
+    'gate', v_gate,
+    'heldBy', generation.held_by(v_gate),
+    'runs', generation.run_stats(v_now),
+    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
+        'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
+    'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
+    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
+        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
+      from generation.runs as r order by r."startedAt" desc limit 1));
+end
+$$;
+
+-- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
+-- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
+create or replace function public.generation_queue_stats() returns jsonb
+language plpgsql security definer set search_path = '' set timezone = 'UTC'
+as $$
+begin
+  perform generation.require_service();
+  perform generation.roll_counts(120);
+  return generation.queue_stats();
 end
 $$;
 
@@ -5122,9 +5468,9 @@ $$;
 -- later, and not before they are 90 days old. Never a photo's row, and no batch with a job whose folder waits to be swept.
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
--- would be old enough but wait for a sweep. Errors: PT400. Locks: jobs, those locked by others are skipped, then
--- batches by id. Safe to repeat: what
--- has gone is not found again.
+-- would be old enough but wait for a sweep. Also forgets counters that are older than a day or out of date, because where nobody asks
+-- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: jobs, those locked by others are skipped, then batches by id.
+-- Safe to repeat: what has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -5141,6 +5487,7 @@ begin
     perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000',
       'Keep 30 days, for example.');
   end if;
+  perform generation.roll_counts(0);
   v_before := generation.clock() - make_interval(days => p_older_than_days);
   v_batch_ids := generation.batches_to_prune(v_before, p_limit);
   select * into v_gone from generation.prune_batches(v_batch_ids, v_before);
@@ -5546,16 +5893,24 @@ begin
 end
 $$;
 
+-- What is written in time needs no mark, and its writer must not wait for one: the conditions keep the triggers from being called at all.
+-- They ask the server's clock instead of generation.moment(), because who inserts a row may not call that.
 drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
-create trigger photo_generation_photos_mark after insert or update or delete on public.photo_generation_photos
+create trigger photo_generation_photos_mark after update or delete on public.photo_generation_photos
 for each row execute function generation.mark_image();
+drop trigger if exists photo_generation_photos_mark_new on public.photo_generation_photos;
+create trigger photo_generation_photos_mark_new after insert on public.photo_generation_photos
+for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
 for each statement execute function generation.mark_all();
 
 drop trigger if exists failed_images_mark on generation.failed_images;
-create trigger failed_images_mark after insert or update or delete on generation.failed_images
+create trigger failed_images_mark after update or delete on generation.failed_images
 for each row execute function generation.mark_image();
+drop trigger if exists failed_images_mark_new on generation.failed_images;
+create trigger failed_images_mark_new after insert on generation.failed_images
+for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
 drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
@@ -5564,13 +5919,13 @@ for each statement execute function generation.mark_all();
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
-  (old."completedAt" is not null or new."completedAt" is not null)
+  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '1 minute')
   and (old."completedAt", old."createdAt", old.status, old."errorCode")
   is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
 execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
-for each row when (new."completedAt" is not null) execute function generation.mark_job();
+for each row when (new."completedAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
 for each row when (old."completedAt" is not null) execute function generation.mark_job();
@@ -5580,321 +5935,6 @@ for each statement execute function generation.mark_all();
 
 -- The row that says what may be counted, if a restore of rows has lost it.
 insert into generation.counting default values on conflict do nothing;
-
--- 79_stats.sql
-
--- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
---
--- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
--- by minutes and hours (79_counts.sql). No plan is worth compiling.
-
--- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
--- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
--- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
--- older than the bound before; the last has none. An image is due while it is neither made nor given up, which only a job that was
--- claimed before can have been.
-create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
-as $$
-declare
-  v_bounds constant timestamptz[] := array[p_now - interval '24 hours', p_now - interval '6 hours', p_now - interval '1 hour',
-    p_now - interval '30 minutes', p_now - interval '5 minutes', p_now - interval '1 minute'];
-begin
-  return (
-    with open as materialized (
-      select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
-        q.claims, q."leaseExpiresAt" as leased_until
-      from generation.ready_jobs as q
-      union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
-      from generation.waiting_jobs as q
-      union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
-      from generation.held_jobs as q
-    ), begun as materialized (
-      select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
-    ), grouped as materialized (
-      select o.state, o.retry_at <= p_now or o.state = 'ready' as due, 7 - width_bucket(o.since, v_bounds) as age, count(*) as n,
-        sum(o.images) as images, min(o.since) as since, min(o.retry_at) as retry_at,
-        count(*) filter (where o.leased_until <= p_now) as stale
-      from open as o group by 1, 2, 3
-    ), aged as (
-      select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
-        coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
-        coalesce(sum(g.n) filter (where g.state = 'processing'), 0) as processing
-      from generate_series(1, 7) as b (age) left join grouped as g on g.age = b.age
-      group by b.age
-    )
-    select jsonb_build_object(
-      'ready', coalesce(sum(g.n) filter (where g.state = 'ready'), 0),
-      'waiting', coalesce(sum(g.n) filter (where g.state = 'pending'), 0),
-      'rateLimited', coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0),
-      'processing', coalesce(sum(g.n) filter (where g.state = 'processing'), 0),
-      'stale', coalesce(sum(g.stale) filter (where g.state = 'processing'), 0),
-      'oldestReadySeconds', round(extract(epoch from p_now - min(g.since) filter (where g.state = 'ready')), 1),
-      'due', jsonb_build_object('jobs', coalesce(sum(g.n) filter (where g.due), 0),
-        'images', coalesce(sum(g.images) filter (where g.due), 0)
-          - (select count(*) from begun as j join public.photo_generation_photos as p on p."batchId" = j."batchId" and p."jobId" = j.id)
-          - (select count(*) from begun as j join generation.failed_images as f on f."batchId" = j."batchId" and f."jobId" = j.id),
-        'oldestSeconds', round(extract(epoch from p_now - min(g.since) filter (where g.due)), 3)),
-      'nextRetryAt', min(g.retry_at) filter (where not g.due),
-      'nextTrySeconds', jsonb_build_object(
-        'waiting', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'pending') - p_now), 3),
-        'rateLimited', round(extract(epoch from min(greatest(g.retry_at, p_now)) filter (where g.state = 'rate_limited') - p_now), 3)),
-      'ages', (select jsonb_build_object('upToSeconds', '[60, 300, 1800, 3600, 21600, 86400, null]'::jsonb,
-          'pending', jsonb_agg(a.pending order by a.age), 'rateLimited', jsonb_agg(a.rate_limited order by a.age),
-          'processing', jsonb_agg(a.processing order by a.age)) from aged as a))
-    from grouped as g);
-end
-$$;
-
--- What ended lately: {windows: [{name, seconds, jobs: {completed, failed, cancelled}, images: {completed, refused},
--- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
--- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
--- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
--- is from the order to the end of completed jobs, imageMs what the calls to Gemini took that made an image; percentiles are by
--- nearest rank, to one percent. What counters there are comes from them (79_counts.sql), the rest is counted by count_ended.
-create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off set work_mem = '32MB'
-as $$
-declare
-  v_last constant timestamptz := date_bin('1 minute', p_now, 'epoch');
-  v_none constant jsonb := '{"p50": null, "p95": null, "p99": null}';
-  v_untimed constant jsonb := '{"mean": null, "max": null}';
-begin
-  return (
-    with ages as (  -- 1: within 5 minutes; 2: within an hour, but not 1; 3: within a day, but neither. The beginnings are not included.
-      select 4 - a.i as age, p_now - a.since + interval '1 microsecond' as since,
-        coalesce(p_now - lead(a.since) over (order by a.i) + interval '1 microsecond', 'infinity') as until
-      from (values (1, interval '24 hours'), (2, interval '1 hour'), (3, interval '5 minutes')) as a (i, since)
-    ), changed as materialized (
-      select c.at from generation.changed_minutes as c group by c.at
-    ), hours as materialized (
-      select c.* from generation.counts as c
-      where c.seconds = 3600 and c.at > p_now - interval '24 hours' and c.at <= v_last - interval '2 hours'
-        and not exists (select from changed as m where date_bin('1 hour', m.at, 'epoch') = c.at)
-    ), minutes as materialized (
-      select m.at, a.age, greatest(m.at, a.since) as since, least(m.until, a.until) as until,
-        m.at >= a.since and m.until <= a.until and m.until <= v_last
-          and exists (select from generation.counts as c where c.seconds = 60 and c.at = m.at)
-          and not exists (select from changed as d where d.at = m.at) as counted
-      from (
-        select g.hour + make_interval(mins => i) as at, g.hour + make_interval(mins => i + 1) as until
-        from generate_series(date_bin('1 hour', p_now - interval '24 hours', 'epoch'), v_last, '1 hour') as g (hour)
-        cross join generate_series(0, 59) as i
-        where not exists (select from hours as h where h.at = g.hour)
-        union all  -- what a clock that was ahead has left
-        select date_bin('1 hour', v_last, 'epoch') + interval '1 hour', 'infinity'
-      ) as m
-      join ages as a on m.at < a.until and m.until > a.since
-    ), gaps as (  -- what is not counted: each minute of the last hour, and elsewhere those that follow each other within an hour
-      select min(u.at) as at, u.age, min(u.since) as since, max(u.until) as until
-      from (
-        select m.*, m.at - row_number() over (order by m.at, m.age desc) * interval '1 minute' as island
-        from minutes as m where not m.counted
-      ) as u
-      group by u.age, date_bin('1 hour', u.at, 'epoch'), u.island,
-        case when u.until > v_last - interval '1 hour' and u.at <= v_last then u.since end
-    ), counts as materialized (
-      select 3 as age, h.* from hours as h
-      union all
-      select m.age, k.* from minutes as m
-      cross join lateral (select c.* from generation.counts as c where c.seconds = 60 and c.at = m.at offset 0) as k
-      where m.counted
-      union all
-      select g.age, c.* from gaps as g cross join lateral generation.count_ended(g.at, g.since, g.until) as c
-    ), times as (
-      select t.age, 'job' as kind, t.took, sum(t.n) as n
-      from (select c.age, unnest(c."jobTimes") as took, unnest(c."jobTimeCounts") as n from counts as c) as t group by t.age, t.took
-      union all
-      select t.age, 'image', t.took, sum(t.n)
-      from (select c.age, unnest(c."imageTimes") as took, unnest(c."imageTimeCounts") as n from counts as c) as t group by t.age, t.took
-    ), ranked as (
-      select w.i, t.kind, t.took, sum(sum(t.n)) over (partition by w.i, t.kind order by t.took) as rank,
-        sum(sum(t.n)) over (partition by w.i, t.kind) as of
-      from times as t join generate_series(1, 3) as w (i) on t.age <= w.i
-      group by w.i, t.kind, t.took
-    ), quantiles as (
-      select r.i, r.kind, min(r.took) filter (where r.rank >= 0.5 * r.of) as p50, min(r.took) filter (where r.rank >= 0.95 * r.of) as p95,
-        min(r.took) filter (where r.rank >= 0.99 * r.of) as p99
-      from ranked as r group by r.i, r.kind
-    ), codes as (
-      select c.age, 'failed' as kind, f.key as code, f.value::integer as n
-      from counts as c cross join lateral jsonb_each_text(c.failures) as f
-      union all
-      select c.age, 'refused', f.key, f.value::integer
-      from counts as c cross join lateral jsonb_each_text(c.refusals) as f
-    ), totals as (
-      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join codes as c on c.age <= w.i group by 1, 2, 3
-    ), steps as (
-      select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
-      from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
-    ), binned as (
-      select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.completed) as completed, sum(c.failed) as failed, sum(c.made) as made,
-        sum(c.refused) as refused,
-        jsonb_build_object('mean', round(sum(c."jobMs") / nullif(sum(c.completed), 0) / 1000, 1),
-          'max', round(max(c."jobMsMost") / 1000.0, 1)) as job_seconds,
-        jsonb_build_object('mean', round(sum(c."imageMs") / nullif(sum(c.timed), 0)), 'max', max(c."imageMsMost")) as image_ms
-      from steps as k join counts as c on c.at >= k.first group by 1, 2
-    )
-    select jsonb_build_object('windows', (
-        select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
-          'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
-          'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
-          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
-            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
-          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
-            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
-          'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
-          'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
-        ) order by w.i)
-        from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
-        cross join lateral (
-          select coalesce(sum(c.completed), 0) as completed, coalesce(sum(c.failed), 0) as failed,
-            coalesce(sum(c.cancelled), 0) as cancelled, coalesce(sum(c.made), 0) as made, coalesce(sum(c.refused), 0) as refused
-          from counts as c where c.age <= w.i
-        ) as n),
-      'series', (
-        select jsonb_object_agg(t.name, t.points) from (
-          select k.name, jsonb_agg(jsonb_build_object('at', b.at, 'jobsCompleted', coalesce(n.completed, 0),
-            'jobsFailed', coalesce(n.failed, 0), 'imagesCompleted', coalesce(n.made, 0),
-            'imagesRefused', coalesce(n.refused, 0), 'jobSeconds', coalesce(n.job_seconds, v_untimed),
-            'imageMs', coalesce(n.image_ms, v_untimed)) order by b.at) as points
-          from steps as k
-          cross join lateral generate_series(k.first, k.last, k.step) as b (at)
-          left join binned as n on n.name = k.name and n.at = b.at
-          group by k.name
-        ) as t)));
-end
-$$;
-
--- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to mend. Idle runs are kept only where that is news (note_idle_run);
--- one died that has passed its deadline without an end.
-create or replace function generation.run_stats(p_now timestamptz) returns jsonb
-language sql stable set search_path = ''
-as $$
-  select jsonb_build_object(
-    'active', (select count(*) from generation.runs_at_once(p_now)),
-    'lastHour', (select count(*) from generation.runs as r where r."startedAt" > p_now - interval '1 hour'),
-    'diedLastHour', (select count(*) from generation.runs as r
-      where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
-    'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
-    'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
-$$;
-
--- Why nothing may start, of generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null while something may.
--- Gates that started nothing today hold nobody up, unless none did: that of a model nobody uses any more stays open.
-create or replace function generation.held_by(p_gate jsonb) returns text
-language sql immutable set search_path = ''
-as $$
-  select case when p_gate ->> 'pausedAt' is not null then 'paused'
-    when count(*) filter (where g.one ->> 'closedBy' is null) = 0 then min(g.one ->> 'closedBy') end
-  from jsonb_array_elements(p_gate -> 'gates') as g (one)
-  where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
-$$;
-
--- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
--- announced end is near or past. p_models are those in use.
-create or replace function generation.warnings(p_models jsonb) returns jsonb
-language sql immutable set search_path = ''
-as $$
-  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k ->> 'model', 'words', k ->> 'warning')), '[]')
-  from jsonb_array_elements(p_models) as k
-  where k ->> 'warning' is not null
-$$;
-
--- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
--- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
-create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
-language sql stable set search_path = ''
-as $$
-  with latest as (
-    select greatest(p_now, generation.moment()) as now
-  ), ahead as (
-    select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
-      (select q."retryAt" as at from public.photo_generation_queue as q
-        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
-          and q.status in ('pending', 'rate_limited')
-        order by q."retryAt" desc limit 1000)
-      union all
-      (select q."retryAt" from public.photo_generation_queue as q
-        where q."waitingSince" > t.now and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
-        order by q."waitingSince" desc limit 1000)) as w
-    union all
-    select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (
-      select q."leaseExpiresAt" from public.photo_generation_queue as q
-      where q.status = 'processing'
-        and q."leaseExpiresAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
-      order by q."leaseExpiresAt" desc limit 1000) as q
-    union all
-    select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
-      select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
-    union all
-    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", generation.last_start(g), g."limitedAt", g."learnedAt", g."probeAt")
-    from latest as t cross join generation.gates as g
-    where generation.gate_in_time(g, t.now) is distinct from g
-    union all
-    select 'requestedAt', 'erasures', greatest(e."requestedAt", e."emptyAt") from latest as t cross join generation.erasures as e
-    where greatest(e."requestedAt", e."emptyAt") > t.now
-  ), told as (
-    select a.name, format(
-      '%s: %s, until %s at the latest (%s), longer than can be unless the database''s clock was ahead', a.what, count(*),
-      to_char(max(a.at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), a.name) as words
-    from ahead as a group by a.name, a.what
-  )
-  select coalesce(jsonb_agg(jsonb_build_object('about', 'clock', 'subject', t.name, 'words', t.words) order by t.name), '[]')
-  from told as t
-$$;
-
--- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
--- rateLimited, processing, stale, oldestReadySeconds, nextAttemptInSeconds, lastDay: {completed, failed, cancelled,
--- failuresByCode}, gate: as generation_gate gives it, heldBy, models: those in use, warnings, lastRun, what depth_stats and
--- flow_stats give, runs: as run_stats}.
-create or replace function generation.queue_stats() returns jsonb
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_now constant timestamptz := generation.clock();
-  v_flow jsonb;
-  v_day jsonb;
-  v_gate jsonb;
-  v_models jsonb;
-begin
-  v_flow := generation.flow_stats(v_now);
-  v_day := v_flow #> '{windows, 2}';
-  v_gate := public.generation_gate();
-  select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
-  return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
-    'at', v_now,
-    'schemaVersion', generation.schema_version(),
-    'nextAttemptInSeconds', generation.next_attempt_seconds(),
-    'lastDay', v_day -> 'jobs' || jsonb_build_object('failuresByCode', v_day -> 'failuresByCode'),
-    'gate', v_gate,
-    'heldBy', generation.held_by(v_gate),
-    'runs', generation.run_stats(v_now),
-    'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
-        'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
-    'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r order by r."startedAt" desc limit 1));
-end
-$$;
-
--- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
--- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
-create or replace function public.generation_queue_stats() returns jsonb
-language plpgsql security definer set search_path = '' set timezone = 'UTC'
-as $$
-begin
-  perform generation.require_service();
-  perform generation.roll_counts(120);
-  return generation.queue_stats();
-end
-$$;
 
 -- 80_access.sql
 

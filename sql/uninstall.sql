@@ -56,10 +56,12 @@ begin
   end if;
   if to_regclass('public.photo_generation_photos') is not null then
     drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
+    drop trigger if exists photo_generation_photos_mark_new on public.photo_generation_photos;
     drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
   end if;
   if to_regclass('generation.failed_images') is not null then
     drop trigger if exists failed_images_mark on generation.failed_images;
+    drop trigger if exists failed_images_mark_new on generation.failed_images;
     drop trigger if exists failed_images_mark_all on generation.failed_images;
   end if;
 

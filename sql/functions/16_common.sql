@@ -15,8 +15,12 @@ $$;
 
 -- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
 create or replace function generation.quota_day(p_now timestamptz) returns date
-language sql stable set search_path = ''
-as $$ select (p_now at time zone 'America/Los_Angeles')::date $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return (p_now at time zone 'America/Los_Angeles')::date;
+end
+$$;
 
 -- When the next such day begins, daylight saving time or not.
 create or replace function generation.next_daily_reset(p_now timestamptz) returns timestamptz

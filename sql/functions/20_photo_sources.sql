@@ -122,7 +122,8 @@ create or replace function generation.allow_own_photo_host(p_host text) returns 
 language plpgsql set search_path = ''
 as $$
 begin
-  if not exists (select from generation.photo_hosts as h where h.host = p_host) and generation.is_public_host(p_host) then
+  if p_host is not null and not exists (select from generation.photo_hosts as h where h.host = p_host)
+    and generation.is_public_host(p_host) then
     insert into generation.photo_hosts (host) values (p_host) on conflict do nothing;
   end if;
 end

@@ -90,8 +90,12 @@ $$;
 -- One user may order half of that; the rest are requests that were sent in vain or for orders of the day before, and what a user
 -- orders can bring that about again and again: answers without an image, timeouts, errors. The others are left the last quarter.
 create or replace function generation.user_requests_per_day() returns numeric
-language sql stable set search_path = ''
-as $$ select generation.images_of_caps() * 3 / 4 $$;
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return generation.images_of_caps() * 3 / 4;
+end
+$$;
 
 -- Counts the requests that were sent for the jobs p_ids, which are locked, for their users and this day (see put_off_users).
 create or replace function generation.count_requests(p_results jsonb, p_ids bigint[]) returns void

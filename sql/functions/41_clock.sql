@@ -1,6 +1,6 @@
 -- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
 -- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
--- be at most. What is further ahead is moved: by put_times_right in each claim, by gate_in_time for a gate, and by the sweep for its own.
+-- be at most. What is further ahead is moved: by put_times_right and, for a gate, gate_ahead in each claim, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
@@ -100,21 +100,25 @@ begin
 end
 $$;
 
--- Writes back a gate that a wrong clock has left in the future, so that its waits have an end. Locks: the gate, but only then.
-create or replace function generation.put_gate_right(p_model text) returns void
-language plpgsql set search_path = ''
+-- Whether a run, a lease, a wait, a counter or a refusal of Storage lies further ahead than it can: one look at the far end of each index,
+-- for which the order is there.
+create or replace function generation.is_ahead(p_now timestamptz) returns boolean
+language plpgsql stable set search_path = ''
 as $$
 begin
-  if exists (
-    select from generation.gates as g
-    where g.model = p_model and generation.gate_in_time(g, generation.moment()) is distinct from g
-  ) then
-    perform generation.leave_gate(generation.enter_gate(p_model));
-  end if;
+  return coalesce(
+    (select true from generation.runs as r where r."startedAt" > p_now order by r."startedAt" desc limit 1),
+    (select true from generation.held_jobs as q
+      where q."leaseExpiresAt" > p_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
+      order by q."leaseExpiresAt" desc limit 1),
+    (select true from public.photo_generation_queue as q where q."waitingSince" > p_now order by q."waitingSince" desc limit 1),
+    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now order by c.at desc limit 1),
+    (select true from generation.limits as l where (l."storageRefused" ->> 'at')::timestamptz > p_now),
+    false);
 end
 $$;
 
--- The same for runs, leases and waits, up to p_limit of each: three looks at the far ends of indexes. Runs are moved by what the
+-- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
 -- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
 -- runs, jobs; those locked by others are skipped.
 create or replace function generation.put_times_right(p_limit integer) returns void
@@ -123,10 +127,14 @@ as $$
 declare
   -- The latest of both: what another session has just written is not ahead of this transaction's beginning.
   v_now constant timestamptz := greatest(generation.clock(), generation.moment());
-  v_latest constant timestamptz := (select r."startedAt" from generation.runs as r order by r."startedAt" desc limit 1);
+  v_latest timestamptz;
   v_runs uuid[];
   v_ids bigint[];
 begin
+  if not generation.is_ahead(v_now) then
+    return;
+  end if;
+  select max(r."startedAt") into v_latest from generation.runs as r;
   if v_latest > v_now then
     select array_agg(a.id) into v_runs from (
       select r.id from generation.runs as r where r."startedAt" > v_now

@@ -132,9 +132,11 @@ $$;
 -- may come: at once from `roomAt` on (see room_at), and otherwise at
 -- `paceAt`. That is an interval after the last one. The start i places on may come
 -- when the one `rate` places before it is a span old; the interval is the least with which none of the next `rate` starts is too early.
--- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too.
-create or replace function generation.add_starts(p_gate generation.gates, p_starts timestamptz[], p_now timestamptz)
-returns generation.gates
+-- To be called whenever the rate, the burst, the window, the grace or what is proven has changed, too. p_counts says how many starts
+-- there are at each of the times p_starts; where it says nothing, there is one.
+create or replace function generation.add_starts(
+  p_gate generation.gates, p_starts timestamptz[], p_now timestamptz, p_counts integer[] default '{}'
+) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
 declare
@@ -161,7 +163,7 @@ begin
     from (
       select k.at, k.starts from unnest(p_gate."startTimes", p_gate."startCounts") as k (at, starts)
       union all
-      select n.at, 1 from unnest(p_starts) as n (at)
+      select n.at, coalesce(n.starts, 1) from unnest(p_starts, p_counts) as n (at, starts)
     ) as t
     where t.at > p_now - v_span or t.at = v_last
     group by floor(extract(epoch from t.at) / v_cell_seconds)
@@ -185,7 +187,7 @@ begin
     return '{}';
   end if;
   v_starts := array_fill(v_next, array[least(p_most, generation.starts_at_once(p_gate, v_next))]);
-  v_interval := (generation.add_starts(p_gate, v_starts, p_now))."paceAt" - v_next;
+  v_interval := (generation.add_starts(p_gate, array[v_next], p_now, array[cardinality(v_starts)]))."paceAt" - v_next;
   return v_starts || array(
     select v_next + i * v_interval
     from generate_series(1, least(p_most - cardinality(v_starts),
@@ -193,23 +195,23 @@ begin
 end
 $$;
 
--- How many starts a gate can give within the next p_seconds, about, and no more than the daily caps leave: those at once and then
--- those of the pace, or, over several spans, the rate less what is counted.
+-- How many starts a gate can give within the next p_seconds, about: those at once and then those of the pace, or, over several spans,
+-- the rate less what is counted.
 create or replace function generation.starts_within(p_gate generation.gates, p_seconds double precision, p_now timestamptz)
 returns double precision
-language plpgsql stable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 declare
   v_next constant timestamptz := generation.next_start(p_gate, p_now);
   v_at_once constant integer := generation.starts_at_once(p_gate, v_next);
   v_seconds constant double precision := p_seconds - extract(epoch from v_next - p_now);
   v_interval constant double precision := extract(epoch from
-    (generation.add_starts(p_gate, array_fill(v_next, array[v_at_once]), p_now))."paceAt" - v_next);
+    (generation.add_starts(p_gate, array[v_next], p_now, array[v_at_once]))."paceAt" - v_next);
 begin
   if v_seconds < 0 then
     return 0;
   end if;
-  return least(generation.left_today(p_gate), greatest(v_at_once + floor(v_seconds / v_interval),
-    floor(v_seconds / generation.even_seconds(p_gate)) - generation.starts_counted(p_gate, v_next)));
+  return greatest(v_at_once + floor(v_seconds / v_interval),
+    floor(v_seconds / generation.even_seconds(p_gate)) - generation.starts_counted(p_gate, v_next));
 end
 $$;

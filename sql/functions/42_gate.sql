@@ -183,6 +183,8 @@ $$;
 create or replace function generation.left_today(p_gate generation.gates) returns integer
 language plpgsql stable set search_path = ''
 as $$
+declare
+  v_price constant numeric := generation.start_price(p_gate);
 begin
   if not exists (select from generation.limits as l where l."imagesPerDay" is not null or l."dollarsPerDay" is not null) then
     return null;
@@ -191,25 +193,21 @@ begin
     select greatest(least(r.images, 2147483647), 0)::integer
     from generation.limits as l
     cross join lateral (
-      select coalesce(sum(s.started), 0) as images, coalesce(sum(s.started * s.price), 0) as dollars
-      from (
-        select p_gate."startedToday" as started, generation.start_price(p_gate) as price
-        union all
-        select g."startedToday", generation.start_price(g) from generation.gates as g
-        where g.model <> p_gate.model and g.today = p_gate.today
-      ) as s
+      select p_gate."startedToday" + coalesce(sum(g."startedToday"), 0) as images,
+        p_gate."startedToday" * v_price + coalesce(sum(g."startedToday" * generation.start_price(g)), 0) as dollars
+      from generation.gates as g
+      where g.model <> p_gate.model and g.today = p_gate.today and g."startedToday" > 0
     ) as used
     cross join lateral (
-      select least(l."imagesPerDay" - used.images,
-        floor((l."dollarsPerDay" - used.dollars) / nullif(generation.start_price(p_gate), 0))) as images
+      select least(l."imagesPerDay" - used.images, floor((l."dollarsPerDay" - used.dollars) / nullif(v_price, 0))) as images
     ) as r
     where r.images is not null);
 end
 $$;
 
 -- Why nothing may start now and in how many seconds that may be different: {reason, seconds}; reason null when
--- something may. `paused` has no end of its own. A wait of less than p_patience_seconds is no reason.
-create or replace function generation.gate_closed(p_gate generation.gates, p_patience_seconds double precision)
+-- something may. `paused` has no end of its own. p_left is left_today's answer; a wait of less than p_patience_seconds is no reason.
+create or replace function generation.gate_closed(p_gate generation.gates, p_left integer, p_patience_seconds double precision)
 returns jsonb
 language plpgsql stable set search_path = ''
 as $$
@@ -220,7 +218,7 @@ declare
 begin
   if v_paused then
     return '{"reason": "paused", "seconds": null}';
-  elsif generation.left_today(p_gate) <= 0 then
+  elsif p_left <= 0 then
     return jsonb_build_object('reason', 'daily_cap', 'seconds',
       round(extract(epoch from generation.next_daily_reset(v_now) - v_now)::numeric, 3));
   elsif v_due > v_now + make_interval(secs => p_patience_seconds) then
@@ -273,6 +271,7 @@ declare
   v_ends timestamptz;
   v_horizon double precision;
   v_latest timestamptz;
+  v_left integer;
   v_starts timestamptz[];
   v_most integer;
   v_probe integer := 0;
@@ -297,8 +296,9 @@ begin
   v_now := generation.moment();
   v_horizon := generation.horizon_seconds(v_gate);
   v_latest := least(v_now + make_interval(secs => least(v_horizon, p_within_seconds)), v_ends);
-  v_closed := generation.gate_closed(v_gate, v_horizon);
-  v_most := case when v_closed ->> 'reason' is null then least(p_slots, coalesce(generation.left_today(v_gate), p_slots)) else 0 end;
+  v_left := generation.left_today(v_gate);
+  v_closed := generation.gate_closed(v_gate, v_left, v_horizon);
+  v_most := case when v_closed ->> 'reason' is null then least(p_slots, v_left) else 0 end;
   if v_most > 0 then
     v_gate := generation.note_proven(v_gate, v_now);
     v_probe := generation.probe_starts(v_gate, v_now);

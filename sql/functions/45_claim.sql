@@ -188,27 +188,34 @@ as $$
   ) as r
 $$;
 
--- The gate that a worker asking for p_model will stand at, as it is now; read, not locked, unless it has to be made.
+-- The gate that a worker asking for p_model will stand at, as it is now. Reads it without a lock, unless it has to be made, or a wrong
+-- clock has left it in the future: then it is written back, so that its waits have an end.
 create or replace function generation.gate_ahead(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
   v_model constant text := generation.current_model(p_model);
+  v_now constant timestamptz := generation.moment();
   v_gate generation.gates;
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
     return generation.enter_gate(v_model);
+  elsif generation.gate_in_time(v_gate, v_now) is distinct from v_gate then
+    v_gate := generation.enter_gate(v_model);
+    perform generation.leave_gate(v_gate);
+    return v_gate;
   end if;
-  return generation.age_gate(v_gate, generation.moment());
+  return generation.age_gate(v_gate, v_now);
 end
 $$;
 
 -- Why a run may not claim now, as {reason, seconds}; reason is null if it may. A run that is not registered yet (null) needs a place among
 -- the runs at once; the place of a dead run is free 90 s after the last sign of it. A run may wait up to 30 s for the gate; if the wait is
 -- longer, it should not begin.
-create or replace function generation.claim_closed(p_run generation.runs, p_gate generation.gates, p_run_seconds numeric)
-returns jsonb
+create or replace function generation.claim_closed(
+  p_run generation.runs, p_gate generation.gates, p_left integer, p_run_seconds numeric
+) returns jsonb
 language plpgsql set search_path = ''
 as $$
 declare
@@ -222,7 +229,7 @@ begin
       return jsonb_build_object('reason', 'too_many_runs', 'seconds', round(extract(epoch from v_next - generation.clock())::numeric, 3));
     end if;
   end if;
-  return generation.gate_closed(p_gate, least(p_run_seconds, 30)::double precision);
+  return generation.gate_closed(p_gate, p_left, least(p_run_seconds, 30)::double precision);
 end
 $$;
 
@@ -261,6 +268,7 @@ declare
   v_gate generation.gates;
   v_run generation.runs;
   v_closed jsonb;
+  v_left integer;
   v_most_images double precision;
   v_most_requests numeric;
   v_skip_users jsonb;
@@ -282,13 +290,13 @@ begin
   perform generation.hear_run(v_run.id);
   v_gate := generation.gate_ahead(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
-  perform generation.put_gate_right(v_gate.model);
   perform generation.put_times_right(1000);
-  v_most_images := least(p_max_images,
+  v_left := generation.left_today(v_gate);
+  v_most_images := least(p_max_images, v_left,
     generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
   -- A claim that was answered before gets what it still holds.
   if p_claim_id = any (v_run."claimIds") is not true then
-    v_closed := generation.claim_closed(v_run, v_gate, p_run_seconds);
+    v_closed := generation.claim_closed(v_run, v_gate, v_left, p_run_seconds);
     if v_closed ->> 'reason' is not null then
       perform generation.note_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
       return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',

@@ -24,12 +24,16 @@ $$;
 create or replace function generation.hear_run(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_silent_since constant timestamptz := generation.clock() - interval '10 s';
 begin
-  update generation.runs as r set "heardAt" = generation.clock()
-  where r.id = (
-    select h.id from generation.runs as h
-    where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < generation.clock() - interval '10 s'
-    for no key update skip locked);
+  if exists (select from generation.runs as r where r.id = p_run_id and r."finishedAt" is null and r."heardAt" < v_silent_since) then
+    update generation.runs as r set "heardAt" = generation.clock()
+    where r.id = (
+      select h.id from generation.runs as h
+      where h.id = p_run_id and h."finishedAt" is null and h."heardAt" < v_silent_since
+      for no key update skip locked);
+  end if;
 end
 $$;
 

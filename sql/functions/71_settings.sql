@@ -23,7 +23,7 @@ begin
           'learnedFrom', g."learnedFrom", 'epoch', g.epoch, 'startedToday', g."startedToday",
           'blockedForSeconds', round(greatest(extract(epoch from g."blockedUntil" - generation.moment()), 0)::numeric, 3),
           'blockedUntil', case when g."blockedUntil" > generation.moment() then g."blockedUntil" end,
-          'closedBy', generation.gate_closed(g, generation.horizon_seconds(g)) ->> 'reason',
+          'closedBy', generation.gate_closed(g, generation.left_today(g), generation.horizon_seconds(g)) ->> 'reason',
           'probeAt', case when g."learnedFrom" = 'stated' then g."probeAt" end, 'probing', g."probedAt" is not null,
           'dollarsToday', g."startedToday" * generation.start_price(g))
           order by g.model), '[]') from gates as g),

@@ -88,9 +88,9 @@ $$;
 -- later, and not before they are 90 days old. Never a photo's row, and no batch with a job whose folder waits to be swept.
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
--- would be old enough but wait for a sweep. Errors: PT400. Locks: jobs, those locked by others are skipped, then
--- batches by id. Safe to repeat: what
--- has gone is not found again.
+-- would be old enough but wait for a sweep. Also forgets counters that are older than a day or out of date, because where nobody asks
+-- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: jobs, those locked by others are skipped, then batches by id.
+-- Safe to repeat: what has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -107,6 +107,7 @@ begin
     perform generation.refuse('400', 'out_of_range', 'p_older_than_days must be 1 to 36500, p_limit 1 to 100000',
       'Keep 30 days, for example.');
   end if;
+  perform generation.roll_counts(0);
   v_before := generation.clock() - make_interval(days => p_older_than_days);
   v_batch_ids := generation.batches_to_prune(v_before, p_limit);
   select * into v_gone from generation.prune_batches(v_batch_ids, v_before);

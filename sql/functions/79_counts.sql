@@ -234,16 +234,24 @@ begin
 end
 $$;
 
+-- What is written in time needs no mark, and its writer must not wait for one: the conditions keep the triggers from being called at all.
+-- They ask the server's clock instead of generation.moment(), because who inserts a row may not call that.
 drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
-create trigger photo_generation_photos_mark after insert or update or delete on public.photo_generation_photos
+create trigger photo_generation_photos_mark after update or delete on public.photo_generation_photos
 for each row execute function generation.mark_image();
+drop trigger if exists photo_generation_photos_mark_new on public.photo_generation_photos;
+create trigger photo_generation_photos_mark_new after insert on public.photo_generation_photos
+for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
 for each statement execute function generation.mark_all();
 
 drop trigger if exists failed_images_mark on generation.failed_images;
-create trigger failed_images_mark after insert or update or delete on generation.failed_images
+create trigger failed_images_mark after update or delete on generation.failed_images
 for each row execute function generation.mark_image();
+drop trigger if exists failed_images_mark_new on generation.failed_images;
+create trigger failed_images_mark_new after insert on generation.failed_images
+for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
 drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
@@ -252,13 +260,13 @@ for each statement execute function generation.mark_all();
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
-  (old."completedAt" is not null or new."completedAt" is not null)
+  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '1 minute')
   and (old."completedAt", old."createdAt", old.status, old."errorCode")
   is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
 execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
-for each row when (new."completedAt" is not null) execute function generation.mark_job();
+for each row when (new."completedAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
 for each row when (old."completedAt" is not null) execute function generation.mark_job();

@@ -256,6 +256,23 @@ def test_nobody_waits_for_a_counter(queue: Queue, moment: Moment, another: Calla
     assert told(queue) == naive(queue.connection, moment.now)
 
 
+def test_what_is_recorded_and_settled_in_time_calls_no_counter(queue: Queue) -> None:
+    """Only rows that are late, changed or removed are marked, so images and ends of jobs cost no more."""
+    queue.open_gate().enqueue(examples=2, images=2)
+    first, second = queue.run().claim()
+    queue.connection.execute("set track_functions = 'all'")
+    queue.connection.execute("begin")
+    queue.refuse(first, 0)
+    queue.record(first, 1)
+    queue.settle(first, "completed")
+    queue.settle(second, "failed")
+    called = queue.connection.execute("select funcname from pg_stat_xact_user_functions").fetchall()
+    queue.connection.execute("rollback")
+    names = {row["funcname"] for row in called}
+    assert "settle_generation_jobs" in names
+    assert {name for name in names if name.startswith("mark_")} == set()
+
+
 def test_a_transaction_that_only_reads_gets_the_numbers(queue: Queue, moment: Moment) -> None:
     """A replica, or a GET of the API, cannot count; it is told the same."""
     work = Work(queue, moment, Random(1))
@@ -287,6 +304,16 @@ def test_a_change_of_what_is_counted_is_marked_whatever_its_age(queue: Queue, mo
     queue.connection.execute("delete from photo_generation_photos")
     moment.advance(-40 * 3600)
     assert told(queue) == naive(queue.connection, moment.now)
+
+
+def test_pruning_forgets_marks_where_nobody_asks_for_the_numbers(queue: Queue, moment: Moment) -> None:
+    """Otherwise the marks of late and changed rows would add up until somebody asks."""
+    work = Work(queue, moment, Random(1))
+    for _ in range(10):
+        work.end(ago=500)
+    assert marked(queue.connection) > 0
+    queue.call("prune_generation_history")
+    assert marked(queue.connection) == 0
 
 
 def test_an_installation_restores_the_row_that_a_restore_has_lost(installed: Database) -> None:
