@@ -2084,7 +2084,7 @@ before insert on public.photo_generation_queue
 for each row when (new."startTag" is null)
 execute function generation.adopt_inserted_job();
 
--- 40_recovery.sql
+-- 38_recovery.sql
 
 -- Jobs become ready again: those whose worker died, and those whose time to be retried has come. A claim calls both functions first. They
 -- handle a bounded number of jobs and skip rows that are locked.
@@ -2204,7 +2204,7 @@ begin
 end
 $$;
 
--- 41_clock.sql
+-- 39_clock.sql
 
 -- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
 -- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
@@ -2386,184 +2386,7 @@ begin
 end
 $$;
 
--- 41_turns.sql
-
--- Runs that wait for starts at a gate take turns, so that users share the starts, and no run asks again and again.
---
---   line      A run that asks stands in line, with how many images of which users, until it is absent. Fair queueing orders the line:
---             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
---             does one with a user whom it did not name when it last asked.
---   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
---             many as they are.
---   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
---   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
---             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
---             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
---   absence   A run that has not come half a horizon after its time no longer counts, until it asks again. What it leaves is given to
---             whoever asks. A run that has ended, or has not asked for 90 s, is forgotten.
---   no line   While nobody else waits, a run gets whatever the gate can give, a horizon ahead. A start whose time has come goes to
---             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
--- All of this happens under the gate's lock.
-
--- How many starts a turn is.
-create or replace function generation.turn_starts(p_gate generation.gates) returns integer
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5);
-end
-$$;
-
--- How far ahead starts are given while others wait, and how much later than at its time a run may come.
-create or replace function generation.turn_lead(p_gate generation.gates) returns interval
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return make_interval(secs => generation.horizon_seconds(p_gate) / 2);
-end
-$$;
-
--- In how many seconds a run has to ask again: at its turn, but after a window and a third or 80 s at most, since the rate may have
--- changed meanwhile and a run that is silent for 90 s counts as dead.
-create or replace function generation.ask_again_seconds(p_turn generation.gate_turns, p_gate generation.gates)
-returns double precision
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return ceil(least(extract(epoch from p_turn."turnAt" - p_turn."heardAt"), p_gate."windowSeconds" * 4 / 3, 80) * 1000) / 1000;
-end
-$$;
-
--- From when on a run that has not come at its time is absent.
-create or replace function generation.absent_at(p_gate generation.gates, p_now timestamptz) returns timestamptz
-language plpgsql immutable set search_path = ''
-as $$
-begin
-  return p_now - generation.turn_lead(p_gate);
-end
-$$;
-
--- How many starts the next turns of the other runs that wait are, and how many of theirs come before p_turn's turn: whole turns of each,
--- up to the images that wait. Of two at the same place the one comes first that was told the earlier time.
-create or replace function generation.others_in_line(
-  p_turn generation.gate_turns, p_gate generation.gates, p_now timestamptz, out turns integer, out before integer
-)
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_absent_at constant timestamptz := generation.absent_at(p_gate, p_now);
-  v_starts constant integer := generation.turn_starts(p_gate);
-begin
-  select coalesce(sum(least(t.images, v_starts)), 0),
-    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / v_starts), 1) * v_starts))
-      filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
-  into turns, before
-  from generation.gate_turns as t
-  where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_at;
-end
-$$;
-
--- The run's place in line, as it asks for p_images starts now. p_users names those the images are for; without them the run counts as
--- a user of its own. Users are kept as hashes. Also forgets runs of which nothing has been heard, and those that a wrong clock has put
--- into the future.
-create or replace function generation.enter_line(
-  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz
-) returns generation.gate_turns
-language plpgsql set search_path = ''
-as $$
-declare
-  v_turn generation.gate_turns;
-  v_users constant integer[] := array(
-    select distinct hashtext(u.name) from jsonb_array_elements_text(coalesce(p_users, jsonb_build_array(p_run_id))) as u (name));
-  v_absent_at constant timestamptz := generation.absent_at(p_gate, p_now);
-  v_runs integer;
-  v_hashes integer[];
-  v_first double precision;
-  v_new double precision;
-begin
-  delete from generation.gate_turns as t
-  where t.model = p_gate.model and t."heardAt" not between p_now - interval '90 s' and p_now;
-  select t.* into v_turn from generation.gate_turns as t where t.model = p_gate.model and t."runId" = p_run_id;
-  select coalesce(min(t.tag) filter (where t."turnAt" > v_absent_at), max(t.tag), 0),
-    min(t.tag) filter (where t."turnAt" > v_absent_at and t.served) - 1
-  into v_first, v_new from generation.gate_turns as t where t.model = p_gate.model and t."runId" <> p_run_id;
-  v_turn.model := p_gate.model;
-  v_turn."runId" := p_run_id;
-  v_turn.tag := case
-    when v_turn.users @> v_users is not true then coalesce(v_new, v_first)
-    when v_turn."turnAt" > v_absent_at then v_turn.tag
-    else greatest(v_turn.tag, v_first)
-  end;
-  v_turn.served := coalesce(v_turn.served, false);
-  v_turn.images := p_images;
-  v_turn.users := v_users;
-  select count(distinct t."runId"), coalesce(array_agg(u.hash), '{}') into v_runs, v_hashes
-  from generation.gate_turns as t cross join unnest(t.users) as u (hash)
-  where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_at;
-  v_turn.weight := (1.0::double precision + v_runs) / (select count(distinct u.hash) from unnest(v_hashes || v_users) as u (hash))
-    * (select sum(1.0::double precision / (1 + cardinality(array_positions(v_hashes, u.hash)))) from unnest(v_users) as u (hash));
-  v_turn."heardAt" := p_now;
-  return v_turn;
-end
-$$;
-
--- The starts that a run gets now, up to p_most and none later than p_latest.
-create or replace function generation.starts_in_turn(
-  p_turn generation.gate_turns, p_gate generation.gates, p_most integer, p_now timestamptz, p_latest timestamptz
-) returns timestamptz[]
-language plpgsql stable set search_path = ''
-as $$
-declare
-  v_turn_starts constant integer := generation.turn_starts(p_gate);
-  v_lead constant interval := generation.turn_lead(p_gate);
-  v_others record;
-  v_open timestamptz[];
-  v_due integer;
-  v_soon integer;
-  v_near integer;
-begin
-  select * into v_others from generation.others_in_line(p_turn, p_gate, p_now);
-  if v_others.turns = 0 then
-    return generation.starts_to_give(p_gate, p_most, p_now, p_latest);
-  end if;
-  v_open := generation.starts_to_give(p_gate, p_most + greatest(v_others.before, v_others.turns), p_now, p_latest);
-  select count(*) filter (where o.at <= p_now), count(*) filter (where o.at <= p_now + v_lead / 2),
-    count(*) filter (where o.at <= p_now + v_lead)
-  into v_due, v_soon, v_near from unnest(v_open) as o (at);
-  return v_open[1:least(p_most, greatest(v_due, least(v_near - v_others.before, v_turn_starts), v_near - v_others.turns,
-    case when p_turn."turnAt" <= p_now then greatest(v_turn_starts, v_soon) else 0 end))];
-end
-$$;
-
--- Puts a run back into line after it was given p_given starts, and finds out when its next turn can have come.
-create or replace function generation.stay_in_line(
-  p_turn generation.gate_turns, p_gate generation.gates, p_given integer, p_now timestamptz
-) returns generation.gate_turns
-language plpgsql set search_path = ''
-as $$
-declare
-  v_next constant timestamptz := generation.next_start(p_gate, p_now);
-  v_interval constant interval := make_interval(secs => generation.even_seconds(p_gate));
-  v_others record;
-begin
-  if p_given > 0 then
-    p_turn.served := true;
-    p_turn.tag := p_turn.tag + p_given / p_turn.weight;
-    p_turn."turnAt" := null;
-  end if;
-  select * into v_others from generation.others_in_line(p_turn, p_gate, p_now);
-  p_turn."turnAt" := least(p_now + interval '1 day', greatest(p_now, case
-    when v_others.turns = 0 then v_next - make_interval(secs => generation.horizon_seconds(p_gate))
-    else v_next - generation.turn_lead(p_gate) + v_others.before * v_interval
-  end));
-  insert into generation.gate_turns select (p_turn).*
-  on conflict (model, "runId") do update set images = excluded.images, users = excluded.users, weight = excluded.weight,
-    tag = excluded.tag, served = excluded.served, "turnAt" = excluded."turnAt", "heardAt" = excluded."heardAt";
-  return p_turn;
-end
-$$;
-
--- 41_window.sql
+-- 40_window.sql
 
 -- The window of a rate gate: which start may come when, so that no window sees more of them than the rate.
 --
@@ -2783,12 +2606,189 @@ begin
 end
 $$;
 
+-- 41_turns.sql
+
+-- Runs that wait for starts at a gate take turns, so that users share the starts, and no run asks again and again.
+--
+--   line      A run that asks stands in line, with how many images of which users, until it is absent. Fair queueing orders the line:
+--             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
+--             does one with a user whom it did not name when it last asked.
+--   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
+--             many as they are.
+--   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
+--   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
+--             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
+--             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
+--   absence   A run that has not come half a horizon after its time no longer counts, until it asks again. What it leaves is given to
+--             whoever asks. A run that has ended, or has not asked for 90 s, is forgotten.
+--   no line   While nobody else waits, a run gets whatever the gate can give, a horizon ahead. A start whose time has come goes to
+--             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
+-- All of this happens under the gate's lock.
+
+-- How many starts a turn is.
+create or replace function generation.turn_starts(p_gate generation.gates) returns integer
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5);
+end
+$$;
+
+-- How far ahead starts are given while others wait, and how much later than at its time a run may come.
+create or replace function generation.turn_lead(p_gate generation.gates) returns interval
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return make_interval(secs => generation.horizon_seconds(p_gate) / 2);
+end
+$$;
+
+-- In how many seconds a run has to ask again: at its turn, but after a window and a third or 80 s at most, since the rate may have
+-- changed meanwhile and a run that is silent for 90 s counts as dead.
+create or replace function generation.ask_again_seconds(p_turn generation.gate_turns, p_gate generation.gates)
+returns double precision
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return ceil(least(extract(epoch from p_turn."turnAt" - p_turn."heardAt"), p_gate."windowSeconds" * 4 / 3, 80) * 1000) / 1000;
+end
+$$;
+
+-- A run whose turn was before this time, and that has not come, is absent.
+create or replace function generation.absent_before(p_gate generation.gates, p_now timestamptz) returns timestamptz
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return p_now - generation.turn_lead(p_gate);
+end
+$$;
+
+-- How many starts the next turns of the other runs in line are, and how many of theirs come before p_turn's turn: whole turns of each,
+-- up to the images that wait. Of two at the same place the one comes first that was told the earlier time.
+create or replace function generation.others_in_line(
+  p_turn generation.gate_turns, p_gate generation.gates, p_now timestamptz, out turns integer, out before integer
+)
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
+  v_starts constant integer := generation.turn_starts(p_gate);
+begin
+  select coalesce(sum(least(t.images, v_starts)), 0),
+    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / v_starts), 1) * v_starts))
+      filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
+  into turns, before
+  from generation.gate_turns as t
+  where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_before;
+end
+$$;
+
+-- The run's place in line, as it asks for p_images starts now. p_users names those the images are for; without them the run counts as
+-- a user of its own. Users are kept as hashes. Also forgets runs of which nothing has been heard, and those that a wrong clock has put
+-- into the future.
+create or replace function generation.place_in_line(
+  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz
+) returns generation.gate_turns
+language plpgsql set search_path = ''
+as $$
+declare
+  v_turn generation.gate_turns;
+  v_users constant integer[] := array(
+    select distinct hashtext(u.name) from jsonb_array_elements_text(coalesce(p_users, jsonb_build_array(p_run_id))) as u (name));
+  v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
+  v_runs integer;
+  v_hashes integer[];
+  v_first double precision;
+  v_new double precision;
+begin
+  delete from generation.gate_turns as t
+  where t.model = p_gate.model and t."heardAt" not between p_now - interval '90 s' and p_now;
+  select t.* into v_turn from generation.gate_turns as t where t.model = p_gate.model and t."runId" = p_run_id;
+  select coalesce(min(t.tag) filter (where t."turnAt" > v_absent_before), max(t.tag), 0),
+    min(t.tag) filter (where t."turnAt" > v_absent_before and t.served) - 1
+  into v_first, v_new from generation.gate_turns as t where t.model = p_gate.model and t."runId" <> p_run_id;
+  v_turn.model := p_gate.model;
+  v_turn."runId" := p_run_id;
+  v_turn.tag := case
+    when v_turn.users @> v_users is not true then coalesce(v_new, v_first)
+    when v_turn."turnAt" > v_absent_before then v_turn.tag
+    else greatest(v_turn.tag, v_first)
+  end;
+  v_turn.served := coalesce(v_turn.served, false);
+  v_turn.images := p_images;
+  v_turn.users := v_users;
+  select count(distinct t."runId"), coalesce(array_agg(u.hash), '{}') into v_runs, v_hashes
+  from generation.gate_turns as t cross join unnest(t.users) as u (hash)
+  where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_before;
+  v_turn.weight := (1.0::double precision + v_runs) / (select count(distinct u.hash) from unnest(v_hashes || v_users) as u (hash))
+    * (select sum(1.0::double precision / (1 + cardinality(array_positions(v_hashes, u.hash)))) from unnest(v_users) as u (hash));
+  v_turn."heardAt" := p_now;
+  return v_turn;
+end
+$$;
+
+-- The starts that a run gets now, up to p_most and none later than p_latest.
+create or replace function generation.starts_in_turn(
+  p_turn generation.gate_turns, p_gate generation.gates, p_most integer, p_now timestamptz, p_latest timestamptz
+) returns timestamptz[]
+language plpgsql stable set search_path = ''
+as $$
+declare
+  v_turn_starts constant integer := generation.turn_starts(p_gate);
+  v_lead constant interval := generation.turn_lead(p_gate);
+  v_others record;
+  v_open timestamptz[];
+  v_due integer;
+  v_soon integer;
+  v_near integer;
+begin
+  select * into v_others from generation.others_in_line(p_turn, p_gate, p_now);
+  if v_others.turns = 0 then
+    return generation.starts_to_give(p_gate, p_most, p_now, p_latest);
+  end if;
+  v_open := generation.starts_to_give(p_gate, p_most + greatest(v_others.before, v_others.turns), p_now, p_latest);
+  select count(*) filter (where o.at <= p_now), count(*) filter (where o.at <= p_now + v_lead / 2),
+    count(*) filter (where o.at <= p_now + v_lead)
+  into v_due, v_soon, v_near from unnest(v_open) as o (at);
+  return v_open[1:least(p_most, greatest(v_due, least(v_near - v_others.before, v_turn_starts), v_near - v_others.turns,
+    case when p_turn."turnAt" <= p_now then greatest(v_turn_starts, v_soon) else 0 end))];
+end
+$$;
+
+-- Saves a run's place in line after it was given p_given starts, and finds out when its next turn can have come.
+create or replace function generation.save_place(
+  p_turn generation.gate_turns, p_gate generation.gates, p_given integer, p_now timestamptz
+) returns generation.gate_turns
+language plpgsql set search_path = ''
+as $$
+declare
+  v_next constant timestamptz := generation.next_start(p_gate, p_now);
+  v_interval constant interval := make_interval(secs => generation.even_seconds(p_gate));
+  v_others record;
+begin
+  if p_given > 0 then
+    p_turn.served := true;
+    p_turn.tag := p_turn.tag + p_given / p_turn.weight;
+    p_turn."turnAt" := null;
+  end if;
+  select * into v_others from generation.others_in_line(p_turn, p_gate, p_now);
+  p_turn."turnAt" := least(p_now + interval '1 day', greatest(p_now, case
+    when v_others.turns = 0 then v_next - make_interval(secs => generation.horizon_seconds(p_gate))
+    else v_next - generation.turn_lead(p_gate) + v_others.before * v_interval
+  end));
+  insert into generation.gate_turns select (p_turn).*
+  on conflict (model, "runId") do update set images = excluded.images, users = excluded.users, weight = excluded.weight,
+    tag = excluded.tag, served = excluded.served, "turnAt" = excluded."turnAt", "heardAt" = excluded."heardAt";
+  return p_turn;
+end
+$$;
+
 -- 42_gate.sql
 
 -- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
 -- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
 --
--- Starts are counted in a sliding window (see 41_window.sql). They are given out up to a horizon ahead, to runs that ask.
+-- Starts are counted in a sliding window (see 40_window.sql). They are given out up to a horizon ahead, to runs that ask.
 
 -- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
 -- Tests move it by replacing this function; nothing in production can.
@@ -2800,7 +2800,7 @@ begin
 end
 $$;
 
--- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
+-- Lets time pass for a gate, whose times a wrong clock may have set (see 39_clock.sql). A new day in California
 -- starts its count anew. After a decrease with no stated value each quiet window
 -- adds a twentieth of the operator's rate. A stated value stands until a probe has gone without a 429 for a horizon (see
 -- probe_starts): then it was old, and twice the rate is tried, with the next probe as soon as a window has been filled at that
@@ -2861,7 +2861,7 @@ end
 $$;
 
 -- Locks the model's gate, making it if it is new, and lets time pass for it. Every change begins here.
-create or replace function generation.enter_gate(p_model text) returns generation.gates
+create or replace function generation.lock_gate(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
@@ -2877,7 +2877,7 @@ end
 $$;
 
 -- Writes a gate back.
-create or replace function generation.leave_gate(p_gate generation.gates) returns void
+create or replace function generation.save_gate(p_gate generation.gates) returns void
 language plpgsql set search_path = ''
 as $$
 begin
@@ -3071,7 +3071,7 @@ begin
   if jsonb_typeof(p_users) <> 'array' or p_users = '[]' or p_users @? '$[*] ? (@.type() != "string")' then
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   perform generation.hear_run(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
@@ -3095,15 +3095,15 @@ begin
       v_probe := 0;
     end if;
   end if;
-  v_turn := generation.enter_line(v_gate, p_run_id, p_slots, p_users, v_now);
+  v_turn := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
   v_starts := generation.starts_in_turn(v_turn, v_gate, v_most - v_probe, v_now, v_latest);
   if v_starts <> '{}' then
     v_gate := generation.add_starts(v_gate, v_starts, v_now);
   end if;
   v_starts := array_fill(v_now, array[v_probe]) || v_starts;
   v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
-  v_turn := generation.stay_in_line(v_turn, v_gate, cardinality(v_starts), v_now);
-  perform generation.leave_gate(v_gate);
+  v_turn := generation.save_place(v_turn, v_gate, cardinality(v_starts), v_now);
+  perform generation.save_gate(v_gate);
   return jsonb_build_object(
     'slots', (
       select coalesce(jsonb_agg(round(extract(epoch from t.at - v_now)::numeric, 6) order by t.at), '[]') from unnest(v_starts) as t (at)),
@@ -3138,14 +3138,14 @@ declare
   v_now timestamptz;
 begin
   perform generation.require_service();
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   v_now := generation.moment();
   if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
     perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
   end if;
   if p_epoch is null or p_epoch = v_gate.epoch then
     v_gate := generation.learn(v_gate, p_facts, v_now);
-    perform generation.leave_gate(v_gate);
+    perform generation.save_gate(v_gate);
   end if;
   return jsonb_build_object('epoch', v_gate.epoch, 'rate', generation.gate_rate(v_gate), 'blockedForSeconds',
     round(greatest(extract(epoch from v_gate."blockedUntil" - v_now), 0)::numeric, 3));
@@ -3160,6 +3160,7 @@ as $$
 declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_until timestamptz;
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
   v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
@@ -3171,9 +3172,7 @@ begin
     p_gate."probeAt" := v_next_probe;
   end if;
   if p_facts ->> 'period' = 'day' then
-    p_gate."blockedUntil" := generation.next_daily_reset(p_now);
-    p_gate.epoch := p_gate.epoch + 1;
-    return generation.drop_blocked_starts(p_gate, p_now);
+    v_until := generation.next_daily_reset(p_now);
   elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and least(v_limit, p_gate.rate) <> generation.gate_rate(p_gate) then
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
@@ -3192,7 +3191,8 @@ begin
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
-  p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
+  p_gate."blockedUntil" := greatest(
+    p_gate."blockedUntil", coalesce(v_until, p_now + make_interval(secs => least(v_wait, 86400))));
   p_gate.epoch := p_gate.epoch + 1;
   return generation.drop_blocked_starts(p_gate, p_now);
 end
@@ -3661,10 +3661,10 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    return generation.enter_gate(v_model);
+    return generation.lock_gate(v_model);
   elsif generation.gate_in_time(v_gate, v_now) is distinct from v_gate then
-    v_gate := generation.enter_gate(v_model);
-    perform generation.leave_gate(v_gate);
+    v_gate := generation.lock_gate(v_model);
+    perform generation.save_gate(v_gate);
     return v_gate;
   end if;
   return generation.age_gate(v_gate, v_now);
@@ -4470,7 +4470,7 @@ declare
   v_gate generation.gates;
 begin
   perform generation.require_service();
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   if p_rate < 1 or p_rate > 100000 or p_burst < 0 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 0 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
@@ -4486,7 +4486,7 @@ begin
   v_gate."limitedAt" := null;
   v_gate."blockedUntil" := null;
   v_gate.epoch := v_gate.epoch + 1;
-  perform generation.leave_gate(generation.add_starts(v_gate, '{}', generation.moment()));
+  perform generation.save_gate(generation.add_starts(v_gate, '{}', generation.moment()));
   return public.generation_gate();
 end
 $$;

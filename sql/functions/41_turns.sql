@@ -44,8 +44,8 @@ begin
 end
 $$;
 
--- From when on a run that has not come at its time is absent.
-create or replace function generation.absent_at(p_gate generation.gates, p_now timestamptz) returns timestamptz
+-- A run whose turn was before this time, and that has not come, is absent.
+create or replace function generation.absent_before(p_gate generation.gates, p_now timestamptz) returns timestamptz
 language plpgsql immutable set search_path = ''
 as $$
 begin
@@ -53,7 +53,7 @@ begin
 end
 $$;
 
--- How many starts the next turns of the other runs that wait are, and how many of theirs come before p_turn's turn: whole turns of each,
+-- How many starts the next turns of the other runs in line are, and how many of theirs come before p_turn's turn: whole turns of each,
 -- up to the images that wait. Of two at the same place the one comes first that was told the earlier time.
 create or replace function generation.others_in_line(
   p_turn generation.gate_turns, p_gate generation.gates, p_now timestamptz, out turns integer, out before integer
@@ -61,7 +61,7 @@ create or replace function generation.others_in_line(
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_absent_at constant timestamptz := generation.absent_at(p_gate, p_now);
+  v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
   v_starts constant integer := generation.turn_starts(p_gate);
 begin
   select coalesce(sum(least(t.images, v_starts)), 0),
@@ -69,14 +69,14 @@ begin
       filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
   into turns, before
   from generation.gate_turns as t
-  where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_at;
+  where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_before;
 end
 $$;
 
 -- The run's place in line, as it asks for p_images starts now. p_users names those the images are for; without them the run counts as
 -- a user of its own. Users are kept as hashes. Also forgets runs of which nothing has been heard, and those that a wrong clock has put
 -- into the future.
-create or replace function generation.enter_line(
+create or replace function generation.place_in_line(
   p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz
 ) returns generation.gate_turns
 language plpgsql set search_path = ''
@@ -85,7 +85,7 @@ declare
   v_turn generation.gate_turns;
   v_users constant integer[] := array(
     select distinct hashtext(u.name) from jsonb_array_elements_text(coalesce(p_users, jsonb_build_array(p_run_id))) as u (name));
-  v_absent_at constant timestamptz := generation.absent_at(p_gate, p_now);
+  v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
   v_runs integer;
   v_hashes integer[];
   v_first double precision;
@@ -94,14 +94,14 @@ begin
   delete from generation.gate_turns as t
   where t.model = p_gate.model and t."heardAt" not between p_now - interval '90 s' and p_now;
   select t.* into v_turn from generation.gate_turns as t where t.model = p_gate.model and t."runId" = p_run_id;
-  select coalesce(min(t.tag) filter (where t."turnAt" > v_absent_at), max(t.tag), 0),
-    min(t.tag) filter (where t."turnAt" > v_absent_at and t.served) - 1
+  select coalesce(min(t.tag) filter (where t."turnAt" > v_absent_before), max(t.tag), 0),
+    min(t.tag) filter (where t."turnAt" > v_absent_before and t.served) - 1
   into v_first, v_new from generation.gate_turns as t where t.model = p_gate.model and t."runId" <> p_run_id;
   v_turn.model := p_gate.model;
   v_turn."runId" := p_run_id;
   v_turn.tag := case
     when v_turn.users @> v_users is not true then coalesce(v_new, v_first)
-    when v_turn."turnAt" > v_absent_at then v_turn.tag
+    when v_turn."turnAt" > v_absent_before then v_turn.tag
     else greatest(v_turn.tag, v_first)
   end;
   v_turn.served := coalesce(v_turn.served, false);
@@ -109,7 +109,7 @@ begin
   v_turn.users := v_users;
   select count(distinct t."runId"), coalesce(array_agg(u.hash), '{}') into v_runs, v_hashes
   from generation.gate_turns as t cross join unnest(t.users) as u (hash)
-  where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_at;
+  where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_before;
   v_turn.weight := (1.0::double precision + v_runs) / (select count(distinct u.hash) from unnest(v_hashes || v_users) as u (hash))
     * (select sum(1.0::double precision / (1 + cardinality(array_positions(v_hashes, u.hash)))) from unnest(v_users) as u (hash));
   v_turn."heardAt" := p_now;
@@ -145,8 +145,8 @@ begin
 end
 $$;
 
--- Puts a run back into line after it was given p_given starts, and finds out when its next turn can have come.
-create or replace function generation.stay_in_line(
+-- Saves a run's place in line after it was given p_given starts, and finds out when its next turn can have come.
+create or replace function generation.save_place(
   p_turn generation.gate_turns, p_gate generation.gates, p_given integer, p_now timestamptz
 ) returns generation.gate_turns
 language plpgsql set search_path = ''

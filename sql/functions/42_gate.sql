@@ -1,7 +1,7 @@
 -- The rate gate: one row per model says when the next call to Gemini may start, for all workers together.
 -- Refusals: PT400 (a parameter), PT409 (`run_finished`). Being blocked, paused or at a cap is a value.
 --
--- Starts are counted in a sliding window (see 41_window.sql). They are given out up to a horizon ahead, to runs that ask.
+-- Starts are counted in a sliding window (see 40_window.sql). They are given out up to a horizon ahead, to runs that ask.
 
 -- The time right now, also inside a transaction: what the gate compares with once it holds its lock.
 -- Tests move it by replacing this function; nothing in production can.
@@ -13,7 +13,7 @@ begin
 end
 $$;
 
--- Lets time pass for a gate, whose times a wrong clock may have set (see 41_clock.sql). A new day in California
+-- Lets time pass for a gate, whose times a wrong clock may have set (see 39_clock.sql). A new day in California
 -- starts its count anew. After a decrease with no stated value each quiet window
 -- adds a twentieth of the operator's rate. A stated value stands until a probe has gone without a 429 for a horizon (see
 -- probe_starts): then it was old, and twice the rate is tried, with the next probe as soon as a window has been filled at that
@@ -74,7 +74,7 @@ end
 $$;
 
 -- Locks the model's gate, making it if it is new, and lets time pass for it. Every change begins here.
-create or replace function generation.enter_gate(p_model text) returns generation.gates
+create or replace function generation.lock_gate(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
@@ -90,7 +90,7 @@ end
 $$;
 
 -- Writes a gate back.
-create or replace function generation.leave_gate(p_gate generation.gates) returns void
+create or replace function generation.save_gate(p_gate generation.gates) returns void
 language plpgsql set search_path = ''
 as $$
 begin
@@ -284,7 +284,7 @@ begin
   if jsonb_typeof(p_users) <> 'array' or p_users = '[]' or p_users @? '$[*] ? (@.type() != "string")' then
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   perform generation.hear_run(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
@@ -308,15 +308,15 @@ begin
       v_probe := 0;
     end if;
   end if;
-  v_turn := generation.enter_line(v_gate, p_run_id, p_slots, p_users, v_now);
+  v_turn := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
   v_starts := generation.starts_in_turn(v_turn, v_gate, v_most - v_probe, v_now, v_latest);
   if v_starts <> '{}' then
     v_gate := generation.add_starts(v_gate, v_starts, v_now);
   end if;
   v_starts := array_fill(v_now, array[v_probe]) || v_starts;
   v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
-  v_turn := generation.stay_in_line(v_turn, v_gate, cardinality(v_starts), v_now);
-  perform generation.leave_gate(v_gate);
+  v_turn := generation.save_place(v_turn, v_gate, cardinality(v_starts), v_now);
+  perform generation.save_gate(v_gate);
   return jsonb_build_object(
     'slots', (
       select coalesce(jsonb_agg(round(extract(epoch from t.at - v_now)::numeric, 6) order by t.at), '[]') from unnest(v_starts) as t (at)),

@@ -19,14 +19,14 @@ declare
   v_now timestamptz;
 begin
   perform generation.require_service();
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   v_now := generation.moment();
   if coalesce(p_facts ->> 'period', '') not in ('minute', 'day', 'unknown') then
     perform generation.refuse('400', 'bad_facts', 'p_facts.period must be minute, day or unknown', 'Send {"period": …}.');
   end if;
   if p_epoch is null or p_epoch = v_gate.epoch then
     v_gate := generation.learn(v_gate, p_facts, v_now);
-    perform generation.leave_gate(v_gate);
+    perform generation.save_gate(v_gate);
   end if;
   return jsonb_build_object('epoch', v_gate.epoch, 'rate', generation.gate_rate(v_gate), 'blockedForSeconds',
     round(greatest(extract(epoch from v_gate."blockedUntil" - v_now), 0)::numeric, 3));
@@ -41,6 +41,7 @@ as $$
 declare
   v_limit numeric := (p_facts ->> 'limit')::numeric;
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
+  v_until timestamptz;
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
   v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
@@ -52,9 +53,7 @@ begin
     p_gate."probeAt" := v_next_probe;
   end if;
   if p_facts ->> 'period' = 'day' then
-    p_gate."blockedUntil" := generation.next_daily_reset(p_now);
-    p_gate.epoch := p_gate.epoch + 1;
-    return generation.drop_blocked_starts(p_gate, p_now);
+    v_until := generation.next_daily_reset(p_now);
   elsif p_facts ->> 'period' = 'minute' and v_limit >= 1 and least(v_limit, p_gate.rate) <> generation.gate_rate(p_gate) then
     p_gate."learnedRate" := v_limit;
     p_gate."learnedFrom" := 'stated';
@@ -73,7 +72,8 @@ begin
     v_wait := greatest(coalesce((p_facts ->> 'retryAfterSeconds')::double precision, 0),
       least(2 ^ least(p_gate.limits, 10), p_gate."windowSeconds") * (0.5 + random() / 2));
   end if;
-  p_gate."blockedUntil" := greatest(p_gate."blockedUntil", p_now + make_interval(secs => least(v_wait, 86400)));
+  p_gate."blockedUntil" := greatest(
+    p_gate."blockedUntil", coalesce(v_until, p_now + make_interval(secs => least(v_wait, 86400))));
   p_gate.epoch := p_gate.epoch + 1;
   return generation.drop_blocked_starts(p_gate, p_now);
 end

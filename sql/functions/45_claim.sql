@@ -200,10 +200,10 @@ declare
 begin
   select g.* into v_gate from generation.gates as g where g.model = v_model;
   if not found then
-    return generation.enter_gate(v_model);
+    return generation.lock_gate(v_model);
   elsif generation.gate_in_time(v_gate, v_now) is distinct from v_gate then
-    v_gate := generation.enter_gate(v_model);
-    perform generation.leave_gate(v_gate);
+    v_gate := generation.lock_gate(v_model);
+    perform generation.save_gate(v_gate);
     return v_gate;
   end if;
   return generation.age_gate(v_gate, v_now);

@@ -54,7 +54,7 @@ declare
   v_gate generation.gates;
 begin
   perform generation.require_service();
-  v_gate := generation.enter_gate(p_model);
+  v_gate := generation.lock_gate(p_model);
   if p_rate < 1 or p_rate > 100000 or p_burst < 0 or p_burst > 1000 or p_window_seconds <= 0 or p_grace_seconds <= 0 then
     perform generation.refuse('400', 'out_of_range', 'rate must be 1 to 100000, burst 0 to 1000, window and grace above 0',
       'For fewer than one image a minute pause instead.');
@@ -70,7 +70,7 @@ begin
   v_gate."limitedAt" := null;
   v_gate."blockedUntil" := null;
   v_gate.epoch := v_gate.epoch + 1;
-  perform generation.leave_gate(generation.add_starts(v_gate, '{}', generation.moment()));
+  perform generation.save_gate(generation.add_starts(v_gate, '{}', generation.moment()));
   return public.generation_gate();
 end
 $$;

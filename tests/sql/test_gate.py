@@ -232,7 +232,7 @@ def test_two_takers_at_once(queue: Queue, another: Callable[[], Queue], moment: 
     first, second = GateRun(queue), GateRun(queue)
     watcher = another()
     queue.connection.execute("begin")
-    queue.connection.execute("select from generation.enter_gate(%s)", [MODEL])
+    queue.connection.execute("select from generation.lock_gate(%s)", [MODEL])
     with blocked(another(), lambda other: take(other, second.id, 1)["slots"], watcher) as theirs:
         waits = watcher.one("select count(*) as n from pg_stat_activity where wait_event_type = 'Lock'")
         assert waits["n"] == 1

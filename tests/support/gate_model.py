@@ -199,12 +199,12 @@ class Gate:
             self.probed_at = now
         else:
             probe = 0
-        turn = self._enter_line(now, run, slots)
+        turn = self._place_in_line(now, run, slots)
         starts = self._in_turn(now, turn, most - probe, latest)
         self.keep(starts, now)
         starts = [now] * probe + starts
         self.started += len(starts)
-        self._stay_in_line(now, turn, len(starts))
+        self._save_place(now, turn, len(starts))
         wait = (self.due(now) - now).total_seconds()
         if closed and closed.reason == "rate_limited":
             closed = Closed("rate_limited", wait)
@@ -225,7 +225,7 @@ class Gate:
         first = [t for t in others if (t.tag, t.at) < (turn.tag, turn.at)]
         return sum(min(t.images, max(round((turn.tag - t.tag) / size), 1) * size) for t in first)
 
-    def _enter_line(self, now: datetime, run: UUID, images: int) -> Turn:
+    def _place_in_line(self, now: datetime, run: UUID, images: int) -> Turn:
         for other, turn in list(self.line.items()):
             if turn.heard_at < now - timedelta(seconds=90):
                 del self.line[other]
@@ -252,7 +252,7 @@ class Gate:
         given = max(due, min(near - before, size), near - theirs, told)
         return starts[: max(min(given, most), 0)]
 
-    def _stay_in_line(self, now: datetime, turn: Turn, given: int) -> None:
+    def _save_place(self, now: datetime, turn: Turn, given: int) -> None:
         if given:
             turn.tag, turn.served = turn.tag + given, True
             turn.at = NEVER
@@ -294,8 +294,7 @@ class Gate:
             missed, self.probed_at, self.probe_at = 1, None, next_probe
         least = most = facts.retry_seconds or WINDOW
         if facts.period == "day":
-            self.epoch += 1
-            return (next_daily_reset(now),) * 2
+            least = most = (next_daily_reset(now) - now).total_seconds()
         if facts.period == "minute" and facts.limit and min(facts.limit, self.rate) != self.allowed:
             self.learned, self.stated, self.learned_at = Decimal(facts.limit), True, now
             self.probe_at, self.proven = next_probe, min(facts.limit, self.rate)
