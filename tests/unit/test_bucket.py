@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from worker.supabase.bucket import Bucket
+from worker.supabase.bucket import MAX_IMAGE_BYTES, Bucket
 from worker.supabase.storage import BUCKET
 from worker.supabase.storage_proof import PIXELS, probe_image
 
@@ -27,3 +27,9 @@ def test_a_probe_has_the_type_and_size_of_the_refused_image(kind: str) -> None:
     with Image.open(BytesIO(probe.data)) as image:
         image.load()
         assert (image.size, image.get_format_mimetype()) == ((1, 1), kind)
+
+
+def test_a_probe_is_never_larger_than_the_bucket_takes() -> None:
+    """Otherwise an image beyond the limit would keep all runs from working for good."""
+    probe = probe_image({"bytes": MAX_IMAGE_BYTES + 1, "mimeType": "image/png"})
+    assert len(probe.data) == MAX_IMAGE_BYTES

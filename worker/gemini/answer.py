@@ -18,6 +18,8 @@ _MOST_TOKENS = 1_000_000_000  # the sum of two counts must fit into the database
 
 MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
+_END_MARKERS = {"image/png": b"IEND", "image/jpeg": b"\xff\xd9"}
+
 # A release has the price and limits of its model: `-001`, `-preview`, `-preview-09-2025`, `-latest`.
 _RELEASE = re.compile(r"-(\d{3}|(preview|exp|latest)(-\d{2}-\d{2,4})?|\d{2}-\d{2,4})")
 
@@ -98,9 +100,8 @@ def _known(count: int | None) -> int | None:
 
 
 def _has_end(data: bytes, mime_type: str) -> bool:
-    """Whether the file has its end marker. Data after it is accepted, because the image has been paid for."""
-    if mime_type == "image/png":
-        return b"IEND" in data[-65536:]
-    if mime_type == "image/jpeg":
-        return b"\xff\xd9" in data[-65536:]
-    return mime_type != "image/webp" or int.from_bytes(data[4:8], "little") <= len(data) - 8
+    """Whether the file has its end marker; a WebP file has none, and `inspect` refuses an incomplete one.
+
+    Data after the marker is accepted, because the image has been paid for.
+    """
+    return _END_MARKERS.get(mime_type, b"") in data[-65536:]

@@ -94,10 +94,8 @@ class BoundedConnection(H11Protocol):
     def _replace_waiting(self) -> bool:
         """Close the connection that has waited longest for a request, or the rest of one; False if all are
         in use."""
-        others = [
-            each for each in self.connections if isinstance(each, BoundedConnection) and each is not self
-        ]
-        waiting = [each for each in others if each._awaits_request]
+        connections = [each for each in self.connections if isinstance(each, BoundedConnection)]
+        waiting = [each for each in connections if each._awaits_request]
         if not waiting:
             return False
         oldest = min(waiting, key=lambda each: each._head.started)

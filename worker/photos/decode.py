@@ -102,7 +102,8 @@ class Source:
             raise Unusable("photo_damaged", "is damaged: it ends early")
         with _readable():
             size = webp_size(data) if kind == "WEBP" else None  # Pillow would reserve memory for its pixels
-        _check_pixels(size or (1, 1))
+        if size:
+            _check_pixels(size)
         with _readable():
             image = Image.open(BytesIO(data), formats=(kind,))
         _check_pixels(image.size)

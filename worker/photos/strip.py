@@ -77,7 +77,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
     while name != b"IEND":
         name = data[at + 4 : at + 8]
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if end > len(data) or len(name) < 4:
+        if end > len(data):
             raise ValueError("the PNG has no end")
         if name in _PNG_PIXELS or (name in _PNG_NUMBERS and end - at <= 12 + _MOST_NUMBER_BYTES):
             yield data[at:end]

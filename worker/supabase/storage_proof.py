@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from worker import log
@@ -19,7 +19,8 @@ from worker.errors import GenerationError, Misconfigured
 from worker.jobs import GeneratedImage, Usage
 from worker.supabase.bucket import MAX_IMAGE_BYTES
 from worker.supabase.database_time import is_before
-from worker.supabase.queue import Database
+from worker.supabase.queue import Queue
+from worker.supabase.storage import PhotoStore
 
 CALL_SECONDS = 15.0
 """Timeout of reading the bucket's settings, of a probe's upload or removal, and of a report."""
@@ -41,21 +42,11 @@ PIXELS = {
 """A one-pixel image of each type. Padding after the image's end is ignored by decoders."""
 
 
-class Bucket(Protocol):
-    """Where images are stored; raises Misconfigured and QueueUnavailable."""
-
-    async def check(self, within: Within) -> None: ...
-
-    async def put(self, path: str, image: GeneratedImage, within: Within) -> None: ...
-
-    async def remove(self, path: str, within: Within) -> None: ...
-
-
 class StorageProof:
     """What a process knows about Storage; shared by its runs."""
 
-    def __init__(self, bucket: Bucket, database: Database) -> None:
-        self._bucket, self._database = bucket, database
+    def __init__(self, store: PhotoStore, queue: Queue) -> None:
+        self._store, self._queue = store, queue
         self._checked = False
         self._unreported: Mapping[str, Any] | None = None
 
@@ -67,7 +58,7 @@ class StorageProof:
         _refuse_before_its_time(refused, now)
         refused = refused or self._unreported
         if refused or not self._checked:
-            await self._bucket.check(deadline.within(CALL_SECONDS))
+            await self._store.check(deadline.within(CALL_SECONDS))
             self._checked = True
         if refused:
             await self._prove(refused, deadline)
@@ -100,11 +91,11 @@ class StorageProof:
     async def _prove(self, refused: Mapping[str, Any], deadline: Deadline) -> None:
         """Upload a probe of the refused image's size and type."""
         probe, path = probe_image(refused), f"{FOLDER}/{uuid4()}"
-        await self._bucket.put(path, probe, deadline.within(CALL_SECONDS))
+        await self._store.put(path, probe, deadline.within(CALL_SECONDS))
         self._unreported = None
         log.event("storage_proved", bytes=len(probe.data))
         try:
-            await self._bucket.remove(path, deadline.within(CALL_SECONDS))
+            await self._store.remove(path, deadline.within(CALL_SECONDS))
         except GenerationError as error:
             log.event("object_left", level="warning", code=error.code, reason=error.message)
         await self._report(True, refused, deadline.within(CALL_SECONDS))
@@ -113,7 +104,7 @@ class StorageProof:
         """Report to the database; returns whether that succeeded."""
         try:
             params = {"p_kept": is_kept, "p_facts": dict(facts)}
-            await self._database.rpc("report_storage", params, within)
+            await self._queue.rpc("report_storage", params, within)
         except GenerationError as error:
             log.event("storage_not_reported", level="error", code=error.code, reason=error.message)
             return False
@@ -132,7 +123,6 @@ def _refuse_before_its_time(refused: Mapping[str, Any] | None, now: str | None) 
 
 def probe_image(refused: Mapping[str, Any]) -> GeneratedImage:
     """A probe of the refused image's type and size; PNG if the type is unknown, within the bucket's limit."""
-    kind = str(refused.get("mimeType"))
-    kind = kind if kind in PIXELS else "image/png"
-    size = min(int(refused.get("bytes") or 0), MAX_IMAGE_BYTES)
+    kind = refused["mimeType"] if refused["mimeType"] in PIXELS else "image/png"
+    size = min(refused["bytes"], MAX_IMAGE_BYTES)
     return GeneratedImage(b64decode(PIXELS[kind]).ljust(size, b"\0"), kind, 1, 1, Usage(model="probe"))
