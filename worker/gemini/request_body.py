@@ -8,7 +8,6 @@ when the body is sent, by the base64 to which each photo was encoded once.
 from __future__ import annotations
 
 import base64
-import re
 import secrets
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,10 +41,14 @@ async def fill_in(request: httpx.Request) -> None:
     photos = _photos.get({})
     if not photos:
         return
-    parts = re.split(b"(%s)" % b"|".join(photos), request.content)
-    if len(parts) != 2 * len(photos) + 1:
-        raise ValueError("the SDK did not send each photo exactly once as URL-safe base64")
-    request.stream = PhotoBody([photos.get(part, part) for part in parts])
+    parts: list[bytes] = []
+    rest = request.content
+    for placeholder, photo in photos.items():
+        before, found, rest = rest.partition(placeholder)
+        if not found or placeholder in rest:
+            raise ValueError("the SDK did not send each photo exactly once, in order, as URL-safe base64")
+        parts += [before, photo]
+    request.stream = PhotoBody([*parts, rest])
     request.headers["Content-Length"] = str(request.stream.size)
 
 
