@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 from collections.abc import AsyncIterator
 
@@ -9,7 +10,7 @@ import pytest
 
 from tests.support.faults import FaultProxy, refusal
 from tests.support.runs import SOURCES, Site, picture
-from tests.support.wire import Wire, listening, reply
+from tests.support.wire import Asked, Wire, listening, reply
 from worker.errors import (
     BadInput,
     GenerationError,
@@ -148,6 +149,20 @@ async def test_a_photo_is_gone_only_if_storage_says_that_the_object_is(
     error = await failed(store, "download")
     assert (type(error), error.code) == (BadInput, "photo_missing")
     assert "me.png" in error.message
+
+
+async def test_a_photo_that_is_too_large_is_refused_before_its_bytes_come(
+    wire: Wire, store: PhotoStore
+) -> None:
+    """By the length that Storage states; here no byte of the photo would ever come."""
+
+    def announce(_: Asked, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n")
+        writer.close()
+
+    wire.answer = announce
+    error = await failed(store, "download")
+    assert (type(error), error.code) == (BadInput, "photo_too_large")
 
 
 @pytest.mark.parametrize(

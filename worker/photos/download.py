@@ -218,7 +218,8 @@ class PhotoDownload:
                     raise BadInput("photo_link_expired", said)
                 _refuse_status(url, response.status, headers)
             refuse_compressed(url.shown, headers.get(b"content-encoding", b"").decode("latin-1"))
-            return await _read(url, headers.get(b"content-length", b""), response, max_bytes)
+            stated = stated_bytes(headers.get(b"content-length", b"").decode("latin-1"))
+            return await _read(url, stated, response, max_bytes)
 
     def _connections(self) -> Sequence[httpcore.AsyncConnectionPool]:
         if not self._pools:
@@ -233,8 +234,7 @@ class PhotoDownload:
         return self._pools
 
 
-async def _read(url: PhotoUrl, length: bytes, response: httpcore.Response, max_bytes: int) -> bytes:
-    stated = int(length) if re.fullmatch(rb"\d{1,20}", length) else 0
+async def _read(url: PhotoUrl, stated: int, response: httpcore.Response, max_bytes: int) -> bytes:
     data = BytesIO()  # a bytearray would be copied at the end
     if stated <= max_bytes:
         async for chunk in response.aiter_stream():
@@ -249,6 +249,11 @@ async def _read(url: PhotoUrl, length: bytes, response: httpcore.Response, max_b
 def too_large(shown: str, max_bytes: int) -> BadInput:
     """The error for a photo above the size limit."""
     return BadInput("photo_too_large", f"{shown}: larger than {max_bytes / 1e6:g} MB")
+
+
+def stated_bytes(content_length: str) -> int:
+    """The number in a `Content-Length`; 0 without one."""
+    return int(content_length) if re.fullmatch(r"[0-9]{1,20}", content_length) else 0
 
 
 def refuse_compressed(shown: str, content_encoding: str) -> None:

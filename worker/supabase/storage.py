@@ -26,7 +26,7 @@ from worker.errors import (
     Transient,
 )
 from worker.jobs import GeneratedImage, Job, Usage
-from worker.photos.download import refuse_compressed, too_large
+from worker.photos.download import refuse_compressed, stated_bytes, too_large
 from worker.photos.image_info import inspect
 from worker.supabase.bucket import MAX_IMAGE_BYTES, read_bucket
 from worker.supabase.client import Project
@@ -172,6 +172,8 @@ class PhotoStore:
                     answer = read(response.status_code, await response.aread())
                     raise _download_error(answer, bucket, path)
                 refuse_compressed(_shown(path), response.headers.get("content-encoding", ""))
+                if stated_bytes(response.headers.get("content-length", "")) > max_bytes:
+                    raise too_large(_shown(path), max_bytes)
                 async for chunk in response.aiter_raw():
                     data.write(chunk)
                     if data.tell() > max_bytes:
