@@ -119,6 +119,22 @@ async def test_photos_of_every_type_that_gemini_takes_are_kept_as_they_came(
     assert [gemini.received.photo(sha) for sha in call.photo_shas] == [data]
 
 
+@pytest.mark.parametrize(("kind", "status"), [("image/heic", 400), ("image/heif", 400), ("image/png", 200)])
+async def test_a_heic_is_taken_inline_only(
+    gemini: Simulator, wire: httpx.AsyncClient, kind: str, status: int
+) -> None:
+    """Gemini refuses one that a request names by its URL."""
+    part = types.Part.from_uri(file_uri="https://photos.example.com/me", mime_type=kind)
+    config = types.GenerateContentConfig(response_modalities=["IMAGE"])
+    models = sdk(wire, gemini.url).aio.models
+    if status == 200:
+        assert images(await models.generate_content(model=MODEL, contents=part, config=config))
+        return
+    with pytest.raises(errors.ClientError, match="HEIC and HEIF are taken inline") as caught:
+        await models.generate_content(model=MODEL, contents=part, config=config)
+    assert (caught.value.code, gemini.paid()) == (400, 0)
+
+
 async def test_a_request_beyond_the_limit_is_refused(gemini: Simulator, generate: Generate) -> None:
     with pytest.raises(errors.ClientError, match="payload size exceeds the limit: 100000000 bytes"):
         await generate(photos=(bytes(75_000_001),))

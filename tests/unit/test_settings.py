@@ -74,6 +74,11 @@ def test_all_problems_are_told_at_once() -> None:
         ({"SUPABASE_URL": "https://abc.supabase.co/rest/v1"}, "SUPABASE_URL"),
         ({"IMAGES_AT_A_TIME": "2.5"}, "IMAGES_AT_A_TIME"),
         ({"JOBS_AT_A_TIME": "0"}, "JOBS_AT_A_TIME"),
+        ({"PHOTO_MAX_EDGE": "511"}, "PHOTO_MAX_EDGE"),
+        ({"PHOTO_MAX_EDGE": "4097"}, "PHOTO_MAX_EDGE"),
+        ({"PHOTO_MAX_EDGE": "none"}, "PHOTO_MAX_EDGE"),
+        ({"PHOTO_MAX_MB": "0"}, "PHOTO_MAX_MB"),
+        ({"PHOTO_MAX_MB": "30.1"}, "PHOTO_MAX_MB"),
         ({"MARGIN_SECONDS": "nan"}, "MARGIN_SECONDS"),
         ({"DRAIN_JOB": "generation-worker"}, "DRAIN_JOB"),
         ({"DRAIN_JOB": "projects/p/locations/l/services/s"}, "DRAIN_JOB"),
@@ -82,6 +87,13 @@ def test_all_problems_are_told_at_once() -> None:
 def test_contradictory_or_impossible_values_are_refused_by_name(changes: dict[str, str], named: str) -> None:
     """Values that do not fit together or cannot be are refused, and the variable is named."""
     assert named in problems(**changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "edge"), [("", 2048), ("512", 512), ("4096", 4096), ("off", None), ("OFF", None)]
+)
+def test_photos_have_the_edge_that_is_set_or_keep_their_size(text: str, edge: int | None) -> None:
+    assert read(PHOTO_MAX_EDGE=text).photo_max_edge == edge
 
 
 @pytest.mark.parametrize("allowed", ["1", "true", "YES"])
