@@ -1,1 +1,1 @@
-"""Source photos: which URLs and Storage paths are allowed, and how their bytes are fetched."""
+"""Source photos: which references are allowed, how their files are fetched, and what Gemini gets of them."""
