@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -71,6 +74,31 @@ def test_a_file_that_breaks_off_is_damaged(kind: str, tenth: int) -> None:
     assert caught.value.reason.startswith("is damaged: it")
 
 
+LOADED = """
+import sys
+from worker.photos.decode import Limits, Source
+from worker.photos.kinds import kind_of
+
+data = sys.stdin.buffer.read()
+Source(kind_of(data), data, Limits(2048, 5_000_000), 400_000_000).prepare()
+print(*(name.removeprefix("PIL.").removesuffix("ImagePlugin") for name in sys.modules
+        if name.endswith("ImagePlugin") or name == "pi_heif"))
+"""
+ALWAYS = {"Bmp", "Gif", "Jpeg", "Ppm", "Png"}
+"""What Pillow loads for any image. TIFF's plugin also reads EXIF."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [("JPEG", ""), ("TIFF", ""), ("WEBP", "WebP"), ("AVIF", "Avif"), ("HEIF", "pi_heif")]
+)
+def test_a_photo_is_read_by_the_library_of_its_own_kind_alone(kind: str, own: str) -> None:
+    """A decoder that gets no HEIC or AVIF starts faster, and no file reaches a format that nobody takes."""
+    command = [sys.executable, "-W", "ignore", "-c", LOADED]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, cwd=root, input=WHOLE[kind], capture_output=True, check=True, timeout=60)
+    assert {*done.stdout.decode().split(), "Tiff"} == {*ALWAYS, "Tiff", *own.split()}
+
+
 def tiff_of_one_large_tile() -> bytes:
     """64 x 64 pixels in one tile of 23 008 x 23 008, which has to be decoded as a whole: 500 MB."""
     tile = zlib.compress(bytes(1000))
@@ -105,7 +133,10 @@ def test_a_photo_of_a_hundred_megapixels_is_prepared() -> None:
         ),
         (lambda: saved(Image.new("1", (20_000, 2_000)), "TIFF"), None),
         (tiff_of_one_large_tile, "64 x 64 pixels; the limit"),
-        (lambda: saved(Image.new("1", (30_000, 2_000)), "TIFF"), "30000 x 2000 pixels; the limit .* 5. mega"),
+        (
+            lambda: saved(Image.new("1", (30_000, 2_000)), "TIFF"),
+            "30000 x 2000 pixels; the limit .* 53 mega",
+        ),
     ],
 )
 def test_more_pixels_than_fit_into_memory_are_refused_before_they_are_decoded(
@@ -127,6 +158,17 @@ def test_a_photo_has_at_most_the_bytes_that_fit_into_a_request() -> None:
     found = {part: prepared(noise, Limits(2048, round(len(best.data) * part))) for part in (0.6, 0.05)}
     assert all(len(made.data) <= len(best.data) * part for part, made in found.items())
     assert (best.width, found[0.6].width, found[0.05].width) == (512, 512, 128)
+
+
+@pytest.mark.parametrize(("limits", "passes"), [(USUAL, True), (KEPT, False)])
+def test_off_takes_fewer_pixels_because_it_keeps_them_all(limits: Limits, passes: bool) -> None:
+    """48 megapixels are made smaller while they are decoded, but are too many at their full size."""
+    data = saved(Image.new("L", (8064, 6048), 90), "JPEG")
+    if passes:
+        assert prepared(data, limits).width == 2016
+        return
+    with pytest.raises(Unusable, match="has 8064 x 6048 pixels; the limit for such a file is 35 megapixels"):
+        prepared(data, limits)
 
 
 def test_drawings_are_sent_as_png_and_photographs_as_jpeg() -> None:

@@ -113,7 +113,8 @@ class Source:
         self._image = image
         self.memory = _memory(kind, image, (width, height), limits.edge)
         if self.memory > max_memory:
-            _too_large(width, height, round(width * height * max_memory / self.memory))
+            share = (max_memory - _WORKING_BYTES) / (self.memory - _WORKING_BYTES)
+            _too_large(width, height, int(width * height * share))
 
     def prepare(self) -> Prepared:
         """Decode, convert and encode the photo; only once. Raises Unusable.
@@ -372,5 +373,5 @@ def _check_pixels(size: tuple[int, int]) -> None:
 
 
 def _too_large(width: int, height: int, most: int) -> NoReturn:
-    said = f"has {width} x {height} pixels; the limit for such a file is {most / 1e6:.0f} megapixels"
+    said = f"has {width} x {height} pixels; the limit for such a file is {most // 1_000_000} megapixels"
     raise Unusable("photo_too_large", said)
