@@ -123,11 +123,11 @@ class ModelRetired(Misconfigured):
 
 
 class ProjectRefused(Misconfigured):
-    """The Supabase project refuses all calls, or this key; `said` is the problem, `fix` what to do."""
+    """The Supabase project refuses all calls, or this key; `problem` is the problem, `fix` what to do."""
 
-    def __init__(self, code: str, said: str, fix: str) -> None:
-        super().__init__(code, f"{said}: {fix}")
-        self.said = said
+    def __init__(self, code: str, problem: str, fix: str) -> None:
+        super().__init__(code, f"{problem}: {fix}")
+        self.problem = problem
         self.fix = fix
 
 

@@ -12,13 +12,13 @@ from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.command_line")
 
-UNUSABLE = ["erase", "prune --older-than-days 0", "prune --limit x", "sweep --limit 0"]
+USAGE_ERROR = ["erase", "prune --older-than-days 0", "prune --limit x", "sweep --limit 0"]
 OLD = """
     update photo_generation_batches set "completedAt" = "completedAt" - interval '40 days';
     update photo_generation_queue set "completedAt" = "completedAt" - interval '40 days'"""
 
 
-@pytest.mark.parametrize("arguments", UNUSABLE)
+@pytest.mark.parametrize("arguments", USAGE_ERROR)
 def test_invalid_arguments_remove_nothing(arguments: str) -> None:
     """They are refused first."""
     with pytest.raises(SystemExit) as ended:

@@ -106,7 +106,7 @@ async def test_an_idle_run_asks_nobody(site: Site, google: responses.RequestsMoc
     asked = []
 
     class Unasked:
-        async def rpc(self, *given: object) -> Any:
+        async def rpc(self, *given: Any, **named: Any) -> dict[str, Any]:
             asked.append(given)
             return {"ready": 0}
 

@@ -124,7 +124,7 @@ def _gate(command: argparse.ArgumentParser) -> None:
     change.add_argument(
         "--burst", metavar="N", type=whole(0, 1000), help="images that may start at once; 0: half of the rate"
     )
-    for name, kind, told in (
+    for name, kind, help_text in (
         ("--images-per-day", cap, "daily cap in images, or `none`"),
         ("--dollars-per-day", cap, "daily cap in dollars, or `none`"),
         ("--user-images-queued", cap, "waiting images of one user, or `none`"),
@@ -133,7 +133,7 @@ def _gate(command: argparse.ArgumentParser) -> None:
         ("--max-runs", whole(1, 1000), "concurrent runs"),
         ("--max-age-hours", whole(1, 8760), "age at which a waiting job fails"),
     ):
-        change.add_argument(name, metavar="N", type=kind, default=argparse.SUPPRESS, help=told)
+        change.add_argument(name, metavar="N", type=kind, default=argparse.SUPPRESS, help=help_text)
     change.add_argument(
         "--allow-anonymous", choices=("yes", "no"), help="whether Supabase's anonymous users may order"
     )
@@ -156,12 +156,12 @@ def _models(command: argparse.ArgumentParser) -> None:
     change = actions.add_parser("set", help="correct a model for all workers")
     _json(change)
     change.add_argument("model", metavar="MODEL", help="the model's full name")
-    for name, metavar, kind, told in (
+    for name, metavar, kind, help_text in (
         ("--dollars", "N", cap, "price of a 1K image, or `none`"),
         ("--ends", "DATE", text_or_none, "announced end, like 2027-03-15, or `none`"),
         ("--successor", "NAME", text_or_none, "the model that replaces it, or `none`"),
     ):
-        change.add_argument(name, metavar=metavar, type=kind, default=argparse.SUPPRESS, help=told)
+        change.add_argument(name, metavar=metavar, type=kind, default=argparse.SUPPRESS, help=help_text)
     change.add_argument("--source", metavar="TEXT", help="source of the correction")
     change.add_argument("--available", action="store_true", help="forget that Google answered 404 for it")
 
@@ -169,8 +169,8 @@ def _models(command: argparse.ArgumentParser) -> None:
 def _hosts(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", metavar="ACTION", required=True)
     _json(actions.add_parser("list", help="show the hosts that https:// photos may come from"))
-    for name, told in (("add", "allow photos from a host"), ("remove", "remove a host")):
-        change = actions.add_parser(name, help=told)
+    for name, help_text in (("add", "allow photos from a host"), ("remove", "remove a host")):
+        change = actions.add_parser(name, help=help_text)
         _json(change)
         change.add_argument(
             "host", metavar="HOST", help="a host, `*.example.com` for all its subdomains, or `*`"

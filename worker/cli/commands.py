@@ -41,7 +41,7 @@ OK = 0
 FAILED = 1
 """The run failed, or Supabase could not be reached or refused the call."""
 
-UNUSABLE = 2
+USAGE_ERROR = 2
 """The arguments, a file or the settings are invalid; argparse uses the same code."""
 
 
@@ -57,7 +57,7 @@ LIMITS = {
 """The options of `gate set` for all models, with their names in `set_generation_limits`."""
 
 
-class Unusable(Exception):
+class UsageError(Exception):
     """The arguments or a file are invalid; the text says why."""
 
 
@@ -79,7 +79,7 @@ async def tick(worker: Worker, options: Namespace) -> int:
         return OK
     most = worker.settings.invocation_timeout_seconds
     if options.budget_seconds is not None and options.budget_seconds > most:
-        raise Unusable(f"--budget-seconds is at most the invocation timeout, {most:g}")
+        raise UsageError(f"--budget-seconds is at most the invocation timeout, {most:g}")
     with stop_on_signal(worker.stop):
         summary = await run_once(worker, RunRequest(options.max_jobs, options.budget_seconds))
     if summary is None:
@@ -120,18 +120,18 @@ async def enqueue(worker: Worker, options: Namespace) -> int:
 
 
 def read_order(name: str) -> dict[str, Any]:
-    """The JSON object in a file, or on stdin for `-`. Raises Unusable."""
+    """The JSON object in a file, or on stdin for `-`. Raises UsageError."""
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return parse_object(data.removeprefix(codecs.BOM_UTF8), "application/json")
     except OSError as exc:
-        raise Unusable(f"{name} cannot be read: {exc.strerror}") from exc
+        raise UsageError(f"{name} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # a NUL in the name
-        raise Unusable("the file's name contains NUL") from exc
+        raise UsageError("the file's name contains NUL") from exc
     except RequestRefused as exc:
         where = "stdin" if name == "-" else name
-        said = exc.message.replace("the body", "the order")
-        raise Unusable(f"{where}: {said}") from exc
+        message = exc.message.replace("the body", "the order")
+        raise UsageError(f"{where}: {message}") from exc
 
 
 async def status(worker: Worker, options: Namespace) -> int:
@@ -228,14 +228,14 @@ async def gate(worker: Worker, options: Namespace) -> int:
 
 
 async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
-    """Set only the given options. Raises Unusable without any."""
+    """Set only the given options. Raises UsageError without any."""
     call = worker.queue.rpc
     limits = {field: getattr(options, name) for name, field in LIMITS.items() if hasattr(options, name)}
     if options.allow_anonymous:
         limits["allowAnonymous"] = options.allow_anonymous == "yes"
     rated = options.rate is not None or options.burst is not None
     if not limits and not rated:
-        raise Unusable("gate set: add an option, for example --rate 10 or --images-per-day 500")
+        raise UsageError("gate set: add an option, for example --rate 10 or --images-per-day 500")
     if rated and options.model and not options.new_model:
         await _must_be_known(worker, options.model)
     answer: Mapping[str, Any] = {}
@@ -253,36 +253,36 @@ async def _set_gate(worker: Worker, options: Namespace) -> Mapping[str, Any]:
 
 
 async def _must_be_known(worker: Worker, model: str) -> None:
-    """Raises Unusable for an unknown model, whose name is probably misspelled."""
+    """Raises UsageError for an unknown model, whose name is probably misspelled."""
     models = KnownModels(await worker.queue.rpc("generation_models", {}))
     known = {*models.rows, worker.settings.gemini_model_name, *followed(worker.settings, models)}
     if model not in known:
         names = ", ".join(sorted(known))
-        raise Unusable(
+        raise UsageError(
             f"gate set: the model {model!r} is unknown; known are {names} (use --new-model to set it anyway)"
         )
 
 
 async def _remove_gate(worker: Worker, model: str) -> Mapping[str, Any]:
-    """Remove a gate; returns the others. Raises Unusable for the configured model and for a missing gate."""
+    """Remove a gate; returns the others. Raises UsageError for the configured model or a missing gate."""
     if model == worker.settings.gemini_model_name:
-        raise Unusable(f"gate remove: {model} is GEMINI_MODEL_NAME; its gate is in use")
+        raise UsageError(f"gate remove: {model} is GEMINI_MODEL_NAME; its gate is in use")
     answer = await worker.queue.rpc("remove_generation_gate", {"p_model": model})
     if not answer["removed"]:
         names = ", ".join(each["model"] for each in answer["gates"]) or "none"
-        raise Unusable(f"gate remove: {model!r} has no gate; models with a gate: {names}")
+        raise UsageError(f"gate remove: {model!r} has no gate; models with a gate: {names}")
     return answer
 
 
 async def models(worker: Worker, options: Namespace) -> int:
-    """Show the models, after a correction if asked for. Raises Unusable for a correction without options."""
+    """Show the models, after a correction if asked for. Raises UsageError if that has no options."""
     call = worker.queue.rpc
     if options.action == "set":
         names = {"dollars": "dollars", "ends": "announcedEnd", "successor": "announcedSuccessor"}
         facts = {field: getattr(options, name) for name, field in names.items() if hasattr(options, name)}
         facts |= {"available": True} if options.available else {}
         if not facts:
-            raise Unusable("models set: add an option, for example --ends 2027-03-15 or --dollars 0.039")
+            raise UsageError("models set: add an option, for example --ends 2027-03-15 or --dollars 0.039")
         facts |= {"source": options.source} if options.source else {}
         answer = await call("set_generation_model", {"p_model": options.model, "p_facts": facts})
     else:
@@ -301,11 +301,11 @@ async def hosts(worker: Worker, options: Namespace) -> int:
         answer = await call("add_generation_photo_host", {"p_host": options.host})
     elif options.action == "remove":
         if options.host.lower() == own:
-            raise Unusable("hosts remove: this is the project's own host, which every run adds again")
+            raise UsageError("hosts remove: this is the project's own host, which every run adds again")
         answer = await call("remove_generation_photo_host", {"p_host": options.host})
         if not answer["removed"]:
             names = ", ".join(answer["hosts"]) or "none"
-            raise Unusable(f"hosts remove: {options.host!r} is not in the list: {names}")
+            raise UsageError(f"hosts remove: {options.host!r} is not in the list: {names}")
     else:
         answer = await call("generation_photo_hosts", {})
     if options.json:
@@ -325,7 +325,7 @@ async def photo(worker: Worker, options: Namespace) -> int:
     try:
         await asyncio.to_thread(Path(options.out).write_bytes, made.data)
     except OSError as exc:
-        raise Unusable(f"photo: {options.out} cannot be written: {exc.strerror}") from exc
+        raise UsageError(f"photo: {options.out} cannot be written: {exc.strerror}") from exc
     say_json({"bytes": made.original_bytes, "sentBytes": made.size, "sentType": made.mime_type})
     return OK
 
@@ -351,7 +351,7 @@ async def prune(worker: Worker, options: Namespace) -> int:
 
 
 async def erase(worker: Worker, options: Namespace) -> int:
-    """Remove a user from all tables and from Storage. Raises Unusable if that was not confirmed."""
+    """Remove a user from all tables and from Storage. Raises UsageError if that was not confirmed."""
     if not options.yes:
         sys.stderr.write(
             f"This permanently removes every order and every generated photo of {options.user!r}.\n"
@@ -359,7 +359,7 @@ async def erase(worker: Worker, options: Namespace) -> int:
         )
         sys.stderr.flush()
         if sys.stdin.readline().strip() != options.user:
-            raise Unusable("nothing was erased: the user id was not confirmed (--yes skips the question)")
+            raise UsageError("nothing was erased: the user id was not confirmed (--yes skips the question)")
     done = await worker.erase(options.user)
     say_json(done)
     if not any(count for name, count in done.items() if name.endswith("Removed")):
@@ -381,7 +381,7 @@ def _service(options: Namespace) -> Resource | None:
     try:
         return named_service(options.service, options.project, options.region)
     except ValueError as exc:
-        raise Unusable(str(exc)) from exc
+        raise UsageError(str(exc)) from exc
 
 
 def report(findings: Sequence[Finding], as_json: bool) -> None:
@@ -394,11 +394,11 @@ def report(findings: Sequence[Finding], as_json: bool) -> None:
 
 def complain(error: QueueRefused | QueueUnavailable | Misconfigured) -> None:
     """Print an error and its hint to stderr."""
-    said, hint = error.message, "run python -m worker check to find the cause"
+    message, hint = error.message, "run python -m worker check to find the cause"
     if isinstance(error, QueueRefused):
         hint = error.hint or ""
     elif isinstance(error, ProjectRefused):
-        said, hint = error.said, error.fix
+        message, hint = error.problem, error.fix
     elif isinstance(error, QueueUnavailable):
-        said = f"Supabase did not answer: {error.message}"
-    sys.stderr.write(f"error: {said} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))
+        message = f"Supabase did not answer: {error.message}"
+    sys.stderr.write(f"error: {message} ({error.code})\n" + (f"hint: {hint}\n" if hint else ""))

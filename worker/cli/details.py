@@ -57,19 +57,19 @@ def _job(job: Mapping[str, Any], now: str) -> list[str]:
 
 
 def _state(job: Mapping[str, Any], now: str) -> str:
-    said = STATES[job["status"]]
+    state = STATES[job["status"]]
     if job["status"] == "processing":
         dead = job["leaseExpiresAt"] <= now
         return (
-            f"{said}, locked by {job['lockedBy']}"
+            f"{state}, locked by {job['lockedBy']}"
             if not dead
             else "its worker died; the next run will pick it up"
         )
     if job["retryAt"] is None:
-        return said
+        return state
     if job["status"] == "pending":
         return f"waiting, next try at {_time(job['retryAt'])}"
-    return f"{said}, next try at {_time(job['retryAt'])}"
+    return f"{state}, next try at {_time(job['retryAt'])}"
 
 
 def _image(image: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ CUT_SECONDS = 1.2
 together are below the 10 s between SIGTERM and SIGKILL on Cloud Run and Docker."""
 
 
-class Worker(Protocol):
+class Runner(Protocol):
     """Does the runs; `stopping` is set when it should stop."""
 
     stopping: asyncio.Event
@@ -58,12 +58,12 @@ def stop_on_signal(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-async def run_once(worker: Worker, request: RunRequest) -> Mapping[str, Any] | None:
+async def run_once(worker: Runner, request: RunRequest) -> Mapping[str, Any] | None:
     """One run's summary, or None if it hung after the stop and was cancelled. Raises what the run raises."""
     run = asyncio.ensure_future(worker.run(request))
-    told = asyncio.ensure_future(worker.stopping.wait())
-    await asyncio.wait((run, told), return_when=asyncio.FIRST_COMPLETED)
-    told.cancel()
+    stopped = asyncio.ensure_future(worker.stopping.wait())
+    await asyncio.wait((run, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
     await asyncio.wait((run,), timeout=STOP_SECONDS)
     if not run.done():
         log.event("run_cut", level="error")
@@ -94,7 +94,7 @@ class Forever:
         return pause_seconds(summary, self.max_idle_seconds, self.uniform)
 
 
-async def loop(worker: Worker, pace: Pace) -> None:
+async def loop(worker: Runner, pace: Pace) -> None:
     """Do runs until the worker is stopped or `pace` ends the loop. Logs the errors of runs."""
     failures = 0
     while not worker.stopping.is_set():

@@ -16,7 +16,7 @@ import dotenv
 from worker import log
 from worker.app import Worker, default_worker_id
 from worker.cli.arguments import DEFAULT_ENV_FILE, parser
-from worker.cli.commands import FAILED, UNUSABLE, Unusable, complain, report
+from worker.cli.commands import FAILED, USAGE_ERROR, UsageError, complain, report
 from worker.common.isolation import hide_memory
 from worker.errors import Misconfigured, QueueRefused, QueueUnavailable
 from worker.ops.check import settings_findings
@@ -35,7 +35,7 @@ def read_arguments(arguments: Sequence[str]) -> Namespace:
     """Parse the arguments. Raises SystemExit if argparse refuses them."""
     if not arguments:
         parser().print_help(sys.stderr)
-        raise SystemExit(UNUSABLE)  # an error, so that a script notices that nothing was done
+        raise SystemExit(USAGE_ERROR)  # an error, so that a script notices that nothing was done
     return parser().parse_args(arguments)
 
 
@@ -48,9 +48,9 @@ async def run_command(options: Namespace) -> int:
         return await _execute(options, settings)
     except InvalidSettings as invalid:
         return _settings_unusable(options, invalid)
-    except Unusable as exc:
+    except UsageError as exc:
         sys.stderr.write(f"error: {exc}\n")
-        return UNUSABLE
+        return USAGE_ERROR
     except (QueueRefused, QueueUnavailable, Misconfigured) as error:
         complain(error)
         return FAILED
@@ -77,7 +77,7 @@ async def _execute(options: Namespace, settings: Settings) -> int:
 def read_env_file(path: str | Path | None) -> None:
     """Set the variables of a .env that are not exported, without replacing `${…}`.
 
-    The default `.env` may be missing. Raises Unusable if a given file cannot be read.
+    The default `.env` may be missing. Raises UsageError if a given file cannot be read.
     """
     if path is None or (path is DEFAULT_ENV_FILE and not DEFAULT_ENV_FILE.exists()):
         return
@@ -89,9 +89,9 @@ def read_env_file(path: str | Path | None) -> None:
             if value is not None:
                 os.environ.setdefault(name, value)
     except OSError as exc:
-        raise Unusable(f"{path} cannot be read: {exc.strerror}") from exc
+        raise UsageError(f"{path} cannot be read: {exc.strerror}") from exc
     except ValueError as exc:  # not UTF-8, or a NUL
-        raise Unusable(f"{path} is not a text file in UTF-8") from exc
+        raise UsageError(f"{path} is not a text file in UTF-8") from exc
 
 
 def warn_of_readers(path: str | Path | None) -> None:
@@ -114,8 +114,8 @@ def read_settings(options: Namespace) -> Settings:
 def _settings_unusable(options: Namespace, invalid: InvalidSettings) -> int:
     if options.command == "check":
         report([*settings_findings(invalid), *misspelled_findings(os.environ)], options.json)
-        return UNUSABLE
+        return USAGE_ERROR
     lines = [f"  {problem}" for problem in invalid.problems]
     text = "\n".join(["error: these settings are invalid:", *lines])
     sys.stderr.write(f"{text}\nhint: set them in the environment or in .env; see docs/settings.md\n")
-    return UNUSABLE
+    return USAGE_ERROR

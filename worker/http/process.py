@@ -32,7 +32,7 @@ from worker.run.request import Action, RunRequest
 MAX_BODY_BYTES = 64 * 1024
 
 
-class Worker(Protocol):
+class Backend(Protocol):
     """What the HTTP function calls: runs, sweeps, numbers and the operator's actions."""
 
     async def run(self, request: RunRequest) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ class QueueFunction:
     `after_run` receives each run's summary before the response is sent; it must be quick and never raise.
     """
 
-    worker: Worker
+    worker: Backend
     guard: Guard
     max_budget_seconds: float
     photo_origin: str = ""

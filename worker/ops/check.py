@@ -96,10 +96,10 @@ async def _supabase(worker: Parts) -> list[Finding]:
     schema = await _ask_schema(worker.queue)
     bucket = await ask_bucket(worker.project)
     if isinstance(schema, ProjectRefused):
-        return _no_supabase(schema.said, schema.fix)
+        return _no_supabase(schema.problem, schema.fix)
     if isinstance(bucket, GenerationError) and bucket.code in KEY_REFUSED:
         refused = key_trouble(SERVICE_KEY, "it does not accept the key, or the key is not a secret key")
-        return _no_supabase(refused.said, refused.fix)
+        return _no_supabase(refused.problem, refused.fix)
     if isinstance(schema, QueueUnavailable):
         return _no_supabase(schema.message, UNREACHABLE)
     if isinstance(schema, GenerationError):
@@ -134,8 +134,8 @@ async def _ask_schema(queue: Queue) -> dict[str, Any] | GenerationError:
 def _schema(answer: dict[str, Any]) -> Finding:
     version, missing = answer.get("version"), answer.get("functionsMissing")
     if not isinstance(version, int) or version < SCHEMA_VERSION:
-        said = f"the database is at {version}, this worker needs {SCHEMA_VERSION}"
-        return Finding("database", "failed", said, INSTALL)
+        message = f"the database is at {version}, this worker needs {SCHEMA_VERSION}"
+        return Finding("database", "failed", message, INSTALL)
     if missing:
         return Finding("database", "failed", f"functions are missing: {', '.join(missing)}", INSTALL)
     newer = f", newer than {SCHEMA_VERSION}, which this worker needs" if version > SCHEMA_VERSION else ""
@@ -150,12 +150,14 @@ def _hosts(schema: dict[str, Any], own: str | None) -> Finding:
     if hosts is None:
         return Finding("hosts", "skipped", "not checked, since the database check failed")
     if "*" in hosts:
-        said = "https:// photos may come from any public host"
+        message = "https:// photos may come from any public host"
         fix = "add your hosts: python -m worker hosts add HOST; then python -m worker hosts remove '*'"
-        return Finding("hosts", "warning", said, fix)
+        return Finding("hosts", "warning", message, fix)
     names = sorted({*hosts, *([own] if own else [])})
-    said = f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is accepted"
-    return Finding("hosts", "ok", f"{said} (to add a host: python -m worker hosts add HOST)")
+    message = (
+        f"https:// photos may come from {', '.join(names)}" if names else "no https:// photo is accepted"
+    )
+    return Finding("hosts", "ok", f"{message} (to add a host: python -m worker hosts add HOST)")
 
 
 def _callers(settings: Settings) -> Finding:
@@ -165,17 +167,17 @@ def _callers(settings: Settings) -> Finding:
     random = "(openssl rand -hex 32)"
     if not clock and not settings.operator_secret:
         refused = "all requests from other machines" if settings.development else "all requests"
-        said = (
+        message = (
             f"no credential is configured: the HTTP function refuses {refused} (the command line needs none)"
         )
         fix = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT; and OPERATOR_SECRET"
-        return Finding("callers", "warning", said, fix)
+        return Finding("callers", "warning", message, fix)
     if not clock:
-        said = "no credential for a clock is configured: the HTTP function cannot start runs"
+        message = "no credential for a clock is configured: the HTTP function cannot start runs"
         fix = f"set WORKER_SECRET {random}, or OIDC_AUDIENCE and OIDC_SERVICE_ACCOUNT"
-        return Finding("callers", "warning", said, fix)
+        return Finding("callers", "warning", message, fix)
     if not settings.operator_secret:
-        said = f"runs need {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows no data"
-        return Finding("callers", "warning", said, f"set OPERATOR_SECRET {random}")
-    said = f"runs need {' or '.join(clock)}; the dashboard needs X-Operator-Secret"
-    return Finding("callers", "ok", said)
+        message = f"runs need {' or '.join(clock)}; without OPERATOR_SECRET the dashboard shows no data"
+        return Finding("callers", "warning", message, f"set OPERATOR_SECRET {random}")
+    message = f"runs need {' or '.join(clock)}; the dashboard needs X-Operator-Secret"
+    return Finding("callers", "ok", message)

@@ -29,13 +29,13 @@ def read_access(deviations: Sequence[dict[str, Any]]) -> Finding:
     """One finding for all deviations; what the app has added is a warning only."""
     ours = [each for each in deviations if each["ours"]]
     if ours:
-        return Finding("access", "failed", _told(ours), REINSTALL)
+        return Finding("access", "failed", _listed(ours), REINSTALL)
     if deviations:
-        return Finding("access", "warning", _told(deviations), REVIEW)
+        return Finding("access", "warning", _listed(deviations), REVIEW)
     return Finding("access", "ok", "grants, row-level security and policies are as installed")
 
 
-def _told(deviations: Sequence[dict[str, Any]]) -> str:
-    told = [f"{each['object']}: {each['problem']}" for each in deviations[:SHOWN]]
+def _listed(deviations: Sequence[dict[str, Any]]) -> str:
+    named = [f"{each['object']}: {each['problem']}" for each in deviations[:SHOWN]]
     more = len(deviations) - SHOWN
-    return "; ".join(told) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(named) + (f"; and {more} more" if more > 0 else "")

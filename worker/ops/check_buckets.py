@@ -43,18 +43,18 @@ async def bucket_finding(
         return Finding("bucket", "failed", bucket.refusal, f"{INSTALL}; it repairs the bucket")
     refused = schema.get("storageRefused")
     if refused:
-        said = f"an image was paid for but not stored ({refused.get('at')}): {refused.get('problem')}"
+        message = f"an image was paid for but not stored ({refused.get('at')}): {refused.get('problem')}"
         wait_until = refused.get("waitUntil")
-        return Finding("bucket", "warning", said, RESUME.format(wait_until) if wait_until else NEXT_RUN)
+        return Finding("bucket", "warning", message, RESUME.format(wait_until) if wait_until else NEXT_RUN)
     missing = await _missing(project, [name for name in schema.get("photoBuckets", ()) if name != BUCKET])
     if missing:
         names = ", ".join(missing)
-        said = f"photos may come from buckets that do not exist: {names}"
+        message = f"photos may come from buckets that do not exist: {names}"
         fix = (
             "create them in the dashboard (Storage, New bucket, not public), "
             f"or delete their rows from generation.photo_buckets ({names})"
         )
-        return Finding("bucket", "warning", said, fix)
+        return Finding("bucket", "warning", message, fix)
     return Finding("bucket", "ok", f"{BUCKET} exists, is private and accepts Gemini's images")
 
 

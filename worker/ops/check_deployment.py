@@ -86,13 +86,13 @@ def _variables(deployed: Deployed) -> list[Finding]:
             found.append(Finding("variables", "failed", f"{name} is not set", fix))
     for name, secret in SECRETS.items():
         if deployed.plain.get(name):
-            said = f"{name} is a plain value: everybody who may view the service can read it"
+            message = f"{name} is a plain value: everybody who may view the service can read it"
             first = f"{_update(deployed)} --remove-env-vars={name}"
             fix = f"{first} && {_update(deployed)} --update-secrets={name}={secret}:latest"
-            found.append(Finding("variables", "warning", said, fix))
+            found.append(Finding("variables", "warning", message, fix))
     if not found:
-        said = "all required variables are set, and all secrets come from Secret Manager"
-        found.append(Finding("variables", "ok", said))
+        message = "all required variables are set, and all secrets come from Secret Manager"
+        found.append(Finding("variables", "ok", message))
     return found
 
 
@@ -101,13 +101,13 @@ def _timeout(deployed: Deployed, settings: Settings) -> Finding:
     limit = deployed.timeout_seconds or DEFAULT_TIMEOUT_SECONDS
     run = _run_seconds(settings)
     if run > limit:
-        said = (
+        message = (
             f"a run may take {run:g} s, but Cloud Run ends its request after {limit:g} s, without a response"
         )
-        return Finding("timeout", "failed", said, f"{_update(deployed)} --timeout={run:g}")
+        return Finding("timeout", "failed", message, f"{_update(deployed)} --timeout={run:g}")
     lease = min(run + LEASE_AFTER_RUN_SECONDS, LONGEST_LEASE_SECONDS)
-    said = f"a run takes up to {run:g} s, its request up to {limit:g} s, its leases up to {lease:g} s"
-    return Finding("timeout", "ok", said)
+    message = f"a run takes up to {run:g} s, its request up to {limit:g} s, its leases up to {lease:g} s"
+    return Finding("timeout", "ok", message)
 
 
 def _run_seconds(settings: Settings) -> float:
@@ -127,11 +127,13 @@ def _schedule(deployed: Deployed, settings: Settings) -> Finding:
         what, look = "the timeout of net.http_post", "sql/schedule/watch.sql"
         run = f"INVOCATION_TIMEOUT_SECONDS={min(_run_seconds(settings), longest):g}"
         fix = f"{_update(deployed)} --timeout={longest} --update-env-vars={run}"
-    said = f"{what} must be {MARGIN_SECONDS} s longer than the request timeout of {limit:g} s"
+    message = f"{what} must be {MARGIN_SECONDS} s longer than the request timeout of {limit:g} s"
     if limit > longest:
-        said = f"{said}; this repository sets it to {CLOCK_SECONDS} s"
-        return Finding("schedule", "warning", said, fix)
-    return Finding("schedule", "ok", f"{said}; this repository sets {CLOCK_SECONDS} s ({look} shows yours)")
+        message = f"{message}; this repository sets it to {CLOCK_SECONDS} s"
+        return Finding("schedule", "warning", message, fix)
+    return Finding(
+        "schedule", "ok", f"{message}; this repository sets {CLOCK_SECONDS} s ({look} shows yours)"
+    )
 
 
 def _concurrency(deployed: Deployed) -> Finding:
@@ -140,8 +142,8 @@ def _concurrency(deployed: Deployed) -> Finding:
     if 2 <= count <= 10:
         return Finding("concurrency", "ok", f"an instance serves {count} requests at once")
     why = "a sweep needs an instance of its own" if count < 2 else "they share one instance's memory"
-    said = f"an instance serves {count} requests at once: {why}"
-    return Finding("concurrency", "warning", said, f"{_update(deployed)} --concurrency=4")
+    message = f"an instance serves {count} requests at once: {why}"
+    return Finding("concurrency", "warning", message, f"{_update(deployed)} --concurrency=4")
 
 
 def _instances(deployed: Deployed, max_runs: int | None) -> Finding:
@@ -152,18 +154,18 @@ def _instances(deployed: Deployed, max_runs: int | None) -> Finding:
     if not count:
         return Finding("instances", "warning", "there is no maximum, so the cost has none either", fix)
     if max_runs is None:
-        said = f"at most {count}; not compared with the gate's max-runs, since the database check failed"
-        return Finding("instances", "ok", said)
+        message = f"at most {count}; not compared with the gate's max-runs, since the database check failed"
+        return Finding("instances", "ok", message)
     if count * slots < runs:
-        said = (
+        message = (
             f"at most {count} × {slots} requests at once, but the gate allows {runs} runs: "
             "Cloud Run answers the others with 429"
         )
-        return Finding("instances", "warning", said, fix)
+        return Finding("instances", "warning", message, fix)
     if count > runs:
-        said = f"at most {count}, but the gate allows {runs} runs at once: the others start in vain"
+        message = f"at most {count}, but the gate allows {runs} runs at once: the others start in vain"
         more = f"python -m worker gate set --max-runs {count}"
-        return Finding("instances", "warning", said, f"{fix} (or: {more})")
+        return Finding("instances", "warning", message, f"{fix} (or: {more})")
     return Finding("instances", "ok", f"at most {count}; the gate allows {runs} runs at once")
 
 
@@ -173,11 +175,11 @@ def _memory(deployed: Deployed, settings: Settings, max_runs: int | None) -> Fin
     runs = min(deployed.concurrency or DEFAULT_CONCURRENCY, max_runs or 3)
     needed = BASE_GB + GB_PER_IMAGE * settings.images_at_a_time * runs
     images = settings.images_at_a_time
-    said = f"{deployed.memory or '512Mi'}; {runs} runs of {images} images at once may need {needed:.1f} GB"
+    message = f"{deployed.memory or '512Mi'}; {runs} runs of {images} images at once may need {needed:.1f} GB"
     if given is not None and given < needed * 10**9:
         enough = math.ceil(needed * 10**9 / 2**30)
-        return Finding("memory", "warning", said, f"{_update(deployed)} --memory={enough}Gi")
-    return Finding("memory", "ok", said)
+        return Finding("memory", "warning", message, f"{_update(deployed)} --memory={enough}Gi")
+    return Finding("memory", "ok", message)
 
 
 def _cpu(deployed: Deployed) -> Finding:
@@ -210,21 +212,23 @@ def _clock(deployed: Deployed, settings: Settings) -> Finding:
         f"--substitutions=_REGION={where.region},_CLOCK={deployed.clock or 'scheduler'}"
     )
     if settings.oidc_behind_iam and not deployed.iam_checked:
-        said = "OIDC_CHECKED_BY=cloud-run, but IAM does not check callers: anybody could forge a token"
-        return Finding("clock", "failed", said, f"{_update(deployed)} --invoker-iam-check")
+        message = "OIDC_CHECKED_BY=cloud-run, but IAM does not check callers: anybody could forge a token"
+        return Finding("clock", "failed", message, f"{_update(deployed)} --invoker-iam-check")
     secret = "WORKER_SECRET" in deployed.from_secrets or bool(deployed.plain.get("WORKER_SECRET"))
     if not settings.oidc_audience and not secret:
-        said = "neither OIDC_AUDIENCE nor WORKER_SECRET is set: the service refuses every clock"
-        return Finding("clock", "failed", said, again)
+        message = "neither OIDC_AUDIENCE nor WORKER_SECRET is set: the service refuses every clock"
+        return Finding("clock", "failed", message, again)
     if deployed.clock == "scheduler" and not settings.oidc_audience:
         return Finding("clock", "failed", "the label says scheduler, but OIDC_AUDIENCE is not set", again)
     if deployed.clock == "pg_cron" and (not secret or deployed.iam_checked):
-        said = "WORKER_SECRET is not set" if not secret else "IAM refuses callers without a token"
-        return Finding("clock", "failed", f"the label says pg_cron, but {said}", again)
+        message = "WORKER_SECRET is not set" if not secret else "IAM refuses callers without a token"
+        return Finding("clock", "failed", f"the label says pg_cron, but {message}", again)
     if settings.oidc_behind_iam and settings.oidc_audience not in deployed.audiences:
-        said = f"{settings.oidc_audience} is not among the service's audiences: Cloud Run refuses the token"
+        message = (
+            f"{settings.oidc_audience} is not among the service's audiences: Cloud Run refuses the token"
+        )
         fix = f"{_update(deployed)} --set-custom-audiences={settings.oidc_audience}"
-        return Finding("clock", "warning", said, fix)
+        return Finding("clock", "warning", message, fix)
     by = f"the OIDC token of {settings.oidc_service_account}" if settings.oidc_audience else "WORKER_SECRET"
     return Finding("clock", "ok", f"{deployed.clock or 'no label'}; it sends {by}")
 
@@ -233,10 +237,10 @@ def _operator(deployed: Deployed, settings: Settings) -> Finding:
     """The dashboard needs OPERATOR_SECRET."""
     if settings.operator_secret:
         return Finding("operator", "ok", "the dashboard needs OPERATOR_SECRET, which is set")
-    said = "OPERATOR_SECRET is not set: the dashboard shows no data"
+    message = "OPERATOR_SECRET is not set: the dashboard shows no data"
     where = deployed.resource
     fix = (
         f"deploy/bootstrap.sh --project {where.project} --region {where.region} creates it; then "
         f"{_update(deployed)} --update-secrets=OPERATOR_SECRET={SECRETS['OPERATOR_SECRET']}:latest"
     )
-    return Finding("operator", "warning", said, fix)
+    return Finding("operator", "warning", message, fix)

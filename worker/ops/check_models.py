@@ -29,9 +29,9 @@ async def gemini_finding(gemini: Gemini, settings: Settings, known: KnownModels)
             return await _followed(gemini, settings, known, error)
         default = settings.gemini_model_is_default
         why = "GEMINI_MODEL_FALLBACK is off" if default else "GEMINI_MODEL_NAME names it"
-        said = f"{error.message} Runs stop as misconfigured, since {why}."
+        message = f"{error.message} Runs stop as misconfigured, since {why}."
         alive = await gemini.listed_models(TIMEOUT_SECONDS)
-        return Finding("gemini", "failed", said, known.advice(model, alive))
+        return Finding("gemini", "failed", message, known.advice(model, alive))
     except RateLimited as error:
         return Finding("gemini", "warning", error.message, "wait; the key and the model are valid")
     except GenerationError as error:
@@ -53,16 +53,16 @@ async def _followed(gemini: Gemini, settings: Settings, known: KnownModels, erro
         except GenerationError:
             continue
         prices = known.costs(successor, error.model)
-        said = f"{error.message} The worker switches to {successor} by itself: {prices}."
-        return Finding("gemini", "warning", said, AGREE.format(successor))
+        message = f"{error.message} The worker switches to {successor} by itself: {prices}."
+        return Finding("gemini", "warning", message, AGREE.format(successor))
     gone = (
         f"The worker would switch to {' or '.join(tried)}, but Gemini does not have it"
         if tried
         else "No successor is known"
     )
-    said = f"{error.message} {gone}."
+    message = f"{error.message} {gone}."
     alive = await gemini.listed_models(TIMEOUT_SECONDS)
-    return Finding("gemini", "failed", said, known.advice(error.model, alive))
+    return Finding("gemini", "failed", message, known.advice(error.model, alive))
 
 
 def followed(settings: Settings, known: KnownModels) -> list[str]:
@@ -80,7 +80,7 @@ def models_finding(stats: Mapping[str, Any] | None, settings: Settings, known: K
     words = {each["subject"]: each["words"] for each in stats["warnings"] if each["about"] == "model"}
     named = settings.gemini_model_name
     words |= {named: known.rows.get(named, {}).get("warning")}
-    near = {model: said for model, said in words.items() if said}
+    near = {model: warning for model, warning in words.items() if warning}
     if near:
         model = next(iter(near))
         return Finding(

@@ -18,20 +18,20 @@ def gate_finding(gate: Mapping[str, Any] | None, models: Collection[str]) -> Fin
         return Finding("gate", "skipped", "not checked, since the database check failed")
     if gate["pausedAt"]:
         why = f" ({gate['pauseReason']})" if gate["pauseReason"] else ""
-        said = f"paused since {gate['pausedAt']}{why}: no image starts"
-        return Finding("gate", "warning", said, "python -m worker gate resume")
+        message = f"paused since {gate['pausedAt']}{why}: no image starts"
+        return Finding("gate", "warning", message, "python -m worker gate resume")
     own = [each for each in gate["gates"] if each["model"] in models]
     if any(each["closedBy"] == "daily_cap" for each in own):
-        said = f"a daily cap is reached ({cap_used(gate)}): no image starts before midnight in California"
+        message = f"a daily cap is reached ({cap_used(gate)}): no image starts before midnight in California"
         caps = {"--dollars-per-day": "dollarsPerDay", "--images-per-day": "imagesPerDay"}
         options = " or ".join(f"{option} N" for option, field in caps.items() if gate[field] is not None)
-        return Finding("gate", "warning", said, f"wait, or python -m worker gate set {options}")
+        return Finding("gate", "warning", message, f"wait, or python -m worker gate set {options}")
     for each in own:
         if each["blockedForSeconds"] > LONG_BLOCK_SECONDS:
             blocked = duration(each["blockedForSeconds"])
-            said = f"Gemini's quota for {each['model']} is used up: no image starts for another {blocked}"
+            message = f"Gemini's quota for {each['model']} is used up: no image starts for another {blocked}"
             fix = "wait, or after Google has raised the quota: python -m worker gate resume"
-            return Finding("gate", "warning", said, fix)
+            return Finding("gate", "warning", message, fix)
     capped = gate["dollarsPerDay"] is not None or gate["imagesPerDay"] is not None
     change = "python -m worker gate set --dollars-per-day N"
     cap = (

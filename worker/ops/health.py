@@ -43,8 +43,8 @@ def _misconfigured(stats: Stats) -> Health | None:
     run = stats["runs"]["lastFinished"]
     if not run or not (run["stopReason"] == "misconfigured" or _storage_lost(run)):
         return None
-    said = run["problem"] or "`python -m worker check` says how to fix it."
-    return Health("trouble", f"The last run failed: {said}")
+    problem = run["problem"] or "`python -m worker check` says how to fix it."
+    return Health("trouble", f"The last run failed: {problem}")
 
 
 def _storage_lost(run: Mapping[str, Any]) -> bool:

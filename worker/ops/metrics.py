@@ -41,16 +41,18 @@ class _Numbers(Collector):
         return ()
 
 
-def _metric(name: str, told: str, labels: tuple[str, ...], samples: Iterable[Sample]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"generation_{name}", told, labels=labels)
+def _metric(
+    name: str, help_text: str, labels: tuple[str, ...], samples: Iterable[Sample]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"generation_{name}", help_text, labels=labels)
     for values, value in samples:
         if value is not None:
             family.add_metric(values, float(value))
     return family
 
 
-def _one(name: str, told: str, value: float | bool | None) -> GaugeMetricFamily:
-    return _metric(name, told, (), [((), value)])
+def _one(name: str, help_text: str, value: float | bool | None) -> GaugeMetricFamily:
+    return _metric(name, help_text, (), [((), value)])
 
 
 def _queue(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
@@ -116,7 +118,7 @@ def _windows(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
 
 def _gates(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
     gates = {gate["model"]: gate for gate in stats["gate"]["gates"]}
-    for name, field, told in (
+    for name, field, help_text in (
         ("gate_rate", "rate", "Current limit of starts per window."),
         ("gate_window_seconds", "windowSeconds", "Length of the rate's window."),
         ("gate_allowed_rate", "allowed", "Starts per window that the operator allows."),
@@ -126,7 +128,7 @@ def _gates(stats: Mapping[str, Any]) -> Iterator[GaugeMetricFamily]:
         ("gate_images_today", "startedToday", "Images started today (California time)."),
         ("gate_dollars_today", "dollarsToday", "Cost of the images started today."),
     ):
-        yield _metric(name, told, ("model",), [((model,), gate[field]) for model, gate in gates.items()])
+        yield _metric(name, help_text, ("model",), [((model,), gate[field]) for model, gate in gates.items()])
     yield _metric("gate_closed", "1 for the reason why no image can start; absent if images can start.",
         ("model", "reason"),
         [((model, gate["closedBy"]), 1) for model, gate in gates.items() if gate["closedBy"]])  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from worker import log
 from worker.errors import GenerationError
@@ -13,22 +13,18 @@ from worker.settings import Settings
 if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
+    from worker.supabase.queue import Database
+
 LEFT_WORK = ("budget", "max_jobs")
 """Stop reasons of runs that may have left due jobs although the gate is open. Other runs start no job."""
 
 LONGEST_SECONDS = 4.0
 
 
-class Queue(Protocol):
-    """Reads the backlog."""
-
-    async def rpc(self, name: str, params: Mapping[str, Any], within: float) -> Any: ...
-
-
 class ScaleOut:
     """Decides after a run whether to start the job; never raises, and never delays the response too long."""
 
-    def __init__(self, settings: Settings, queue: Queue, credentials: Credentials | None = None) -> None:
+    def __init__(self, settings: Settings, queue: Database, credentials: Credentials | None = None) -> None:
         self._settings = settings
         self._queue = queue
         self._credentials = credentials

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from worker import log
 from worker.errors import GenerationError, Misconfigured, QueueUnavailable
-from worker.supabase.folders import Page, StoredObject
+from worker.supabase.folders import Folders, StoredObject
+from worker.supabase.queue import Queue
 from worker.supabase.storage import OBJECT_NAME
 
 SWEEP_SECONDS = 60.0
@@ -27,22 +28,6 @@ LISTINGS_AT_A_TIME = 8
 CALL_SECONDS = 20.0
 SETTLE_SECONDS = 5.0
 """Reserved at the end for recording the swept jobs in the database."""
-
-
-class Queue(Protocol):
-    """Calls a database function by its name."""
-
-    async def rpc(self, function: str, params: Mapping[str, Any], within: float) -> Mapping[str, Any]: ...
-
-
-class Folders(Protocol):
-    """Lists and removes stored objects."""
-
-    async def page(self, folder: str, offset: int, timeout_seconds: float) -> Page: ...
-
-    async def remove(
-        self, objects: Sequence[StoredObject], timeout_seconds: float
-    ) -> Sequence[StoredObject]: ...
 
 
 @dataclass(slots=True)
@@ -98,17 +83,17 @@ class Sweep:
         await self._sweep_erasures()
         self._until = self._work_until
         await self._sweep_jobs(limit)
-        return self._told()
+        return self._report()
 
     async def empty(self, folder: str) -> dict[str, Any]:
         """Empty the folder of one erased user now, as far as the time allows."""
         await self._erase(folder)
-        return self._told()
+        return self._report()
 
-    def _told(self) -> dict[str, Any]:
-        told = self._done.as_json()
-        log.event("swept", **told)
-        return told
+    def _report(self) -> dict[str, Any]:
+        report = self._done.as_json()
+        log.event("swept", **report)
+        return report
 
     async def _sweep_jobs(self, limit: int) -> None:
         left = limit

@@ -49,8 +49,8 @@ def _check_processor_time(ready: Mapping[int, Photo]) -> None:
         return
     slowest = max(ready, key=lambda place: ready[place].cpu_seconds)
     seconds = ready[slowest].cpu_seconds
-    said = f"takes {seconds:.1f} s to decode, and all photos together more than {PHOTOS_CPU_SECONDS} s"
-    raise BadInput("photo_too_large", f"{_role(slowest)}: {said}: make it smaller")
+    message = f"takes {seconds:.1f} s to decode, and all photos together more than {PHOTOS_CPU_SECONDS} s"
+    raise BadInput("photo_too_large", f"{_role(slowest)}: {message}: make it smaller")
 
 
 def _role(place: int) -> str:

@@ -60,7 +60,7 @@ class RateLimiter:
         self._stop = stop
         self._monotonic = monotonic
         self._grace = self._horizon = 0.0
-        self._told: set[str] = set()
+        self._announced: set[str] = set()
         self._places = FairBudget(places, alone=places)
         self.use(model)
 
@@ -82,7 +82,7 @@ class RateLimiter:
         Raises NotStarted as soon as it is known that there is no slot before `latest`, when the run starts no
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
-        if owner not in self._told:
+        if owner not in self._announced:
             self._ask_at = -math.inf
         async with self._places.hold_after(owner, 1, lambda: self._next(owner, latest, ended)) as epoch:
             yield epoch
@@ -177,7 +177,7 @@ class RateLimiter:
     async def _ask(self, owner: str, latest: Deadline) -> dict[str, Any]:
         """Call the gate once, without retries: a lost answer only wastes its slots."""
         owners = self._places.owners_waiting | {owner}
-        self._told |= owners
+        self._announced |= owners
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,

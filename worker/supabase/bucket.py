@@ -78,13 +78,13 @@ async def _asked(project: Project, name: str) -> Any:
         return None
 
 
-def _bucket(name: str, said: Any) -> Bucket:
-    if not isinstance(said, Mapping) or "id" not in said:
+def _bucket(name: str, answer: Any) -> Bucket:
+    if not isinstance(answer, Mapping) or "id" not in answer:
         raise Misconfigured("storage_missing", "the answer is not from Supabase Storage: check SUPABASE_URL")
-    limit, types = said.get("file_size_limit"), said.get("allowed_mime_types")
+    limit, types = answer.get("file_size_limit"), answer.get("allowed_mime_types")
     return Bucket(
         name=name,
-        public=said.get("public"),
+        public=answer.get("public"),
         max_bytes=limit if type(limit) is int else None,
         types=tuple(map(str, types)) if isinstance(types, list) else None,
     )

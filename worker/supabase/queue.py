@@ -264,11 +264,11 @@ class Queue:
             if error.code != "schema_missing":
                 raise
             # A database from before claims had `p_schema_version`.
-            there = (await self._call("generation_schema_version", {}, within)).get("version", 0)
-            if there >= SCHEMA_VERSION:
+            installed = (await self._call("generation_schema_version", {}, within)).get("version", 0)
+            if installed >= SCHEMA_VERSION:
                 raise
-            said = f"the database is at {there}, this worker needs {SCHEMA_VERSION}"
-            raise schema_too_old(said) from error
+            versions = f"the database is at {installed}, this worker needs {SCHEMA_VERSION}"
+            raise schema_too_old(versions) from error
 
     async def _call(
         self,

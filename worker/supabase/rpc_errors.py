@@ -30,12 +30,12 @@ class Trouble:
     """A problem of the whole project, and what the operator has to do."""
 
     code: str
-    said: str
+    problem: str
     fix: str
 
     def error(self, kind: type[ProjectRefused] = ProjectRefused) -> ProjectRefused:
         """The error with problem and fix in its message."""
-        return kind(self.code, self.said, self.fix)
+        return kind(self.code, self.problem, self.fix)
 
 
 PAUSED = Trouble("project_paused", "the Supabase project is paused (540)", "restore it in the dashboard")
@@ -69,11 +69,11 @@ _TRANSIENT = ("08", "40", "53", "55", "57", "58")
 """Transient SQLSTATE classes: connection, rollback, resources, locks, cancellation or shutdown, system."""
 
 
-def key_trouble(key_name: str, said: str) -> Trouble:
+def key_trouble(key_name: str, problem: str) -> Trouble:
     """The key in the variable `key_name` is not valid for this project."""
     kind = "secret" if key_name == SERVICE_KEY else "publishable"
     fix = f"set {key_name} to the project's {kind} key (dashboard, Project Settings, API Keys)"
-    return Trouble("key_refused", said, fix)
+    return Trouble("key_refused", problem, fix)
 
 
 def restricted(body: bytes) -> Trouble:
@@ -117,10 +117,10 @@ def call_error(
     code: str | int | None, message: str | None, details: object, hint: str | None, function: str
 ) -> GenerationError:
     """Translate PostgREST's error; `code` is an SQLSTATE, a PGRST code, or a non-JSON answer's status."""
-    text, said = str(code), message or "no message"
+    text, message = str(code), message or "no message"
     if re.fullmatch(r"PT\d{3}", text):
-        refused = QueueRefused(str(details or "refused"), said, int(text[2:]), hint)
-        return schema_too_old(said) if refused.code == "schema_too_old" else refused
+        refused = QueueRefused(str(details or "refused"), message, int(text[2:]), hint)
+        return schema_too_old(message) if refused.code == "schema_too_old" else refused
     if text in ("PGRST202", "PGRST203", "42883"):
         return Misconfigured(
             "schema_missing",
@@ -129,20 +129,20 @@ def call_error(
     if text in _BY_CODE:
         return _BY_CODE[text].error()
     if text.startswith("PGRST3") or text == "42501":
-        return _bearer_error(text, said, function)
+        return _bearer_error(text, message, function)
     if text.startswith(_TRANSIENT) or not text[:1].isdigit() or len(text) == 3:
         return QueueUnavailable("unavailable", f"{function}: Supabase answered {text}")
     # Class 22 is invalid data, which the caller has to correct.
-    return QueueRefused("database_error", f"{function}: {said}", 400 if text[:2] == "22" else 500, hint)
+    return QueueRefused("database_error", f"{function}: {message}", 400 if text[:2] == "22" else 500, hint)
 
 
-def schema_too_old(said: str) -> Misconfigured:
-    """The database lacks migrations that this worker needs; `said` has both versions."""
-    return Misconfigured("schema_too_old", f"{said}: {INSTALL}")
+def schema_too_old(versions: str) -> Misconfigured:
+    """The database lacks migrations that this worker needs; `versions` has both versions."""
+    return Misconfigured("schema_too_old", f"{versions}: {INSTALL}")
 
 
-def _bearer_error(code: str, said: str, function: str) -> GenerationError:
-    if _CLOCK.match(said):
+def _bearer_error(code: str, message: str, function: str) -> GenerationError:
+    if _CLOCK.match(message):
         return NotExecuted("token_too_early", f"{function}: a server clock of Supabase is behind ({code})")
     return key_trouble(SERVICE_KEY, f"Supabase refused the key or its rights ({code})").error(BearerRefused)
 

@@ -31,7 +31,14 @@ from worker.photos.image_info import inspect
 from worker.supabase.bucket import MAX_IMAGE_BYTES, read_bucket
 from worker.supabase.client import Project
 from worker.supabase.retry import call_with_retry
-from worker.supabase.storage_errors import OF_ALL_PHOTOS, Answer, ObjectExists, ObjectMissing, meaning, read
+from worker.supabase.storage_errors import (
+    OF_ALL_PHOTOS,
+    ObjectExists,
+    ObjectMissing,
+    StorageAnswer,
+    meaning,
+    read,
+)
 
 BUCKET = "generated-photos"
 TRIES = 3
@@ -226,7 +233,7 @@ def translated(what: str) -> Iterator[None]:
         raise QueueUnavailable("unreachable", f"Storage: {what}: {type(exc).__name__}") from exc
 
 
-def _answer(exc: Any) -> Answer:
+def _answer(exc: Any) -> StorageAnswer:
     """The HTTP answer behind storage3's error, which does not keep the HTTP status and code."""
     import httpx
 
@@ -236,10 +243,10 @@ def _answer(exc: Any) -> Answer:
             return read(cause.response.status_code, cause.response.content)
         cause = cause.__cause__ or cause.__context__
     status = int(exc.status) if str(exc.status).isdigit() else 0
-    return Answer(status, frozenset({str(exc.code), str(exc.message)}))
+    return StorageAnswer(status, frozenset({str(exc.code), str(exc.message)}))
 
 
-def _download_error(answer: Answer, bucket: str, path: str) -> GenerationError:
+def _download_error(answer: StorageAnswer, bucket: str, path: str) -> GenerationError:
     """Translate a failed download: a missing object is bad input; project and transient errors are not."""
     error = meaning(answer, f"read from bucket {bucket}")
     if error.code == "bucket_missing" and bucket != BUCKET:

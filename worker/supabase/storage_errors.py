@@ -19,7 +19,7 @@ URL = "check SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StorageAnswer:
     """An error answer: its status (Storage's own if given) and the names of its error."""
 
     status: int
@@ -90,27 +90,27 @@ page, a missing route) may affect only one photo, because of its name."""
 OTHER = _rule("", "", Misconfigured, "storage_unknown", URL)
 
 
-def read(status: int, body: bytes) -> Answer:
+def read(status: int, body: bytes) -> StorageAnswer:
     """Read an HTTP answer."""
     try:
-        said = json.loads(body)
+        fields = json.loads(body)
     except ValueError:
-        said = None
-    if not isinstance(said, Mapping):
-        return Answer(status)
-    return Answer(
-        _status(said, status), frozenset(str(said.get(key, "")) for key in ("code", "error", "message"))
+        fields = None
+    if not isinstance(fields, Mapping):
+        return StorageAnswer(status)
+    return StorageAnswer(
+        _status(fields, status), frozenset(str(fields.get(key, "")) for key in ("code", "error", "message"))
     )
 
 
-def _status(said: Mapping[str, Any], status: int) -> int:
+def _status(fields: Mapping[str, Any], status: int) -> int:
     try:
-        return int(said["statusCode"])
+        return int(fields["statusCode"])
     except (KeyError, TypeError, ValueError):
         return status
 
 
-def meaning(answer: Answer, what: str) -> GenerationError:
+def meaning(answer: StorageAnswer, what: str) -> GenerationError:
     """The error for an answer to `what` (an upload, reading a photo, …)."""
     rules = (rule for rule in RULES if rule.names & answer.names or answer.status in rule.statuses)
     rule = next(rules, OTHER)
