@@ -9,7 +9,7 @@ from tests.support.builders import a_job
 from worker.gemini.prompt import MAX_CHARS, build_prompt
 from worker.jobs import Style
 
-texts = st.text(max_size=4000)
+texts = st.builds(lambda text, times: text * times, st.text(max_size=40), st.integers(1, 100))
 
 
 def test_every_option_is_said() -> None:

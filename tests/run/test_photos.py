@@ -98,10 +98,8 @@ async def test_photos_that_take_too_long_together_fail_their_job_and_name_the_sl
 ) -> None:
     """Each alone is fast enough. A photo that an order names twice counts once."""
     monkeypatch.setattr("worker.photos.job_photos.PHOTOS_CPU_SECONDS", 0.25)
-    photos = [
-        await site.upload(f"{number}.png", saved(Image.effect_noise((1500, 1000 + number), 60), "PNG"))
-        for number in range(14)
-    ]
+    noise = saved(Image.effect_noise((1500, 1000), 60), "PNG")
+    photos = [await site.upload(f"{number}.png", noise + bytes([number])) for number in range(14)]
     (many,) = await site.order("many", photo=photos[0], trainingImageUrls=photos[1:])
     (few,) = await site.order("few", photo=photos[0], trainingImageUrls=photos[:1] * 13)
 

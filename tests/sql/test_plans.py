@@ -221,10 +221,10 @@ def test_a_finish_reads_only_the_held_jobs(grown: Queue) -> None:
 
 
 def test_the_pages_of_a_claim(grown: Queue) -> None:
-    """A claim touches as many pages with three times the jobs, and the guard sees a missing index."""
+    """A claim touches as many pages with twice the jobs, and the guard sees a missing index."""
     few = blocks(grown)
     grown.connection.execute("begin")
-    grown.connection.execute(FILL.format(order="more-", rows=2 * ROWS).encode())
+    grown.connection.execute(FILL.format(order="more-", rows=ROWS).encode())
     many = blocks(grown)
     grown.connection.execute("drop index photo_generation_queue_ready; discard plans")
     without = blocks(grown)

@@ -179,7 +179,7 @@ PHOTOS: dict[str, Expected] = {
     "orientation-7.avif": (lambda: sideways(7, "AVIF"), (96, 64), CORNERS),
     "large.jpg": (lambda: saved(marked((5000, 2500)), "JPEG", exif=exif()), (2048, 1024), CORNERS),
     "long.png": (lambda: saved(marked((300, 9000)), "PNG"), (68, 2048), CORNERS),
-    "progressive.jpg": (lambda: saved(marked((4200, 2100)), "JPEG", progressive=True), (2048, 1024), CORNERS),
+    "progressive.jpg": (lambda: saved(marked((2560, 1280)), "JPEG", progressive=True), (2048, 1024), CORNERS),
     "comment.jpg": (inverted_polyglot, (96, 64), CORNERS),
     "xmp.webp": (lambda: saved(marked(), "WEBP", xmp=SECRET.encode(), exif=exif()), (96, 64), CORNERS),
     "two.mpo": (lambda: animated("MPO"), (96, 64), CORNERS),
@@ -206,7 +206,7 @@ PHOTOS: dict[str, Expected] = {
         lambda: saved(see_through("RGBA"), "GIF"), (96, 64), {TOP_LEFT: RED, BOTTOM: WHITE},
     ),
     "see-through-and-large.png": (
-        lambda: saved(see_through("RGBA").resize((4200, 2100)), "PNG"),
+        lambda: saved(see_through("RGBA").resize((2560, 1280)), "PNG"),
         (2048, 1024), {TOP_LEFT: RED, BOTTOM: WHITE},
     ),
     "exchanged.jpg": (
