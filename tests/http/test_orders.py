@@ -235,7 +235,7 @@ async def test_other_paths_and_methods() -> None:
         assert answer.headers["allow"] == "POST, OPTIONS"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(body=json_values)
 async def test_any_json_order_is_passed_on_or_refused(body: Any) -> None:
     """Whatever JSON is posted, it is handed on as it is or refused with a 400, never a 5xx."""

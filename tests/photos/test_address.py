@@ -88,7 +88,7 @@ def test_an_https_url_to_a_public_host_is_accepted(url: str) -> None:
     assert parsed == PhotoUrl(host, 443, target, f"https://{host}{target}")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.one_of(
         st.text(max_size=60),

@@ -238,7 +238,7 @@ def test_off_encodes_again_what_a_model_cannot_read_as_it_is(name: str) -> None:
     assert all(is_close(image, place, color) for place, color in colors.items())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     kind=some.sampled_from(["JPEG", "PNG"]),
     width=some.integers(1, 20_000),

@@ -87,7 +87,7 @@ def test_fifty_megapixels_pass() -> None:
     assert inspect(png(10_000, 5_000)) == ImageInfo("image/png", 10_000, 5_000)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     kind=st.sampled_from(sorted(SAMPLES)),
     cut=st.integers(min_value=0, max_value=2_000),

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as some
 from PIL import Image
 
@@ -39,7 +39,6 @@ def test_files_of_every_kind_are_mutated() -> None:
     assert kinds == {"JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF"}
 
 
-@settings(deadline=None)
 @given(
     name=some.sampled_from(sorted(FILES)),
     at=some.floats(0, 1, exclude_max=True),

@@ -31,9 +31,6 @@ FEW = 16
 STEPS = settings(
     stateful_step_count=40,
     derandomize=not EXAMPLES,
-    database=None,
-    deadline=None,
-    print_blob=True,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )

@@ -227,7 +227,7 @@ STEP = st.tuples(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rounds=st.lists(st.lists(STEP, min_size=1, max_size=8), min_size=1, max_size=4))
 def test_counters_equal_the_rows_after_any_results(
     queue: Queue, clock: Clock, rounds: list[list[tuple[Any, ...]]]
