@@ -52,9 +52,7 @@ async def test_locally_against_a_project(checkout: Checkout, site: Site) -> None
     with subprocess.Popen(
         command, cwd=checkout.folder, env=environment, preexec_fn=_default_signals
     ) as started:
-        await site.until_row(
-            "select from photo_generation_queue where id = %s and status = 'completed'", job, seconds=60
-        )
+        await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", job)
         started.send_signal(signal.SIGINT)
         assert await asyncio.to_thread(started.wait, 12) == 0
 

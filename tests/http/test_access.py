@@ -210,7 +210,7 @@ def commands_of_the_page(environment: Mapping[str, str]) -> Iterator[str]:
         command, cwd=ROOT, env={**environment, "PATH": path}, start_new_session=True
     ) as process:
         try:
-            wait_for(lambda: answers(url), 60)
+            wait_for(lambda: answers(url))
             yield url
         finally:
             with suppress(ProcessLookupError):

@@ -220,7 +220,7 @@ async def test_tokens_that_wait_for_certificates_occupy_no_threads_of_others() -
     try:
         while not fetching.is_set():
             await asyncio.sleep(0.01)
-        await asyncio.wait_for(asyncio.to_thread(lambda: None), 10)
+        await asyncio.wait_for(asyncio.to_thread(lambda: None), 30)
     finally:
         open_again.set()
     assert {refused.status for refused in await asyncio.gather(*forged)} == {503}

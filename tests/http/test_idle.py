@@ -57,18 +57,30 @@ def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
         assert slowest < 5
 
 
-async def application(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers `/{bytes}/{seconds}` with so many bytes after so many seconds."""
-    size, seconds = scope["path"].strip("/").split("/")
-    await asyncio.sleep(float(seconds))
-    await Response(b"x" * int(size))(scope, receive, send)
+class Pages:
+    """Answers `/{bytes}/{seconds}` after so many seconds, `/{bytes}/held` once released."""
+
+    def __init__(self) -> None:
+        self.held = asyncio.Semaphore(0)
+        self.released = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        size, seconds = scope["path"].strip("/").split("/")
+        if seconds == "held":
+            self.held.release()
+            await self.released.wait()
+        else:
+            await asyncio.sleep(float(seconds))
+        await Response(b"x" * int(size))(scope, receive, send)
 
 
 @asynccontextmanager
 async def serving(
-    monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT
+    monkeypatch: pytest.MonkeyPatch, seconds: float = SHORT, pages: Pages | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to uvicorn, with its bounds: some seconds, and two connections."""
+    application = pages or Pages()
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 2)
     for bound in ("HEAD_SECONDS", "READ_SECONDS", "TURNED_AWAY_SECONDS"):
         monkeypatch.setattr(connection, bound, seconds)
@@ -106,7 +118,8 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
 async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """They get 503, or are closed if there are far too many; connections in use are served."""
-    async with serving(monkeypatch, seconds=60) as (reader, writer), AsyncExitStack() as opened:
+    pages = Pages()
+    async with serving(monkeypatch, 60, pages) as (reader, writer), AsyncExitStack() as opened:
 
         async def connect(request: bytes) -> asyncio.StreamReader:
             more, its_writer = await asyncio.open_connection(*writer.get_extra_info("peername"))
@@ -114,14 +127,16 @@ async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.M
             its_writer.write(request)
             return more
 
-        writer.write(get("/10/2"))
-        in_use = await connect(get("/10/2"))
-        await asyncio.sleep(0.5)
+        writer.write(get("/10/held"))
+        in_use = await connect(get("/10/held"))
+        for _ in range(2):
+            await pages.held.acquire()
         beyond = [await (await connect(get("/10/0"))).read() for _ in range(2)]
         assert all(answer.startswith(b"HTTP/1.1 503 ") for answer in beyond)
         assert json.loads(beyond[0].partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
         with suppress(ConnectionResetError):
             assert await (await connect(get("/10/0"))).read() == b""
+        pages.released.set()
         for each in (reader, in_use):
             assert b" 200 " in await each.readuntil(b"\r\n\r\n")
 

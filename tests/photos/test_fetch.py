@@ -114,7 +114,7 @@ async def test_storage_time_is_capped() -> None:
     bucket = Bucket(me=PNG)
     bucket.gate.clear()
     with pytest.raises(Transient, match="photo_host_unavailable"):
-        await asyncio.wait_for(fetcher(bucket, timeout_seconds=0.05).fetch(f"uploads/{USER}/me", USER), 5)
+        await asyncio.wait_for(fetcher(bucket, timeout_seconds=0.05).fetch(f"uploads/{USER}/me", USER), 60)
 
 
 async def test_concurrent_fetches_are_bounded() -> None:

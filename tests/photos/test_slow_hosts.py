@@ -61,11 +61,16 @@ def sends(*pieces: bytes, again: bytes = b"", pause_seconds: float = 0.0) -> Ans
     return answer
 
 
+def wait_for_hosts(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """The time that a host has for its first byte, and again for each 16 kB."""
+    monkeypatch.setattr(photo_stream, "FIRST_BYTE_SECONDS", seconds)
+    monkeypatch.setattr(photo_stream, "RATE_SECONDS", seconds)
+
+
 @pytest.fixture
 async def hasty(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     """A world in which a host times out quickly."""
-    monkeypatch.setattr(photo_stream, "FIRST_BYTE_SECONDS", SILENT)
-    monkeypatch.setattr(photo_stream, "RATE_SECONDS", SILENT)
+    wait_for_hosts(monkeypatch, SILENT)
     async with running(authority) as world:
         yield world
 
@@ -93,7 +98,7 @@ async def hasty(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 async def test_an_answer_without_end_is_refused(world: World, answer: Answer, said: str) -> None:
     """Answers that cost more parsing than they contain are refused long before the photo's timeout."""
     world.host.answers["/album/me.jpg"] = answer
-    failure = await asyncio.wait_for(world.failure(), 5)
+    failure = await asyncio.wait_for(world.failure(), 15)
     assert isinstance(failure, BadInput)
     assert failure.code == "photo_refused"
     assert failure.message.startswith(f"{HOST}/…/me.jpg: the host ")
@@ -214,10 +219,12 @@ async def test_all_attacks_at_once() -> None:
         (sends(CHUNKED, b"0\r\n", again=b"a", pause_seconds=0.05), "sent less than 16 kB"),
     ],
 )
-async def test_a_host_that_is_slow_is_not_waited_for_again(hasty: World, answer: Answer, said: str) -> None:
+async def test_a_host_that_is_slow_is_not_waited_for_again(
+    hasty: World, monkeypatch: pytest.MonkeyPatch, answer: Answer, said: str
+) -> None:
     """Neither the first byte nor the rest is waited for long, and within a run only once by each user."""
     hasty.host.answers["/album/me.jpg"] = answer
-    failure = await asyncio.wait_for(hasty.failure(), 5)
+    failure = await asyncio.wait_for(hasty.failure(), 15)
     assert (isinstance(failure, Transient), failure.code) == (True, "photo_host_unavailable")
     assert said in failure.message
     assert len(hasty.host.requests) == 1
@@ -227,21 +234,23 @@ async def test_a_host_that_is_slow_is_not_waited_for_again(hasty: World, answer:
         assert "in this run" in failure.message
     assert len(hasty.host.requests) == 1
     hasty.host.answers["/album/me.jpg"] = reply(JPEG)
+    wait_for_hosts(monkeypatch, 60)
     assert (await hasty.fetcher.fetch(URL, "another user")).data == JPEG
 
 
-async def test_a_host_that_keeps_its_pace_has_its_time(hasty: World) -> None:
+async def test_a_host_that_keeps_its_pace_has_its_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that sends enough in every window is not late, however many windows it takes."""
+    wait_for_hosts(monkeypatch, 0.6)
     body = JPEG + bytes(99_000 - len(JPEG))
 
     async def steady(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(OK + b"content-length: %d\r\n\r\n" % len(body))
-        for start in range(0, len(body), 9_000):
-            writer.write(body[start : start + 9_000])
-            await asyncio.sleep(SILENT / 4)
+        for start in range(0, len(body), 20_000):
+            writer.write(body[start : start + 20_000])
+            await asyncio.sleep(0.2)
 
-    hasty.host.answers["/album/me.jpg"] = steady
-    assert (await hasty.fetch()).data == body
+    world.host.answers["/album/me.jpg"] = steady
+    assert (await world.fetch()).data == body
 
 
 async def test_a_host_that_cannot_be_connected_to_is_not_dialed_again(
@@ -255,16 +264,16 @@ async def test_a_host_that_cannot_be_connected_to_is_not_dialed_again(
         assert world.network.dialled == [ADDRESS]
 
 
-async def test_names_are_free_so_their_number_is_bounded(hasty: World) -> None:
+async def test_names_are_free_so_their_number_is_bounded(world: World) -> None:
     """After some silent hosts a user is waited for at those alone that have answered; other users as ever."""
-    hasty.host.answers = {"/slow": sends(), "/album/me.jpg": reply(JPEG), "/b": reply(JPEG)}
-    assert (await hasty.fetch()).data == JPEG
-    hosts = hasty.fetcher._hosts
+    world.host.answers = {"/album/me.jpg": reply(JPEG), "/b": reply(JPEG)}
+    assert (await world.fetch()).data == JPEG
+    hosts = world.fetcher._hosts
     for number in range(MAX_TIMED_OUT_HOSTS):
         hosts.timed_out(parse_photo_url(f"https://host{number}.example.com/"), "user")
-    assert "other hosts" in (await hasty.failure(f"https://{OTHER_HOST}/b")).message
-    assert (await hasty.fetch(f"https://{HOST}/b")).data == JPEG
-    assert (await hasty.fetcher.fetch(f"https://{OTHER_HOST}/b", "another user")).data == JPEG
+    assert "other hosts" in (await world.failure(f"https://{OTHER_HOST}/b")).message
+    assert (await world.fetch(f"https://{HOST}/b")).data == JPEG
+    assert (await world.fetcher.fetch(f"https://{OTHER_HOST}/b", "another user")).data == JPEG
 
 
 class Silence:
@@ -400,7 +409,7 @@ async def main():
 asyncio.run(main())
 """
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=40)
     assert (done.stdout, done.stderr) == ("late\n", "")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 
+import httpcore
 import pytest
 from PIL import Image
 
@@ -20,25 +21,41 @@ from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
 
-SILENT_SECONDS = 2.0
-CLAIM_PAUSE_SECONDS = 0.2
-
 
 async def _address(_host: str) -> Sequence[str]:
     return [ADDRESS]
 
 
+class SilentHosts(Loopback):
+    """Hosts that never answer; each connection times out once the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(PhotoHost())
+        self.time_is_up = asyncio.Event()
+        self.web = PhotoDownload(resolver=_address, network=self)
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Wait for the time to be up."""
+        await self.time_is_up.wait()
+        raise httpcore.ConnectTimeout
+
+
 @pytest.fixture
-async def silent_web(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PhotoDownload]:
+async def silent(site: Site, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SilentHosts]:
     """A web whose hosts never answer; a job waits for them as long as for others in production."""
     site.db.execute("insert into generation.photo_hosts (host) values ('*') on conflict do nothing")
-    monkeypatch.setattr("worker.photos.download._CONNECT_SECONDS", SILENT_SECONDS)
     monkeypatch.setattr("worker.run.in_flight.PATIENCE_SECONDS", 0.1)
-    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", CLAIM_PAUSE_SECONDS)
-    network = Loopback(PhotoHost(), silent=[ADDRESS])
-    web = PhotoDownload(resolver=_address, network=network)
-    yield web
-    await web.close()
+    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 0.2)
+    hosts = SilentHosts()
+    yield hosts
+    await hosts.web.close()
 
 
 async def attack(site: Site, jobs: int, user: str = "attacker") -> list[int]:
@@ -58,53 +75,54 @@ def ended(site: Site, job: int) -> datetime:
     return moment
 
 
-async def test_jobs_that_wait_for_photos_take_no_place(site: Site, silent_web: PhotoDownload) -> None:
+async def completed(site: Site, *jobs: int) -> None:
+    """Wait until these jobs are made."""
+    for job in jobs:
+        await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", job)
+
+
+async def test_jobs_that_wait_for_photos_take_no_place(site: Site, silent: SilentHosts) -> None:
     """With one place, and silent hosts before every job of the victim, all of them are made meanwhile."""
     attacking = await attack(site, 4)
     mine = await site.order(*"abc")
 
-    summary = await site.worker(silent_web, JOBS_AT_A_TIME="1").run(RunRequest())
+    running = asyncio.create_task(site.worker(silent.web, JOBS_AT_A_TIME="1").run(RunRequest()))
+    await completed(site, *mine)
+    silent.time_is_up.set()
 
-    assert summary["completed"] == 3
+    assert (await running)["completed"] == 3
     assert max(ended(site, job) for job in mine) < min(ended(site, job) for job in attacking)
 
 
-async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(
-    site: Site, silent_web: PhotoDownload
-) -> None:
+async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(site: Site, silent: SilentHosts) -> None:
     """Half as many as there are places, and what the same claim brought; the others stay in the queue."""
     attacking = await attack(site, 12)
-    worker = site.worker(silent_web, JOBS_AT_A_TIME="4")
-
-    def processing() -> int:
-        return [site.job(job)["status"] for job in attacking].count("processing")
-
+    worker = site.worker(silent.web, JOBS_AT_A_TIME="4")
     running = asyncio.create_task(worker.run(RunRequest()))
-    while not processing():
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(3 * CLAIM_PAUSE_SECONDS)
+    await site.until_row("select from photo_generation_queue where status = 'processing'")
+    for name in "abc":  # each comes with a claim that could have brought more of the attacker's
+        await completed(site, *(await site.order(name)))
 
-    assert processing() == 4
+    assert [site.job(job)["status"] for job in attacking].count("processing") == 4
     worker.stop()
     await running
 
 
-async def test_new_orders_are_made_while_others_wait_for_photos(
-    site: Site, silent_web: PhotoDownload
-) -> None:
+async def test_new_orders_are_made_while_others_wait_for_photos(site: Site, silent: SilentHosts) -> None:
     """A run whose only jobs wait for photos claims new ones, instead of ending or waiting."""
     (attacking,) = await attack(site, 1)
-    worker = site.worker(silent_web)
-    running = asyncio.create_task(worker.run(RunRequest()))
-    while site.job(attacking)["status"] != "processing":
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(0.3)
-    mine = await site.order("late")
-
-    summary = await running
+    async with Proxy(site.stack.url) as proxy:
+        running = asyncio.create_task(site.worker(silent.web, SUPABASE_URL=proxy.url).run(RunRequest()))
+        async with asyncio.timeout(60):
+            while proxy.paths.count("/rest/v1/rpc/claim_generation_jobs") < 2:
+                await asyncio.sleep(0.02)
+        (mine,) = await site.order("late")
+        await completed(site, mine)
+        silent.time_is_up.set()
+        summary = await running
 
     assert summary["completed"] == 1
-    assert ended(site, mine[0]) < ended(site, attacking)
+    assert ended(site, mine) < ended(site, attacking)
 
 
 async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_claimed(
@@ -129,7 +147,7 @@ async def test_images_that_wait_for_their_users_memory_keep_nobody_from_being_cl
     await site.open_calls(2)
 
     (mine,) = await site.order("late")
-    await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", mine)
+    await completed(site, mine)
 
     assert not any(site.photos(job) for job in attacking)
     site.gemini.release()
@@ -165,11 +183,10 @@ async def test_a_claim_takes_few_images(site: Site) -> None:
     site.audit(summary)
 
 
-async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(
-    site: Site, silent_web: PhotoDownload
-) -> None:
+async def test_a_run_ends_once_nothing_is_left_but_waiting_in_vain(site: Site, silent: SilentHosts) -> None:
     attacking: Sequence[int] = await attack(site, 2)
-    worker: Worker = site.worker(silent_web, RETRY_BASE_SECONDS="60")
+    worker: Worker = site.worker(silent.web, RETRY_BASE_SECONDS="60")
+    silent.time_is_up.set()
 
     summary = await worker.run(RunRequest())
 
@@ -191,7 +208,7 @@ async def test_many_images_of_one_user_keep_no_other_user_from_being_claimed(sit
     await site.until_row("select from photo_generation_queue where id = %s and status = 'processing'", mine)
 
     site.gemini.release()
-    await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", mine)
+    await completed(site, mine)
     site.gemini.configure(rules=[])
     site.gemini.release()
     assert (await running)["completed"] == 3

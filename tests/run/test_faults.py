@@ -17,7 +17,7 @@ from tests.support import faults
 from tests.support.fault_calls import CALLS, GEMINI, Call, held, overtaken
 from tests.support.faults import Fault, FaultProxy
 from tests.support.queue_invariants import check_invariants
-from tests.support.runs import USUAL, Site
+from tests.support.runs import BUSY_SECONDS, USUAL, Site
 from worker.app import Worker
 from worker.errors import QueueUnavailable
 from worker.run.request import RunRequest
@@ -45,9 +45,6 @@ MATRIX = [
     for name in CALLS
     for fault in FAULTS
 ]
-BUSY_SECONDS = 5.0
-"""For what a busy machine adds; a call that nothing cuts would hang for minutes."""
-
 SHORT_BUDGET = 3.0
 """For a run whose call is silent or never heard: only its deadlines end that."""
 

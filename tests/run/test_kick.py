@@ -32,8 +32,8 @@ def site(stack: Stack, simulator: Simulator, db: Connection) -> Iterator[Clocked
 def test_an_order_is_worked_off_without_a_clock(site: Clocked) -> None:
     """The first order through the API calls the function, which makes its photo and answers 200."""
     job = site.order("first")
-    wait_for(lambda: site.is_completed(job), 60)
-    wait_for(site.is_quiet, 60)
+    wait_for(lambda: site.is_completed(job))
+    wait_for(site.is_quiet)
     (call,) = site.calls()
     assert call == "kick /: 200, queue_empty, completed 1"
     assert site.verdict("worker") == "Answering."
@@ -48,8 +48,8 @@ def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
     forget_kicks(site.db)
     second = site.order("second")
     site.gemini.release()
-    wait_for(lambda: site.is_completed(first) and site.is_completed(second), 60)
-    wait_for(site.is_quiet, 60)
+    wait_for(lambda: site.is_completed(first) and site.is_completed(second))
+    wait_for(site.is_quiet)
     (call,) = site.calls()
     assert "completed 2" in call
 
@@ -91,7 +91,7 @@ def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simul
         ):
             site.store(f"generation_worker_{name}", value)
             site.db.execute("select generation.call_worker('/')")
-            wait_for(site.is_quiet, 60)
+            wait_for(site.is_quiet)
             assert told in site.calls()[0], site.calls()[0]
 
 
@@ -107,4 +107,4 @@ def test_a_call_behind_a_long_run_is_no_trouble(site: Clocked) -> None:
     assert site.verdict("worker") == "Not yet: the first answer is still to come."
     paste(site.db, "call.sql")  # which waits for nothing that pg_net holds meanwhile
     site.gemini.release()
-    wait_for(lambda: site.is_completed(job), 60)
+    wait_for(lambda: site.is_completed(job))

@@ -15,7 +15,7 @@ from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.folder import Folder
 from local.stack.stack import Stack
-from tests.support.runs import Site, process_environment
+from tests.support.runs import BUSY_SECONDS, Site, process_environment
 
 pytest_plugins = ("tests.support.runs",)
 
@@ -126,10 +126,10 @@ async def test_a_job_that_kills_its_worker_three_times_alone_fails(site: Site, q
     site.audit()
 
 
-async def refuses_connections(queue: Function, seconds: float = 5.0) -> None:
+async def refuses_connections(queue: Function) -> None:
     """Wait until the server has taken notice of a signal: from then on it listens no more."""
     port = int(queue.url.rsplit(":", 1)[1])
-    async with asyncio.timeout(seconds):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionRefusedError):
             while True:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -153,7 +153,7 @@ async def test_sigterm_keeps_pending_requests_and_releases_the_other_jobs(
     site.gemini.release()
     answer = await invocation
 
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < BUSY_SECONDS
     summary = answer.json()
     assert (answer.status_code, summary["stopReason"]) == (200, "shutdown")
     assert (summary["images"]["made"], summary["images"]["notStarted"]) == (1, 1)

@@ -30,7 +30,7 @@ async def stopped(worker: Worker, *gates: Gate) -> Summary:
     run = asyncio.create_task(worker.run(RunRequest()))
     try:
         for gate in gates:
-            await gate.reached(60)
+            await gate.reached()
         worker.stop()
         began = time.monotonic()
         await asyncio.wait([run], timeout=60)

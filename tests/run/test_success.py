@@ -146,12 +146,16 @@ async def test_paced_by_the_gate(site: Site) -> None:
 
 async def test_a_retry_requests_only_the_missing_images(site: Site) -> None:
     """Two of four failed in the first run."""
-    no_image = {"kind": "finish", "reason": "NO_IMAGE", "latency_seconds": 0.3}  # after all four have come
-    site.gemini.configure(rules=[{"answer": no_image, "times": 2}, {"answer": {}, "times": 2}])
+    no_image = {"kind": "finish", "reason": "NO_IMAGE"}
+    site.gemini.add_rule({**no_image, "hold": True}, times=2)
+    site.gemini.add_rule({"kind": "image", "hold": True}, times=2)
     site.gemini.add_rule(no_image, times=2)
     (job,) = await site.order("a", images=4)
 
-    first = await site.run(RunRequest(max_jobs=1))
+    running = asyncio.create_task(site.run(RunRequest(max_jobs=1)))
+    await site.open_calls(4)
+    site.gemini.release()
+    first = await running
 
     assert (first["retried"], first["images"]["made"], first["images"]["erred"]) == (1, 2, 2)
     assert len(site.photos(job)) == 2

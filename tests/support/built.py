@@ -76,7 +76,7 @@ def served(
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen(command, cwd=container.folder, env=environment, start_new_session=True) as process:
         try:
-            wait_for(lambda: _answers(url), 60)
+            wait_for(lambda: _answers(url))
             yield process, url
         finally:
             with suppress(ProcessLookupError):

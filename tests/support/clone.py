@@ -122,7 +122,7 @@ def descendants(pid: int) -> list[int]:
     return below + [each for child in below for each in descendants(child)]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Asks again until the condition is true; fails after the time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -20,7 +20,7 @@ class Gate:
         self._reached = asyncio.Event()
         self._open = asyncio.Event()
 
-    async def reached(self, seconds: float = 10.0) -> None:
+    async def reached(self, seconds: float = 60.0) -> None:
         """Wait until a request waits at the gate."""
         async with asyncio.timeout(seconds):
             await self._reached.wait()

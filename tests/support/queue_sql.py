@@ -241,7 +241,7 @@ class Clock:
 @contextmanager
 def blocked(other: Queue, call: Callable[[Queue], T], watcher: Queue) -> Iterator[Future[T]]:
     """Start a call on another connection, return once it waits for a lock; the future of its answer."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(call, other)
         blockers = "select cardinality(pg_blocking_pids(%s)) as blockers"

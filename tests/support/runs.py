@@ -11,7 +11,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import psycopg
@@ -27,7 +27,9 @@ from local.simulator.ledger import Call, Ledger
 from local.stack.stack import Stack
 from tests.support.queue_invariants import check_invariants
 from worker.app import Worker
+from worker.jobs import Photo
 from worker.photos.download import PhotoDownload
+from worker.photos.prepare import PhotoPreparer
 from worker.run.request import RunRequest
 from worker.settings import Settings
 
@@ -36,6 +38,9 @@ SUCCESSOR = "gemini-3.1-flash-image"
 NEWEST = "gemini-nano-banana-2.1"
 KEY = "key-of-a-test-1234567890"
 SOURCES = "training-photos"
+BUSY_SECONDS = 20.0
+"""What a busy machine may add to a time that a run keeps; a call that nothing cuts would hang for minutes."""
+
 USUAL = RunRequest()
 Summary = Mapping[str, Any]
 
@@ -45,6 +50,22 @@ def picture(colour: str = "teal", kind: str = "PNG") -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (96, 64), colour).save(out, kind)
     return out.getvalue()
+
+
+class UsualPhotos(PhotoPreparer):
+    """Prepares the usual photo once for all tests of a process: starting a decoder for each of their workers
+    would be a quarter of what they compute."""
+
+    ready: ClassVar[dict[int | None, Photo]] = {}
+    usual = picture()
+
+    async def prepare(self, data: bytes, user_folder: str, shown: str) -> Photo:
+        """The photo as it is sent to Gemini."""
+        if data != self.usual:
+            return await super().prepare(data, user_folder, shown)
+        if self._max_edge not in self.ready:
+            self.ready[self._max_edge] = await super().prepare(data, user_folder, shown)
+        return self.ready[self._max_edge]
 
 
 def fresh_order(examples: tuple[str, ...], images: int, photo: str, **fields: object) -> dict[str, object]:
@@ -174,7 +195,7 @@ class Site:
         """The calls to Gemini for the example of this name, or all; in order of arrival."""
         return [call for call in self.gemini.ledger.calls if not name or f"[{name}]" in call.prompt_start]
 
-    async def until(self, condition: Callable[[Ledger], object], seconds: float = 10.0) -> None:
+    async def until(self, condition: Callable[[Ledger], object], seconds: float = 60.0) -> None:
         """Wait until the ledger fulfils the condition."""
         ledger = self.gemini.ledger
         assert await asyncio.to_thread(ledger.wait, condition, seconds), ledger.summary()
@@ -183,7 +204,7 @@ class Site:
         """Wait until this many requests are pending."""
         await self.until(lambda ledger: ledger.outcomes().get("open", 0) == count)
 
-    async def until_row(self, query: str, *parameters: object, seconds: float = 10.0) -> DictRow:
+    async def until_row(self, query: str, *parameters: object, seconds: float = 60.0) -> DictRow:
         """Wait until a query finds a row, and return it."""
         deadline = time.monotonic() + seconds
         while not (found := self.rows(query, *parameters)):
@@ -241,6 +262,7 @@ async def site(
     simulator.reset()
     simulator.configure(latency=0.0, scale=0.25)
     monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", simulator.url)
+    monkeypatch.setattr("worker.app.PhotoPreparer", UsualPhotos)
     with contextlib.suppress(StorageApiError):  # a test before has made it
         await service.storage.create_bucket(SOURCES)
     opened = Site(stack, simulator, db, service)

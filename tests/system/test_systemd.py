@@ -169,9 +169,7 @@ async def test_the_service_works_and_stops(site: Site) -> None:
     """Its command processes a job, and ends well within TimeoutStopSec after SIGTERM."""
     (job,) = await site.order("one")
     with start(SERVICES[0], process_environment(site.stack, site.gemini)) as started:
-        await site.until_row(
-            "select from photo_generation_queue where id = %s and status = 'completed'", job, seconds=60
-        )
+        await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", job)
         started.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(started.wait, 10) == 0
     site.audit()
