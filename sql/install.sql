@@ -2614,8 +2614,9 @@ $$;
 --             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
 --             does one with a user whom it did not name when it last asked.
 --   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
---             many as they are.
---   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
+--             many as they are. Each answer tells the run in how many runs its users wait, by which it divides its starts between them.
+--   turn      While others wait, a turn is the run's weight times five starts, or times those of a fifth of the horizon if these are fewer;
+--             one at least. So a run that counts more need not come more often, which it cannot while it uses the starts it has.
 --   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
 --             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
@@ -2625,12 +2626,13 @@ $$;
 --             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
 -- All of this happens under the gate's lock.
 
--- How many starts a turn is.
-create or replace function generation.turn_starts(p_gate generation.gates) returns integer
+-- How many starts a turn of a run of this weight is.
+create or replace function generation.turn_starts(p_gate generation.gates, p_weight double precision) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5);
+  return greatest(round(p_weight
+    * least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5)), 1);
 end
 $$;
 
@@ -2672,29 +2674,29 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
-  v_starts constant integer := generation.turn_starts(p_gate);
 begin
-  select coalesce(sum(least(t.images, v_starts)), 0),
-    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / v_starts), 1) * v_starts))
+  select coalesce(sum(least(t.images, s.starts)), 0),
+    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / s.starts), 1) * s.starts))
       filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
   into turns, before
-  from generation.gate_turns as t
+  from generation.gate_turns as t cross join lateral (select generation.turn_starts(p_gate, t.weight) as starts) as s
   where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_before;
 end
 $$;
 
--- The run's place in line, as it asks for p_images starts now. p_users names those the images are for; without them the run counts as
--- a user of its own. Users are kept as hashes. Also forgets runs of which nothing has been heard, and those that a wrong clock has put
--- into the future.
+-- The run's place in line, as it asks for p_images starts now, and in how many waiting runs each of its users waits, {user: runs}. p_users
+-- names those the images are for; without them the run counts as a user of its own. Users are kept as hashes. Also forgets runs of which
+-- nothing has been heard, and those that a wrong clock has put into the future.
 create or replace function generation.place_in_line(
-  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz
-) returns generation.gate_turns
+  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz,
+  out turn generation.gate_turns, out runs_of_users jsonb
+)
 language plpgsql set search_path = ''
 as $$
 declare
   v_turn generation.gate_turns;
-  v_users constant integer[] := array(
-    select distinct hashtext(u.name) from jsonb_array_elements_text(coalesce(p_users, jsonb_build_array(p_run_id))) as u (name));
+  v_names constant jsonb := coalesce(p_users, jsonb_build_array(p_run_id));
+  v_users constant integer[] := array(select distinct hashtext(u.name) from jsonb_array_elements_text(v_names) as u (name));
   v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
   v_runs integer;
   v_hashes integer[];
@@ -2720,10 +2722,13 @@ begin
   select count(distinct t."runId"), coalesce(array_agg(u.hash), '{}') into v_runs, v_hashes
   from generation.gate_turns as t cross join unnest(t.users) as u (hash)
   where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_before;
+  runs_of_users := (
+    select jsonb_object_agg(u.name, 1 + cardinality(array_positions(v_hashes, hashtext(u.name))))
+    from jsonb_array_elements_text(v_names) as u (name));
   v_turn.weight := (1.0::double precision + v_runs) / (select count(distinct u.hash) from unnest(v_hashes || v_users) as u (hash))
-    * (select sum(1.0::double precision / (1 + cardinality(array_positions(v_hashes, u.hash)))) from unnest(v_users) as u (hash));
+    * (select sum(1.0::double precision / r.runs::integer) from jsonb_each_text(runs_of_users) as r (name, runs));
   v_turn."heardAt" := p_now;
-  return v_turn;
+  turn := v_turn;
 end
 $$;
 
@@ -2734,7 +2739,7 @@ create or replace function generation.starts_in_turn(
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_turn_starts constant integer := generation.turn_starts(p_gate);
+  v_turn_starts constant integer := generation.turn_starts(p_gate, p_turn.weight);
   v_lead constant interval := generation.turn_lead(p_gate);
   v_others record;
   v_open timestamptz[];
@@ -3040,8 +3045,9 @@ $$;
 -- starts nothing more, so that no run takes starts along into its end. p_users is an array of the ids of the users for
 -- whom the run wants them, who share the starts with those of other runs (see 41_turns.sql); null, the default, is a user
 -- of the run's own. Returns {slots: [seconds from now, ascending], graceSeconds, horizonSeconds, epoch, reason,
--- nextInSeconds, askAgainInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
+-- nextInSeconds, askAgainInSeconds, runsOfUsers}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
+-- runsOfUsers has in how many runs each of p_users waits: the run divides its starts in inverse proportion to that.
 -- The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
 -- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
@@ -3053,6 +3059,7 @@ language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
   v_gate generation.gates;
+  v_line record;
   v_turn generation.gate_turns;
   v_now timestamptz;
   v_ends timestamptz;
@@ -3095,14 +3102,14 @@ begin
       v_probe := 0;
     end if;
   end if;
-  v_turn := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
-  v_starts := generation.starts_in_turn(v_turn, v_gate, v_most - v_probe, v_now, v_latest);
+  v_line := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
+  v_starts := generation.starts_in_turn(v_line.turn, v_gate, v_most - v_probe, v_now, v_latest);
   if v_starts <> '{}' then
     v_gate := generation.add_starts(v_gate, v_starts, v_now);
   end if;
   v_starts := array_fill(v_now, array[v_probe]) || v_starts;
   v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
-  v_turn := generation.save_place(v_turn, v_gate, cardinality(v_starts), v_now);
+  v_turn := generation.save_place(v_line.turn, v_gate, cardinality(v_starts), v_now);
   perform generation.save_gate(v_gate);
   return jsonb_build_object(
     'slots', (
@@ -3111,7 +3118,7 @@ begin
     'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
       else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end,
-    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate));
+    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate), 'runsOfUsers', v_line.runs_of_users);
 end
 $$;
 

@@ -4,8 +4,9 @@
 --             the run comes first that has been given least for its weight while it waited. A new run comes before all of these, and so
 --             does one with a user whom it did not name when it last asked.
 --   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
---             many as they are.
---   turn      While others wait, a turn is at most five starts, and at most those of a fifth of the horizon, but one.
+--             many as they are. Each answer tells the run in how many runs its users wait, by which it divides its starts between them.
+--   turn      While others wait, a turn is the run's weight times five starts, or times those of a fifth of the horizon if these are fewer;
+--             one at least. So a run that counts more need not come more often, which it cannot while it uses the starts it has.
 --   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
 --             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
@@ -15,12 +16,13 @@
 --             whoever asks, and one that comes within half of the lead to the run whose turn it is: those who wait for it are late.
 -- All of this happens under the gate's lock.
 
--- How many starts a turn is.
-create or replace function generation.turn_starts(p_gate generation.gates) returns integer
+-- How many starts a turn of a run of this weight is.
+create or replace function generation.turn_starts(p_gate generation.gates, p_weight double precision) returns integer
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5);
+  return greatest(round(p_weight
+    * least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5)), 1);
 end
 $$;
 
@@ -62,29 +64,29 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
-  v_starts constant integer := generation.turn_starts(p_gate);
 begin
-  select coalesce(sum(least(t.images, v_starts)), 0),
-    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / v_starts), 1) * v_starts))
+  select coalesce(sum(least(t.images, s.starts)), 0),
+    coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / s.starts), 1) * s.starts))
       filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
   into turns, before
-  from generation.gate_turns as t
+  from generation.gate_turns as t cross join lateral (select generation.turn_starts(p_gate, t.weight) as starts) as s
   where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_before;
 end
 $$;
 
--- The run's place in line, as it asks for p_images starts now. p_users names those the images are for; without them the run counts as
--- a user of its own. Users are kept as hashes. Also forgets runs of which nothing has been heard, and those that a wrong clock has put
--- into the future.
+-- The run's place in line, as it asks for p_images starts now, and in how many waiting runs each of its users waits, {user: runs}. p_users
+-- names those the images are for; without them the run counts as a user of its own. Users are kept as hashes. Also forgets runs of which
+-- nothing has been heard, and those that a wrong clock has put into the future.
 create or replace function generation.place_in_line(
-  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz
-) returns generation.gate_turns
+  p_gate generation.gates, p_run_id uuid, p_images integer, p_users jsonb, p_now timestamptz,
+  out turn generation.gate_turns, out runs_of_users jsonb
+)
 language plpgsql set search_path = ''
 as $$
 declare
   v_turn generation.gate_turns;
-  v_users constant integer[] := array(
-    select distinct hashtext(u.name) from jsonb_array_elements_text(coalesce(p_users, jsonb_build_array(p_run_id))) as u (name));
+  v_names constant jsonb := coalesce(p_users, jsonb_build_array(p_run_id));
+  v_users constant integer[] := array(select distinct hashtext(u.name) from jsonb_array_elements_text(v_names) as u (name));
   v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
   v_runs integer;
   v_hashes integer[];
@@ -110,10 +112,13 @@ begin
   select count(distinct t."runId"), coalesce(array_agg(u.hash), '{}') into v_runs, v_hashes
   from generation.gate_turns as t cross join unnest(t.users) as u (hash)
   where t.model = p_gate.model and t."runId" <> p_run_id and t."turnAt" > v_absent_before;
+  runs_of_users := (
+    select jsonb_object_agg(u.name, 1 + cardinality(array_positions(v_hashes, hashtext(u.name))))
+    from jsonb_array_elements_text(v_names) as u (name));
   v_turn.weight := (1.0::double precision + v_runs) / (select count(distinct u.hash) from unnest(v_hashes || v_users) as u (hash))
-    * (select sum(1.0::double precision / (1 + cardinality(array_positions(v_hashes, u.hash)))) from unnest(v_users) as u (hash));
+    * (select sum(1.0::double precision / r.runs::integer) from jsonb_each_text(runs_of_users) as r (name, runs));
   v_turn."heardAt" := p_now;
-  return v_turn;
+  turn := v_turn;
 end
 $$;
 
@@ -124,7 +129,7 @@ create or replace function generation.starts_in_turn(
 language plpgsql stable set search_path = ''
 as $$
 declare
-  v_turn_starts constant integer := generation.turn_starts(p_gate);
+  v_turn_starts constant integer := generation.turn_starts(p_gate, p_turn.weight);
   v_lead constant interval := generation.turn_lead(p_gate);
   v_others record;
   v_open timestamptz[];

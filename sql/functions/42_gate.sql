@@ -253,8 +253,9 @@ $$;
 -- starts nothing more, so that no run takes starts along into its end. p_users is an array of the ids of the users for
 -- whom the run wants them, who share the starts with those of other runs (see 41_turns.sql); null, the default, is a user
 -- of the run's own. Returns {slots: [seconds from now, ascending], graceSeconds, horizonSeconds, epoch, reason,
--- nextInSeconds, askAgainInSeconds}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
+-- nextInSeconds, askAgainInSeconds, runsOfUsers}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
+-- runsOfUsers has in how many runs each of p_users waits: the run divides its starts in inverse proportion to that.
 -- The caller counts from the moment it has the answer; a start is
 -- void graceSeconds after its time, or when a later answer carries another epoch.
 -- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
@@ -266,6 +267,7 @@ language plpgsql security definer set search_path = '' set lock_timeout = '5s'
 as $$
 declare
   v_gate generation.gates;
+  v_line record;
   v_turn generation.gate_turns;
   v_now timestamptz;
   v_ends timestamptz;
@@ -308,14 +310,14 @@ begin
       v_probe := 0;
     end if;
   end if;
-  v_turn := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
-  v_starts := generation.starts_in_turn(v_turn, v_gate, v_most - v_probe, v_now, v_latest);
+  v_line := generation.place_in_line(v_gate, p_run_id, p_slots, p_users, v_now);
+  v_starts := generation.starts_in_turn(v_line.turn, v_gate, v_most - v_probe, v_now, v_latest);
   if v_starts <> '{}' then
     v_gate := generation.add_starts(v_gate, v_starts, v_now);
   end if;
   v_starts := array_fill(v_now, array[v_probe]) || v_starts;
   v_gate."startedToday" := v_gate."startedToday" + cardinality(v_starts);
-  v_turn := generation.save_place(v_turn, v_gate, cardinality(v_starts), v_now);
+  v_turn := generation.save_place(v_line.turn, v_gate, cardinality(v_starts), v_now);
   perform generation.save_gate(v_gate);
   return jsonb_build_object(
     'slots', (
@@ -324,6 +326,6 @@ begin
     'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
       else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end,
-    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate));
+    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate), 'runsOfUsers', v_line.runs_of_users);
 end
 $$;

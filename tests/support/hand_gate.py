@@ -114,6 +114,7 @@ def starts(
         "reason": None,
         "nextInSeconds": 1,
         "askAgainInSeconds": again,
+        "runsOfUsers": {},
     }
 
 

@@ -111,6 +111,36 @@ async def test_two_owners_who_always_want_more_leave_a_third_its_turn(hold: Hold
     assert await holding(greedy[2], other) == [False, True]
 
 
+async def test_an_owner_at_its_half_does_not_save_up_turns(hold: Hold) -> None:
+    """While it could have no more, others took turns with the rest; after that it takes turns with them."""
+    greedy = [hold("a", 10) for _ in range(4)]
+    others = [hold(owner, 10) for _ in range(4) for owner in "bc"]
+    assert await holding(greedy[0], *others[:2]) == [True, True, False]
+    for number in range(5):
+        await others[number].leave()
+        await holding()
+    await others[5].leave()
+    await greedy[0].leave()
+    assert await holding(greedy[1], others[6], greedy[2], others[7]) == [True, True, False, False]
+    await greedy[1].leave()
+    assert await holding(greedy[2], others[7]) == [False, True]
+
+
+async def test_an_owner_at_a_higher_price_gets_fewer_units() -> None:
+    """At three times the price, one of four."""
+    budget, order = FairBudget(1, price=lambda owner: 3.0 if owner == "dear" else 1.0), list[str]()
+
+    async def take(owner: str) -> None:
+        async with budget.hold(owner, 1):
+            order.append(owner)
+
+    async with budget.hold("first", 1):
+        takers = [asyncio.create_task(take(owner)) for owner in ("dear", "cheap") for _ in range(12)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*takers)
+    assert [order[:count].count("dear") for count in (4, 8, 12)] == [1, 2, 3]
+
+
 async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:
     small, large = hold("a", 1), hold("b", 50)
     assert await holding(small, large) == [True, False]

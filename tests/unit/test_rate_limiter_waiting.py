@@ -96,6 +96,22 @@ async def test_asks_at_once_for_another_user(ticker: Ticker) -> None:
     assert gate.users == [["many"], ["few", "many"]]
 
 
+async def test_asks_at_once_for_another_user_while_it_has_slots(ticker: Ticker) -> None:
+    """When they are used, that user's turn may have passed. It asks for no more than it lacks."""
+    gate = HandGate(starts(60, 61, again=30), starts(62, again=30))
+    limiter = Limiter(gate, ticker)
+    images = [asyncio.create_task(limiter.acquire(ticker.never, "many")) for _ in range(3)]
+    await settled()
+    images.append(asyncio.create_task(limiter.acquire(ticker.never, "few")))
+    limiter.stop.pause()  # wakes the image that sleeps
+    limiter.stop.resume()
+    await settled()
+    assert gate.users == [["many"], ["few", "many"]]
+    assert gate.asked == [1, 2]
+    for image in images:
+        image.cancel()
+
+
 async def test_a_pause_wakes_all_waiting_images_at_once(ticker: Ticker) -> None:
     """After a resume, valid starts are used."""
     gate = HandGate(starts(0, 50, 60))

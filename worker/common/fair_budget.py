@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +15,6 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class _Waiter:
     owner: str
-    turn: float
     size: Callable[[], int]
     granted: Callable[[], None]
     future: asyncio.Future[None] = field(default_factory=asyncio.Future)
@@ -30,19 +28,22 @@ class FairBudget:
     queueing by size, as in the job queue, so that one owner's large requests do not delay another's small
     ones; requests of the same owner are granted in order. A request that exceeds its owner's half delays only
     that owner. A request larger than `limit` is granted when nothing else is held, one larger than half when
-    its owner holds nothing.
+    its owner holds nothing. `price` is what a unit costs an owner: at price 3, a third as many units as at 1.
     """
 
-    def __init__(self, limit: int, *, alone: int | None = None) -> None:
+    def __init__(
+        self, limit: int, *, alone: int | None = None, price: Callable[[str], float] = lambda _owner: 1.0
+    ) -> None:
         self._limit = limit
         self._share = limit // 2
         self._alone = self._share if alone is None else alone
+        self._price = price
         self._closed = False
         self._held: Counter[str] = Counter()
         self._total = 0
         self._waiting: list[_Waiter] = []
-        self._now = 0.0
-        self._next_turn: dict[str, float] = {}
+        self._now = self._granted = 0.0
+        self._turns: dict[str, float] = {}
 
     @property
     def free(self) -> int:
@@ -111,8 +112,9 @@ class FairBudget:
         Both are called without an await in between, so `granted` sees the same state as `size`.
         A cancelled caller may have been granted its units.
         """
-        waiter = _Waiter(owner, self._take_turn(owner, size()), size, granted)
-        insort(self._waiting, waiter, key=lambda each: each.turn)
+        waiter = _Waiter(owner, size, granted)
+        self._enter(owner)
+        self._waiting.append(waiter)
         self._serve()
         try:
             await waiter.future
@@ -130,32 +132,45 @@ class FairBudget:
         if size < 0:
             self._serve()
 
-    def _take_turn(self, owner: str, size: int) -> float:
-        """The virtual start time of a new request, in units granted per owner."""
-        turn = max(self._next_turn.get(owner, 0), self._now)
-        self._next_turn = {name: due for name, due in self._next_turn.items() if due > self._now}
-        self._next_turn[owner] = turn + size
-        return turn
+    def _enter(self, owner: str) -> None:
+        """Give an owner who begins to wait a turn that is not in the past."""
+        waiting = self.owners_waiting
+        self._turns = {
+            name: turn for name, turn in self._turns.items() if turn > self._now or name in waiting
+        }
+        self._turns.setdefault(owner, self._now)
 
     def _serve(self) -> None:
-        waiting = [waiter for waiter in self._waiting if not waiter.future.cancelled()]
-        owners = {*self._held, *(waiter.owner for waiter in waiting)}
-        share = self._alone if len(owners) == 1 else self._share
-        behind: set[str] = set()
-        for waiter in waiting:
-            if self._closed:
-                return
-            size = waiter.size()
-            if waiter.owner in behind or not self._fits(self._held[waiter.owner], size, share):
-                behind.add(waiter.owner)
-            elif self._fits(self._total, size, self._limit):
-                self._waiting.remove(waiter)
-                # Virtual time advances with every grant; otherwise new owners would always come first.
-                self._now = max(self._now, waiter.turn) + (size / len(owners) if len(owners) > 1 else 0)
-                waiter.granted()
-                waiter.future.set_result(None)
-            else:
-                return
+        while not self._closed and (waiter := self._first_that_fits()):
+            self._take_turn(waiter.owner, waiter.size())
+            self._waiting.remove(waiter)
+            waiter.granted()
+            waiter.future.set_result(None)
+
+    def _first_that_fits(self) -> _Waiter | None:
+        """The first request of the owner whose turn it is, unless it has to wait for free units."""
+        first: dict[str, _Waiter] = {}
+        for waiter in self._waiting:
+            if not waiter.future.cancelled():
+                first.setdefault(waiter.owner, waiter)
+        share = self._alone if len({*self._held, *first}) == 1 else self._share
+        for owner in sorted(first, key=lambda each: (self._turns[each], self._price(each))):
+            size = first[owner].size()
+            if self._fits(self._held[owner], size, share):
+                return first[owner] if self._fits(self._total, size, self._limit) else None
+            # While at its own limit, an owner saves up no turns.
+            self._turns[owner] = max(self._turns[owner], self._granted)
+        return None
+
+    def _take_turn(self, owner: str, size: int) -> None:
+        """Advance the owner's virtual time, in units granted per owner at price 1, and that of the budget."""
+        turn = self._turns[owner]
+        self._turns[owner] = turn + size * self._price(owner)
+        self._granted = max(self._granted, turn)
+        owners = {*self._held, *self.owners_waiting}
+        # The budget's time advances with every grant; otherwise new owners would always come first.
+        shared = size / sum(1 / self._price(each) for each in owners) if len(owners) > 1 else 0
+        self._now = max(self._now, turn) + shared
 
     @staticmethod
     def _fits(held: int, size: int, limit: int) -> bool:

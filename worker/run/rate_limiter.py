@@ -1,8 +1,10 @@
 """The rate limiter of one run: every request to Gemini, including retries, first takes a slot.
 
 The rate gate in the database assigns slots to all workers. A run asks for as many slots as it has images
-waiting with their photos loaded, and places for them, and says for which users; it gives the slots to users
-in turns. Each answer says when the run's next turn can have come; it does not ask before.
+waiting with their photos loaded, and places for them, and says for which users. Each answer says when the
+run's next turn can have come, before which it does not ask, and in how many runs each user waits. The run
+gives its slots to users in turns; one who waits in three runs gets a third as many in each, so that all
+users get as many, whichever runs they wait in.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -60,8 +62,9 @@ class RateLimiter:
         self._stop = stop
         self._monotonic = monotonic
         self._grace = self._horizon = 0.0
-        self._announced: set[str] = set()
-        self._places = FairBudget(places, alone=places)
+        self._announced: set[str] = set()  # the users whom the gate knows
+        self._runs_of_users: Mapping[str, int] = {}
+        self._places = FairBudget(places, alone=places, price=lambda owner: self._runs_of_users.get(owner, 1))
         self.use(model)
 
     def use(self, model: str) -> None:
@@ -128,12 +131,13 @@ class RateLimiter:
             now = self._monotonic()
             while self._slots and self._slots[0] + self._grace < now:
                 self._slots.popleft()
-            due = self._slots[0] if self._slots else max(self._may_ask_at, now)
+            start = self._slots[0] if self._slots else math.inf
+            due = max(min(start, self._may_ask_at), now)
             if due > latest.at:
                 break
             if due > now:
                 await self._stop.sleep(min(due - now, LONGEST_SLEEP_SECONDS))
-            elif self._slots:
+            elif start <= now:
                 self._slots.popleft()
                 return self._epoch
             elif not await self._refill(owner, latest):
@@ -147,14 +151,25 @@ class RateLimiter:
 
     @property
     def _may_ask_at(self) -> float:
-        """When the gate may have a slot for this run."""
+        """When the gate may have a slot for this run.
+
+        It does not ask while it has slots, unless a user has come whom the gate does not know: while it used
+        its slots, that user's turn could pass.
+        """
+        if self._slots and (self._ask_at > -math.inf or len(self._slots) >= self._wanted):
+            return math.inf
         return max(self.blocked_until - self._horizon, self._ask_at)
+
+    @property
+    def _wanted(self) -> int:
+        """How many slots the run could use now: one for each waiting image for which there is a place."""
+        return 1 + min(self._places.waiting, self._places.free)
 
     def _is_over(self, ended: asyncio.Event) -> bool:
         return self._stop.paused or ended.is_set()
 
     async def _refill(self, owner: str, latest: Deadline) -> bool:
-        """Request a slot for each waiting image for which there is a place, the one of `owner` first.
+        """Request the slots that the run could use and does not have.
 
         Returns False if there is none before `latest`.
         """
@@ -162,9 +177,12 @@ class RateLimiter:
         if model != self._model or answer["epoch"] < self._epoch:
             return True  # outdated: the model changed or a 429 was reported while the call was pending
         received = self._monotonic()
+        if answer["epoch"] > self._epoch:
+            self._slots.clear()
         self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
-        self._slots.extend(received + offset for offset in answer["slots"])
+        self._runs_of_users = answer["runsOfUsers"]
+        self._slots = deque(sorted([*self._slots, *(received + offset for offset in answer["slots"])]))
         self._ask_at = received + answer["askAgainInSeconds"]
         if self._slots:
             return True
@@ -181,7 +199,7 @@ class RateLimiter:
         params = {
             "p_run_id": str(self._run_id),
             "p_model": self._model,
-            "p_slots": min(1 + min(self._places.waiting, self._places.free), MOST_SLOTS),
+            "p_slots": min(self._wanted - len(self._slots), MOST_SLOTS),
             "p_within_seconds": latest.at - self._monotonic(),
             "p_users": sorted(owners),
         }
