@@ -2208,7 +2208,7 @@ $$;
 
 -- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
 -- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
--- be at most. What is further ahead is moved: by put_times_right and, for a gate, gate_ahead in each claim, and by the sweep for its own.
+-- be at most. What is further ahead is moved: by correct_times and, for a gate, current_gate in each claim, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
@@ -2329,7 +2329,7 @@ $$;
 -- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
 -- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
 -- runs, jobs; those locked by others are skipped.
-create or replace function generation.put_times_right(p_limit integer) returns void
+create or replace function generation.correct_times(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -3079,7 +3079,7 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_gate := generation.lock_gate(p_model);
-  perform generation.hear_run(p_run_id);
+  perform generation.record_heartbeat(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');
@@ -3620,7 +3620,7 @@ $$;
 -- The answer of a claim: its jobs and fence, the models that replaced p_model in order and the last of them, its latency, the price of an
 -- image by model, the buckets and hosts that photos may come from, an image that Storage did not keep (see report_storage), the limit of
 -- images that applied, and the time.
-create or replace function generation.claimed(
+create or replace function generation.claim_response(
   p_run_id uuid, p_claim_id uuid, p_fence text, p_model text, p_most_images double precision
 ) returns jsonb
 language plpgsql stable set search_path = ''
@@ -3643,7 +3643,7 @@ $$;
 -- The answer of a claim without jobs: `isolated` while a ready job waits for the run's other jobs to be settled (see
 -- lock_ready_jobs), `busy` when other claims are taking the ready jobs right now, else `queue_empty` with the seconds until that may
 -- change.
-create or replace function generation.nothing_claimed(p_run_id uuid) returns jsonb
+create or replace function generation.empty_claim(p_run_id uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object('jobs', '[]'::jsonb,
@@ -3658,7 +3658,7 @@ $$;
 
 -- The gate that a worker asking for p_model will stand at, as it is now. Reads it without a lock, unless it has to be made, or a wrong
 -- clock has left it in the future: then it is written back, so that its waits have an end.
-create or replace function generation.gate_ahead(p_model text) returns generation.gates
+create or replace function generation.current_gate(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
@@ -3703,7 +3703,7 @@ $$;
 
 -- Adds {answeredAt}, the database's time, to the answer of a claim. The worker has no reliable clock, and computes from it when to claim
 -- again.
-create or replace function generation.answered(p_answer jsonb) returns jsonb
+create or replace function generation.with_server_time(p_answer jsonb) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -3755,10 +3755,10 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_run := generation.lock_run(p_run_id);
-  perform generation.hear_run(v_run.id);
-  v_gate := generation.gate_ahead(p_model);
+  perform generation.record_heartbeat(v_run.id);
+  v_gate := generation.current_gate(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
-  perform generation.put_times_right(1000);
+  perform generation.correct_times(1000);
   v_left := generation.left_today(v_gate);
   v_most_images := least(p_max_images, v_left,
     generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
@@ -3766,8 +3766,8 @@ begin
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, v_left, p_run_seconds);
     if v_closed ->> 'reason' is not null then
-      perform generation.note_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
-      return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
+      perform generation.record_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
+      return generation.with_server_time(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
         'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
     perform generation.rescue_expired_leases(100);
@@ -3777,8 +3777,8 @@ begin
     v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit(v_most_requests);
     v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
-      perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
-      return generation.answered(generation.nothing_claimed(p_run_id));
+      perform generation.record_idle_run(p_run_id, p_worker_id, 'queue_empty');
+      return generation.with_server_time(generation.empty_claim(p_run_id));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
@@ -3789,10 +3789,10 @@ begin
       perform generation.pass_over(v_ids);
     end if;
   end if;
-  return generation.claimed(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
+  return generation.claim_response(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
 exception
   when lock_not_available then
-    return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
+    return generation.with_server_time(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
 end
 $$;
 
@@ -3821,7 +3821,7 @@ $$;
 
 -- Notes that a run is alive, at most every ten seconds. Locks: the run, unless another call has locked it: that one
 -- notes it as well, or ends the run.
-create or replace function generation.hear_run(p_run_id uuid) returns void
+create or replace function generation.record_heartbeat(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -3854,7 +3854,7 @@ $$;
 -- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
 -- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
 -- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
-create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
+create or replace function generation.record_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -4003,7 +4003,7 @@ begin
   update public.photo_generation_batches as b
   set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
   where b.id = v_job."batchId";
-  perform generation.hear_run(v_job."runId");
+  perform generation.record_heartbeat(v_job."runId");
   return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
 end
 $$;
@@ -4035,7 +4035,7 @@ begin
   insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
   values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
-  perform generation.hear_run(v_job."runId");
+  perform generation.record_heartbeat(v_job."runId");
   return jsonb_build_object('result', 'recorded');
 end
 $$;
@@ -4221,7 +4221,7 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
-  perform generation.hear_run(r.id) from (
+  perform generation.record_heartbeat(r.id) from (
     select distinct (s ->> 'runId')::uuid as id from jsonb_array_elements(v_settled) as s
   ) as r;
   return jsonb_build_object('results', (
@@ -4899,7 +4899,7 @@ end
 $$;
 
 -- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to mend. Idle runs are kept only where that is news (note_idle_run);
+-- problem}}, where `problem` is what a person has to fix. Idle runs are kept only where that is news (record_idle_run);
 -- one died that has passed its deadline without an end.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
@@ -5282,7 +5282,7 @@ begin
     order by n.place) into v_jobs
   from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then
-    return generation.nothing_claimed(null);
+    return generation.empty_claim(null);
   end if;
   return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
 end

@@ -1,6 +1,6 @@
 -- Repairs times that were stored while the database's clock was ahead. They lie in the future once the clock is corrected, and a retry,
 -- a lease or a block would last too long by the difference. time_bounds says for every time in the tables how far in the future it can
--- be at most. What is further ahead is moved: by put_times_right and, for a gate, gate_ahead in each claim, and by the sweep for its own.
+-- be at most. What is further ahead is moved: by correct_times and, for a gate, current_gate in each claim, and by the sweep for its own.
 --
 -- Most waits are stored with their beginning. One that began in the future was set by a wrong clock; it is moved with its
 -- beginning and lasts as long as it was to. Without a beginning (an operator's own retryAt, for example) a wait is left
@@ -121,7 +121,7 @@ $$;
 -- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
 -- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
 -- runs, jobs; those locked by others are skipped.
-create or replace function generation.put_times_right(p_limit integer) returns void
+create or replace function generation.correct_times(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
 declare

@@ -287,7 +287,7 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_gate := generation.lock_gate(p_model);
-  perform generation.hear_run(p_run_id);
+  perform generation.record_heartbeat(p_run_id);
   select r."endsBy" into v_ends from generation.runs as r where r.id = p_run_id and r."finishedAt" is null;
   if not found then
     perform generation.refuse('409', 'run_finished', 'this run has been finished, or never claimed anything', 'Start a new run.');

@@ -152,7 +152,7 @@ $$;
 -- The answer of a claim: its jobs and fence, the models that replaced p_model in order and the last of them, its latency, the price of an
 -- image by model, the buckets and hosts that photos may come from, an image that Storage did not keep (see report_storage), the limit of
 -- images that applied, and the time.
-create or replace function generation.claimed(
+create or replace function generation.claim_response(
   p_run_id uuid, p_claim_id uuid, p_fence text, p_model text, p_most_images double precision
 ) returns jsonb
 language plpgsql stable set search_path = ''
@@ -175,7 +175,7 @@ $$;
 -- The answer of a claim without jobs: `isolated` while a ready job waits for the run's other jobs to be settled (see
 -- lock_ready_jobs), `busy` when other claims are taking the ready jobs right now, else `queue_empty` with the seconds until that may
 -- change.
-create or replace function generation.nothing_claimed(p_run_id uuid) returns jsonb
+create or replace function generation.empty_claim(p_run_id uuid) returns jsonb
 language sql stable set search_path = ''
 as $$
   select jsonb_build_object('jobs', '[]'::jsonb,
@@ -190,7 +190,7 @@ $$;
 
 -- The gate that a worker asking for p_model will stand at, as it is now. Reads it without a lock, unless it has to be made, or a wrong
 -- clock has left it in the future: then it is written back, so that its waits have an end.
-create or replace function generation.gate_ahead(p_model text) returns generation.gates
+create or replace function generation.current_gate(p_model text) returns generation.gates
 language plpgsql set search_path = ''
 as $$
 declare
@@ -235,7 +235,7 @@ $$;
 
 -- Adds {answeredAt}, the database's time, to the answer of a claim. The worker has no reliable clock, and computes from it when to claim
 -- again.
-create or replace function generation.answered(p_answer jsonb) returns jsonb
+create or replace function generation.with_server_time(p_answer jsonb) returns jsonb
 language plpgsql volatile set search_path = ''
 as $$
 begin
@@ -287,10 +287,10 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_skip_users must be an array of user ids', 'Send ["…"], or leave it out.');
   end if;
   v_run := generation.lock_run(p_run_id);
-  perform generation.hear_run(v_run.id);
-  v_gate := generation.gate_ahead(p_model);
+  perform generation.record_heartbeat(v_run.id);
+  v_gate := generation.current_gate(p_model);
   perform generation.allow_own_photo_host(p_photo_host);
-  perform generation.put_times_right(1000);
+  perform generation.correct_times(1000);
   v_left := generation.left_today(v_gate);
   v_most_images := least(p_max_images, v_left,
     generation.starts_within(v_gate, least(p_run_seconds::double precision, generation.horizon_seconds(v_gate)), generation.moment()));
@@ -298,8 +298,8 @@ begin
   if p_claim_id = any (v_run."claimIds") is not true then
     v_closed := generation.claim_closed(v_run, v_gate, v_left, p_run_seconds);
     if v_closed ->> 'reason' is not null then
-      perform generation.note_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
-      return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
+      perform generation.record_idle_run(p_run_id, p_worker_id, v_closed ->> 'reason');
+      return generation.with_server_time(jsonb_build_object('jobs', '[]'::jsonb, 'reason', v_closed ->> 'reason',
         'nextAttemptInSeconds', v_closed -> 'seconds'));
     end if;
     perform generation.rescue_expired_leases(100);
@@ -309,8 +309,8 @@ begin
     v_skip_users := coalesce(p_skip_users, '[]') || generation.users_near_daily_limit(v_most_requests);
     v_ids := generation.lock_ready_jobs(p_run_id, p_max_jobs, v_most_images, v_skip_users);
     if v_ids is null then
-      perform generation.note_idle_run(p_run_id, p_worker_id, 'queue_empty');
-      return generation.answered(generation.nothing_claimed(p_run_id));
+      perform generation.record_idle_run(p_run_id, p_worker_id, 'queue_empty');
+      return generation.with_server_time(generation.empty_claim(p_run_id));
     end if;
     insert into generation.runs as r (id, "workerId", "startedAt", "endsBy", "heardAt", "claimIds")
     values (p_run_id, p_worker_id, generation.clock(),
@@ -321,9 +321,9 @@ begin
       perform generation.pass_over(v_ids);
     end if;
   end if;
-  return generation.claimed(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
+  return generation.claim_response(p_run_id, p_claim_id, v_fence, p_model, v_most_images);
 exception
   when lock_not_available then
-    return generation.answered(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
+    return generation.with_server_time(jsonb_build_object('jobs', '[]'::jsonb, 'reason', 'busy', 'nextAttemptInSeconds', 1));
 end
 $$;

@@ -21,7 +21,7 @@ $$;
 
 -- Notes that a run is alive, at most every ten seconds. Locks: the run, unless another call has locked it: that one
 -- notes it as well, or ends the run.
-create or replace function generation.hear_run(p_run_id uuid) returns void
+create or replace function generation.record_heartbeat(p_run_id uuid) returns void
 language plpgsql set search_path = ''
 as $$
 declare
@@ -54,7 +54,7 @@ $$;
 -- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
 -- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
 -- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
-create or replace function generation.note_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
+create or replace function generation.record_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
 declare

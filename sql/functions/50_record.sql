@@ -80,7 +80,7 @@ begin
   update public.photo_generation_batches as b
   set "imagesDone" = b."imagesDone" + 1, "imagesFailed" = b."imagesFailed" - v_given_up
   where b.id = v_job."batchId";
-  perform generation.hear_run(v_job."runId");
+  perform generation.record_heartbeat(v_job."runId");
   return jsonb_build_object('result', 'recorded', 'storagePath', v_path);
 end
 $$;
@@ -112,7 +112,7 @@ begin
   insert into generation.failed_images ("batchId", "jobId", "imageIndex", code, message, "createdAt")
   values (v_job."batchId", p_job_id, p_image_index, p_code, p_message, generation.clock());
   update public.photo_generation_batches as b set "imagesFailed" = b."imagesFailed" + 1 where b.id = v_job."batchId";
-  perform generation.hear_run(v_job."runId");
+  perform generation.record_heartbeat(v_job."runId");
   return jsonb_build_object('result', 'recorded');
 end
 $$;

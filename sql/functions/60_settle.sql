@@ -177,7 +177,7 @@ begin
     perform generation.refuse('400', 'wrong_type', 'p_results must be an array', 'Send [{"jobId": …, "fence": …, "outcome": …}].');
   end if;
   v_settled := generation.apply_results(p_results);
-  perform generation.hear_run(r.id) from (
+  perform generation.record_heartbeat(r.id) from (
     select distinct (s ->> 'runId')::uuid as id from jsonb_array_elements(v_settled) as s
   ) as r;
   return jsonb_build_object('results', (

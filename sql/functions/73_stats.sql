@@ -184,7 +184,7 @@ end
 $$;
 
 -- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to mend. Idle runs are kept only where that is news (note_idle_run);
+-- problem}}, where `problem` is what a person has to fix. Idle runs are kept only where that is news (record_idle_run);
 -- one died that has passed its deadline without an end.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''

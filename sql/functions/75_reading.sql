@@ -109,7 +109,7 @@ begin
     order by n.place) into v_jobs
   from generation.next_jobs(p_max_jobs) as n join public.photo_generation_queue as d on d.id = n.id;
   if v_jobs is null then
-    return generation.nothing_claimed(null);
+    return generation.empty_claim(null);
   end if;
   return jsonb_build_object('jobs', v_jobs, 'reason', null, 'nextAttemptInSeconds', 0);
 end
