@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from tests.support.bare import Checkout
 from tests.support.built import OPERATOR_SECRET, SECRET, served
 from tests.support.cloud import ROOT
 from tests.support.cloud_build import Workspace, workspace
 from tests.support.runs import Site, process_environment
+from tests.support.yaml_text import read_yaml
 
 pytest_plugins = ("tests.support.bare", "tests.support.built", "tests.support.runs")
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ def files(folder: Path) -> set[str]:
 
 def operations(function: str) -> Iterator[tuple[str, str, Any, int]]:
     """Every operation of a description: method, path, an example of its body, the status of success."""
-    described = yaml.safe_load((ROOT / "docs" / "openapi" / f"{function}.yaml").read_text())
+    described = read_yaml((ROOT / "docs" / "openapi" / f"{function}.yaml").read_text())
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from tests.support.cloud import PROJECT, ROOT, Done
@@ -25,6 +24,7 @@ from tests.support.cloud_build import (
     values,
     workspace,
 )
+from tests.support.yaml_text import read_yaml
 from worker.settings import OrderSettings, Settings
 
 PG_CRON = {"_CLOCK": "pg_cron"}
@@ -98,7 +98,7 @@ def test_google_would_refuse_a_mistake() -> None:
     ]
     for mistake in mistakes:
         with pytest.raises(json_format.ParseError):
-            json_format.ParseDict(yaml.safe_load(FILE.read_text()) | mistake, type(build())())
+            json_format.ParseDict(read_yaml(FILE.read_text()) | mistake, type(build())())
 
 
 @pytest.mark.parametrize("file", [FILE, TESTS], ids=lambda file: file.name)

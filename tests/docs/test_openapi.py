@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-import yaml
 
+from tests.support.yaml_text import read_yaml
 from worker import __version__
 from worker.http import orders, process, response
 from worker.http.auth import OPERATOR_HEADER, SECRET_HEADER, Caller
@@ -28,7 +28,7 @@ SCHEMES = {"workerSecret": Caller.CLOCK, "googleIdToken": Caller.CLOCK, "operato
 
 def read(name: str) -> dict[str, Any]:
     """A description."""
-    described: dict[str, Any] = yaml.safe_load((DESCRIPTIONS / f"{name}.yaml").read_text())
+    described: dict[str, Any] = read_yaml((DESCRIPTIONS / f"{name}.yaml").read_text())
     return described
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from local.stack.postgres import Postgres
 from tests.support.databases import Database, database
 from tests.support.events import events
+from tests.support.yaml_text import read_yaml
 from worker import __version__
 from worker.cli.arguments import parser
 
@@ -46,7 +46,7 @@ def http_names() -> list[str]:
     """The paths of both functions, and the fields of everything they take and answer."""
     names = []
     for page in sorted((ROOT / "docs/openapi").glob("*.yaml")):
-        described = yaml.safe_load(page.read_text())
+        described = read_yaml(page.read_text())
         names += [
             f"{page.stem} {method} {path}" for path, each in described["paths"].items() for method in each
         ]

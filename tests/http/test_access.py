@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
@@ -23,6 +22,7 @@ from local.stack.stack import Stack
 from tests.http.test_auth import ACCOUNT, AUDIENCE, token
 from tests.support.clone import wait_for
 from tests.support.runs import Site, process_environment
+from tests.support.yaml_text import read_yaml
 from worker.http import process as http
 from worker.http.auth import REMOVED_SIGNATURE, Caller
 from worker.log.mask import SECRET_VARIABLES
@@ -31,7 +31,7 @@ pytest_plugins = ("tests.support.runs",)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
-OPENAPI = yaml.safe_load((ROOT / "docs" / "openapi" / "process_generation_queue.yaml").read_text())
+OPENAPI = read_yaml((ROOT / "docs" / "openapi" / "process_generation_queue.yaml").read_text())
 HEADING = "| path | no credential, or a wrong one |"
 CALLERS = (Caller(0), Caller.CLOCK, Caller.OPERATOR)
 """The columns of the page's table."""

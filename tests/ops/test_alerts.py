@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from tests.support.events import events
 from tests.support.gcloud_parser import complaints
 from tests.support.queue_sql import Clock, Connection, Queue
+from tests.support.yaml_text import read_yaml
 from worker.ops.alerts import watched
 from worker.ops.metrics import metrics_text
 
@@ -34,7 +34,7 @@ TODAY = """
 
 def read(path: Path) -> dict[str, Any]:
     """A file."""
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[str, Any] = read_yaml(path.read_text())
     return found
 
 
@@ -183,7 +183,7 @@ def test_what_the_log_is_told(queue: Queue) -> None:
 def test_prometheus_rules_name_what_is_served(queue: Queue) -> None:
     """Every metric of the rules is one of GET /metrics."""
     stats = queue.call("generation_queue_stats")
-    rules = yaml.safe_load(BLOCKS["yaml prometheus"])["groups"][0]["rules"]
+    rules = read_yaml(BLOCKS["yaml prometheus"])["groups"][0]["rules"]
     assert len(rules) == len(POLICIES)
     known = set(re.findall(r"^# TYPE (\w+)", metrics_text(stats).decode(), re.MULTILINE))
     for rule in rules:

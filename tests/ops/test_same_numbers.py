@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import jsonschema_rs
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
@@ -18,6 +17,7 @@ from local.demo.function import Function
 from tests.support.command_line import CommandLine
 from tests.support.queue_sql import Clock, Queue
 from tests.support.served import SECRET
+from tests.support.yaml_text import read_yaml
 from worker import __version__
 from worker.cli.terminal import BARS, screen, sparkline
 from worker.ops.metrics import metrics_text
@@ -55,7 +55,7 @@ def get(function: Function, path: str, **headers: str) -> httpx.Response:
 
 def check_schema(stats: Any) -> None:
     """The answer is what OpenAPI says it is."""
-    described = yaml.safe_load(DESCRIPTION.read_text())
+    described = read_yaml(DESCRIPTION.read_text())
     schema = {"$ref": "#/components/schemas/Stats", "components": described["components"]}
     jsonschema_rs.validator_for(schema, validate_formats=True).validate(stats)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,18 +36,24 @@ MEMORY = 448 * 1024 * 1024
 USUAL = Limits(2048, 5_000_000)
 KEPT = Limits(None, 5_000_000)
 
-WHOLE = {
-    "JPEG": saved(marked(), "JPEG", exif=exif()),
-    "progressive": saved(marked(), "JPEG", progressive=True),
-    "PNG": saved(marked(), "PNG"),
-    "WEBP": saved(marked(), "WEBP", exif=exif()),
-    "lossy": saved(marked(), "WEBP", lossless=False),
-    "GIF": saved(marked(), "GIF"),
-    "BMP": saved(marked(), "BMP"),
-    "TIFF": saved(marked(), "TIFF", compression="tiff_lzw"),
-    "AVIF": saved(marked(), "AVIF"),
-    "HEIF": (SAMPLES / "rgb-8.heif").read_bytes(),
+WHOLE: dict[str, Callable[[], bytes]] = {
+    "JPEG": lambda: saved(marked(), "JPEG", exif=exif()),
+    "progressive": lambda: saved(marked(), "JPEG", progressive=True),
+    "PNG": lambda: saved(marked(), "PNG"),
+    "WEBP": lambda: saved(marked(), "WEBP", exif=exif()),
+    "lossy": lambda: saved(marked(), "WEBP", lossless=False),
+    "GIF": lambda: saved(marked(), "GIF"),
+    "BMP": lambda: saved(marked(), "BMP"),
+    "TIFF": lambda: saved(marked(), "TIFF", compression="tiff_lzw"),
+    "AVIF": lambda: saved(marked(), "AVIF"),
+    "HEIF": (SAMPLES / "rgb-8.heif").read_bytes,
 }
+
+
+@cache
+def file_of(kind: str) -> bytes:
+    """A whole file, made when it is first needed."""
+    return WHOLE[kind]()
 
 
 def prepared(data: bytes, limits: Limits = USUAL, memory: int = MEMORY) -> Prepared:
@@ -67,7 +74,7 @@ def picture(made: Prepared) -> Image.Image:
 @pytest.mark.parametrize("tenth", range(1, 10))
 def test_a_file_that_breaks_off_is_damaged(kind: str, tenth: int) -> None:
     """At every tenth of its length; the reason says so in words."""
-    whole = WHOLE[kind]
+    whole = file_of(kind)
     with pytest.raises(Unusable) as caught:
         prepared(whole[: len(whole) * tenth // 10])
     assert caught.value.code == "photo_damaged"
@@ -95,7 +102,7 @@ def test_a_photo_is_read_by_the_library_of_its_own_kind_alone(kind: str, own: st
     """A decoder that gets no HEIC or AVIF starts faster, and no file reaches a format that nobody takes."""
     command = [sys.executable, "-W", "ignore", "-c", LOADED]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, input=WHOLE[kind], capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, cwd=root, input=file_of(kind), capture_output=True, check=True, timeout=60)
     assert {*done.stdout.decode().split(), "Tiff"} == {*ALWAYS, "Tiff", *own.split()}
 
 

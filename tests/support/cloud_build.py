@@ -11,10 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
 from google.protobuf import json_format  # type: ignore[import-untyped]
 
 from tests.support.cloud import DOT_ENV, PROJECT, ROOT, Done, StandInCloud, bootstrap
+from tests.support.yaml_text import read_yaml
 
 FILE = ROOT / "cloudbuild.yaml"
 TESTS = ROOT / "cloudbuild-test.yaml"
@@ -31,7 +31,7 @@ def build(file: Path = FILE) -> Any:
     """A build as Google's own type. Raises ParseError for a key, enum or duration that it does not have."""
     from google.cloud.devtools.cloudbuild_v1 import Build  # takes half a second of each process that collects
 
-    return json_format.ParseDict(yaml.safe_load(file.read_text()), Build.pb(Build()))
+    return json_format.ParseDict(read_yaml(file.read_text()), Build.pb(Build()))
 
 
 def substituted(text: str, values: Mapping[str, str]) -> str:

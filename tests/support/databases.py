@@ -145,4 +145,5 @@ def _template(server: psycopg.Connection[Any], postgres: Postgres, installed: st
 
 def _copy(server: psycopg.Connection[Any], template: str, name: str) -> None:
     names = sql.Identifier(name), sql.Identifier(template)
-    server.execute(sql.SQL("create database {} with template {}").format(*names))
+    # Copying files takes half the time of the default, which logs each page of the template.
+    server.execute(sql.SQL("create database {} with template {} strategy file_copy").format(*names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ JOB_ENDS = ("completed", "failed", "pending", "rate_limited", "lease_lost")
 """What `job_{…}` may be: the statuses that a settlement leaves, and a lease that was lost."""
 
 NO_FIELDS = {"level", "exc_info"}
+LOGS = re.compile(r"\blog\.event\(")
 
 
 class Event(NamedTuple):
@@ -27,8 +29,8 @@ class Event(NamedTuple):
 def events() -> dict[str, Event]:
     """Every event by its name; one that is logged in several places has what any of them gives."""
     found: dict[str, Event] = {}
-    for path in SOURCES:
-        for function in _functions(ast.parse(path.read_text())):
+    for text in filter(LOGS.search, (path.read_text() for path in SOURCES)):
+        for function in _functions(ast.parse(text)):
             for call in _calls(function):
                 event = Event(_levels(call, function), _fields(call))
                 for name in _names(call):
@@ -45,8 +47,9 @@ def _functions(tree: ast.AST) -> Iterator[ast.AST]:
 
 def _calls(function: ast.AST) -> Iterator[ast.Call]:
     for node in ast.walk(function):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "log.event":
-            yield node
+        match node:
+            case ast.Call(ast.Attribute(ast.Name("log"), "event")):
+                yield node
 
 
 def _names(call: ast.Call) -> list[str]:

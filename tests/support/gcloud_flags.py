@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tests.support.yaml_text import read_yaml
 
 FILE = Path(__file__).with_suffix(".json")
 COMMANDS = """
@@ -68,7 +68,7 @@ def complaint(argv: Sequence[str], folder: Path) -> str | None:
 
 def read_flags(file: Path) -> dict[str, str]:
     """A file for `--flags-file`, each value as gcloud takes it."""
-    return {name: str(value) for name, value in yaml.safe_load(file.read_text()).items()}
+    return {name: str(value) for name, value in read_yaml(file.read_text()).items()}
 
 
 def _problem(flags: Mapping[str, Any], name: str, value: str, given: bool) -> str | None:

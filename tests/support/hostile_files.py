@@ -19,7 +19,7 @@ def encoded(kind: str, **options: object) -> bytes:
 
 
 JPEG, PNG, WEBP = encoded("JPEG"), encoded("PNG"), encoded("WEBP")
-NOTHING = zlib.compress(bytes(64 << 20))
+NOTHING = zlib.compress(bytes(64 << 20), 1)
 PAGE = b"<!doctype html><html><script>alert(1)</script></html>"
 
 
