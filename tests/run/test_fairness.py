@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
 
@@ -18,6 +19,7 @@ from worker.app import Worker
 from worker.photos.decode import Limits, Source
 from worker.photos.download import PhotoDownload
 from worker.run.request import RunRequest
+from worker.run.run import claim_pause_seconds
 
 pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
 
@@ -231,3 +233,9 @@ async def test_a_small_order_is_made_in_turns_with_a_large_one(
     calls = [call.prompt_start for call in site.calls()]
     last = max(place for place, prompt in enumerate(calls) if "[small]" in prompt)
     assert last < len(calls) // 3, calls
+
+
+@pytest.mark.parametrize(("horizon", "pause"), [(1, 0.2), (10, 2), (600, 2), (math.inf, 2)])
+def test_a_new_users_job_is_claimed_before_all_slots_are_given(horizon: float, pause: float) -> None:
+    """A run that gets nothing claims again after a fifth of the horizon, 2 s if that is unknown or longer."""
+    assert claim_pause_seconds(horizon) == pause

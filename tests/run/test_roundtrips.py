@@ -84,7 +84,7 @@ async def test_a_run_with_a_user_at_the_limit_does_not_claim_at_each_jobs_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It claims when that user may have more, or after a pause."""
-    monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 60)
+    monkeypatch.setattr("worker.run.run.claim_pause_seconds", lambda horizon: 60)
     site.rows("select set_generation_rate(%s, 60, 1, 6, 0.1)", MODEL)
     await site.order(*"abcdefgh")
     trips, worker = Trips(), site.worker(IMAGES_AT_A_TIME="4")

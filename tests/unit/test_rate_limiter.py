@@ -12,6 +12,7 @@ from tests.support.hand_gate import (
     done,
     epoch_or_none,
     limit,
+    none,
     settled,
     starts,
     waiting,
@@ -61,7 +62,7 @@ class Image:
 
 async def test_users_take_turns_at_starts(ticker: Ticker) -> None:
     """While another user waits, a user with ten earlier images gets only every second start."""
-    gate = HandGate(starts(0), starts(60), starts(*[0] * 10))
+    gate = HandGate(starts(0), starts(60), none("rate_limited", 60), starts(*[0] * 10))
     limiter, order = Limiter(gate, ticker), list[str]()
     images = [Image(limiter, "many", ticker, order) for _ in range(10)]
     await settled()

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.hand_gate import HandGate, Limiter, Ticker, epoch_or_none, none, settled, starts, waiting
 from worker.errors import QueueUnavailable, QuotaFacts
+from worker.run.outcome import NotStarted
 from worker.run.rate_limiter import LEAST_WAIT_SECONDS, MOST_SLOTS
 
 
@@ -92,8 +93,26 @@ async def test_asks_at_once_for_another_user(ticker: Ticker) -> None:
     first = asyncio.create_task(limiter.acquire(ticker.never, "many"))
     await settled()
     second = asyncio.create_task(limiter.acquire(ticker.never, "few"))
-    assert list(await asyncio.gather(first, second)) == [1, 1]
+    await settled()
     assert gate.users == [["many"], ["few", "many"]]
+    assert list(await asyncio.gather(first, second)) == [1, 1]
+
+
+async def test_an_image_does_not_wait_for_its_turn_when_its_job_has_ended(ticker: Ticker) -> None:
+    """It learns that it starts nothing as soon as the job's end is known."""
+    limiter = Limiter(HandGate(none("rate_limited", 5, again=3000)), ticker)
+    ended, never = asyncio.Event(), ticker.never
+
+    async def image() -> None:
+        async with limiter.start("user", never, ended):
+            pass
+
+    waits = asyncio.create_task(image())
+    await settled()
+    ended.set()
+    limiter.look_again()
+    with pytest.raises(NotStarted, match="stopped"):
+        await asyncio.wait_for(waits, 30)
 
 
 async def test_asks_at_once_for_another_user_while_it_has_slots(ticker: Ticker) -> None:

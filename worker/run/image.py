@@ -61,6 +61,7 @@ async def make_image(context: RunContext, image: Image) -> ImageOutcome:
             outcome = _failed(context, image, error)
     if outcome.job_final:
         image.job_ended.set()
+        context.limiter.look_again()
     return outcome
 
 

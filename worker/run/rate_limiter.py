@@ -32,9 +32,6 @@ MOST_SLOTS = 1000
 LEAST_WAIT_SECONDS = 0.05
 """Shortest wait between two calls to a gate that had no slot."""
 
-LONGEST_SLEEP_SECONDS = 1.0
-"""How soon a run that waits for its turn notices that a user has come for whom it may ask at once."""
-
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """Pause after a 429 without a retry delay that could not be reported to the gate."""
 
@@ -42,7 +39,8 @@ UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 class RateLimiter:
     """The slots of one run, which makes at most `places` images concurrently.
 
-    `refusal` is the gate's reason if its last answer had no slots. A slot expires `graceSeconds` after its
+    `refusal` is the gate's reason if its last answer had no slots; `horizon` is how many seconds in advance
+    the gate gives slots. A slot expires `graceSeconds` after its
     time, and when the gate's epoch increases, as after a 429.
     """
 
@@ -61,7 +59,8 @@ class RateLimiter:
         self._deadlines = deadlines
         self._stop = stop
         self._monotonic = monotonic
-        self._grace = self._horizon = 0.0
+        self._grace, self.horizon = 0.0, math.inf
+        self._wake = Deadline(-math.inf, monotonic)
         self._announced: set[str] = set()  # the users whom the gate knows
         self._runs_of_users: Mapping[str, int] = {}
         self._places = FairBudget(places, alone=places, price=lambda owner: self._runs_of_users.get(owner, 1))
@@ -72,9 +71,9 @@ class RateLimiter:
         self._model = model
         self._slots: deque[float] = deque()
         self._epoch = 0  # unknown
-        self._ask_at = -math.inf
         self.refusal: str | None = None
         self.blocked_until = -math.inf
+        self._ask_soon()
 
     @asynccontextmanager
     async def start(self, owner: str, latest: Deadline, ended: asyncio.Event) -> AsyncIterator[int]:
@@ -86,7 +85,7 @@ class RateLimiter:
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
         if owner not in self._announced:
-            self._ask_at = -math.inf
+            self._ask_soon()
         async with self._places.hold_after(owner, 1, lambda: self._next(owner, latest, ended)) as epoch:
             yield epoch
 
@@ -115,7 +114,7 @@ class RateLimiter:
         if answer["epoch"] > self._epoch:
             self._slots.clear()
             self._epoch = answer["epoch"]
-            self._ask_at = -math.inf
+            self._ask_soon()
 
     def block(self, seconds: float) -> None:
         """Start no request of this run for `seconds`; discard slots before then."""
@@ -124,6 +123,10 @@ class RateLimiter:
         self.blocked_until = max(self.blocked_until, self._monotonic() + seconds)
         while self._slots and self._slots[0] < self.blocked_until:
             self._slots.popleft()
+
+    def look_again(self) -> None:
+        """Wake the image that waits for a slot, since its job or the run's slots may have ended."""
+        self._wake.move(-math.inf)
 
     async def _next(self, owner: str, latest: Deadline, ended: asyncio.Event) -> int:
         """Wait for the next slot and return its epoch. Raises NotStarted."""
@@ -136,7 +139,8 @@ class RateLimiter:
             if due > latest.at:
                 break
             if due > now:
-                await self._stop.sleep(min(due - now, LONGEST_SLEEP_SECONDS))
+                self._wake.move(due)
+                await self._stop.sleep(self._wake)
             elif start <= now:
                 self._slots.popleft()
                 return self._epoch
@@ -158,7 +162,12 @@ class RateLimiter:
         """
         if self._slots and (self._ask_at > -math.inf or len(self._slots) >= self._wanted):
             return math.inf
-        return max(self.blocked_until - self._horizon, self._ask_at)
+        return max(self.blocked_until - self.horizon, self._ask_at)
+
+    def _ask_soon(self) -> None:
+        """Ask before the run's turn."""
+        self._ask_at = -math.inf
+        self.look_again()
 
     @property
     def _wanted(self) -> int:
@@ -179,7 +188,7 @@ class RateLimiter:
         received = self._monotonic()
         if answer["epoch"] > self._epoch:
             self._slots.clear()
-        self._grace, self._horizon = answer["graceSeconds"], answer["horizonSeconds"]
+        self._grace, self.horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
         self._runs_of_users = answer["runsOfUsers"]
         self._slots = deque(sorted([*self._slots, *(received + offset for offset in answer["slots"])]))

@@ -195,7 +195,14 @@ async def _wait_for_more(context: RunContext) -> None:
     def changed() -> bool:
         return jobs.users_at_limit() != at_limit if at_limit else len(jobs) < before
 
-    await settle_until(context, changed, context.deadlines.save.within(CLAIM_PAUSE_SECONDS))
+    pause = claim_pause_seconds(context.limiter.horizon)
+    await settle_until(context, changed, context.deadlines.save.within(pause))
+
+
+def claim_pause_seconds(horizon: float) -> float:
+    """The longest pause after an empty claim; at most a fifth of how far in advance the gate gives slots, so
+    that the next slots can be for a new user."""
+    return min(CLAIM_PAUSE_SECONDS, horizon / 5)
 
 
 def _set_next_attempt(context: RunContext, seconds: float | None) -> None:

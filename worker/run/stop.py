@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Mapping
 from typing import Literal, get_args
 
+from worker.common.deadline import Within, timeout
+
 StopReason = Literal[
     "queue_empty",
     "budget",
@@ -65,10 +67,10 @@ class Stop:
         if self.reason is None:
             self._no_starts.clear()
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait `seconds`, or until no further request may be sent."""
+    async def sleep(self, within: Within) -> None:
+        """Wait for a time, or until no further request may be sent."""
         try:
-            async with asyncio.timeout(seconds):
+            async with timeout(within):
                 await self._no_starts.wait()
         except TimeoutError:
             return
