@@ -22,6 +22,7 @@ from tests.support.photo_files import (
     PHOTOS,
     SAMPLES,
     SECRET,
+    animated,
     exif,
     is_close,
     marked,
@@ -165,6 +166,25 @@ def test_a_photo_has_at_most_the_bytes_that_fit_into_a_request() -> None:
     found = {part: prepared(noise, Limits(2048, round(len(best.data) * part))) for part in (0.6, 0.05)}
     assert all(len(made.data) <= len(best.data) * part for part, made in found.items())
     assert (best.width, found[0.6].width, found[0.05].width) == (512, 512, 128)
+
+
+def animation_of_one_frame() -> bytes:
+    """A WebP that says it is animated, with its first frame alone."""
+    data = animated("WEBP")
+    data = data[: data.rindex(b"ANMF")]
+    return data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [animation_of_one_frame(), WHOLE["JPEG"][:2] + b"\xff\xd9" + WHOLE["JPEG"]],
+    ids=["an animation of one frame", "an end before the photo"],
+)
+def test_off_encodes_again_what_without_its_metadata_would_be_another_picture(data: bytes) -> None:
+    """Pillow reads more than a file that follows its format."""
+    image = picture(prepared(data, KEPT))
+    assert image.size == (96, 64)
+    assert all(is_close(image, place, color) for place, color in CORNERS.items())
 
 
 @pytest.mark.parametrize(("limits", "passes"), [(USUAL, True), (KEPT, False)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import pytest
 from hypothesis import example, given
@@ -25,10 +26,16 @@ CODES = {"photo_not_an_image", "photo_damaged", "photo_too_large"}
 Prepare = Callable[[bytes], Photo]
 
 
+@pytest.fixture(scope="module", params=[EDGE, None], ids=["2048", "off"])
+def edge(request: pytest.FixtureRequest) -> int | None:
+    """What `PHOTO_MAX_EDGE` says."""
+    return cast("int | None", request.param)
+
+
 @pytest.fixture(scope="module")
-def prepare() -> Iterator[Prepare]:
+def prepare(edge: int | None) -> Iterator[Prepare]:
     """Prepares photos one after the other, as a worker does."""
-    preparer = PhotoPreparer(EDGE, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
+    preparer = PhotoPreparer(edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))
         runner.run(preparer.close())
@@ -47,7 +54,7 @@ def test_files_of_every_kind_are_mutated() -> None:
 )
 @example(name="grey.jpg", at=0.0, bytes_there=b"\xff\xd8\xff", cut=True)
 def test_a_mutated_file_is_prepared_or_refused_in_words(
-    prepare: Prepare, name: str, at: float, bytes_there: bytes, cut: bool
+    prepare: Prepare, edge: int | None, name: str, at: float, bytes_there: bytes, cut: bool
 ) -> None:
     """Never another error: a decoder that fails, or that needs more memory or time, is another."""
     whole = FILES[name]
@@ -60,9 +67,10 @@ def test_a_mutated_file_is_prepared_or_refused_in_words(
             ("me.jpg is ", "me.jpg has ", "me.jpg needs ", "me.jpg takes ")
         )
     else:
-        with Image.open(io.BytesIO(made.data), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(made.data), formats=("JPEG", "PNG", "WEBP")) as image:
             image.load()
-        assert image.mode == "RGB" and max(image.size) <= EDGE and made.size <= MAX_PREPARED_BYTES
+        assert made.size <= MAX_PREPARED_BYTES
+        assert edge is None or (image.mode == "RGB" and max(image.size) <= edge)
 
 
 def test_a_file_at_which_a_library_crashes_is_damaged(prepare: Prepare) -> None:
