@@ -15,7 +15,7 @@ $$;
 
 -- The day that daily quotas, caps and limits count for: California's, as Google's quotas do (Gemini API, "Rate limits").
 create or replace function generation.quota_day(p_now timestamptz) returns date
-language plpgsql stable set search_path = ''
+language plpgsql immutable set search_path = ''
 as $$
 begin
   return (p_now at time zone 'America/Los_Angeles')::date;

@@ -1,38 +1,45 @@
 -- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
 --
 -- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
--- by minutes and hours (79_counts.sql). No plan is worth compiling.
+-- by minutes, ten minutes and hours (79_counts.sql). No plan is worth compiling.
 
 -- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
 -- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
 -- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
--- older than the bound before; the last has none. An image is due while it is neither made nor given up, which only a job that was
--- claimed before can have been.
+-- older than the bound before; the last has none. An image is due while it is neither made nor given up: only a job that was claimed
+-- before can have other images, and only if its batch has any.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
-language plpgsql stable set search_path = '' set plan_cache_mode = force_custom_plan set jit = off
+language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
   v_bounds constant timestamptz[] := array[p_now - interval '24 hours', p_now - interval '6 hours', p_now - interval '1 hour',
     p_now - interval '30 minutes', p_now - interval '5 minutes', p_now - interval '1 minute'];
 begin
   return (
-    with open as materialized (
-      select q.id, q."batchId", 'ready' as state, q."numImagesPerExample" as images, q."retryAt" as retry_at, q."createdAt" as since,
-        q.claims, q."leaseExpiresAt" as leased_until
-      from generation.ready_jobs as q
+    with grouped as materialized (
+      select 'ready' as state, true as due, 7 - width_bucket(q."createdAt", v_bounds) as age, count(*) as n,
+        sum(q."numImagesPerExample") as images, min(q."createdAt") as since, null::timestamptz as retry_at, 0 as stale,
+        array_agg(q."batchId") filter (where q.claims > 0) as begun
+      from generation.ready_jobs as q group by 3
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, null
-      from generation.waiting_jobs as q
+      select q.status, q."retryAt" <= p_now, 7 - width_bucket(q."createdAt", v_bounds), count(*), sum(q."numImagesPerExample"),
+        min(q."createdAt"), min(q."retryAt"), 0, array_agg(q."batchId") filter (where q.claims > 0)
+      from generation.waiting_jobs as q group by 1, 2, 3
       union all
-      select q.id, q."batchId", q.status, q."numImagesPerExample", q."retryAt", q."createdAt", q.claims, q."leaseExpiresAt"
-      from generation.held_jobs as q
+      select q.status, false, 7 - width_bucket(q."createdAt", v_bounds), count(*), sum(q."numImagesPerExample"),
+        min(q."createdAt"), null, count(*) filter (where q."leaseExpiresAt" <= p_now), null
+      from generation.held_jobs as q group by 1, 3
+    ), parted as materialized (
+      select array(
+        select b.id from public.photo_generation_batches as b
+        where b."imagesDone" + b."imagesFailed" > 0
+          and b.id = any (array(select distinct unnest(g.begun) from grouped as g where g.due))) as batches
     ), begun as materialized (
-      select o.id, o."batchId" from open as o where o.claims > 0 and o.state <> 'processing' and (o.retry_at is null or o.retry_at <= p_now)
-    ), grouped as materialized (
-      select o.state, o.retry_at <= p_now or o.state = 'ready' as due, 7 - width_bucket(o.since, v_bounds) as age, count(*) as n,
-        sum(o.images) as images, min(o.since) as since, min(o.retry_at) as retry_at,
-        count(*) filter (where o.leased_until <= p_now) as stale
-      from open as o group by 1, 2, 3
+      select q.id, q."batchId" from parted as b cross join generation.ready_jobs as q
+      where b.batches <> '{}' and q.claims > 0 and q."batchId" = any (b.batches)
+      union all
+      select q.id, q."batchId" from parted as b cross join generation.waiting_jobs as q
+      where b.batches <> '{}' and q.claims > 0 and q."retryAt" <= p_now and q."batchId" = any (b.batches)
     ), aged as (
       select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
         coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
@@ -63,12 +70,77 @@ begin
 end
 $$;
 
+-- What the windows and series of flow_stats are added up from: counters, and what none of them can tell, counted now. A row counts for
+-- the windows `first` to `last`, of 1: five minutes, 2: an hour, 3: a day. The day is divided into hours, those without a counter
+-- into ten minutes each, and these into minutes. A counter of more than a minute cannot be used if a window begins within it, and none
+-- if it has a marked minute. What a window has of the minute in which it begins is counted for this window alone.
+create or replace function generation.parts_of_day(p_now timestamptz)
+returns table (first integer, last integer, is_counter boolean, counts generation.counts)
+language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+as $$
+declare
+  v_last constant timestamptz := date_bin('1 minute', p_now, 'epoch');
+  v_until constant timestamptz := v_last + interval '1 minute';
+  v_next_hour constant timestamptz := date_bin('1 hour', p_now, 'epoch') + interval '1 hour';
+  v_seconds constant integer[] := array[3600, 600, 60];
+  v_instant constant interval := interval '1 microsecond';
+  -- The first instants of the windows 3, 2 and 1: what ended exactly five minutes ago is not in the window of five minutes.
+  v_bounds constant timestamptz[] := array[p_now - interval '24 hours' + v_instant, p_now - interval '1 hour' + v_instant,
+    p_now - interval '5 minutes' + v_instant];
+begin
+  return query
+  with recursive cells as (
+    select date_bin('1 hour', v_bounds[1], 'epoch') as at, v_until as until, 0 as level, false as is_counted
+    union all
+    select s.at, s.at + n.step, c.level + 1,
+      s.at + n.step <= v_last
+        and (c.level = 2 or width_bucket(s.at, v_bounds) = width_bucket(s.at + n.step - v_instant, v_bounds))
+        and exists (select from generation.counts as k where k.seconds = v_seconds[c.level + 1] and k.at = s.at)
+        and not exists (select from generation.changed_minutes as m where m.at >= s.at and m.at < s.at + n.step)
+    from cells as c
+    cross join lateral (select make_interval(secs => v_seconds[c.level + 1]) as step) as n
+    cross join lateral generate_series(c.at, least(c.until, v_until) - v_instant, n.step) as s (at)
+    where c.level < 3 and not c.is_counted
+  ), used as materialized (
+    select c.at, c.until, c.level, c.is_counted, 4 - width_bucket(c.at, v_bounds) as first
+    from cells as c where (c.is_counted or c.level = 3) and width_bucket(c.at, v_bounds) > 0
+  ), gaps as (  -- each minute of the last hour, and elsewhere those that follow each other within an hour
+    select u.first, min(u.at) as at, max(u.until) as until
+    from (
+      select m.*, m.at - row_number() over (order by m.at) * interval '1 minute' as island from used as m where not m.is_counted
+    ) as u
+    group by u.first, date_bin('1 hour', u.at, 'epoch'), u.island, case when u.until > v_last - interval '1 hour' then u.at end
+    union all  -- what a clock that was ahead has left
+    select 1, f.at, f.until from (values (v_until, v_next_hour), (v_next_hour, 'infinity')) as f (at, until)
+  ), spans as materialized (
+    select s.*, row_number() over () as place
+    from (
+      select g.first, 3 as last, g.at, g.until from gaps as g
+      union all
+      select 4 - b.place::integer, 4 - b.place::integer, b.at, date_bin('1 minute', b.at - v_instant, 'epoch') + interval '1 minute'
+      from unnest(v_bounds) with ordinality as b (at, place)
+    ) as s
+  )
+  select u.first, 3, true, k.counts
+  from used as u
+  cross join lateral (
+    select c as counts from generation.counts as c where c.seconds = v_seconds[u.level] and c.at = u.at offset 0
+  ) as k
+  where u.is_counted
+  union all
+  select s.first, s.last, false, e.counts
+  from generation.count_ended(
+    array(select s.at from spans as s order by s.place), array(select s.until from spans as s order by s.place)) as e
+  join spans as s on s.place = e.place;
+end
+$$;
+
 -- What ended lately: {windows: [{name, seconds, jobs: {completed, failed, cancelled}, images: {completed, refused},
 -- jobSeconds, imageMs: {p50, p95, p99}, failuresByCode, refusalsByCode}], series: {minutes, hours: [{at, jobsCompleted,
 -- jobsFailed, imagesCompleted, imagesRefused, jobSeconds: {mean, max}, imageMs: {mean, max}}]}}. The windows end now. The
 -- series have 60 minutes and 24 hours, oldest first, cut at the full ones in UTC, so that the last is under way. jobSeconds
 -- is from the order to the end of completed jobs, imageMs what the calls to Gemini took that made an image; percentiles are by
--- nearest rank, to one percent. What counters there are comes from them (79_counts.sql), the rest is counted by count_ended.
+-- nearest rank, to one percent.
 create or replace function generation.flow_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off set work_mem = '32MB'
 as $$
@@ -78,79 +150,61 @@ declare
   v_untimed constant jsonb := '{"mean": null, "max": null}';
 begin
   return (
-    with ages as (  -- 1: within 5 minutes; 2: within an hour, but not 1; 3: within a day, but neither. The beginnings are not included.
-      select 4 - a.i as age, p_now - a.since + interval '1 microsecond' as since,
-        coalesce(p_now - lead(a.since) over (order by a.i) + interval '1 microsecond', 'infinity') as until
-      from (values (1, interval '24 hours'), (2, interval '1 hour'), (3, interval '5 minutes')) as a (i, since)
-    ), changed as materialized (
-      select c.at from generation.changed_minutes as c group by c.at
-    ), hours as materialized (
-      select c.* from generation.counts as c
-      where c.seconds = 3600 and c.at > p_now - interval '24 hours' and c.at <= v_last - interval '2 hours'
-        and not exists (select from changed as m where date_bin('1 hour', m.at, 'epoch') = c.at)
-    ), minutes as materialized (
-      select m.at, a.age, greatest(m.at, a.since) as since, least(m.until, a.until) as until,
-        m.at >= a.since and m.until <= a.until and m.until <= v_last
-          and exists (select from generation.counts as c where c.seconds = 60 and c.at = m.at)
-          and not exists (select from changed as d where d.at = m.at) as counted
-      from (
-        select g.hour + make_interval(mins => i) as at, g.hour + make_interval(mins => i + 1) as until
-        from generate_series(date_bin('1 hour', p_now - interval '24 hours', 'epoch'), v_last, '1 hour') as g (hour)
-        cross join generate_series(0, 59) as i
-        where not exists (select from hours as h where h.at = g.hour)
-        union all  -- what a clock that was ahead has left
-        select date_bin('1 hour', v_last, 'epoch') + interval '1 hour', 'infinity'
-      ) as m
-      join ages as a on m.at < a.until and m.until > a.since
-    ), gaps as (  -- what is not counted: each minute of the last hour, and elsewhere those that follow each other within an hour
-      select min(u.at) as at, u.age, min(u.since) as since, max(u.until) as until
-      from (
-        select m.*, m.at - row_number() over (order by m.at, m.age desc) * interval '1 minute' as island
-        from minutes as m where not m.counted
-      ) as u
-      group by u.age, date_bin('1 hour', u.at, 'epoch'), u.island,
-        case when u.until > v_last - interval '1 hour' and u.at <= v_last then u.since end
-    ), counts as materialized (
-      select 3 as age, h.* from hours as h
-      union all
-      select m.age, k.* from minutes as m
-      cross join lateral (select c.* from generation.counts as c where c.seconds = 60 and c.at = m.at offset 0) as k
-      where m.counted
-      union all
-      select g.age, c.* from gaps as g cross join lateral generation.count_ended(g.at, g.since, g.until) as c
+    with parts as materialized (
+      select p.first, p.last, p.is_counter, (p.counts).* from generation.parts_of_day(p_now) as p
     ), times as (
-      select t.age, 'job' as kind, t.took, sum(t.n) as n
-      from (select c.age, unnest(c."jobTimes") as took, unnest(c."jobTimeCounts") as n from counts as c) as t group by t.age, t.took
+      select t.first, t.last, 'job' as kind, t.took, sum(t.n)::float8 as n
+      from (select p.first, p.last, unnest(p."jobTimes") as took, unnest(p."jobTimeCounts") as n from parts as p) as t
+      group by t.first, t.last, t.took
       union all
-      select t.age, 'image', t.took, sum(t.n)
-      from (select c.age, unnest(c."imageTimes") as took, unnest(c."imageTimeCounts") as n from counts as c) as t group by t.age, t.took
+      select t.first, t.last, 'image', t.took, sum(t.n)::float8
+      from (select p.first, p.last, unnest(p."imageTimes") as took, unnest(p."imageTimeCounts") as n from parts as p) as t
+      group by t.first, t.last, t.took
+    ), spread as (
+      select t.kind, t.took, sum(t.n) filter (where t.first = 1) as n1, sum(t.n) filter (where 2 between t.first and t.last) as n2,
+        sum(t.n) filter (where t.last = 3) as n3
+      from times as t group by t.kind, t.took
     ), ranked as (
-      select w.i, t.kind, t.took, sum(sum(t.n)) over (partition by w.i, t.kind order by t.took) as rank,
-        sum(sum(t.n)) over (partition by w.i, t.kind) as of
-      from times as t join generate_series(1, 3) as w (i) on t.age <= w.i
-      group by w.i, t.kind, t.took
+      select s.kind, s.took, sum(s.n1) over up as rank1, sum(s.n2) over up as rank2, sum(s.n3) over up as rank3,
+        sum(s.n1) over kinds as of1, sum(s.n2) over kinds as of2, sum(s.n3) over kinds as of3
+      from spread as s window kinds as (partition by s.kind), up as (partition by s.kind order by s.took)
     ), quantiles as (
-      select r.i, r.kind, min(r.took) filter (where r.rank >= 0.5 * r.of) as p50, min(r.took) filter (where r.rank >= 0.95 * r.of) as p95,
-        min(r.took) filter (where r.rank >= 0.99 * r.of) as p99
-      from ranked as r group by r.i, r.kind
+      select w.i, r.kind, min(r.took) filter (where w.rank * 100 >= w.of * 50) as p50,
+        min(r.took) filter (where w.rank * 100 >= w.of * 95) as p95, min(r.took) filter (where w.rank * 100 >= w.of * 99) as p99
+      from ranked as r
+      cross join lateral (values (1, r.rank1, r.of1), (2, r.rank2, r.of2), (3, r.rank3, r.of3)) as w (i, rank, of)
+      group by w.i, r.kind
     ), codes as (
-      select c.age, 'failed' as kind, f.key as code, f.value::integer as n
-      from counts as c cross join lateral jsonb_each_text(c.failures) as f
+      select p.first, p.last, 'failed' as kind, f.key as code, f.value::integer as n
+      from parts as p cross join lateral jsonb_each_text(p.failures) as f
       union all
-      select c.age, 'refused', f.key, f.value::integer
-      from counts as c cross join lateral jsonb_each_text(c.refusals) as f
+      select p.first, p.last, 'refused', f.key, f.value::integer
+      from parts as p cross join lateral jsonb_each_text(p.refusals) as f
     ), totals as (
-      select w.i, c.kind, c.code, sum(c.n) as n from generate_series(1, 3) as w (i) join codes as c on c.age <= w.i group by 1, 2, 3
+      select w.i, c.kind, c.code, sum(c.n) as n
+      from generate_series(1, 3) as w (i) join codes as c on w.i between c.first and c.last group by w.i, c.kind, c.code
     ), steps as (
       select k.name, k.step, date_bin(k.step, p_now, 'epoch') as last, date_bin(k.step, p_now, 'epoch') - k.before * k.step as first
       from (values ('minutes', interval '1 minute', 59), ('hours', interval '1 hour', 23)) as k (name, step, before)
+    ), counted as (
+      select 'hours' as name, p.at, p.completed, p.failed, p.made, p.refused, p.timed, p."jobMs", p."jobMsMost", p."imageMs",
+        p."imageMsMost"
+      from parts as p where p.last = 3
+      union all
+      select 'minutes', p.at, p.completed, p.failed, p.made, p.refused, p.timed, p."jobMs", p."jobMsMost", p."imageMs", p."imageMsMost"
+      from parts as p where p.last = 3 and not p.is_counter
+      union all
+      select 'minutes', c.at, c.completed, c.failed, c.made, c.refused, c.timed, c."jobMs", c."jobMsMost", c."imageMs", c."imageMsMost"
+      from generation.counts as c
+      where c.seconds = 60 and c.at > v_last - interval '1 hour' and c.at < v_last
+        and not exists (select from generation.changed_minutes as m where m.at = c.at)
     ), binned as (
       select k.name, date_bin(k.step, c.at, 'epoch') as at, sum(c.completed) as completed, sum(c.failed) as failed, sum(c.made) as made,
         sum(c.refused) as refused,
         jsonb_build_object('mean', round(sum(c."jobMs") / nullif(sum(c.completed), 0) / 1000, 1),
           'max', round(max(c."jobMsMost") / 1000.0, 1)) as job_seconds,
         jsonb_build_object('mean', round(sum(c."imageMs") / nullif(sum(c.timed), 0)), 'max', max(c."imageMsMost")) as image_ms
-      from steps as k join counts as c on c.at >= k.first group by 1, 2
+      from steps as k join counted as c on c.name = k.name and c.at >= k.first group by 1, 2
     )
     select jsonb_build_object('windows', (
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
@@ -165,9 +219,9 @@ begin
         ) order by w.i)
         from (values (1, '5m', 300), (2, '1h', 3600), (3, '24h', 86400)) as w (i, name, seconds)
         cross join lateral (
-          select coalesce(sum(c.completed), 0) as completed, coalesce(sum(c.failed), 0) as failed,
-            coalesce(sum(c.cancelled), 0) as cancelled, coalesce(sum(c.made), 0) as made, coalesce(sum(c.refused), 0) as refused
-          from counts as c where c.age <= w.i
+          select coalesce(sum(p.completed), 0) as completed, coalesce(sum(p.failed), 0) as failed,
+            coalesce(sum(p.cancelled), 0) as cancelled, coalesce(sum(p.made), 0) as made, coalesce(sum(p.refused), 0) as refused
+          from parts as p where w.i between p.first and p.last
         ) as n),
       'series', (
         select jsonb_object_agg(t.name, t.points) from (
@@ -209,59 +263,6 @@ as $$
     when count(*) filter (where g.one ->> 'closedBy' is null) = 0 then min(g.one ->> 'closedBy') end
   from jsonb_array_elements(p_gate -> 'gates') as g (one)
   where (g.one ->> 'startedToday')::integer > 0 or (p_gate ->> 'startedToday')::integer = 0
-$$;
-
--- What wants a person's attention though nothing has failed: [{about, subject, words}]. `model`: a model in use whose
--- announced end is near or past. p_models are those in use.
-create or replace function generation.warnings(p_models jsonb) returns jsonb
-language sql immutable set search_path = ''
-as $$
-  select coalesce(jsonb_agg(jsonb_build_object('about', 'model', 'subject', k ->> 'model', 'words', k ->> 'warning')), '[]')
-  from jsonb_array_elements(p_models) as k
-  where k ->> 'warning' is not null
-$$;
-
--- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
--- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
-create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
-language sql stable set search_path = ''
-as $$
-  with latest as (
-    select greatest(p_now, generation.moment()) as now
-  ), ahead as (
-    select 'retryAt' as name, 'waiting jobs' as what, w.at from latest as t cross join lateral (
-      (select q."retryAt" as at from public.photo_generation_queue as q
-        where q."retryAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
-          and q.status in ('pending', 'rate_limited')
-        order by q."retryAt" desc limit 1000)
-      union all
-      (select q."retryAt" from public.photo_generation_queue as q
-        where q."waitingSince" > t.now and q."retryAt" <= t.now + generation.most_ahead('public.photo_generation_queue', 'retryAt')
-        order by q."waitingSince" desc limit 1000)) as w
-    union all
-    select 'leaseExpiresAt', 'locked jobs', q."leaseExpiresAt" from latest as t cross join lateral (
-      select q."leaseExpiresAt" from public.photo_generation_queue as q
-      where q.status = 'processing'
-        and q."leaseExpiresAt" > t.now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
-      order by q."leaseExpiresAt" desc limit 1000) as q
-    union all
-    select 'endsBy', 'runs under way', r."endsBy" from latest as t cross join lateral (
-      select r."endsBy" from generation.runs as r where r."startedAt" > t.now order by r."startedAt" desc limit 1000) as r
-    union all
-    select 'blockedUntil', 'closed gates', greatest(g."blockedUntil", generation.last_start(g), g."limitedAt", g."learnedAt", g."probeAt")
-    from latest as t cross join generation.gates as g
-    where generation.gate_in_time(g, t.now) is distinct from g
-    union all
-    select 'requestedAt', 'erasures', greatest(e."requestedAt", e."emptyAt") from latest as t cross join generation.erasures as e
-    where greatest(e."requestedAt", e."emptyAt") > t.now
-  ), told as (
-    select a.name, format(
-      '%s: %s, until %s at the latest (%s), longer than can be unless the database''s clock was ahead', a.what, count(*),
-      to_char(max(a.at) at time zone 'UTC', 'YYYY-MM-DD HH24:MI "UTC"'), a.name) as words
-    from ahead as a group by a.name, a.what
-  )
-  select coalesce(jsonb_agg(jsonb_build_object('about', 'clock', 'subject', t.name, 'words', t.words) order by t.name), '[]')
-  from told as t
 $$;
 
 -- The queue in numbers, at one moment of the database's clock; times are UTC. {at, schemaVersion, ready, waiting,
@@ -306,6 +307,7 @@ language plpgsql security definer set search_path = '' set timezone = 'UTC'
 as $$
 begin
   perform generation.require_service();
+  perform generation.renew_plans();
   perform generation.roll_counts(120);
   return generation.queue_stats();
 end

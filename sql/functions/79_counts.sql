@@ -1,6 +1,6 @@
--- Counters of what ended within the last day, by minute and by hour. generation.counts is a cache: what is not in it is counted from the
--- tables, and emptying it changes no number. Workers never wait for a counter: whoever asks for the numbers counts the minutes that
--- are over (roll_counts), one caller at a time, and flow_stats counts what is left.
+-- Counters of what ended within the last day, by minute, ten minutes and hour. generation.counts is a cache: what is not in it is counted
+-- from the tables, and emptying it changes no number. Workers never wait for a counter: whoever asks for the numbers counts the minutes
+-- that are over (roll_counts), one caller at a time, and flow_stats counts what is left.
 --
 -- A counted minute misses no row:
 -- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than a minute past
@@ -8,81 +8,101 @@
 -- * Any other row is written within a minute of its time. A minute after the end of a minute, roll_counts notes its own transaction
 --   id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
 
--- What ended from p_from until before p_until, counted from the tables, as a row of generation.counts for the minute p_at. Times taken
--- are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from 200 on 4, from 500 on 10, and so on.
-create or replace function generation.count_ended(p_at timestamptz, p_from timestamptz, p_until timestamptz) returns generation.counts
-language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
+-- What ended in each of the spans from p_since until before p_until, counted from the tables: the place of the span in the arrays, and a
+-- row of generation.counts. Times taken are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from
+-- 200 on 4, from 500 on 10, and so on.
+create or replace function generation.count_ended(p_since timestamptz[], p_until timestamptz[])
+returns table (place bigint, counts generation.counts)
+language plpgsql stable rows 10 set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
   v_bounds constant integer[] := array[100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
     2000000, 5000000];
   v_steps constant integer[] := '{1, 2, 4, 10, 20, 40, 100, 200, 400, 1000, 2000, 4000, 10000, 20000, 40000, 100000}';
-  v_counts generation.counts;
 begin
-  with ended as materialized (
-    select j.status, j.code, (j.tenths + j.step / 2) / j.step * j.step as took, count(*)::integer as n,
+  return query
+  with recursive spans as materialized (
+    select s.place, s.since, s.until from unnest(p_since, p_until) with ordinality as s (since, until, place)
+  ), ended as materialized (
+    select j.place, j.status, j.code, (j.tenths + j.step / 2) / j.step * j.step as took, count(*)::integer as n,
       sum(j.ms) as total, max(j.ms) as most
     from (
-      select q.status, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code, t.tenths,
+      select s.place, q.status, case when q.status = 'failed' then coalesce(q."errorCode", 'unknown') end as code, t.tenths,
         round(date_part('epoch', q."completedAt" - q."createdAt") * 1000)::bigint as ms,
         v_steps[1 + width_bucket(t.tenths, v_bounds)] as step
-      from public.photo_generation_queue as q
+      from spans as s
+      cross join lateral (
+        select e.* from public.photo_generation_queue as e where e."completedAt" >= s.since and e."completedAt" < s.until offset 0
+      ) as q
       cross join lateral (
         select least(round(date_part('epoch', q."completedAt" - q."createdAt") * 10), 2000000000)::integer as tenths
       ) as t
-      where q."completedAt" >= p_from and q."completedAt" < p_until
     ) as j
-    group by 1, 2, 3
+    group by 1, 2, 3, 4
+  ), jobs as (
+    select e.place, sum(e.n) filter (where e.status = 'completed') as completed, sum(e.n) filter (where e.status = 'failed') as failed,
+      sum(e.n) filter (where e.status = 'cancelled') as cancelled, sum(e.total) filter (where e.status = 'completed') as ms,
+      max(e.most) filter (where e.status = 'completed') as most,
+      array_agg(e.took order by e.took) filter (where e.status = 'completed') as times,
+      array_agg(e.n order by e.took) filter (where e.status = 'completed') as time_counts
+    from ended as e group by e.place
   ), failures as (
-    select e.code, sum(e.n)::integer as n from ended as e where e.status = 'failed' group by e.code
-  )
-  select coalesce(sum(e.n) filter (where e.status = 'completed'), 0), coalesce(sum(e.n) filter (where e.status = 'failed'), 0),
-    coalesce(sum(e.n) filter (where e.status = 'cancelled'), 0), coalesce(sum(e.total) filter (where e.status = 'completed'), 0),
-    max(e.most) filter (where e.status = 'completed'),
-    coalesce(array_agg(e.took order by e.took) filter (where e.status = 'completed'), '{}'),
-    coalesce(array_agg(e.n order by e.took) filter (where e.status = 'completed'), '{}'),
-    (select coalesce(jsonb_object_agg(f.code, f.n), '{}') from failures as f)
-  into v_counts.completed, v_counts.failed, v_counts.cancelled, v_counts."jobMs", v_counts."jobMsMost", v_counts."jobTimes",
-    v_counts."jobTimeCounts", v_counts.failures
-  from ended as e;
-  with recursive models as (
+    select f.place, jsonb_object_agg(f.code, f.n) as codes
+    from (select e.place, e.code, sum(e.n) as n from ended as e where e.status = 'failed' group by e.place, e.code) as f
+    group by f.place
+  ), models as (
     (select p.model from public.photo_generation_photos as p order by p.model limit 1)
     union all
     select (select p.model from public.photo_generation_photos as p where p.model > m.model order by p.model limit 1)
     from models as m where m.model is not null
   ), made as (
-    select (p.ms + p.step / 2) / p.step * p.step as took, count(*)::integer as n, sum(p.ms) as total, max(p.ms) as most
-    from models as m cross join lateral (
-      select i."generationMs" as ms, v_steps[1 + width_bucket(i."generationMs", v_bounds)] as step from public.photo_generation_photos as i
-      where i.model = m.model and i."createdAt" >= p_from and i."createdAt" < p_until offset 0
+    select p.place, (p.ms + p.step / 2) / p.step * p.step as took, count(*)::integer as n, sum(p.ms) as total, max(p.ms) as most
+    from (
+      select s.place, i."generationMs" as ms, v_steps[1 + width_bucket(i."generationMs", v_bounds)] as step
+      from spans as s cross join models as m
+      cross join lateral (
+        select l."generationMs" from public.photo_generation_photos as l
+        where l.model = m.model and l."createdAt" >= s.since and l."createdAt" < s.until offset 0
+      ) as i
     ) as p
-    group by 1
+    group by 1, 2
+  ), images as (
+    select m.place, sum(m.n) as made, sum(m.n) filter (where m.took is not null) as timed, sum(m.total) as ms, max(m.most) as most,
+      array_agg(m.took order by m.took) filter (where m.took is not null) as times,
+      array_agg(m.n order by m.took) filter (where m.took is not null) as time_counts
+    from made as m group by m.place
+  ), refusals as (
+    select r.place, sum(r.n) as n, jsonb_object_agg(r.code, r.n) as codes
+    from (
+      select s.place, f.code, count(*) as n
+      from spans as s cross join lateral (
+        select i.code from generation.failed_images as i where i."createdAt" >= s.since and i."createdAt" < s.until offset 0
+      ) as f
+      group by s.place, f.code
+    ) as r
+    group by r.place
   )
-  select coalesce(sum(m.n), 0), coalesce(sum(m.n) filter (where m.took is not null), 0), coalesce(sum(m.total), 0), max(m.most),
-    coalesce(array_agg(m.took order by m.took) filter (where m.took is not null), '{}'),
-    coalesce(array_agg(m.n order by m.took) filter (where m.took is not null), '{}')
-  into v_counts.made, v_counts.timed, v_counts."imageMs", v_counts."imageMsMost", v_counts."imageTimes", v_counts."imageTimeCounts"
-  from made as m;
-  select coalesce(sum(c.n), 0), coalesce(jsonb_object_agg(c.code, c.n), '{}') into v_counts.refused, v_counts.refusals
-  from (
-    select f.code, count(*)::integer as n from generation.failed_images as f
-    where f."createdAt" >= p_from and f."createdAt" < p_until group by f.code
-  ) as c;
-  v_counts.seconds := 60;
-  v_counts.at := p_at;
-  return v_counts;
+  select s.place, row(60, s.since, coalesce(j.completed, 0), coalesce(j.failed, 0), coalesce(j.cancelled, 0), coalesce(i.made, 0),
+    coalesce(r.n, 0), coalesce(i.timed, 0), coalesce(j.ms, 0), j.most, coalesce(i.ms, 0), i.most, coalesce(f.codes, '{}'),
+    coalesce(r.codes, '{}'), coalesce(j.times, '{}'), coalesce(j.time_counts, '{}'), coalesce(i.times, '{}'),
+    coalesce(i.time_counts, '{}'))::generation.counts
+  from spans as s
+  left join jobs as j on j.place = s.place
+  left join failures as f on f.place = s.place
+  left join images as i on i.place = s.place
+  left join refusals as r on r.place = s.place;
 end
 $$;
 
--- Adds up the counters of the minutes of an hour.
-create or replace function generation.count_hour(p_at timestamptz) returns generation.counts
+-- Adds up the counters of the minutes of ten minutes or an hour.
+create or replace function generation.add_up_minutes(p_at timestamptz, p_seconds integer) returns generation.counts
 language plpgsql stable set search_path = '' set jit = off
 as $$
 declare
   v_counts generation.counts;
 begin
   with minutes as (
-    select c.* from generation.counts as c where c.seconds = 60 and c.at >= p_at and c.at < p_at + interval '1 hour'
+    select c.* from generation.counts as c where c.seconds = 60 and c.at >= p_at and c.at < p_at + make_interval(secs => p_seconds)
   ), jobs as (
     select t.took, sum(t.n)::integer as n
     from minutes as m cross join lateral unnest(m."jobTimes", m."jobTimeCounts") as t (took, n) group by t.took
@@ -94,7 +114,7 @@ begin
   ), refusals as (
     select f.key, sum(f.value::integer) as n from minutes as m cross join lateral jsonb_each_text(m.refusals) as f group by f.key
   )
-  select 3600, p_at, sum(m.completed), sum(m.failed), sum(m.cancelled), sum(m.made), sum(m.refused), sum(m.timed),
+  select p_seconds, p_at, sum(m.completed), sum(m.failed), sum(m.cancelled), sum(m.made), sum(m.refused), sum(m.timed),
     sum(m."jobMs"), max(m."jobMsMost"), sum(m."imageMs"), max(m."imageMsMost"),
     (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from failures as f),
     (select coalesce(jsonb_object_agg(f.key, f.n), '{}') from refusals as f),
@@ -107,8 +127,8 @@ begin
 end
 $$;
 
--- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing in a
--- transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
+-- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing where there is
+-- nothing to do, nor in a transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
 -- generation.counting, which is skipped if somebody holds it.
 create or replace function generation.roll_counts(p_limit integer) returns void
 language plpgsql set search_path = ''
@@ -120,7 +140,7 @@ declare
   v_counting generation.counting;
 begin
   if current_setting('transaction_read_only')::boolean or current_setting('transaction_isolation') <> 'read committed'
-    or pg_current_xact_id_if_assigned() is not null then
+    or pg_current_xact_id_if_assigned() is not null or generation.all_counted(v_first, v_over) then
     return;
   end if;
   select * into v_counting from generation.counting for update skip locked;
@@ -138,28 +158,46 @@ begin
 end
 $$;
 
--- Counts up to p_limit minutes that are not counted, the latest first, and the hours that this completes.
-create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
-language plpgsql set search_path = '' set jit = off
+-- Whether every minute from p_first until before p_over is counted, and none is marked.
+create or replace function generation.all_counted(p_first timestamptz, p_over timestamptz) returns boolean
+language plpgsql stable set search_path = ''
 as $$
 begin
-  insert into generation.counts
-  select e.*
-  from (
-    select s.at from generate_series(p_first, p_until - interval '1 minute', interval '1 minute') as s (at)
-    where not exists (select from generation.counts as c where c.seconds = 60 and c.at = s.at)
-    order by s.at desc limit p_limit
-  ) as m
-  cross join lateral generation.count_ended(m.at, m.at, m.at + interval '1 minute') as e;
-  with complete as materialized (
-    select date_bin('1 hour', c.at, 'epoch') as at from generation.counts as c
-    group by 1 having count(*) filter (where c.seconds = 60) = 60 and count(*) = 60
-  )
-  insert into generation.counts select e.* from complete as h cross join lateral generation.count_hour(h.at) as e;
+  return not exists (select from generation.changed_minutes as m)
+    and exists (select from generation.counting as c where c.until = p_over)
+    and (select count(*) from generation.counts as c where c.seconds = 60 and c.at >= p_first and c.at < p_over)
+      = extract(epoch from p_over - p_first) / 60;
 end
 $$;
 
--- Deletes the counters from before p_first, those from p_over on (the clock was ahead), and those of marked minutes.
+-- Counts up to p_limit minutes that are not counted, the latest first, and the ten minutes and hours that this completes.
+create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
+language plpgsql set search_path = '' set jit = off
+as $$
+declare
+  v_minutes constant timestamptz[] := array(
+    select s.at from generate_series(p_first, p_until - interval '1 minute', interval '1 minute') as s (at)
+    where not exists (select from generation.counts as c where c.seconds = 60 and c.at = s.at)
+    order by s.at desc limit p_limit);
+begin
+  insert into generation.counts
+  select (e.counts).*
+  from generation.count_ended(v_minutes, array(select m.at + interval '1 minute' from unnest(v_minutes) as m (at))) as e;
+  insert into generation.counts
+  select s.*
+  from (
+    select distinct l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch') as at
+    from unnest(v_minutes) as m (at) cross join (values (600), (3600)) as l (seconds)
+  ) as w
+  cross join lateral generation.add_up_minutes(w.at, w.seconds) as s
+  where (
+    select count(*) from generation.counts as c
+    where c.seconds = 60 and c.at >= w.at and c.at < w.at + make_interval(secs => w.seconds)
+  ) = w.seconds / 60;
+end
+$$;
+
+-- Deletes the counters from before p_first, those that are not over at p_over (the clock was ahead), and those with a marked minute.
 create or replace function generation.forget_counts(p_first timestamptz, p_over timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
@@ -168,8 +206,10 @@ begin
     delete from generation.changed_minutes as m where true returning m.at
   )
   delete from generation.counts as c
-  where c.at < p_first or c.at >= p_over or (c.seconds = 60 and c.at in (select m.at from changed as m))
-    or (c.seconds = 3600 and c.at in (select date_bin('1 hour', m.at, 'epoch') from changed as m));
+  where c.at < p_first or c.at > p_over - make_interval(secs => c.seconds)
+    or (c.seconds, c.at) in (
+      select l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch')
+      from changed as m cross join (values (60), (600), (3600)) as l (seconds));
 end
 $$;
 

@@ -316,6 +316,28 @@ def test_pruning_forgets_marks_where_nobody_asks_for_the_numbers(queue: Queue, m
     assert marked(queue.connection) == 0
 
 
+def test_an_hour_that_was_counted_too_early_is_counted_again(queue: Queue, moment: Moment) -> None:
+    """The clock was ahead, and went back to within an hour whose minutes had all been counted."""
+    moment.advance(62 * 60)
+    count_all(queue)
+    moment.advance(-600)
+    told(queue)
+    Work(queue, moment, Random(2)).end()
+    moment.advance(4 * 3600)
+    count_all(queue)
+    assert told(queue) == naive(queue.connection, moment.now)
+
+
+def test_asking_again_within_the_minute_writes_nothing(queue: Queue, moment: Moment) -> None:
+    """Many may ask, each every few seconds; a transaction that writes waits for its commit."""
+    count_all(queue)
+    queue.connection.execute("begin")
+    told(queue)
+    assigned = queue.one("select pg_current_xact_id_if_assigned() is not null as writes")
+    queue.connection.execute("rollback")
+    assert not assigned["writes"]
+
+
 def test_an_installation_restores_the_row_that_a_restore_has_lost(installed: Database) -> None:
     """Without the row of generation.counting nothing would be counted, and marks would stay for ever."""
     installed.connection.execute("delete from generation.counting")

@@ -23,6 +23,9 @@ PHOTO = """
     insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",
       "mimeType", width, height, bytes, model, "generationMs", "createdAt")
     values (%s, 'b', 'u', %s, 'p', 'image/png', 1, 1, 1, %s, %s, %s)"""
+BATCH = """
+    insert into photo_generation_batches (id, "userId", "jobsTotal", "imagesTotal")
+    values ('b', 'u', 1000, 4000)"""
 HISTORY = """
     insert into photo_generation_batches (id, "userId") values ('old', 'u');
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt",
@@ -41,7 +44,7 @@ class Rows:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        queue.connection.execute("insert into photo_generation_batches (id, \"userId\") values ('b', 'u')")
+        queue.connection.execute(BATCH)
 
     def job(self, status: str, ordered: float, ended: float | None = None, **fields: Any) -> int:
         """A job; `retry` is the seconds until its retryAt."""
@@ -57,6 +60,7 @@ class Rows:
         """An image that was made."""
         moment = NOON - timedelta(seconds=ago)
         self.queue.connection.execute(PHOTO, [job, index, model, took, moment])
+        self.queue.connection.execute('update photo_generation_batches set "imagesDone" = "imagesDone" + 1')
 
     def refusal(self, ago: float, code: str, job: int = 10_000, index: int = 0) -> None:
         """An image that was given up."""
