@@ -4,6 +4,8 @@ import asyncio
 import hashlib
 from uuid import uuid4
 
+import pytest
+
 from tests.support.proxy import Proxy
 from tests.support.runs import MODEL, Site, picture
 from worker.jobs import Job
@@ -51,6 +53,26 @@ async def test_an_image_stored_but_not_recorded_is_recorded_not_made_again(site:
     assert (summary["images"]["adopted"], summary["images"]["made"]) == (1, 2)
     assert len(site.calls()) == 2
     site.audit(summary, foreign=1)
+
+
+async def test_a_recorded_image_is_not_read_again_when_its_job_is_retried(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job may have many; only the missing ones may be waiting in Storage."""
+    monkeypatch.setattr("worker.run.image.LONGEST_RETRY_SECONDS", 0.0)
+    site.gemini.add_rule({"kind": "image"}, times=1)
+    site.gemini.add_rule({"kind": "error", "code": 503}, times=2)
+    await site.order("a", images=2)
+    first = await site.run(RunRequest(max_jobs=1), IMAGES_AT_A_TIME="1")
+    site.make_due()
+
+    async with Proxy(site.stack.url) as proxy:
+        second = await site.run(SUPABASE_URL=proxy.url)
+
+    assert (first["images"]["made"], second["images"]["made"]) == (1, 1)
+    assert any("/object/list/" in path for path in proxy.paths)
+    assert not any("/object/info/" in path for path in proxy.paths)
+    site.audit(first, second)
 
 
 async def test_a_job_with_all_images_stored_completes_without_photos_or_requests(site: Site) -> None:

@@ -56,9 +56,8 @@ async def _recover_stored(context: RunContext, job: Job) -> Mapping[int, ImageOu
     """Record images that an earlier claim stored but did not record, so that nothing is paid for twice."""
     stored = await context.services.store.stored(job, context.deadlines.generate)
     return {
-        index: await record(context, job, index, stored[index].path, stored[index].photo, adopted=True)
-        for index in job.missing
-        if index in stored
+        index: await record(context, job, index, image.path, image.photo, adopted=True)
+        for index, image in stored.items()
     }
 
 

@@ -126,12 +126,12 @@ class PhotoStore:
         await call_with_retry(attempt, "Storage: remove", within, TRIES)
 
     async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
-        """The images that earlier claims stored in the job's folder, by index; the first per index wins."""
+        """The missing images that earlier claims stored in the job's folder, by index."""
 
         async def attempt() -> dict[int, StoredImage]:
             found: dict[int, StoredImage] = {}
             for index, path in await self._listed(job):
-                if index not in found and (row := await self._describe(path)):
+                if index in job.missing and (row := await self._describe(path)):
                     found[index] = StoredImage(path, row)
             return found
 
