@@ -138,6 +138,21 @@ def test_a_limit_in_tokens_is_not_a_limit_of_requests() -> None:
     assert facts_of(exhausted(failure(tokens, requests))) == QuotaFacts("minute", None, 10, PAID_MINUTE)
 
 
+def test_a_quota_without_a_known_period_has_no_limit() -> None:
+    """Its number would be taken for a rate per minute."""
+    assert facts_of(exhausted(failure({"quotaId": "Custom", "quotaValue": "7"}))) == QuotaFacts(
+        "unknown", None, None, "Custom"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"), [("10", 10), (10, 10), (True, None), (-10, None), (1.5, None), ("ten", None)]
+)
+def test_a_limit_is_a_whole_number_or_its_text(value: object, limit: int | None) -> None:
+    """Anything else counts as not stated."""
+    assert facts_of(exhausted(failure({"quotaId": PAID_MINUTE, "quotaValue": value}))).limit == limit
+
+
 def test_the_unit_names_the_period_where_the_id_does_not() -> None:
     """`ErrorInfo` may carry the period in `quota_unit` only."""
     unit = "1/d/{project}"

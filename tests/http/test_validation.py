@@ -79,7 +79,7 @@ def test_other_content_types_are_refused_with_the_fix(content_type: str) -> None
     [
         (
             "maxJobs",
-            ["0", "9", "-1", "1001", "true", "false", "null", '"5"', "1.5", "1e4", "[]", "{}", "9" * 400],
+            ["0", "9", "-1", "1001", "true", "false", "null", '"5"', "10.5", "1e4", "[]", "{}", "9" * 400],
         ),
         ("budgetSeconds", ["0", "149.9", "240.1", "1e999", "true", "null", '"60"', "[1]", "-60", "9" * 400]),
         ("dryRun", ["0", "1", "null", '"true"', "[]"]),

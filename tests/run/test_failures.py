@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.runs import KEY, Site
+from tests.support.runs import KEY, MODEL, Site
+from worker.run import image
 from worker.run.request import RunRequest
 
 pytest_plugins = ("tests.support.runs",)
@@ -54,6 +55,24 @@ async def test_a_transient_failure_is_retried_once_then_later(site: Site) -> Non
     second = await site.run(**WIDE)
     assert {(row["status"], row["attempts"]) for row in map(site.job, twice)} == {("completed", 2)}
     site.audit(first, second)
+
+
+async def test_a_retry_that_finds_no_slot_leaves_the_failure_of_the_first_request(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request was sent and may be billed: the attempt is spent, and the customer reads why it failed."""
+    monkeypatch.setattr(image, "LONGEST_RETRY_SECONDS", 0.0)
+    site.rows("select set_generation_rate(%s, 1, 1)", MODEL)  # the next start is a minute later
+    site.gemini.add_rule({"kind": "error", "code": 503}, times=1)
+    (job,) = await site.order("a")
+
+    summary = await site.run(RunRequest(budget_seconds=20))
+
+    row = site.job(job)
+    assert (row["status"], row["attempts"], row["errorCode"]) == ("pending", 1, "unavailable")
+    assert (len(site.calls()), summary["images"]["erred"]) == (1, 1)
+    site.make_due()
+    site.audit(summary, await site.run())
 
 
 async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) -> None:

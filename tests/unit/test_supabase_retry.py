@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from worker.errors import QueueRefused, QueueUnavailable
+from worker.errors import NotExecuted, QueueRefused, QueueUnavailable
 from worker.supabase.retry import call_with_retry
 
 
@@ -26,6 +26,27 @@ async def test_a_try_that_hangs_leaves_time_for_another() -> None:
     """One silence costs half of the time and not the answer."""
     attempt, _ = hanging(1)
     assert await call_with_retry(attempt, "it", 2.0, 3) == 2
+
+
+@pytest.mark.parametrize(("repeated", "most", "seconds"), [
+    (QueueUnavailable, 4, 50.0), (QueueUnavailable, 1, 100.0), (NotExecuted, 4, 100.0),
+])  # fmt: skip
+async def test_a_try_that_no_other_may_follow_has_all_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, repeated: type[QueueUnavailable], most: int, seconds: float
+) -> None:
+    """An order without an idempotency key is sent once: a shorter time would only lose its answer."""
+    cut_at: list[float | None] = []
+    timeout_at = asyncio.timeout_at
+
+    def noted(when: float | None) -> asyncio.Timeout:
+        cut_at.append(when)
+        return timeout_at(when)
+
+    monkeypatch.setattr(asyncio, "timeout_at", noted)
+    attempt, _ = hanging(0)
+    began = asyncio.get_running_loop().time()
+    await call_with_retry(attempt, "it", 100.0, most, repeated)
+    assert cut_at == [pytest.approx(began + seconds, abs=20)]
 
 
 @pytest.mark.parametrize("most", [1, 3])

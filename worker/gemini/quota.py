@@ -114,9 +114,9 @@ def _period_of(words: str, unit: object) -> Period:
 
 
 def _number(value: object) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    return int(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else None
+    """A count that the JSON has as a number, or as text like all 64-bit numbers of Google."""
+    text = str(value)
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def _has_no_quota(violations: tuple[_Violation, ...]) -> bool:
