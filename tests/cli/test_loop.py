@@ -126,7 +126,7 @@ async def test_an_idle_worker_has_loaded_what_its_first_job_needs(cli: CommandLi
         process = Path(f"/proc/{program.process.pid}")
         children = (process / f"task/{process.name}/children").read_text().split()
         commands = [Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0") for child in children]
-        assert [b"worker.photos.decoder" in command for command in commands] == [True] * DECODERS
+        assert [b"worker.photos.decoder_main" in command for command in commands] == [True] * DECODERS
         assert "/PIL/_imaging." in (process / "maps").read_text()
         program.process.terminate()
         assert await program.ended() == 0

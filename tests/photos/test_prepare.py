@@ -42,7 +42,7 @@ def decoders() -> set[int]:
     found = set()
     for pid in descendants(os.getpid()):
         line = Path(f"/proc/{pid}/cmdline")
-        if line.exists() and b"worker.photos.decoder" in line.read_bytes():
+        if line.exists() and b"worker.photos.decoder_main" in line.read_bytes():
             found.add(pid)
     return found
 

@@ -36,7 +36,7 @@ STARTS = {
     "functions": "import main",
     "command line": "import contextlib, worker.cli.main as cli\n"
     "with contextlib.suppress(SystemExit): cli.main(['check', '--help'])",
-    "decoder": "import worker.photos.decoder as decoder; decoder.main()",
+    "decoder": "import worker.photos.decoder_main as decoder; decoder.main()",
 }
 """How each process begins that has secrets, or a customer's photo."""
 
@@ -53,7 +53,7 @@ sys.stderr.write(json.dumps([spied.stdout.split(), len(own)]))
 
 CALLER = """
 import socket, sys
-import worker.photos.decoder as decoder
+import worker.photos.decoder_main as decoder
 decoder.main()
 try:
     socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)

@@ -1,7 +1,7 @@
 """Turns one photo into what a model needs: upright, sRGB, small, and without metadata.
 
-Pure functions from bytes to bytes, for `worker.photos.decoder`, the process that may be killed. Decoding a
-hostile file here can take any time and memory; that process limits both.
+Pure functions from bytes to bytes, for the process of `worker.photos.decoder_main`, which may be killed.
+Decoding a hostile file here can take any time and memory; that process limits both.
 """
 
 from __future__ import annotations

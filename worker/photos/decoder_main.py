@@ -1,4 +1,4 @@
-"""The process that decodes photos: it may be killed at any time, and has no secrets.
+"""The program of a process that decodes photos: it may be killed at any time, and has no secrets.
 
 Reads requests from stdin and answers on stdout, one after the other: a line of JSON, then the bytes whose
 number it states. The answer is the prepared photo in base64, a refusal, a failure, or that the photo needs

@@ -1,4 +1,4 @@
-"""Starts, asks and ends a process that decodes photos (`worker.photos.decoder`)."""
+"""Starts, asks and ends a process that decodes photos (`worker.photos.decoder_main`)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class DecoderProcess:
     async def start(cls) -> DecoderProcess:
         """Start a decoder in a session of its own, so that Ctrl-C in a terminal does not reach it."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "ignore", "-m", "worker.photos.decoder"),
+            *(sys.executable, "-W", "ignore", "-m", "worker.photos.decoder_main"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # where libraries complain about each damaged photo

@@ -1,7 +1,7 @@
 """Prepares source photos for Gemini: upright, sRGB, small, without metadata; each content once per worker.
 
-Decoding happens in processes of its own (`worker.photos.decoder`). A file may be made so that decoding it
-takes minutes, gigabytes, or crashes the decoder: a thread could not be stopped, and a crash would end the
+Decoding happens in processes of its own (`worker.photos.decoder_main`). A file may be made so that decoding
+it takes minutes, gigabytes, or crashes the decoder: a thread could not be stopped, and a crash would end the
 worker with all its runs.
 """
 
