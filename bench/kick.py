@@ -18,9 +18,9 @@ from bench.harness.figures import hardware, spread
 from local.simulator.gemini import Simulator
 from local.simulator.ledger import Call
 from local.stack.stack import Stack
-from tests.conftest import connect
 from tests.support.clocked import Clocked, clocked
 from tests.support.clone import wait_for
+from tests.support.installation import connect
 from tests.support.schedule_sql import forget_kicks, paste
 
 PURPOSE = "from an order to its first call to Gemini, with the kick; about half a minute"

@@ -11,19 +11,54 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import certifi
 import httpx
 import psycopg
 import pytest
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from local.stack.errors import StackError
 from local.stack.stack import DATA, Stack
+from tests.support.bare import checkout
+from tests.support.callers import callers, everybody, scene
+from tests.support.command_line import cli
+from tests.support.database_fixtures import earlier, installed, postgres, scratch
+from tests.support.installation import Installation, User, connect
+from tests.support.logging_fixtures import restored_logging
+from tests.support.queue_fixtures import another, as_installed, clock, queue
 from tests.support.queue_sql import NO_LIMITS
+from tests.support.runs import site
+from tests.support.served import orders_target, queue_target, served_orders, served_queue, target
+from tests.support.tokens import signer
+
+# Fixtures that more than one folder uses; those of one folder are in its own conftest.
+__all__ = [
+    "another",
+    "as_installed",
+    "callers",
+    "checkout",
+    "cli",
+    "clock",
+    "earlier",
+    "everybody",
+    "installed",
+    "orders_target",
+    "postgres",
+    "queue",
+    "queue_target",
+    "restored_logging",
+    "scene",
+    "scratch",
+    "served_orders",
+    "served_queue",
+    "signer",
+    "site",
+    "target",
+]
 
 QUICK = "not slow and not system"  # what `make test` selects
 LONG_MODULE = re.compile(r"^pytestmark = pytest\.mark\.(slow|system)$", re.MULTILINE)
@@ -83,85 +118,6 @@ def _load_needed_authorities(
 
 
 ssl.SSLContext.load_verify_locations = _load_needed_authorities  # type: ignore[assignment, method-assign]
-
-
-class User(NamedTuple):
-    """Someone signed up in the stack, and a client that acts as them."""
-
-    id: str
-    client: AsyncClient
-
-
-class Rows:
-    """The rows this project's tables have in a fresh installation: seeds and settings only."""
-
-    TABLES = """
-        select format('%I.%I', n.nspname, c.relname) as name
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace
-        where c.relkind in ('r', 'p') and not c.relispartition
-          and (n.nspname = 'generation' or n.nspname = 'public' and c.relname like 'photo\\_generation\\_%')
-        order by 1"""
-    SEEDS = """
-        select format('insert into {table} select * from unnest(%L::{table}[])', array_agg(t)) as text
-        from {table} t having count(*) > 0"""
-    SEQUENCES = """
-        select format('select setval(%L, %s, false)', format('%I.%I', schemaname, sequencename), start_value)
-          as text
-        from pg_sequences where schemaname in ('generation', 'public')"""
-    EMPTY = """
-        set local lock_timeout = '10s'; set local session_replication_role = replica;
-        lock table {tables} in access exclusive mode;
-        do $$ begin
-          if greatest({sizes}) > 100000 then truncate {tables}; else {deletes}; end if;
-        end $$"""
-
-    def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
-        tables = [row["name"] for row in connection.execute(self.TABLES)]
-        empty = self.EMPTY.format(
-            tables=", ".join(tables),
-            sizes=", ".join(f"pg_relation_size('{table}')" for table in tables),
-            deletes="; ".join(f"delete from {table}" for table in tables),  # twenty times as fast
-        )
-        queries = [self.SEQUENCES, *(self.SEEDS.format(table=table) for table in tables)]
-        found = [row["text"] for query in queries for row in connection.execute(query.encode())]
-        self._script = ";".join([empty, *found]).encode() if tables else b""
-
-    def restore(self, connection: psycopg.Connection[DictRow]) -> None:
-        """Makes all tables what they were, sequences included, in one transaction that fires no trigger."""
-        connection.execute(self._script)
-
-
-def connect(db_url: str) -> psycopg.Connection[DictRow]:
-    """A superuser's connection: autocommit, rows as dictionaries."""
-    return psycopg.connect(db_url, autocommit=True, row_factory=dict_row, prepare_threshold=None)
-
-
-class Installation:
-    """A started stack, what its tables held before any test, and a connection that tests use in turn."""
-
-    # What `discard all` does, but for plans: a new connection compiles and plans each function again.
-    FORGET = """
-        close all; unlisten *; select pg_advisory_unlock_all(); discard temp; discard sequences;
-        set session authorization default; reset all"""
-
-    def __init__(self, stack: Stack, connection: psycopg.Connection[DictRow]) -> None:
-        self.stack, self.rows, self._connection = stack, Rows(connection), connection
-
-    @contextlib.contextmanager
-    def connection(self) -> Iterator[psycopg.Connection[DictRow]]:
-        """The connection, in the state of a new one; another one after a test that has closed it."""
-        try:
-            yield self._connection
-        finally:
-            try:
-                self._connection.rollback()
-                self._connection.execute(self.FORGET)
-            except psycopg.OperationalError:
-                self._connection = connect(self.stack.db_url)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,8 @@ from bench.queues import other_queues
 from bench.queues.claiming import Run, fill, install
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
-from tests.conftest import connect
 from tests.support.databases import database
+from tests.support.installation import connect
 
 CONNECTIONS, JOBS = 8, 10
 Work = Callable[[str, float], int]

@@ -17,7 +17,7 @@ from uuid import uuid4
 from psycopg import RawCursor
 from psycopg.rows import dict_row
 
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.queue_sql import Connection
 
 JOBS = 10

@@ -13,8 +13,6 @@ from tests.support.runs import KEY, Site, fresh_order
 from worker.cli.arguments import parser
 from worker.cli.main import main
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 QUEUE = ["tick", "run", "drain", "enqueue", "status", "show", "release-stale", "retry-failed", "gate"]
 COMMANDS = [*QUEUE, "models", "hosts", "photo", "cancel", "sweep", "prune", "erase", "check"]
 WITHOUT_KEY = ["status", "release-stale", "retry-failed", "cancel none", "enqueue -", "tick --dry-run"]

@@ -14,8 +14,6 @@ from tests.unit.test_loop_pause import at, ended
 from worker.cli.drain import FAILURES, Drain
 from worker.cli.loop import LEAST_PAUSE_SECONDS
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 NOBODY = {"SUPABASE_URL": "http://127.0.0.1:9"}
 REASONS = [
     "queue_empty",

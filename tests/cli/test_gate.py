@@ -10,7 +10,6 @@ from tests.support.command_line import CommandLine
 from tests.support.runs import SUCCESSOR, Site
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
 MODEL = "gemini-2.5-flash-image"
 
 

@@ -11,8 +11,6 @@ from worker.ops.check import check
 from worker.ops.status_text import hosts_table
 from worker.supabase.client import Project
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 OWN = {"SUPABASE_URL": "https://abc.supabase.co"}
 
 

@@ -10,8 +10,6 @@ from tests.support.strays import failed, named, put
 from worker.cli.main import main
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 USAGE_ERROR = ["erase", "prune --older-than-days 0", "prune --limit x", "sweep --limit 0"]
 OLD = """
     update photo_generation_batches set "completedAt" = "completedAt" - interval '40 days';

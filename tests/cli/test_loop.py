@@ -22,8 +22,6 @@ from worker.common.retry_delay import Uniform
 from worker.photos.prepare import DECODERS
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 LONG = {"MAX_IDLE_SECONDS": "3600"}
 
 

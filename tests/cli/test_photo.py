@@ -10,8 +10,6 @@ from tests.support.command_line import CommandLine
 from tests.support.photo_files import sideways
 from tests.support.runs import Site
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 
 async def test_photo_writes_what_gemini_gets(cli: CommandLine, site: Site, tmp_path: Path) -> None:
     """The same bytes that a run sends; the log says the sizes before and after."""

@@ -11,8 +11,6 @@ from tests.support.command_line import CommandLine, Done
 from tests.support.runs import Site, fresh_order
 from worker.cli.arguments import parser
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 # `run` and `drain` are processes in test_loop and test_drain, because signals end them.
 COMMANDS = (
     "tick",

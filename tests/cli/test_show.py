@@ -17,8 +17,6 @@ from worker import __version__
 from worker.cli.main import main
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 OLD_PYTHON = (
     "import sys, runpy; sys.version_info = (3, 10, 4); runpy.run_module('worker', run_name='__main__')"
 )

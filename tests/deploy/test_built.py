@@ -19,7 +19,6 @@ from tests.support.cloud_build import Workspace, workspace
 from tests.support.runs import Site, process_environment
 from tests.support.yaml_text import read_yaml
 
-pytest_plugins = ("tests.support.bare", "tests.support.built", "tests.support.runs")
 pytestmark = pytest.mark.slow
 
 LINKED = re.compile(r"""(?:src|href)=["']?(?!data:|#|https?:)([^"'\s>]+)""")

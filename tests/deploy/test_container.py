@@ -20,7 +20,6 @@ from tests.support.bare import Checkout
 from tests.support.built import SECRET, served
 from tests.support.runs import Site
 
-pytest_plugins = ("tests.support.bare", "tests.support.built", "tests.support.runs")
 pytestmark = pytest.mark.slow
 
 KILLED_AFTER_SECONDS = 10.0

@@ -28,14 +28,6 @@ from tests.support.schedule_sql import requests
 from tests.support.tokens import Signer
 from worker.settings import MAX_PHOTO_BYTES
 
-pytest_plugins = (
-    "tests.support.queue_fixtures",
-    "tests.support.runs",
-    "tests.support.served",
-    "tests.support.callers",
-    "tests.support.tokens",
-)
-
 PNG = picture()
 TESTS = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(.+)\n((?:.*\n)*?)```$", re.MULTILINE)

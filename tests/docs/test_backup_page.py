@@ -18,8 +18,6 @@ from tests.support.access_table import FUNCTIONS
 from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection, Queue
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 ROOT = Path(__file__).resolve().parents[2]
 FENCE = re.compile(r"^ *```(.+)\n((?:.*\n)*?) *```$", re.MULTILINE)
 BLOCKS = dict(FENCE.findall((ROOT / "docs" / "backup.md").read_text()))

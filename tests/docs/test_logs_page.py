@@ -11,8 +11,6 @@ import pytest
 from tests.support.events import Event, events
 from worker import log
 
-pytest_plugins = ("tests.support.logging_fixtures",)
-
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "logs.md").read_text()
 ROW = re.compile(r"^\| `([a-z_]+)` \| ((?:info|warning|error|, )+) \| (.*?) \| (.+) \|$", re.MULTILINE)
 SUMMARY = "the summary's"

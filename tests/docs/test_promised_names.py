@@ -22,8 +22,6 @@ from tests.support.yaml_text import read_yaml
 from worker import __version__
 from worker.cli.arguments import parser
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = ROOT / "tests" / "support" / "promised"
 COLUMNS = """

@@ -13,12 +13,10 @@ import httpx
 import pytest
 
 from local.stack.stack import Stack
-from tests.conftest import connect
 from tests.support.databases import Database
+from tests.support.installation import connect
 from tests.support.queue_sql import Queue
 from tests.support.schedule_sql import prepare
-
-pytest_plugins = ("tests.support.database_fixtures",)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "update.md").read_text()

@@ -16,8 +16,6 @@ import pytest
 from tests.support.bare import FENCE, ROOT, Checkout, blocks
 from tests.support.runs import Site, process_environment
 
-pytest_plugins = ("tests.support.bare", "tests.support.runs")
-
 PAGE = (ROOT / "docs" / "vm.md").read_text()
 KINDS = {"sh here", "sh project", "sh until stopped", "sh root"}
 ACTIVE = ". .venv/bin/activate\n"

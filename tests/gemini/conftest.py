@@ -8,8 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.gemini_wire import KEY
+from tests.support.simulated import gemini, generate, hand_clock, server, wire
 from tests.support.wire import Wire, listening
 from worker.gemini.client import Gemini
+
+__all__ = ["gemini", "generate", "hand_clock", "server", "wire"]
 
 
 @pytest.fixture

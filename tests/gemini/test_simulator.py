@@ -14,8 +14,6 @@ from local.simulator.pictures import SIZES
 from tests.support.photo_files import PHOTOS, marked, saved
 from tests.support.simulated import MODEL, Generate, images, photo, sdk
 
-pytest_plugins = ["tests.support.simulated"]
-
 
 @pytest.mark.parametrize("ratio", SIZES)
 async def test_every_ratio_gives_a_real_image_of_that_ratio(generate: Generate, ratio: str) -> None:

@@ -14,8 +14,6 @@ from local.simulator.exhausted import SHAPES, Exhausted, body
 from local.simulator.gemini import Simulator
 from tests.support.simulated import MODEL, Generate, images, sdk, settled
 
-pytest_plugins = ["tests.support.simulated"]
-
 
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_every_429_reaches_the_caller_whole(gemini: Simulator, generate: Generate, shape: str) -> None:

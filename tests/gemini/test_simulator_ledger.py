@@ -19,8 +19,6 @@ from local.simulator.latency import Latency
 from local.simulator.ledger import Ledger
 from tests.support.simulated import MODEL, Generate, HandClock, images, photo, sdk, settled
 
-pytest_plugins = ["tests.support.simulated"]
-
 
 async def test_the_simulators_quota_counts_in_a_sliding_window(
     gemini: Simulator, generate: Generate, hand_clock: HandClock

@@ -27,8 +27,6 @@ from worker.http import process as http
 from worker.http.auth import REMOVED_SIGNATURE, Caller
 from worker.log.mask import SECRET_VARIABLES
 
-pytest_plugins = ("tests.support.runs",)
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "security.md").read_text()
 OPENAPI = read_yaml((ROOT / "docs" / "openapi" / "process_generation_queue.yaml").read_text())

@@ -11,7 +11,6 @@ import pytest
 from tests.support.raw_http import Line
 from tests.support.served import MIB, Target, check_refusal
 
-pytest_plugins = ("tests.support.served",)
 pytestmark = pytest.mark.slow
 
 

@@ -10,8 +10,6 @@ import pytest
 from tests.support.raw_http import Line, exchange
 from tests.support.served import Target, check_refusal
 
-pytest_plugins = ("tests.support.served",)
-
 
 def nested(depth: int, opening: bytes = b"[", closing: bytes = b"]") -> bytes:
     """An order of styles within styles."""

@@ -19,8 +19,6 @@ from tests.support.served import Target, check_refusal
 from worker.http import connection
 from worker.http.connection import HEAD_SECONDS, BoundedConnection
 
-pytest_plugins = ("tests.support.served",)
-
 REFUSED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 BEGINNINGS = {"idle": b"", "dripping": b"POST / HTTP/1.1\r\nX: ", "answered": HEALTH, "refused": REFUSED}

@@ -15,7 +15,7 @@ from local.stack.stack import Stack
 from tests.support.served import OPERATOR_SECRET, SECRET
 
 # The plugin costs half a second and so is off for every other module (pyproject.toml).
-pytest_plugins = ("tests.support.served", "schemathesis.pytest.plugin")
+pytest_plugins = ("schemathesis.pytest.plugin",)
 pytestmark = pytest.mark.slow
 
 DESCRIPTIONS = Path(__file__).resolve().parents[2] / "docs" / "openapi"

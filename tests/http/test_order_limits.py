@@ -13,7 +13,6 @@ from tests.support.queue_sql import NO_LIMITS, Queue
 from tests.support.runs import fresh_order
 from tests.support.tokens import Signer
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.tokens", "tests.support.runs")
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 ORDER = fresh_order(("a",), 4, "https://photos.example.com/a.jpg")

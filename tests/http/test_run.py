@@ -12,10 +12,8 @@ from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.folder import Folder, free_port
 from local.stack.stack import Stack
-from tests.conftest import User
+from tests.support.installation import User
 from tests.support.runs import KEY, SOURCES, Site, fresh_order, picture, process_environment
-
-pytest_plugins = ("tests.support.runs",)
 
 SECRET = "a-secret-of-the-tests-0123456789"
 

@@ -19,8 +19,6 @@ from tests.support.wire import Asked, listening
 from worker.app import Application, Worker
 from worker.settings import Settings
 
-pytest_plugins = ("tests.support.runs", "tests.support.canaries")
-
 QUEUE, ORDERS = "process_generation_queue", "generate_images"
 SECRET = {"X-Worker-Secret": WORKER_SECRET}
 SUSPENDED = f"Consumer 'api_key:{GEMINI_KEY}' has been suspended."

@@ -21,8 +21,6 @@ from local.stack.errors import StackError
 from tests.local.test_stack import wait_until_gone
 from tests.support.clone import Clone, descendants, read_until, wait_for
 
-pytest_plugins = ("tests.support.clone",)
-
 SIZES = {"1x1": (1024, 1024), "9x16": (768, 1344), "16x9": (1344, 768)}
 COUNTS = {"1x1": 12, "9x16": 6, "16x9": 6}
 

@@ -21,7 +21,7 @@ from local.demo.photographs import photographs
 from local.stack.errors import StackError
 from local.stack.postgres import Postgres
 from local.stack.stack import Stack
-from tests.conftest import User
+from tests.support.installation import User
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = """

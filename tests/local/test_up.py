@@ -14,8 +14,6 @@ import pytest
 from tests.local.test_stack import wait_until_gone
 from tests.support.clone import Clone, descendants, read_until, wait_for
 
-pytest_plugins = ("tests.support.clone",)
-
 
 def curl(command: str, variables: dict[str, str]) -> Any:
     """The answer of a printed curl command, as JSON; supports only the printed options."""

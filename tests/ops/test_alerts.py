@@ -18,8 +18,6 @@ from tests.support.yaml_text import read_yaml
 from worker.ops.alerts import watched
 from worker.ops.metrics import metrics_text
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "alerts.md").read_text()
 FOLDER = ROOT / "deploy" / "alerts"

@@ -20,8 +20,6 @@ from worker.ops.finding import Finding, passed
 from worker.settings import Settings
 from worker.supabase.queue import SCHEMA_VERSION
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 NAMES = [
     "settings", "supabase", "database", "bucket", "hosts", "access", "gemini", "callers", "gate", "models",
     "clock",

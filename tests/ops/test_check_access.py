@@ -8,7 +8,6 @@ from local.stack.stack import SQL
 from tests.support.runs import Site
 from worker.ops.check_access import access_finding, read_access
 
-pytest_plugins = ("tests.support.runs", "tests.support.queue_fixtures")
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 # What a restore, a migration or a click may do; and what of it must be told.

@@ -20,8 +20,6 @@ from worker.ops.check_deployment import CLOCK_SECONDS, LEASE_AFTER_RUN_SECONDS, 
 from worker.ops.cloud_run import CloudRunUnreadable, Resource, read_service
 from worker.ops.finding import Finding
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 NAME = Resource.parse(SERVICE, "services")
 GCLOUD = "gcloud run services update generation-worker --region=us-central1 --project=my-photos "
 ALL = [

@@ -10,8 +10,6 @@ from tests.support.command_line import CommandLine
 from tests.support.runs import MODEL, Site
 from worker.ops.check_rate_limit import gate_finding
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 GATE: dict[str, Any] = {
     "pausedAt": None, "pauseReason": None, "dollarsPerDay": 20, "spentToday": 19.97, "imagesPerDay": None,
     "startedToday": 512, "gates": [],

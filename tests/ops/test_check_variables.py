@@ -7,8 +7,6 @@ import pytest
 from tests.support.command_line import CommandLine
 from worker.ops.check_variables import misspelled_findings
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 ENV = {
     "SUPABASE_URL": "https://abc.supabase.co",
     "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_x",

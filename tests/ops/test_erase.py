@@ -13,8 +13,6 @@ from worker.run.request import RunRequest
 from worker.supabase.folders import Folders, Page
 from worker.supabase.retry import call_with_retry
 
-pytest_plugins = ("tests.support.runs",)
-
 
 class SlowFor(Folders):
     """Storage that never answers for the paths of one user."""

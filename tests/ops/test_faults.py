@@ -19,8 +19,6 @@ from tests.support.runs import MODEL, Site, fresh_order
 from worker.errors import QueueUnavailable
 from worker.supabase.queue import Queue
 
-pytest_plugins = ("tests.support.runs",)
-
 WORKER = Path(__file__).resolve().parents[2] / "worker"
 
 OPERATIONS: dict[str, Mapping[str, Any]] = {

@@ -17,8 +17,6 @@ from worker.ops.sweep import Sweep
 from worker.supabase.folders import Folders
 from worker.supabase.storage import BUCKET
 
-pytest_plugins = ("tests.support.runs",)
-
 SWEEPING = {
     "generation_erasures_to_sweep": rpc("generation_erasures_to_sweep"),
     "settle_generation_erasure": rpc("settle_generation_erasure"),

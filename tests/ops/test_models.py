@@ -11,8 +11,6 @@ from tests.support.runs import MODEL, NEWEST, Site
 from worker.ops.check import check
 from worker.ops.metrics import metrics_text
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 SOON = "(now() at time zone 'UTC')::date + 30"
 ENDS_SOON = f'update generation.models set "announcedEnd" = {SOON} where model = %s returning model'
 

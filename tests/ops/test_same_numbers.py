@@ -23,13 +23,6 @@ from worker.cli.terminal import BARS, screen, sparkline
 from worker.ops.metrics import metrics_text
 from worker.supabase.queue import SCHEMA_VERSION
 
-pytest_plugins = (
-    "tests.support.runs",
-    "tests.support.command_line",
-    "tests.support.served",
-    "tests.support.queue_fixtures",
-)
-
 DESCRIPTION = Path(__file__).resolve().parents[2] / "docs" / "openapi" / "process_generation_queue.yaml"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -19,8 +19,6 @@ from worker.http.auth import Guard
 from worker.http.process import QueueFunction, process_queue
 from worker.ops.scale_out import ScaleOut
 
-pytest_plugins = ("tests.support.runs",)
-
 JOB = "projects/my-photos/locations/us-central1/jobs/generation-worker"
 ADDRESS = f"https://run.googleapis.com/v2/{JOB}"
 SECRET = "a-secret-of-the-tests"

@@ -19,8 +19,6 @@ from worker.errors import QueueUnavailable
 from worker.ops.health import health
 from worker.ops.status_text import queue_table
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line", "tests.support.queue_fixtures")
-
 
 def shown(stats: Any, outage: QueueUnavailable | None = None, height: int = 24) -> list[str]:
     """The lines on a terminal 80 characters wide."""

@@ -12,8 +12,6 @@ from tests.support.runs import Site, picture
 from tests.support.strays import AGE, cancelled, claimed, failed, named, photo, put
 from worker.app import Worker
 
-pytest_plugins = ("tests.support.runs",)
-
 HELD = {"kind": "image", "hold": True}
 ENDED = 'select id from photo_generation_queue where "completedAt" is not null'
 

@@ -11,8 +11,6 @@ from tests.support.strays import failed, named, put
 from worker.ops.sweep import SWEEP_SECONDS, Sweep
 from worker.supabase.folders import Folders, Page
 
-pytest_plugins = ("tests.support.runs",)
-
 
 async def test_a_sweep_checks_at_most_the_given_number_of_folders(site: Site) -> None:
     """It says that there are more."""

@@ -11,8 +11,6 @@ from tests.support.queue_sql import Clock, Queue
 from worker.ops.health import health
 from worker.ops.metrics import metrics_text
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 WRITES = "select pg_current_xact_id_if_assigned() is not null as writes"
 RUNS = "select count(*) as n from generation.runs"
 

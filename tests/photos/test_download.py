@@ -35,8 +35,6 @@ from worker.photos import dns
 from worker.photos.dns import resolve
 from worker.photos.download import PhotoDownload, public_tls
 
-pytest_plugins = ("tests.support.photo_host",)
-
 JPEG = photo()
 SECOND_ADDRESS = "93.184.216.35"
 GZIP_BOMB = gzip.compress(bytes(20_000_000))

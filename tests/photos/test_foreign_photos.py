@@ -7,12 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 from postgrest import APIError
 
-from tests.conftest import User
 from tests.support.hostile import references
+from tests.support.installation import User
 from tests.support.proxy import Proxy
 from tests.support.runs import SOURCES, Site, fresh_order, picture
-
-pytest_plugins = ("tests.support.runs",)
 
 SIGNED_UP = Callable[[], Awaitable[User]]
 

@@ -16,8 +16,6 @@ from tests.support.photo_host import MAX_BYTES, Answer, World, reply, stream
 from tests.support.runs import Site
 from worker.errors import BadInput
 
-pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
-
 ROOT = Path(__file__).resolve().parents[2]
 WIDE = {"JOBS_AT_A_TIME": "100", "IMAGES_AT_A_TIME": "20", "PHOTO_MAX_MB": "7"}
 

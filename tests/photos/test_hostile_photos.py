@@ -30,8 +30,6 @@ from worker.errors import BadInput
 from worker.photos.dns import resolve
 from worker.photos.download import PhotoDownload
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.photo_host")
-
 # What the database does not refuse: it trims (nothing is wrong then), does not encode, and cannot be sent NUL
 # or half a character.
 NOT_THE_DATABASE = re.compile(r"^ | $|ü{1000}|\x00|\ud800")

@@ -27,8 +27,6 @@ from worker.photos import download
 from worker.photos.address import is_public
 from worker.settings import InvalidSettings, Settings
 
-pytest_plugins = ("tests.support.photo_host",)
-
 JPEG = photo()
 DEAD = [f"2606:2800:220:1::{number}" for number in range(1, 6)]
 OLD = "Wed, 21 Oct 2026 07:28:00 GMT"

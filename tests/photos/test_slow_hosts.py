@@ -35,8 +35,6 @@ from worker.photos.address import parse_photo_url
 from worker.photos.dns import Lookups, resolve
 from worker.photos.hosts import MAX_TIMED_OUT_HOSTS, AllowedHosts
 
-pytest_plugins = ("tests.support.photo_host",)
-
 JPEG = photo()
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"

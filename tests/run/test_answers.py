@@ -7,8 +7,6 @@ import pytest
 from local.simulator.answers import TOKENS_PER_DRAFT, TOKENS_PER_IMAGE
 from tests.support.runs import MODEL, SUCCESSOR, Site, Summary
 
-pytest_plugins = ("tests.support.runs",)
-
 SHAPES: dict[str, dict[str, object]] = {
     "drafts flagged as thoughts": {"drafts": 2, "flagged": "drafts"},
     "drafts not flagged": {"drafts": 2, "flagged": "none"},

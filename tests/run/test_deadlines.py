@@ -13,8 +13,6 @@ from worker.errors import QueueUnavailable
 from worker.run.deadlines import Deadlines
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 HELD = {"kind": "image", "hold": True}
 
 

@@ -6,8 +6,6 @@ from tests.support.runs import KEY, MODEL, Site
 from worker.run import image
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 JITTER = 0.1  # RETRY_BASE_SECONDS of these tests: the width of the first retry's window
 AGO = 60.0  # how long before a look at the row the job may have been settled
 WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}

@@ -21,8 +21,6 @@ from worker.photos.download import PhotoDownload
 from worker.run.request import RunRequest
 from worker.run.run import claim_pause_seconds
 
-pytest_plugins = ("tests.support.runs", "tests.support.photo_host")
-
 
 async def _address(_host: str) -> Sequence[str]:
     return [ADDRESS]

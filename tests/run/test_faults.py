@@ -23,8 +23,6 @@ from worker.errors import QueueUnavailable
 from worker.run.request import RunRequest
 from worker.supabase import storage
 
-pytest_plugins = ("tests.support.runs",)
-
 FAULTS: dict[str, Fault] = {
     "reset": faults.reset,
     "stall": faults.stall,

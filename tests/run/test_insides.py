@@ -18,8 +18,6 @@ from worker.errors import OPERATORS_MATTER
 from worker.supabase import storage
 from worker.supabase.storage import BUCKET
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 INSIDES = (
     "SUPABASE_", "GEMINI_", "GOOGLE_", "WORKER_", BUCKET, SOURCES, "elsewhere", "generation.",
     "storage.objects", "sql/", "psql", "PGRST", "42501", "127.0.0.1", "http://", "https://", "python -m",

@@ -17,8 +17,6 @@ from local.stack.folder import Folder
 from local.stack.stack import Stack
 from tests.support.runs import BUSY_SECONDS, Site, process_environment
 
-pytest_plugins = ("tests.support.runs",)
-
 SECRET = "a-secret-of-the-tests-0123456789"
 HELD = {"kind": "image", "hold": True}
 

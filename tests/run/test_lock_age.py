@@ -8,8 +8,6 @@ from tests.support.command_line import CommandLine
 from tests.support.runs import Site
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 LONG = "3600"  # what Cloud Run allows at most
 MODES = {
     "as it comes": {},

@@ -8,8 +8,6 @@ import pytest
 from tests.support.runs import KEY, MODEL, Site
 from worker import log
 
-pytest_plugins = ("tests.support.runs", "tests.support.logging_fixtures")
-
 TROUBLE = ("error", "html", "reset", "malformed", "truncated", "empty", "text", "finish", "blocked")
 WIDE = {"JOBS_AT_A_TIME": "40", "IMAGES_AT_A_TIME": "40"}
 

@@ -7,8 +7,6 @@ import pytest
 from local.stack.stack import project_sql
 from tests.support.runs import MODEL, NEWEST, SUCCESSOR, Site
 
-pytest_plugins = ("tests.support.runs",)
-
 SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = %s returning model'
 
 

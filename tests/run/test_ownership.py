@@ -11,8 +11,6 @@ from tests.support.runs import MODEL, Site, picture
 from worker.jobs import Job
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 HELD = {"kind": "image", "hold": True}
 
 

@@ -11,8 +11,6 @@ from PIL import Image
 from tests.support.photo_files import PHOTOS, SECRET, endless, is_close, saved
 from tests.support.runs import Site
 
-pytest_plugins = ("tests.support.runs",)
-
 MOST = 14
 
 

@@ -10,8 +10,6 @@ from tests.support.runs import MODEL, Site
 from worker.errors import QUOTA_USED_UP
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 JITTER = 0.1  # RETRY_BASE_SECONDS of these tests: the width of the first retry's window
 AGO = 60.0  # how long before a look at the row the job may have been settled
 

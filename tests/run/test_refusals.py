@@ -6,8 +6,6 @@ from tests.support.runs import Site, picture
 from worker.photos.prepare import MAX_PREPARED_BYTES
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 REFUSED: dict[str, tuple[dict[str, object], str]] = {
     "SAFETY": ({"kind": "finish", "reason": "SAFETY"}, "safety"),
     "PROHIBITED": ({"kind": "finish", "reason": "PROHIBITED_CONTENT"}, "prohibited_content"),

@@ -7,8 +7,6 @@ import pytest
 from tests.support.runs import Site, Summary, picture
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 SLOW = {"kind": "image", "latency_seconds": 0.2}
 HELD = {"kind": "image", "hold": True}
 

@@ -11,8 +11,6 @@ from bench.roundtrips import Trips
 from tests.support.runs import MODEL, Site
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 BUCKET = "storage: GET generated-photos"
 STORE, RECORD = "storage: POST generated-photos", "record_generated_photo"
 CLAIM, SLOTS, SETTLE, FINISH = (

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from tests.support.runs import Site
 from worker.supabase.queue import SCHEMA_VERSION
 
-pytest_plugins = ("tests.support.runs",)
-
 PROBLEM = f"the database is at {SCHEMA_VERSION - 1}, this worker needs {SCHEMA_VERSION}: run sql/install.sql"
 
 

@@ -16,8 +16,6 @@ from worker.run.deadlines import Deadlines
 from worker.run.rate_limiter import RateLimiter
 from worker.run.stop import Stop
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 PLACES = 10
 IMAGE_SECONDS = 2.0
 

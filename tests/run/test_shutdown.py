@@ -19,8 +19,6 @@ from worker.errors import QueueUnavailable
 from worker.run.request import RunRequest
 from worker.supabase import storage
 
-pytest_plugins = ("tests.support.runs",)
-
 KILL_SECONDS = 10.0
 """Cloud Run kills so long after SIGTERM (Cloud Run, "Container runtime contract")."""
 

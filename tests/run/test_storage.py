@@ -19,8 +19,6 @@ from worker.supabase import storage
 from worker.supabase.storage import BUCKET
 from worker.supabase.storage_proof import FOLDER
 
-pytest_plugins = ("tests.support.runs",)
-
 UPLOAD = f"POST {OBJECT}/{BUCKET}/"
 DENIED = {
     "statusCode": "403",

@@ -12,8 +12,6 @@ from tests.support.proxy import Proxy
 from tests.support.runs import MODEL, Site, Summary
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 WORKED = ("completed", "failed", "retried", "rateLimited", "leaseLost")
 
 

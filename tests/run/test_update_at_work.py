@@ -9,8 +9,6 @@ import psycopg
 from local.install_sql import install_sql
 from tests.support.runs import Site
 
-pytest_plugins = ("tests.support.runs",)
-
 # 100 000 jobs that wait; they are what an installation has to keep, and must not read for long.
 BACKLOG = """
     insert into photo_generation_batches (id, "userId", "jobsTotal", "imagesTotal")

@@ -22,8 +22,6 @@ from tests.support.access_table import (
 from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 RELATIONS = """
     select format('%%s.%%s', n.nspname, c.relname) as name, r.role,
       c.relrowsecurity or 'security_invoker=true' = any (c.reloptions) as secured, v.privilege,

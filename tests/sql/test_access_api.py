@@ -10,8 +10,6 @@ from tests.support.access_table import CLOSED, FORBIDDEN, FUNCTIONS, OK, TABLES,
 from tests.support.callers import Caller, Callers
 from tests.support.queue_sql import Queue
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.callers")
-
 OPEN = sorted(name for name, table in TABLES.items() if table is not CLOSED)
 INTERNAL = sorted(name for name, table in TABLES.items() if table is CLOSED)
 SHOWN = {"Prefer": "return=representation"}

@@ -8,7 +8,6 @@ import pytest
 
 from tests.support.queue_sql import Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 

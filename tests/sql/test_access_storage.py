@@ -13,8 +13,6 @@ from tests.support.callers import Caller, Callers, token_headers
 from tests.support.queue_sql import Queue
 from tests.support.tokens import Signer
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.callers", "tests.support.tokens")
-
 BUCKET = "generated-photos"
 BYTES = b"\x89PNG\r\n\x1a\n and what the owner paid for"
 PNG = {"Content-Type": "image/png"}

@@ -18,8 +18,6 @@ from tests.support.queue_sql import Queue
 from tests.support.runs import fresh_order, process_environment
 from tests.support.tokens import LEFT_OUT, WRONG_KEY, Signer
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.callers", "tests.support.tokens")
-
 ORDER = fresh_order(("a",), 1, "https://photos.example.com/a.jpg")
 ENQUEUE = "enqueue_generation_batch"
 RAISED = {"role": "service_role"}

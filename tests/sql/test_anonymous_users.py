@@ -17,12 +17,6 @@ from tests.support.queue_sql import Queue, refused
 from tests.support.runs import fresh_order
 from tests.support.tokens import Signer
 
-pytest_plugins = (
-    "tests.support.queue_fixtures",
-    "tests.support.tokens",
-    "tests.support.runs",
-    "tests.support.command_line",
-)
 pytestmark = pytest.mark.usefixtures("as_installed")
 
 ANONYMOUS: dict[str, Any] = {"sub": "visitor", "is_anonymous": True}

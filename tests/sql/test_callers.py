@@ -17,8 +17,6 @@ from tests.support.callers import Callers
 from tests.support.databases import TODAY, Database, database
 from tests.support.queue_sql import Connection, Queue, order, refused
 
-pytest_plugins = ("tests.support.database_fixtures", "tests.support.queue_fixtures", "tests.support.callers")
-
 # What Supabase grants by default, and what an operator may add who exposes our schema or follows a guide.
 GENEROUS = """
     grant usage on schema generation to anon, authenticated;

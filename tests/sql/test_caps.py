@@ -20,8 +20,6 @@ from tests.support.gate_sql import (
 )
 from tests.support.queue_sql import Queue, blocked, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 MIDNIGHT = datetime(2026, 5, 5, 7, tzinfo=UTC)  # of California, after the noon at which time stands still
 CHEAP, DEAR = "gemini-2.5-flash-image", "gemini-3.1-flash-image"  # $0.039 and $0.067 an image
 

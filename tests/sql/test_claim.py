@@ -9,8 +9,6 @@ import pytest
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import USER, Clock, Queue, blocked, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 def test_a_claim_gives_at_most_the_jobs_asked_for(queue: Queue) -> None:
     """A claim gives at most the number asked for; each job has its lock and one more attempt."""

@@ -9,8 +9,6 @@ import pytest
 from tests.support.gate_sql import MODEL, GateRun, Moment, allow, limited, refusal, shown, still_time
 from tests.support.queue_sql import Connection, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 AHEAD = 15 * 3600.0
 TIMES = """
     select n.nspname || '.' || c.relname as relation, a.attname as name

@@ -17,8 +17,6 @@ from tests.support.databases import Database
 from tests.support.gate_sql import Moment, still_time
 from tests.support.queue_sql import Connection, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures", "tests.support.database_fixtures")
-
 JOB = """
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt", "startTag",
       "numImagesPerExample", status, "errorCode", "errorMessage", "createdAt", "completedAt")

@@ -8,8 +8,6 @@ from typing import Any
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, Run, blocked, refused, result_of
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 WORKERS = 8
 STEPS = 110
 # Materialized: a plan may read a subquery again for each row, and then locks other rows in between.

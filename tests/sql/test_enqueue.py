@@ -9,8 +9,6 @@ from tests.sql.test_callers import acting
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, order, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 RATIOS = ("1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9")
 PHOTO = "https://photos.example.com/a.jpg"
 

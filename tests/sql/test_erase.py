@@ -8,8 +8,6 @@ import pytest
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked, order, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 TEN_MINUTES = 600
 GONER = "goner-4711"
 TABLES = """

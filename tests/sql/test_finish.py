@@ -7,8 +7,6 @@ import pytest
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 def test_a_finish_releases_all_jobs_of_its_runs_claims(queue: Queue) -> None:
     """Even if an answer was lost; other runs' jobs stay."""

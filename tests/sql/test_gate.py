@@ -22,8 +22,6 @@ from tests.support.gate_sql import (
 )
 from tests.support.queue_sql import Queue, blocked, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 BOUNDED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MICRO = 1_000_000
 ASKS = st.lists(st.tuples(st.integers(0, 40 * MICRO), st.integers(1, 50)), min_size=1, max_size=25)

@@ -8,8 +8,6 @@ from tests.support.gate_sql import Moment, allow, caps, limited, refusal, still_
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, blocked
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 @pytest.fixture
 def moment(queue: Queue) -> Iterator[Moment]:

@@ -8,8 +8,6 @@ import pytest
 from tests.support.gate_sql import MODEL, GateRun, Moment, allow, gate, limited, shown, still_time
 from tests.support.queue_sql import Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 INTERVAL = 61 / 60
 
 

@@ -9,8 +9,6 @@ import pytest
 from tests.support.gate_sql import MODEL, GateRun, Moment, allow, caps, limited, shown, still_time
 from tests.support.queue_sql import Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 HOUR = 3600
 
 

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from tests.support.gate_sql import MODEL, GateRun, Moment, allow, still_time
 from tests.support.queue_sql import Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 BOUNDED = settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HANDS = 10
 

@@ -6,8 +6,6 @@ import pytest
 
 from tests.support.queue_sql import Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 DAY_QUOTA = {"period": "day", "limit": 250, "retryAfterSeconds": None}
 STARTED = """
     insert into generation.gates (model, "startedToday", today)

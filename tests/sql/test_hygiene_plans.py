@@ -6,8 +6,6 @@ import pytest
 
 from tests.support.queue_sql import Connection, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 # 20 000 jobs in 10 000 batches of 20 days: each fifth batch waits for a sweep of one of its jobs.
 HISTORY = """
     insert into photo_generation_batches (id, "userId", status, "jobsTotal", "imagesTotal", "completedAt")

@@ -10,10 +10,8 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient
 
 from local.install_sql import SQL, functions, migrations
-from tests.conftest import User
+from tests.support.installation import User
 from tests.support.queue_sql import Queue, blocked, order, refused
-
-pytest_plugins = ("tests.support.queue_fixtures",)
 
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 201])

@@ -7,8 +7,6 @@ import pytest
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 @pytest.mark.parametrize("user_id", ["a/b", "..", ".", "a\tb", "ü", "a b", "a?b"])
 def test_an_id_that_is_no_folder(queue: Queue, user_id: str) -> None:

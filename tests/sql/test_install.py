@@ -13,11 +13,9 @@ import pytest
 from local.stack.postgres import DEBIAN, Postgres
 from local.stack.stack import Stack, project_sql
 from local.stack.supabase import ROLES
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Connection, Queue
-
-pytest_plugins = ("tests.support.queue_fixtures",)
 
 CATALOGUE = """
     with ours as (

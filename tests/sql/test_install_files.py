@@ -12,8 +12,6 @@ from tests.support import catalog
 from tests.support.databases import Database, database
 from tests.support.old_tables import OLD_TABLES
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 README = (SQL / "README.md").read_text()
 FUNCTIONS = "select proname from pg_proc where pronamespace = 'public'::regnamespace"
 NAMES = """

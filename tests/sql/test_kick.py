@@ -8,12 +8,10 @@ from threading import Barrier
 import psycopg
 import pytest
 
-from tests.conftest import connect
 from tests.support.databases import Database
+from tests.support.installation import connect
 from tests.support.queue_sql import Connection, Queue, blocked
 from tests.support.schedule_sql import SECRET, URL, forget_kicks, paste, prepare, requests
-
-pytest_plugins = ("tests.support.database_fixtures",)
 
 INSERT = """
     insert into public.photo_generation_queue ("userId", "exampleImageUrl", "basePrompt")

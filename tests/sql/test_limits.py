@@ -15,8 +15,6 @@ from tests.support.databases import Database
 from tests.support.queue_sql import Clock, Queue, blocked, order, refused
 from worker.gemini.models import DEFAULT_MODEL
 
-pytest_plugins = ("tests.support.database_fixtures", "tests.support.queue_fixtures")
-
 INSTALLED: dict[str, object] = {
     "imagesPerDay": None,
     "dollarsPerDay": 50,

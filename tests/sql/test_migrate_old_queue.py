@@ -16,8 +16,6 @@ from tests.support.databases import TODAY, Database, Finding, database
 from tests.support.old_tables import DRIZZLE, JOBS, OLD_TABLES, PHOTO, UUIDS, OldTable
 from tests.support.queue_sql import Queue
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 PLAIN = OLD_TABLES["serial, enum, integer users, times without zone"]
 OLD = "public.photo_generation_queue_old"
 MIGRATED = ["pending", "pending", "completed", "failed", "rate_limited", "pending"]

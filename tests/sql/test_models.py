@@ -8,8 +8,6 @@ import pytest
 from local.stack.stack import SQL, Stack
 from tests.support.queue_sql import Clock, Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 OLD, MIDDLE, NEW = "gemini-2.5-flash-image", "gemini-3.1-flash-image", "gemini-nano-banana-2.1"
 ENDS = 'update generation.models set "announcedEnd" = %s where model = %s'
 PHOTO = """

@@ -9,8 +9,6 @@ from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked, refused
 from worker.supabase.queue import SCHEMA_VERSION
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 LEASE = 255  # seconds; of a run of 240 s
 FUNCTIONS = [
     "add_generation_photo_host",

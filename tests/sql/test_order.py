@@ -7,8 +7,6 @@ import pytest
 
 from tests.support.queue_sql import Clock, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 def serve(queue: Queue, jobs: int) -> list[str]:
     """The users whose jobs are handed out, one job a claim."""

@@ -11,10 +11,8 @@ import psycopg
 import pytest
 from postgrest.exceptions import APIError
 
-from tests.conftest import User
+from tests.support.installation import User
 from tests.support.queue_sql import Queue, order, refused
-
-pytest_plugins = ("tests.support.queue_fixtures",)
 
 MIB = 1024 * 1024
 HOST = "https://photos.example.com/"

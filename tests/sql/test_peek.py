@@ -6,8 +6,6 @@ import pytest
 
 from tests.support.queue_sql import Clock, Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 LEASE = 255  # seconds; of a run of 240 s
 
 

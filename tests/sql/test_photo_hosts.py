@@ -10,8 +10,6 @@ import pytest
 from tests.support.databases import Database
 from tests.support.queue_sql import Queue, order, refused
 
-pytest_plugins = ("tests.support.database_fixtures", "tests.support.queue_fixtures")
-
 INSERT = """
     insert into photo_generation_queue ("userId", "exampleImageUrl", "trainingImageUrls", "basePrompt")
     values ('user-1', %s, to_jsonb(array[%s]), 'A portrait')"""

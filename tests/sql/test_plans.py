@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from local.stack.postgres import Postgres
-from tests.conftest import connect
 from tests.support.databases import database
+from tests.support.installation import connect
 from tests.support.queue_sql import Queue, order, result_of
 
 # As many jobs ready, ended and waiting for their time, and as many users, runs and refused images;

@@ -6,8 +6,6 @@ from typing import Any
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked, order, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 DAY = 24 * 3600
 NOTHING = {
     "jobsRemoved": 0,

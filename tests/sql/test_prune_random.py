@@ -12,8 +12,6 @@ from tests.sql.test_prune import prune, sweep
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, Run, refused, result_of
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 DAY = 24 * 3600
 USERS = ["abcd", "efgh", "ijkl", "mnop", "qrst", "uvwx"]
 GONE = """

@@ -13,15 +13,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.conftest import Installation
 from tests.support.claim_rules import ClaimRules
 from tests.support.gate_sql import Moment, still_time
+from tests.support.installation import Installation
 from tests.support.machine import ACTIONS
 from tests.support.operator_rules import OperatorRules
 from tests.support.queue_sql import Queue
 from tests.support.result_rules import ResultRules
-
-pytest_plugins = ("tests.support.queue_fixtures",)
 
 EXAMPLES = os.environ.get("QUEUE_MACHINE_EXAMPLES", "")
 ALL = 120

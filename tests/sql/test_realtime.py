@@ -7,8 +7,6 @@ import pytest
 from tests.support.databases import Database
 from tests.support.queue_sql import Connection
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 OURS = ["photo_generation_batches", "photo_generation_photos", "photo_generation_queue"]
 MEMBERS = """
     select schemaname, tablename from pg_publication_tables where pubname = 'supabase_realtime'

@@ -9,8 +9,6 @@ import pytest
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 
 def photos(queue: Queue) -> list[tuple[int, str]]:
     """The recorded images: index and the last part of the path."""

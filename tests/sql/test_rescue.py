@@ -5,8 +5,6 @@ from collections.abc import Callable
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Queue, blocked
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 LEASE = 255  # seconds; of a run of 240 s
 
 

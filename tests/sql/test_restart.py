@@ -7,8 +7,6 @@ import pytest
 
 from tests.support.queue_sql import Clock, Queue
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 RESTART: dict[str, LiteralString] = {
     "truncate": "truncate photo_generation_queue, photo_generation_batches restart identity",
     "delete and set back": """

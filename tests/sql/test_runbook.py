@@ -10,8 +10,6 @@ from local.stack.stack import Stack
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Clock, Connection, Queue, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 PENDING = "SELECT COUNT(*) FROM photo_generation_queue WHERE status = 'pending';"
 RATE_LIMITED = "SELECT COUNT(*), MIN(\"retryAt\") FROM photo_generation_queue WHERE status = 'rate_limited';"
 PROCESSING = "SELECT * FROM photo_generation_queue WHERE status = 'processing';"

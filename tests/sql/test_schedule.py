@@ -14,8 +14,6 @@ from tests.support.pg_net import STORE, install, store_secret
 from tests.support.queue_sql import Connection, Queue
 from tests.support.schedule_sql import SECRET, URL, paste, prepare, requests
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 # pg_net 0.20 (sql/pg_net.sql in supabase/pg_net; unchanged from 0.8 to 0.20.6), as PostgreSQL prints it.
 HTTP_POST = (
     "url text, body jsonb DEFAULT '{}'::jsonb, params jsonb DEFAULT '{}'::jsonb, "

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from local.stack.postgres import Postgres
-from tests.conftest import Rows
 from tests.support.databases import TODAY, Database, database
+from tests.support.installation import Rows
 from tests.support.pg_net import timeout_message
 from tests.support.queue_sql import Queue
 from tests.support.schedule_sql import paste, prepare
 from worker.run.summary import Summary
-
-pytest_plugins = ("tests.support.database_fixtures",)
 
 SUMMARY = {
     **Summary("70d52c8c-c85a-49b4-9f9e-040f7622af62", "w" * 40, "gemini-2.5-flash-image").as_json(3.284),

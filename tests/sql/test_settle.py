@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import NOON, Clock, Queue, blocked, refused, result_of
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 OUTCOMES = ("completed", "failed", "retry", "rate_limited", "released")
 RETRY_SECONDS = 30
 # images made and given up, of three

@@ -10,8 +10,6 @@ from tests.sql.test_hygiene_plans import scans
 from tests.support.queue_sql import NOON, Clock, Queue
 from worker.supabase.queue import SCHEMA_VERSION
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 NOTHING = {"p50": None, "p95": None, "p99": None}
 JOB = """
     insert into photo_generation_queue ("batchId", "userId", "exampleImageUrl", "basePrompt",

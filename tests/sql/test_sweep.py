@@ -7,8 +7,6 @@ import pytest
 
 from tests.support.queue_sql import Clock, Queue, blocked, refused
 
-pytest_plugins = ("tests.support.queue_fixtures",)
-
 TEN_MINUTES = 600
 THREE_MINUTES = 180
 

@@ -12,8 +12,6 @@ from tests.support import catalog
 from tests.support.databases import Database
 from tests.support.queue_sql import USER, Connection, Queue
 
-pytest_plugins = ("tests.support.database_fixtures",)
-
 WITH_TABLES = "-c generation.uninstall=with_tables"
 TABLES = ("photo_generation_batches", "photo_generation_queue", "photo_generation_photos")
 POLICIES = "select polname from pg_policy where polrelid = 'storage.objects'::regclass"

@@ -13,12 +13,10 @@ import pytest
 
 from local.install_sql import functions, install_sql, migrations, version
 from local.stack.postgres import Postgres
-from tests.conftest import connect
 from tests.support import catalog
 from tests.support.databases import TODAY, VERSIONS, Database, database
+from tests.support.installation import connect
 from tests.support.queue_sql import Queue, blocked
-
-pytest_plugins = ("tests.support.database_fixtures",)
 
 UNBOUND = "2026-11-25"
 

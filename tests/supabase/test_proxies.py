@@ -15,8 +15,6 @@ from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.queue import Queue
 
-pytest_plugins = ("tests.support.runs",)
-
 SUPABASE = "abc.supabase.co"
 GEMINI = "generativelanguage.googleapis.com"
 NOBODY = "http://127.0.0.1:9"

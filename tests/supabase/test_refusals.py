@@ -24,8 +24,6 @@ from worker.errors import GenerationError, Misconfigured, QueueUnavailable
 from worker.jobs import GeneratedImage, Usage
 from worker.ops.check import check
 
-pytest_plugins = ("tests.support.runs", "tests.support.command_line")
-
 ANY = ".*"
 ENQUEUE = "POST /rest/v1/rpc/enqueue_generation_batch"
 

@@ -12,8 +12,6 @@ from worker.supabase.client import Project
 from worker.supabase.signed_urls import FRESH_SECONDS, MISSING_SECONDS, VALID_SECONDS, Gallery
 from worker.supabase.storage import PhotoStore
 
-pytest_plugins = ("tests.support.runs",)
-
 SIGN = "/storage/v1/object/sign/"
 
 

@@ -25,8 +25,6 @@ from worker.log.secret import Secret
 from worker.supabase.client import Project
 from worker.supabase.storage import PhotoStore
 
-pytest_plugins = ("tests.support.runs",)
-
 IMAGE = GeneratedImage(b"bytes", "image/png", 1, 1, Usage(model="m"))
 PAGE = b"<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>blocked</body></html>"
 

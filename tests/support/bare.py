@@ -1,7 +1,4 @@
-"""A checkout with a virtual environment that has what requirements.txt names and nothing of the developers'.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A checkout with a virtual environment that has what requirements.txt names and no package for tests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A real Chromium without a window, and what a page in it must not do.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A real Chromium without a window, and what a page in it must not do."""
 
 from __future__ import annotations
 

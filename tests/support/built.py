@@ -1,7 +1,4 @@
-"""The deployed folders, as cloudbuild.yaml and docs/deploy.md build them, in a bare environment.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""The deployed folders, as cloudbuild.yaml and docs/deploy.md build them, in a bare environment."""
 
 from __future__ import annotations
 

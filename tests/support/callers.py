@@ -1,7 +1,4 @@
-"""The kinds of callers of the API, each making raw requests: status and error code, nothing interpreted.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""The kinds of callers of the API, each making raw requests: status and error code, nothing interpreted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Secrets that are easy to recognise, and every place they could turn up in.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""Secrets that are easy to recognise, and every place they could turn up in."""
 
 from __future__ import annotations
 

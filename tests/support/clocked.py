@@ -11,7 +11,7 @@ import httpx
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
 from local.stack.stack import Stack
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.pg_net import PgNet, store_secret
 from tests.support.queue_sql import Connection
 from tests.support.runs import SOURCES, fresh_order, picture, process_environment

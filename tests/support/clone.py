@@ -1,7 +1,4 @@
-"""A copy of the clone in hostile surroundings, and the commands of `local` run in it as a person runs them.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A copy of the clone in hostile surroundings, and the commands of `local` run in it as people run them."""
 
 from __future__ import annotations
 

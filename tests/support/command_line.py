@@ -1,7 +1,4 @@
-"""The command line, in this process or in its own, against the local stack and the simulator.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""The command line, in this process or in its own, against the local stack and the simulator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures of tests on their own databases: a pytest plugin, named by the modules that want them."""
+"""Fixtures of tests on their own databases."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

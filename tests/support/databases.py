@@ -15,7 +15,7 @@ from psycopg.rows import DictRow
 
 from local.install_sql import SQL
 from local.stack.postgres import Postgres
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.queue_sql import Connection
 
 # What every Supabase project has before any of this: three roles, and rights on whatever is made in `public`.

@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 from psycopg.rows import DictRow
 
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.queue_sql import Connection
 
 FOLDER = Path(__file__).parent

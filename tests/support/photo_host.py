@@ -1,7 +1,4 @@
-"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it."""
 
 import asyncio
 import datetime

@@ -1,11 +1,11 @@
-"""Fixtures of the SQL tests: a pytest plugin, named by the modules that want them."""
+"""Fixtures of the SQL tests."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from local.stack.stack import ACCESS, Stack
-from tests.conftest import connect
+from tests.support.installation import connect
 from tests.support.queue_sql import Clock, Connection, Queue
 
 LIMITS = "set lock_timeout = '10s'; set statement_timeout = '20s'"

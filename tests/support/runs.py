@@ -1,7 +1,4 @@
-"""Whole runs on the local stack and the simulator: a customer, their orders, workers, an audit.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""Whole runs on the local stack and the simulator: a customer, their orders, workers, an audit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Both functions, served by functions-framework, each in its own process, for a whole session.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""Both functions, served by functions-framework, each in its own process, for a whole session."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A customer's orders at a served worker, and the operator's page in a browser.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A customer's orders at a served worker, and the operator's page in a browser."""
 
 from __future__ import annotations
 

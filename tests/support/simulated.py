@@ -1,7 +1,4 @@
-"""A Gemini simulator and the real google-genai client for the tests of the simulator.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""A Gemini simulator and the real google-genai client for the tests of the simulator."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Access tokens made here: signed with the project's key and odd inside, or not signed with it at all.
-
-A pytest plugin that tests import from as well, hence PYTEST_DONT_REWRITE.
-"""
+"""Access tokens made here: signed with the project's key and odd inside, or not signed with it at all."""
 
 from __future__ import annotations
 

@@ -20,7 +20,6 @@ from tests.support.browser import Window, loaded
 from tests.support.runs import picture
 from tests.support.served import SECRET
 
-pytest_plugins = ("tests.support.browser", "tests.support.served")
 pytestmark = pytest.mark.system
 
 BUCKET = """

@@ -17,7 +17,6 @@ from tests.support.runs import MODEL, SOURCES, process_environment
 from tests.support.served import OPERATOR_SECRET, SECRET
 from tests.support.shop import Shop, enter, yes
 
-pytest_plugins = ("tests.support.browser", "tests.support.served", "tests.support.shop")
 pytestmark = pytest.mark.system
 
 

@@ -11,7 +11,6 @@ from tests.support.browser import Window, loaded
 from tests.support.runs import SOURCES
 from tests.support.shop import Shop, enter, yes
 
-pytest_plugins = ("tests.support.browser", "tests.support.served", "tests.support.shop")
 pytestmark = pytest.mark.system
 
 HOSTILE = "<img src=x onerror=document.title='owned'>"

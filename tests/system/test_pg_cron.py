@@ -16,9 +16,9 @@ import pytest
 from local.simulator.gemini import Simulator
 from local.stack.postgres import DEBIAN, Postgres
 from local.stack.stack import DATA, Stack
-from tests.conftest import connect
 from tests.support.clocked import Clocked, clocked
 from tests.support.clone import wait_for
+from tests.support.installation import connect
 from tests.support.schedule_sql import SECRET, every, paste
 
 pytestmark = pytest.mark.system

@@ -20,8 +20,6 @@ import pytest
 from tests.support.runs import Site, process_environment
 from worker.photos.dns import MAX_LOOKUPS
 
-pytest_plugins = ("tests.support.runs",)
-
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 SERVICES = ("generation-worker.service", "generation-worker-tick.service")
 UNITS = (*SERVICES, "generation-worker-tick.timer")

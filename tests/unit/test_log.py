@@ -21,7 +21,6 @@ ON_CLOUD_RUN = {
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-pytest_plugins = ("tests.support.logging_fixtures",)
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 

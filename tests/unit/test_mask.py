@@ -24,7 +24,6 @@ SHAPES = (
 AWKWARD = 'a "quoted" \\ 100% sécret/with=signs'
 
 
-pytest_plugins = ("tests.support.logging_fixtures",)
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
