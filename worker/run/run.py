@@ -163,8 +163,7 @@ async def _claim(context: RunContext) -> Claim:
         images,
     )
     context.claim_unanswered = False
-    if claim.answered_at:
-        context.database_time.set(claim.answered_at)
+    context.database_time.set(claim.answered_at)
     claimed = sum(job.num_images for job in claim.jobs)
     is_short = len(claim.jobs) < jobs and claimed < claim.most_images
     context.queue_ran_dry = is_short and not skipped

@@ -43,6 +43,7 @@ class Claim:
     the limit of images claimed: the caller's, or what the rate gate can start.
     """
 
+    answered_at: str
     jobs: tuple[Job, ...] = ()
     successors: tuple[str, ...] = ()
     prices: Mapping[str, float] = field(default_factory=dict)
@@ -53,12 +54,12 @@ class Claim:
     most_images: float = math.inf
     reason: str | None = None
     next_attempt_seconds: float | None = None
-    answered_at: str | None = None
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> Claim:
-        """The claim that `claim_generation_jobs` answered; older versions answer fewer fields."""
+        """The claim that `claim_generation_jobs` answered; without jobs it has fewer fields."""
         return cls(
+            answered_at=answer["answeredAt"],
             jobs=tuple(Job.from_row(row, answer["fence"]) for row in answer["jobs"]),
             successors=tuple(answer.get("successors") or ()),
             prices=answer.get("prices") or {},
@@ -69,7 +70,6 @@ class Claim:
             most_images=answer.get("mostImages", math.inf),
             reason=answer.get("reason"),
             next_attempt_seconds=answer.get("nextAttemptInSeconds"),
-            answered_at=answer.get("answeredAt"),
         )
 
 
