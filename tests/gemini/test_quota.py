@@ -181,6 +181,12 @@ def test_the_delay_is_read(delay: str, seconds: float) -> None:
     assert facts_of(exhausted(retry(delay))).retry_after_seconds == seconds
 
 
+def test_of_several_delays_the_longest_is_kept() -> None:
+    """No request starts before Google allows it."""
+    for delays in (("5s", "47s"), ("47s", "5s"), ("47s", "soon")):
+        assert facts_of(exhausted(*map(retry, delays))).retry_after_seconds == 47.0
+
+
 @pytest.mark.parametrize(
     "delay", ["soon", "", "-5s", "1e999s", "nans", "\u0663s", "47", 47, None, [], "9" * 400 + "s"]
 )

@@ -54,9 +54,11 @@ async def test_a_request_without_photos_is_left_alone() -> None:
 
 
 async def test_a_placeholder_is_never_sent() -> None:
-    """Should another version of the SDK encode bytes in another way, nothing is sent in their place."""
-    with placeholders([b"photo"]) as (stand_in,), pytest.raises(ValueError, match="SDK"):
-        await fill_in(httpx.Request("POST", URL, content=stand_in.hex().encode()))
+    """Should another version of the SDK encode bytes in another way, or send them twice, nothing is sent."""
+    with placeholders([b"photo"]) as stand_ins:
+        for content in (stand_ins[0].hex().encode(), body(stand_ins * 2)):
+            with pytest.raises(ValueError, match="SDK"):
+                await fill_in(httpx.Request("POST", URL, content=content))
 
 
 async def test_large_photos_do_not_hold_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:

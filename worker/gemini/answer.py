@@ -20,8 +20,8 @@ MODEL_NAME = re.compile(r"(models/|tunedModels/)?[A-Za-z0-9][A-Za-z0-9._-]{0,119
 
 _END_MARKERS = {"image/png": b"IEND", "image/jpeg": b"\xff\xd9"}
 
-# A release has the price and limits of its model: `-001`, `-preview`, `-preview-09-2025`, `-latest`.
-_RELEASE = re.compile(r"-(\d{3}|(preview|exp|latest)(-\d{2}-\d{2,4})?|\d{2}-\d{2,4})")
+# A release has the price and limits of its model: nothing, `-001`, `-preview`, `-preview-09-2025`, `-latest`.
+_RELEASE = re.compile(r"(-(\d{3}|(preview|exp|latest)(-\d{2}-\d{2,4})?|\d{2}-\d{2,4}))?")
 
 
 def read_answer(answer: types.GenerateContentResponse, asked: str, elapsed_ms: int) -> GeneratedImage:
@@ -81,10 +81,8 @@ def _answering_model(asked: str, version: str | None) -> str:
     """Return the model that made the image: `asked` if the answer names a release of it, or no model."""
     name = (version or "").removeprefix("models/")
     wanted = asked.removeprefix("models/")
-    if not MODEL_NAME.fullmatch(name) or name == wanted:
-        return asked
     is_release = name.startswith(wanted) and _RELEASE.fullmatch(name, len(wanted))
-    return asked if is_release else name
+    return asked if is_release or not MODEL_NAME.fullmatch(name) else name
 
 
 def _output_tokens(tokens: types.GenerateContentResponseUsageMetadata) -> int | None:
