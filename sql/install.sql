@@ -1667,7 +1667,11 @@ create or replace function generation.user_requests_per_day() returns numeric
 language plpgsql stable set search_path = ''
 as $$
 begin
-  return generation.images_of_caps() * 3 / 4;
+  -- Where nobody orders for themselves, nobody is limited, and claims need not go one at a time.
+  if (select true from generation.flows as f where f."signedIn" and f.priority = 0 order by f."requestsOn" limit 1) then
+    return generation.images_of_caps() * 3 / 4;
+  end if;
+  return null;
 end
 $$;
 
@@ -1703,6 +1707,9 @@ declare
   v_most constant integer := ceil(least(p_most, 2147483647));
   v_users text[];
 begin
+  if p_most is null then
+    return;
+  end if;
   -- Signed-in users have one priority, and so one row.
   v_users := array(
     select f."userId" from generation.flows as f
@@ -5054,7 +5061,8 @@ begin
   v_day := v_flow #> '{windows, 2}';
   v_gate := public.generation_gate();
   select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
-  return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
+  -- What is large comes last, because `||` copies both sides.
+  return generation.depth_stats(v_now) || jsonb_build_object(
     'at', v_now,
     'schemaVersion', generation.schema_version(),
     'nextAttemptInSeconds', generation.next_attempt_seconds(),
@@ -5067,7 +5075,7 @@ begin
     'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r order by r."startedAt" desc limit 1));
+      from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
 end
 $$;
 

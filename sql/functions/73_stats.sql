@@ -283,7 +283,8 @@ begin
   v_day := v_flow #> '{windows, 2}';
   v_gate := public.generation_gate();
   select coalesce(jsonb_agg(to_jsonb(k) order by k.model), '[]') into v_models from generation.models_known(v_now) as k where k."inUse";
-  return generation.depth_stats(v_now) || v_flow || jsonb_build_object(
+  -- What is large comes last, because `||` copies both sides.
+  return generation.depth_stats(v_now) || jsonb_build_object(
     'at', v_now,
     'schemaVersion', generation.schema_version(),
     'nextAttemptInSeconds', generation.next_attempt_seconds(),
@@ -296,7 +297,7 @@ begin
     'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
     'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
         'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r order by r."startedAt" desc limit 1));
+      from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
 end
 $$;
 
