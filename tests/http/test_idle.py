@@ -56,7 +56,7 @@ def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
 
 
 class Pages:
-    """Answers `/{bytes}/{seconds}` after so many seconds, `/{bytes}/held` once released."""
+    """Answers `/{bytes}/{seconds}` after so many seconds, `/{bytes}/held` once they are released."""
 
     def __init__(self) -> None:
         self.held = asyncio.Semaphore(0)
@@ -90,6 +90,7 @@ async def serving(
         try:
             yield reader, writer
         finally:
+            application.released.set()
             writer.close()
             server.should_exit = True
             await task
@@ -160,13 +161,15 @@ async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyP
 
 async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither does whoever begins as many requests and sends the rest of none."""
-    begun = b"POST /10/60 HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
-    async with serving(monkeypatch, seconds=60) as (oldest, writer):
+    begun = b"POST /10/held HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    pages = Pages()
+    async with serving(monkeypatch, 60, pages) as (oldest, writer):
         address = writer.get_extra_info("peername")
         writer.write(begun)
         _, second = await asyncio.open_connection(*address)
         second.write(begun)
-        await asyncio.sleep(0.2)
+        for _ in range(2):
+            await pages.held.acquire()
         await gives_way_to_a_request(oldest, address)
         second.close()
 
@@ -178,7 +181,6 @@ async def test_whoever_still_reads_is_not_idle(monkeypatch: pytest.MonkeyPatch) 
         await reader.readuntil(b"\r\n\r\n")
         address = writer.get_extra_info("peername")
         idle, second = await asyncio.open_connection(*address)
-        await asyncio.sleep(0.2)
         answer, third = await asyncio.open_connection(*address)
         third.write(get("/10/0"))
         assert b" 200 " in await answer.readuntil(b"\r\n\r\n")
