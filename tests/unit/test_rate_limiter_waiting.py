@@ -86,6 +86,13 @@ async def test_a_turn_that_comes_too_late_is_not_waited_for(ticker: Ticker) -> N
     assert gate.asked == [1]
 
 
+async def wake(limiter: Limiter) -> None:
+    """Wakes the image that sleeps until its slot."""
+    limiter.stop.pause()
+    limiter.stop.resume()
+    await settled()
+
+
 async def test_asks_at_once_for_another_user(ticker: Ticker) -> None:
     """A user who comes to a run that waits for its turn may have an earlier one; each is named."""
     gate = HandGate(none("rate_limited", 5, again=30), starts(0, 0))
@@ -122,11 +129,43 @@ async def test_asks_at_once_for_another_user_while_it_has_slots(ticker: Ticker) 
     images = [asyncio.create_task(limiter.acquire(ticker.never, "many")) for _ in range(3)]
     await settled()
     images.append(asyncio.create_task(limiter.acquire(ticker.never, "few")))
-    limiter.stop.pause()  # wakes the image that sleeps
-    limiter.stop.resume()
-    await settled()
+    await wake(limiter)
     assert gate.users == [["many"], ["few", "many"]]
     assert gate.asked == [1, 2]
+    for image in images:
+        image.cancel()
+
+
+async def test_asks_again_for_a_user_who_came_during_a_question(ticker: Ticker) -> None:
+    """The answer's time to ask again is not that user's."""
+    gate = HandGate(starts(60, 61, again=30), starts(62, again=30))
+    gate.open.clear()
+    limiter = Limiter(gate, ticker)
+    images = [asyncio.create_task(limiter.acquire(ticker.never, "many")) for _ in range(3)]
+    await gate.entered.wait()
+    images.append(asyncio.create_task(limiter.acquire(ticker.never, "few")))
+    await settled()
+    gate.open.set()
+    await settled()
+    assert gate.users == [["many"], ["few", "many"]]
+    for image in images:
+        image.cancel()
+
+
+async def test_comes_to_a_new_users_turn_also_while_it_has_slots(ticker: Ticker) -> None:
+    """When these are used, that turn may have passed."""
+    gate = HandGate(starts(60, 61, again=30), none("rate_limited", 5, again=30), starts(62, 63, again=30))
+    limiter = Limiter(gate, ticker)
+    images = [asyncio.create_task(limiter.acquire(ticker.never, "many")) for _ in range(4)]
+    await settled()
+    images.append(asyncio.create_task(limiter.acquire(ticker.never, "few")))
+    await wake(limiter)
+    await wake(limiter)
+    assert gate.asked == [1, 3]
+    ticker.ahead += 30
+    await wake(limiter)
+    await wake(limiter)
+    assert gate.asked == [1, 3, 3]
     for image in images:
         image.cancel()
 

@@ -61,6 +61,7 @@ class RateLimiter:
         self._monotonic = monotonic
         self._grace, self.horizon = 0.0, math.inf
         self._wake = Deadline(-math.inf, monotonic)
+        self._has_newcomer = False
         self._announced: set[str] = set()  # the users whom the gate knows
         self._runs_of_users: Mapping[str, int] = {}
         self._places = FairBudget(places, alone=places, price=lambda owner: self._runs_of_users.get(owner, 1))
@@ -85,6 +86,7 @@ class RateLimiter:
         more requests, or when `ended` is set; QueueUnavailable if the gate does not answer.
         """
         if owner not in self._announced:
+            self._has_newcomer = True
             self._ask_soon()
         async with self._places.hold_after(owner, 1, lambda: self._next(owner, latest, ended)) as epoch:
             yield epoch
@@ -157,10 +159,10 @@ class RateLimiter:
     def _may_ask_at(self) -> float:
         """When the gate may have a slot for this run.
 
-        It does not ask while it has slots, unless a user has come whom the gate does not know: while it used
-        its slots, that user's turn could pass.
+        It does not ask while it has slots, unless a user has come who has had no turn yet: while the run used
+        its slots, that turn could pass.
         """
-        if self._slots and (self._ask_at > -math.inf or len(self._slots) >= self._wanted):
+        if self._slots and not (self._has_newcomer and len(self._slots) < self._wanted):
             return math.inf
         return max(self.blocked_until - self.horizon, self._ask_at)
 
@@ -192,12 +194,14 @@ class RateLimiter:
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
         self._runs_of_users = answer["runsOfUsers"]
         self._slots = deque(sorted([*self._slots, *(received + offset for offset in answer["slots"])]))
-        self._ask_at = received + answer["askAgainInSeconds"]
+        if self._announced >= self._places.owners_waiting:  # else somebody came while the call was pending
+            pause = 0 if answer["slots"] else LEAST_WAIT_SECONDS
+            self._ask_at = received + max(answer["askAgainInSeconds"], pause)
+            self._has_newcomer = self._has_newcomer and self.refusal == "rate_limited"
         if self._slots:
             return True
         if answer["nextInSeconds"] is None:
             return False
-        self._ask_at = max(self._ask_at, received + LEAST_WAIT_SECONDS)
         self.block(answer["nextInSeconds"])
         return self.blocked_until <= latest.at
 
