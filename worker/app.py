@@ -59,7 +59,7 @@ class Worker:
         self.stopping = asyncio.Event()
         self._web = web or PhotoDownload(contact=settings.photo_contact)
         self._preparer = PhotoPreparer(
-            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS)
+            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic
         )
         self._originals = FairBudget(ORIGINAL_BYTES)
         self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)

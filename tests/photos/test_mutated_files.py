@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -35,7 +36,7 @@ def edge(request: pytest.FixtureRequest) -> int | None:
 @pytest.fixture(scope="module")
 def prepare(edge: int | None) -> Iterator[Prepare]:
     """Prepares photos one after the other, as a worker does."""
-    preparer = PhotoPreparer(edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
+    preparer = PhotoPreparer(edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic)
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))
         runner.run(preparer.close())

@@ -17,12 +17,13 @@ from tests.support.clone import descendants
 from tests.support.photo_files import endless, endless_and_large, marked, saved
 from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
+from worker.jobs import Photo
 from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
 
 
 def preparer_of(max_edge: int | None = 2048) -> PhotoPreparer:
     """As the worker builds it."""
-    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS))
+    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic)
 
 
 @pytest.fixture
@@ -146,7 +147,7 @@ async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatc
     """After a user's large photo another user's comes first, although it was asked for later."""
     monkeypatch.setattr("worker.photos.prepare.ORDINARY_BYTES", 0)
     large, ready = FairBudget(LARGE_PHOTOS), list[str]()
-    preparer = PhotoPreparer(2048, FairBudget(DECODERS), large)
+    preparer = PhotoPreparer(2048, FairBudget(DECODERS), large, time.monotonic)
 
     async def prepare(name: str) -> None:
         await preparer.prepare(photo(name), name[0], name)
@@ -163,10 +164,36 @@ async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatc
     await preparer.close()
 
 
+async def test_slow_photos_delay_another_users_quick_ones_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns cost seconds: all quick photos of a user come before the next slow one of another."""
+    ready, now, turns = list[str](), 0.0, FairBudget(1)
+    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS), lambda: now)
+
+    async def prepared(_preparer: PhotoPreparer, kind: str, data: bytes, _memory: int) -> Photo:
+        nonlocal now
+        now += 10 if b"slow" in data else 0.1
+        await asyncio.sleep(0)
+        return Photo(data, f"image/{kind}", len(data))
+
+    async def prepare(name: str) -> None:
+        await preparer.prepare(photo(name), name[:4], name)
+        ready.append(name[:4])
+
+    monkeypatch.setattr(PhotoPreparer, "_prepared", prepared)
+    async with turns.hold("first", 1):
+        tasks = []
+        for number in range(12):
+            tasks.append(asyncio.create_task(prepare(f"{'slow' if number < 4 else 'fast'}{number}")))
+            while turns.waiting < len(tasks):
+                await asyncio.sleep(0.001)
+    await asyncio.gather(*tasks)
+    assert ready[:6] == ["slow"] + 5 * ["fast"]
+
+
 async def test_nobody_waits_for_another_users_turn_to_prepare_the_same_content() -> None:
     """A photo that two users have is prepared in the turn of whoever has one first."""
     turns = FairBudget(DECODERS)
-    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS))
+    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS), time.monotonic)
     slow = asyncio.create_task(preparer.prepare(endless(), "attacker", "slow.jpg"))
     await until_decoding()
     behind = asyncio.create_task(preparer.prepare(photo("both"), "attacker", "both.jpg"))

@@ -132,6 +132,10 @@ class FairBudget:
         if size < 0:
             self._serve()
 
+    def charge(self, owner: str, units: float) -> None:
+        """Count units towards the turns of an owner beyond those it was granted, such as the time it took."""
+        self._turns[owner] = self._turns.get(owner, self._now) + units * self._price(owner)
+
     def _enter(self, owner: str) -> None:
         """Give an owner who begins to wait a turn that is not in the past."""
         waiting = self.owners_waiting

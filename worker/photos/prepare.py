@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import signal
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -74,10 +74,17 @@ class PhotoPreparer:
     """Prepares photos, at most DECODERS at a time; one instance per worker and event loop.
 
     `max_edge` is the longest edge in pixels; None keeps the size. `turns` grants decoders to users, `large`
-    grants them the turns of large photos.
+    grants them the turns of large photos. `monotonic` returns seconds.
     """
 
-    def __init__(self, max_edge: int | None, turns: FairBudget, large: FairBudget) -> None:
+    def __init__(
+        self,
+        max_edge: int | None,
+        turns: FairBudget,
+        large: FairBudget,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._monotonic = monotonic
         self._max_edge = max_edge
         self._turns = turns
         self._large = large
@@ -116,7 +123,7 @@ class PhotoPreparer:
         try:
             return await self._in_turn(digest, kind, data, user_folder, ORDINARY_BYTES)
         except _IsLarge:
-            async with self._large.hold(user_folder, 1):
+            async with self._turn(self._large, user_folder):
                 return await self._in_turn(digest, kind, data, user_folder, LARGEST_BYTES)
 
     async def _in_turn(
@@ -128,12 +135,22 @@ class PhotoPreparer:
         so nobody waits for another user's turn.
         """
         lock = self._under_way.setdefault(digest, asyncio.Lock())
-        async with self._turns.hold(user_folder, 1), lock:
+        async with self._turn(self._turns, user_folder), lock:
             found = self._cached(digest)
             if found is None:
                 found = await self._prepared(kind, data, memory)
                 self._keep(digest, found)
         return found
+
+    @asynccontextmanager
+    async def _turn(self, turns: FairBudget, user_folder: str) -> AsyncIterator[None]:
+        """Hold a turn, which costs its seconds: a user's slow photos delay another user's quick ones once."""
+        async with turns.hold(user_folder, 1):
+            began = self._monotonic()
+            try:
+                yield
+            finally:
+                turns.charge(user_folder, self._monotonic() - began)
 
     async def _prepared(self, kind: str, data: bytes, memory: int) -> Photo | _Refusal:
         async with self._decoder() as decoder:
