@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.support.command_line import CommandLine, Done
-from tests.support.runs import Site, fresh_order
+from tests.support.runs import Site, fresh_order, picture
 from worker.cli.arguments import parser
 
 # `run` and `drain` are processes in test_loop and test_drain, because signals end them.
@@ -39,7 +39,8 @@ def of_this_kind(done: Done) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 async def test_a_process_ends_and_prints_as_a_call_does(cli: CommandLine, site: Site, command: str) -> None:
-    words = command.format(photo=site.photo).split()
+    photo = await site.upload("another.png", picture("orange"))  # the usual one may have been prepared before
+    words = command.format(photo=photo).split()
     order = json.dumps({"userId": site.user, **fresh_order(("one",), 1, site.photo)}).encode()
 
     called = await cli.call(*words, stdin=order)
