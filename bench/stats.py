@@ -23,8 +23,9 @@ PURPOSE = "the numbers with a million jobs and photos in the tables; about three
 SECRET = "a-secret-of-the-bench-0123456789"
 BATCHES = """
     insert into photo_generation_batches (id, "userId", status, "jobsTotal", "jobsDone", "completedAt")
-    select 'bench-' || i, 'user-' || i % 1000, 'completed', 10, 10, now()
-    from generate_series(0, {jobs} / 10) as i"""
+    select 'bench-' || i, 'user-' || i % 1000, case when b.open then 'generating' else 'completed' end, 10,
+      case when b.open then 0 else 10 end, case when not b.open then now() end
+    from generate_series(0, {jobs} / 10) as i cross join lateral (select i <= {open} / 10 as open) as b"""
 ORDERED = """
     'bench-' || i / 10, 'user-' || i / 10 % 1000, 'https://photos.example.com/' || i,
     repeat('A portrait. ', 20), i, 4"""

@@ -4796,22 +4796,20 @@ begin
   return (
     with grouped as materialized (
       select 'ready' as state, true as due, 7 - width_bucket(q."createdAt", v_bounds) as age, count(*) as n,
-        sum(q."numImagesPerExample") as images, min(q."createdAt") as since, null::timestamptz as retry_at, 0 as stale,
-        array_agg(q."batchId") filter (where q.claims > 0) as begun
+        sum(q."numImagesPerExample") as images, min(q."createdAt") as since, null::timestamptz as retry_at, 0 as stale
       from generation.ready_jobs as q group by 3
       union all
       select q.status, q."retryAt" <= p_now, 7 - width_bucket(q."createdAt", v_bounds), count(*), sum(q."numImagesPerExample"),
-        min(q."createdAt"), min(q."retryAt"), 0, array_agg(q."batchId") filter (where q.claims > 0)
+        min(q."createdAt"), min(q."retryAt"), 0
       from generation.waiting_jobs as q group by 1, 2, 3
       union all
       select q.status, false, 7 - width_bucket(q."createdAt", v_bounds), count(*), sum(q."numImagesPerExample"),
-        min(q."createdAt"), null, count(*) filter (where q."leaseExpiresAt" <= p_now), null
+        min(q."createdAt"), null, count(*) filter (where q."leaseExpiresAt" <= p_now)
       from generation.held_jobs as q group by 1, 3
     ), parted as materialized (
       select array(
         select b.id from public.photo_generation_batches as b
-        where b."imagesDone" + b."imagesFailed" > 0
-          and b.id = any (array(select distinct unnest(g.begun) from grouped as g where g.due))) as batches
+        where b.status = 'generating' and b."imagesDone" + b."imagesFailed" > 0) as batches
     ), begun as materialized (
       select q.id, q."batchId" from parted as b cross join generation.ready_jobs as q
       where b.batches <> '{}' and q.claims > 0 and q."batchId" = any (b.batches)
