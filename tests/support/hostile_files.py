@@ -61,6 +61,12 @@ def with_exif(size: int) -> bytes:
     return JPEG[:2] + segment * (size // len(segment)) + JPEG[2:]
 
 
+def tiff_with_a_word_for_a_width() -> bytes:
+    """A TIFF whose tag for the width of its tiles is a text: an artist's name becomes it."""
+    data = encoded("TIFF", tiffinfo={315: "wide"})
+    return data.replace(struct.pack("<HH", 315, 2), struct.pack("<HH", 322, 2))
+
+
 FILES: dict[str, tuple[bytes, str | None]] = {
     "png-bomb.png": (png_of(60_000, 60_000), "photo_too_large"),
     "png-above.png": (png_of(10_001, 10_000), "photo_too_large"),
@@ -79,6 +85,8 @@ FILES: dict[str, tuple[bytes, str | None]] = {
     "bitmap.png": (encoded("BMP"), None),
     "icon.png": (encoded("ICO"), "photo_not_an_image"),
     "scan.jpg": (encoded("TIFF"), None),
+    "raw.dng": (encoded("TIFF", tiffinfo={254: 1}), "photo_not_an_image"),
+    "tiles.tif": (tiff_with_a_word_for_a_width(), "photo_damaged"),
     "archive.jpg": (archive(), "photo_not_an_image"),
     "packed.jpg": (gzip.compress(JPEG), "photo_not_an_image"),
     "program.png": (b"\x7fELF\2\1\1" + bytes(64), "photo_not_an_image"),

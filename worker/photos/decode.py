@@ -18,7 +18,7 @@ from typing import NoReturn
 from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 
 from worker.photos import strip
-from worker.photos.kinds import is_complete, webp_size
+from worker.photos.kinds import SUPPORTED, is_complete, webp_size
 
 MAX_PIXELS = 100_000_000
 QUALITIES = (90, 75, 60)
@@ -46,6 +46,8 @@ _WORKING_BYTES = 40_000_000
 """Memory for bands, encoded bytes and libraries."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SUBFILE_TYPE, _PREVIEW = 254, 1
+"""The first image is a smaller version of another one, which Pillow does not read: in a DNG, NEF or ARW."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -111,7 +113,11 @@ class Source:
         least = shrink * _LEAST_SHARE
         image.draft(None, (math.ceil(width * least), math.ceil(height * least)))
         self._image = image
-        self.memory = _memory(kind, image, (width, height), limits.edge)
+        with _readable():  # the tags of a TIFF may have any type
+            self.memory = _memory(kind, image, (width, height), limits.edge)
+            is_preview = _tag(image, _SUBFILE_TYPE) & _PREVIEW
+        if is_preview:
+            raise Unusable("photo_not_an_image", f"is a camera's raw file; {SUPPORTED}")
         if self.memory > max_memory:
             share = (max_memory - _WORKING_BYTES) / (self.memory - _WORKING_BYTES)
             _too_large(width, height, int(width * height * share))
@@ -205,9 +211,12 @@ def _factor(size: tuple[int, int], max_edge: int) -> int:
 
 def _tile_pixels(image: Image.Image) -> int:
     """Pixels of a TIFF's tile, which is decoded whole and may be larger than the image; 0 for other kinds."""
-    tags = getattr(image, "tag_v2", {})
-    width, height = tags.get(_TILE_WIDTH, 0), tags.get(_TILE_LENGTH, 0)
-    return int(width) * int(height)
+    return _tag(image, _TILE_WIDTH) * _tag(image, _TILE_LENGTH)
+
+
+def _tag(image: Image.Image, number: int) -> int:
+    """A number in a TIFF's tags; 0 without it, and for other kinds."""
+    return int(getattr(image, "tag_v2", {}).get(number, 0))
 
 
 def _samples(image: Image.Image) -> float:

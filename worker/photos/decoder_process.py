@@ -20,7 +20,7 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "TMPDIR", "LANG")
 """Variables of the worker that a decoder gets: none of them is a secret."""
 
 _TYPES = ("image/jpeg", "image/png", "image/webp")
-_REFUSALS = ("photo_damaged", "photo_too_large")
+_REFUSALS = ("photo_damaged", "photo_not_an_image", "photo_too_large")
 _REASON_LENGTH = 200
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_="
 
