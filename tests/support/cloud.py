@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,6 +30,10 @@ VALUES = {
 }
 DOT_ENV = "# comment\n\n" + "".join(f"{name}={value}\n" for name, value in VALUES.items())
 
+STAND_IN = (  # imported, it is compiled once and not at each call
+    f'import sys; sys.path.insert(0, "{ROOT}/tests/support"); import gcloud_stand_in; '
+    "sys.exit(gcloud_stand_in.main())"
+)
 READING = ("list", "describe", "get-iam-policy", "read")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -62,14 +66,12 @@ class StandInCloud:
 
     def __init__(self, folder: Path, **differences: Any) -> None:
         self.folder = folder
-        self._file = folder / "project.json"
-        self._file.write_text(json.dumps({**FRESH, **differences}))
+        self._file = folder / "project"
+        self._file.write_bytes(marshal.dumps({**FRESH, **differences}))
         programs = folder / "bin"
         programs.mkdir(exist_ok=True)
         gcloud = programs / "gcloud"
-        gcloud.write_text(
-            f'#!/bin/sh\nexec "{sys.executable}" -IS "{ROOT}/tests/support/gcloud_stand_in.py" "$@"\n'
-        )
+        gcloud.write_text(f"#!/bin/sh\nexec '{sys.executable}' -ISc '{STAND_IN}' \"$@\"\n")
         gcloud.chmod(0o755)
         curl = programs / "curl"  # the image registries, of which deploy/pin.sh asks for digests
         curl.write_text("#!/bin/sh\nprintf 'HTTP/2 200\\r\\ndocker-content-digest: sha256:%064d\\r\\n' 7\n")
@@ -84,12 +86,12 @@ class StandInCloud:
     @property
     def state(self) -> dict[str, Any]:
         """The project now."""
-        found: dict[str, Any] = json.loads(self._file.read_text())
+        found: dict[str, Any] = marshal.loads(self._file.read_bytes())
         return found
 
     def change(self, **differences: Any) -> None:
         """Change the project as another person would."""
-        self._file.write_text(json.dumps({**self.state, **differences}))
+        self._file.write_bytes(marshal.dumps({**self.state, **differences}))
 
     def run(
         self, command: list[str], folder: Path, stdin: str = "", environment: Mapping[str, str] = NOTHING
