@@ -23,7 +23,7 @@ from tests.support.photo_host import (
 )
 from worker.app import Worker
 from worker.errors import BadInput, Transient
-from worker.photos import download
+from worker.photos import dns, download
 from worker.photos.address import is_public
 from worker.settings import InvalidSettings, Settings
 
@@ -60,6 +60,35 @@ async def test_every_address_is_checked_before_any_is_dialed(world: World) -> No
     assert all(is_public(address) for address in world.names.table[HOST][0][:-1])
     assert (await world.failure()).code == "photo_host_unknown"
     assert world.network.dialled == []
+
+
+async def test_a_name_with_thousands_of_addresses_does_not_hold_the_worker(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A customer's own name server may list as many; the first of them are enough to connect."""
+    checked: list[str] = []
+
+    def noted(address: str) -> bool:
+        checked.append(address)
+        return is_public(address)
+
+    monkeypatch.setattr(dns, "is_public", noted)
+    world.names.table[HOST] = [[ADDRESS, *(f"2606:2800:220:1::{number:x}" for number in range(1, 4000))]]
+    assert (await world.fetch()).data == JPEG
+    assert len(checked) == dns.MAX_ADDRESSES
+
+
+async def test_names_are_forgotten_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Customers may name any number of hosts to a worker that stays for weeks."""
+    monkeypatch.setattr(dns, "REMEMBERED_SECONDS", 0.0)
+
+    async def resolver(host: str) -> list[str]:
+        return [ADDRESS]
+
+    lookups = dns.Lookups(resolver)
+    for number in range(20):
+        await lookups.addresses(f"host-{number}.example.com", "user")
+    assert len(lookups._known) == 1
 
 
 async def test_a_fetch_that_is_given_up_leaves_no_connection_under_way(authority: Authority) -> None:

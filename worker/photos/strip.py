@@ -13,8 +13,8 @@ KINDS = ("JPEG", "PNG", "WEBP")
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
-_PNG_NUMBERS = {b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"cICP"}
-_MOST_NUMBER_BYTES = 32
+_PNG_NUMBERS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"sBIT": 4, b"cICP": 4}
+"""How many bytes the numbers of a chunk have at most; what is longer has something added to them."""
 _WEBP_PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
 _WEBP_METADATA = 0x2C
 """The flags of VP8X for a color profile, EXIF and XMP."""
@@ -79,7 +79,7 @@ def _png_chunks(data: bytes) -> Iterator[bytes]:
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         if end > len(data):
             raise ValueError("the PNG has no end")
-        if name in _PNG_PIXELS or (name in _PNG_NUMBERS and end - at <= 12 + _MOST_NUMBER_BYTES):
+        if name in _PNG_PIXELS or end - at - 12 <= _PNG_NUMBERS.get(name, -1):
             yield data[at:end]
         at = end
 
