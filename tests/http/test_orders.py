@@ -195,7 +195,9 @@ async def test_order_of_more_than_a_mebibyte_is_refused() -> None:
     async with client(Queue()) as http:
         assert (await http.post("/", content=order.ljust(1024 * 1024))).status_code == 202
         check_error(await http.post("/", content=order.ljust(1024 * 1024 + 1)), 413, "body_too_large")
-        check_error(await http.post("/", content=_stream(100)), 413, "body_too_large")
+        answer = await http.post("/", content=_stream(100))
+    check_error(answer, 413, "body_too_large")
+    assert answer.headers["connection"] == "close"  # the rest of the body is not read
 
 
 async def test_preflight_is_answered_without_a_token() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from worker.errors import BadInput
@@ -11,13 +13,32 @@ from worker.photos.memory import HeldPhotos, PhotoMemory
 
 
 class Source:
-    """A source whose photos took so many seconds of processor time, by reference."""
+    """A source whose photos took so many seconds of processor time, by reference; none for any other."""
 
     def __init__(self, **cpu_seconds: float) -> None:
         self.photos = {name: Photo(name.encode(), "image/png", 1, cpu) for name, cpu in cpu_seconds.items()}
 
     async def fetch(self, reference: str, user_folder: str) -> Photo:
+        if reference not in self.photos:
+            raise BadInput("photo_missing", "photo not found")
         return self.photos[reference]
+
+
+class Silent(Source):
+    """A source in which every photo that is there never comes."""
+
+    def __init__(self, **cpu_seconds: float) -> None:
+        super().__init__(**cpu_seconds)
+        self.given_up = asyncio.Event()
+
+    async def fetch(self, reference: str, user_folder: str) -> Photo:
+        try:
+            await super().fetch(reference, user_folder)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            raise
+        raise AssertionError
 
 
 async def fetched(*references: str, **cpu_seconds: float) -> list[bytes]:
@@ -51,3 +72,12 @@ async def test_photos_that_take_too_long_together_are_refused_by_the_name_of_the
         await fetched("a", "b", "c", **seconds)
     assert caught.value.code == "photo_too_large"
     assert caught.value.message.startswith(f"{named}: takes 40.0 s to decode")
+
+
+async def test_after_a_photo_that_fails_no_other_is_waited_for() -> None:
+    """The job ends with it, and its places and memory are for others."""
+    source = Silent(b=1)
+    async with PhotoMemory(10**9, lambda: 0.0).open(source).hold(["a", "b"], "user") as held:
+        with pytest.raises(BadInput, match="Example photo: photo not found"):
+            await fetch_photos(["a", "b"], held)
+        await asyncio.wait_for(source.given_up.wait(), 30)

@@ -1,5 +1,8 @@
 """Failures that may pass, and what only a person can fix: retries, attempts, batches, and the summary."""
 
+import asyncio
+import logging
+
 import pytest
 
 from tests.support.runs import KEY, MODEL, Site
@@ -132,6 +135,22 @@ async def test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent(
     second = await site.run()
     assert second["completed"] == 3
     site.audit(first, second)
+
+
+async def test_a_problem_that_several_requests_meet_is_logged_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator gets one alert for a run, not one for each request that was under way."""
+    caplog.set_level(logging.INFO, logger="worker")
+    site.gemini.add_rule({"kind": "error", "code": 403, "hold": True}, times=3)
+    await site.order("a", images=3)
+
+    run = asyncio.create_task(site.run())
+    await site.open_calls(3)
+    site.gemini.release()
+
+    assert (await run)["stopReason"] == "misconfigured"
+    assert caplog.messages.count("misconfigured") == caplog.messages.count("reason_withheld") == 1
 
 
 async def test_requests_of_a_job_count_once_over_several_claims(

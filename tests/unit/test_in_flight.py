@@ -92,6 +92,13 @@ async def test_a_user_with_many_unsent_images_gets_no_more_and_holds_up_nobody(j
     assert (jobs.users_at_limit(), jobs.unsent_images()) == ([], IMAGES // 2 + 2)
 
 
+async def test_requests_sent_again_for_a_job_leave_the_images_of_others_unsent(jobs: JobsInFlight) -> None:
+    """A job may take more requests than it has images."""
+    await start(jobs, 2, "user", waiting=False)  # a job has two images
+    jobs.count_requests(0, 4)
+    assert jobs.unsent_images() == 2
+
+
 async def test_a_short_wait_takes_the_place(jobs: JobsInFlight) -> None:
     """Most photos come within the patience."""
     await start(jobs, 1, "user", waiting=True)

@@ -154,7 +154,7 @@ def _idempotency_key(request: Request) -> str | None:
 def _as_the_database_says(exc: QueueRefused) -> RequestRefused:
     status = exc.status if 400 <= exc.status <= 599 else 500
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-    if status == 429 and (room_again := http_date(exc.hint)):
+    if room_again := http_date(exc.hint):
         headers["Retry-After"] = room_again
     return RequestRefused(status, exc.code, exc.message, exc.hint, headers)
 

@@ -58,7 +58,7 @@ def _log(end: JobEnd, settled: Settled) -> None:
         code=settled.code,
     )
     errors = [image.error for image in end.images if image.error]
-    for error in [error for error in errors if error.for_customers != error.message][:1]:
+    if error := next((error for error in errors if error.for_customers != error.message), None):
         log.event(
             "reason_withheld",
             level="warning",
