@@ -826,8 +826,8 @@ $$;
 
 -- 12_sequences.sql
 
--- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
--- key. They go on after the highest id.
+-- A restore of rows without their sequences leaves the sequences behind the highest ids, so every insert would fail on the primary
+-- key. This sets them to the highest id.
 do $$
 declare
   v_table text;
@@ -841,8 +841,8 @@ begin
 end
 $$;
 
--- What is ordered until migrate_old_queue.sql has copied the older worker's jobs: it gets ids after theirs, and its photos may come
--- from any public host, if theirs did.
+-- Between the installation and migrate_old_queue.sql's copying of the older worker's jobs, new jobs get ids after those jobs', and photos
+-- may come from any public host if those jobs' photos did.
 do $$
 begin
   if to_regclass('public.photo_generation_queue_old') is not null and to_regclass('public.photo_generation_queue_old_ids') is null then
@@ -878,9 +878,9 @@ begin
 end
 $$;
 
--- Whether the caller acts for themselves only. Every role is a user that the API has set and that may not become the service
--- role; of the roles that log in by themselves, only those that belong to anon or authenticated. So the service role is none,
--- nor is a superuser, a SQL session of the owner, or a job of pg_cron.
+-- Whether the caller is a user, who may act only for themselves. A role that the API has set is a user unless it may become the service
+-- role. A role that has logged in by itself is a user only if it belongs to anon or authenticated. So the service role, a superuser, a
+-- SQL session of the owner, and a job of pg_cron are not users.
 create or replace function generation.caller_is_user() returns boolean
 language plpgsql stable set search_path = ''
 as $$
@@ -892,7 +892,7 @@ begin
 end
 $$;
 
--- Refuses with 42501, as missing rights are refused; PostgREST makes it 401 for anon and 403 for the others.
+-- Refuses with 42501, the code for missing rights, which PostgREST turns into 401 for anon and 403 for others.
 create or replace function generation.refuse_caller(p_message text, p_hint text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -901,7 +901,7 @@ begin
 end
 $$;
 
--- The guard of what only the service role and SQL sessions may call.
+-- The guard of functions that only the service role and SQL sessions may call.
 create or replace function generation.require_service() returns void
 language plpgsql stable set search_path = ''
 as $$
@@ -913,7 +913,7 @@ begin
 end
 $$;
 
--- The guard of what signed-in users may call too, for themselves; the function then asks caller_is_user.
+-- The guard of functions that signed-in users may call too, for themselves; such a function then calls caller_is_user.
 create or replace function generation.require_user() returns void
 language plpgsql stable set search_path = ''
 as $$
@@ -972,7 +972,7 @@ as $$
   ('take_start_slots(uuid, text, integer, double precision, jsonb)', false)
 $$;
 
--- Those that are there.
+-- The functions of function_callers that exist.
 create or replace function generation.api_functions() returns table (id oid, name text, for_users boolean)
 language sql stable set search_path = ''
 as $$
@@ -1381,8 +1381,8 @@ $$;
 
 -- The states of jobs that several functions ask for, the images that a job lacks, and the counters of batches.
 
--- Each of these states is defined once, here; the predicate of the index that finds such jobs (photo_generation_queue_ready, …) is the
--- same, which a test compares.
+-- Each of these states is defined once, here. The index that finds such jobs (photo_generation_queue_ready, …) has the same predicate; a
+-- test compares them.
 
 -- Jobs that a claim may hand out now.
 create or replace view generation.ready_jobs with (security_invoker = true) as
@@ -1419,9 +1419,9 @@ begin
 end
 $$;
 
--- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
--- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
--- job is taken up again. Locks the batches in the order of their ids.
+-- Adds to the counters of batches, and closes the batches whose jobs have all ended. p_changes is an array of
+-- {batchId, jobsDone, jobsFailed, imagesFailed}; a batch may occur several times, and the numbers are negative when a failed job is
+-- retried. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
 as $$
@@ -1466,9 +1466,9 @@ $$;
 -- advance by the images ordered, so that users take turns, image by image, however much one of them orders. generation.flows has the
 -- latest tags of each user.
 
--- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
--- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
--- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
+-- The virtual time of a priority: the lowest tag of the ready jobs and of the jobs p_also_ready. If no job is ready, it is the highest tag
+-- ever given, so that a user who was served while nobody else ordered is not behind others later. It is never lower than what pass_over
+-- has stored.
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 as $$
@@ -1487,10 +1487,10 @@ begin
 end
 $$;
 
--- Keeps the virtual time of the priorities of the jobs p_ids, which were handed out while others were passed over (a run has enough
--- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past. It advances by
--- the images handed out at most, so that a job far ahead (its user cancelled what was before it) puts nobody behind all that
--- was passed over. It never goes back, or each newcomer would stand before those who came shortly before.
+-- Stores the virtual time after the jobs p_ids were handed out and others with lower tags were not, because the run has enough jobs of
+-- their users. Without this the virtual time would stay at the lowest of those tags, and a new order would get such a low tag too, before
+-- orders that came earlier. The virtual time advances by no more than the images handed out, so that one job with a very high tag (its user
+-- cancelled the jobs before it) does not put new orders behind all the jobs that were passed over. It never goes back.
 -- Locks the rows of these priorities until the end of the transaction.
 create or replace function generation.pass_over(p_ids bigint[]) returns void
 language plpgsql set search_path = ''
@@ -1504,9 +1504,9 @@ begin
 end
 $$;
 
--- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction. A
--- transaction that began before midnight may come after one of the new day, and then counts for the new one.
+-- Reserves p_images tags for the user and returns where they begin: the k-th job of n images has that plus k × n as its tag. Counts the
+-- images for the day, and locks the user's tag row until the end of the transaction. A transaction that began before midnight counts
+-- for the new day if another one has already counted for that.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
@@ -1522,11 +1522,11 @@ as $$
   returning "lastTag" - p_images
 $$;
 
--- Where the jobs p_ids stand once they are ready again: {id, userId, priority, tag, cost}. What comes back of a user stands in a line
--- of its own, which begins at the virtual time and advances by the images that are still missing; a job never stands before
--- where it stood. So what comes back does not wait for the user's own backlog, and together with it takes two turns for each
--- of another user's at most. `cost` is what a turn costs of the user's share: the missing images, nothing for a job
--- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
+-- The tags of the jobs p_ids once they are ready again: {id, userId, priority, tag, cost}. A user's retries have a line of their own: their
+-- tags begin at the virtual time and advance by the images that are still missing, and no job gets a lower tag than it had. So
+-- retries do not wait for the user's own backlog, and a user with both takes at most two turns for each turn of another
+-- user. `cost` is what a turn costs of the user's share: the missing images, or nothing for a job that waited for a quota. The
+-- jobs p_also_ready count as ready. Reads only.
 create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
 returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
 language plpgsql stable rows 10 set search_path = ''
@@ -1551,8 +1551,8 @@ begin
 end
 $$;
 
--- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
--- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
+-- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. The user's later orders get tags that are higher by what the turns
+-- cost, and higher than the tags of these jobs. The caller has locked the users' tag rows.
 create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
 language plpgsql rows 10 set search_path = ''
 as $$
@@ -3238,8 +3238,8 @@ create or replace function generation.end_warning_days() returns integer
 language sql immutable set search_path = ''
 as $$ select 60 $$;
 
--- The models that workers changed over to after p_model, in order; empty while Google has it. A cycle, which only a
--- person can have written, counts as none: then a run asks p_model itself, and says what is wrong.
+-- The models that have replaced p_model, in order; empty while Google has it. A cycle, which only a person can have written, counts as
+-- none: then a run asks p_model itself, and reports what is wrong.
 create or replace function generation.successors(p_model text) returns text[]
 language plpgsql stable set search_path = ''
 as $$
@@ -3259,7 +3259,7 @@ begin
 end
 $$;
 
--- Whether p_model is p_next or one of the models that were changed over to after it, cycles or not.
+-- Whether p_model is p_next or one of the models that have replaced it, even if they form a cycle.
 create or replace function generation.leads_back(p_next text, p_model text) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -3282,8 +3282,8 @@ begin
 end
 $$;
 
--- The model that is expected to take p_model's place on p_today: along the successors, remembered before announced, past those
--- that are gone or whose announced end has come. Null where none is known.
+-- The model that is expected to have replaced p_model by p_today: follows the remembered successors, or else the announced ones, and skips
+-- models that are gone or whose announced end has come. Null where none is known.
 create or replace function generation.expected_successor(p_model text, p_today date) returns text
 language plpgsql stable set search_path = ''
 as $$
@@ -3306,7 +3306,7 @@ begin
 end
 $$;
 
--- Both prices in words, for whoever has to learn that images cost something else from now on.
+-- Both prices in words, for the person who has to know that images now cost something else.
 create or replace function generation.price_note(p_before text, p_after text) returns text
 language sql stable set search_path = ''
 as $$
@@ -3371,10 +3371,10 @@ begin
 end
 $$;
 
--- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once: p_successor, where the
--- operator named one, else the one that is remembered, else the announced one. Returns {model, successor, reason, note}: the model to
--- go on with, which may be a successor's own successor, and both prices in words; or successor null and why: `no_successor`,
--- or `cycle` where the successors lead back to p_model. Then nothing is remembered.
+-- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once. That is p_successor if the operator
+-- named one, else the remembered one, else the announced one. Returns {model, successor, reason, note}: the model to use now, which
+-- may be a successor's own successor, and both prices in words. If there is none, successor is null, reason is `no_successor`,
+-- or `cycle` if the successors lead back to p_model, and nothing is remembered.
 -- Errors: PT400. Locks: the model's row. Safe to repeat: the second time it is remembered already.
 create or replace function public.retire_generation_model(p_model text, p_successor text default null) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -3402,9 +3402,9 @@ end
 $$;
 
 -- Corrects what is known of a model; p_facts may have dollars (an image of 1K, null: unknown), announcedEnd, announcedSuccessor (null:
--- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. A model that
--- workers have changed over from gets the new successor at once. Returns as generation_models. Errors: PT400. Locks: the
--- model's row. Safe to repeat: the same facts are written again.
+-- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. If the model has already been
+-- replaced, the new successor takes effect at once. Returns the same as generation_models. Errors: PT400. Locks: the model's row.
+-- Safe to repeat: the same facts are written again.
 create or replace function public.set_generation_model(p_model text, p_facts jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -3805,11 +3805,11 @@ $$;
 
 -- 46_runs.sql
 
--- Runs: one row in generation.runs per invocation that claimed something. Its first claim makes the row, claims and questions to the
--- gate show that the run is alive, and its end releases what it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
+-- Runs: one row in generation.runs per invocation that claimed something. The first claim inserts the row, every later call shows that the
+-- run is alive, and its end releases the jobs that it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
 
--- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, null before its first claim.
--- PT409 if the run has been finished: a late claim must not take jobs that nobody will work on.
+-- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, or null before its first claim.
+-- PT409 if the run has ended: a late claim must not take jobs that nobody will work on.
 create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
@@ -3844,9 +3844,9 @@ begin
 end
 $$;
 
--- The runs that count as running, and until when each does without another sign of it: until its deadline, or 90 s after it last claimed,
--- asked the gate, recorded an image or settled a job (a call to Gemini takes a minute at most by default). So a run that died does not
--- hold its place for longer. A run that is silent for longer continues, beside the run that has taken its place.
+-- The runs that count towards maxRuns, and until when each counts: until its deadline, but no longer than 90 s after it last claimed, asked
+-- the gate, recorded an image or settled a job (by default a call to Gemini takes a minute at most). So a run that has died does not
+-- hold its place for longer. A run that lives but was silent for longer continues beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -3857,10 +3857,10 @@ begin
 end
 $$;
 
--- A run that finds nothing to do leaves no row, with two exceptions: the first run of all, and the first after a run that ended with a
--- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
--- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
--- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
+-- Writes a row for a run that found nothing to do, in two cases only: it is the first run of all, or the first after a run that ended with
+-- a problem, and the problem is over. It is over when no job is ready or in progress that could meet it again; nor may any job be waiting
+-- if Storage did not keep an image, or if the run continued in spite of its problem. The row gets a new id, because with the run's own
+-- id a repeated claim would find the run finished. A run that has claimed leaves its own row when it ends. Reads only heads of indexes.
 create or replace function generation.record_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -3887,9 +3887,9 @@ end
 $$;
 
 -- Ends a run: releases what its claims still hold, gives up its place at the gate, writes its row, and refuses its later claims.
--- Workers call it even if the answer of a claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held
--- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another
--- model made than the requested one; they count for that model from now on. Returns {released}.
+-- Workers call it even if the answer of a claim was lost, because only this finds the jobs of that claim. p_spent_jobs has the id of a held
+-- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has the images that another
+-- model made than the requested one; they count for that model (see count_answers). Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, batches by id, then the run's place. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'
@@ -3928,7 +3928,7 @@ $$;
 
 -- 50_record.sql
 
--- Workers record images, one at a time. Until the job is final the first record of an image counts, whoever holds the lease.
+-- Workers record images, one at a time. Until the job is final, the first record of an image counts, even if another run holds the job.
 -- Refusals: PT400 (an index or a path that the job does not have).
 
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
@@ -3960,9 +3960,9 @@ $$;
 
 -- Records a stored image. p_photo is {storagePath, mimeType, width, height, bytes, model, promptTokens,
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
--- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile, or its id
--- belongs to a job of another batch than the path names, and the image is not wanted any more. An image that had been given
--- up and was made after all counts as made.
+-- that counts (the caller's own if its first answer was lost); `job_final` if the image is no longer wanted, because the job has
+-- ended, or its id belongs to a job of another batch than the path names. An image that had been given up, and was made
+-- after all, counts as made.
 -- Errors: PT400. Locks: the job, then its batch.
 -- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
@@ -4015,9 +4015,9 @@ begin
 end
 $$;
 
--- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
--- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`, also when the job is of another batch than p_batch_id. Errors: PT400.
+-- Records that an image will never be made; it is not requested again. p_code is for programs, p_message for the person who
+-- ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a photo, which then stays) or
+-- `job_final`, also if the job belongs to another batch than p_batch_id. Errors: PT400.
 -- Locks: the job, then its batch.
 -- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(
@@ -4049,10 +4049,10 @@ $$;
 
 -- 60_settle.sql
 
--- Jobs end, or wait for another attempt. Each result names the claim it belongs to (the fence); a job that another claim holds by now, or
--- none, is left alone. Refusals: PT400 (a malformed result).
+-- Jobs end, or wait for another attempt. Each result names the claim that it belongs to (the fence); if that claim no longer holds the job,
+-- the job is not changed. Refusals: PT400 (a malformed result).
 
--- Reads the results of a settle into rows; the shape is told at settle_generation_jobs. PT400 for an unknown outcome.
+-- Turns the results of a settle into rows; settle_generation_jobs describes them. PT400 for an unknown outcome.
 create or replace function generation.read_results(p_results jsonb)
 returns table (
   job_id bigint, fence text, outcome text, code text, message text, retry_seconds double precision,
@@ -4080,7 +4080,7 @@ begin
 end
 $$;
 
--- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
+-- Decides the new status of each locked job, its code and message. Writes nothing.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited, or any other result but `released` that spends no attempt, at the maximum age → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
@@ -4152,7 +4152,7 @@ begin
 end
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, fence, runId, status, code}] of the jobs that were still ours.
+-- Writes what judge_results decides, and updates the batches. Returns [{jobId, fence, runId, status, code}] of the jobs still held.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -4164,7 +4164,7 @@ declare
   v_sent bigint[];
   v_cancelled bigint[];
 begin
-  -- Requests for a job that was cancelled in progress count as well, once: otherwise users could hide them by cancelling in time.
+  -- Requests for a job that was cancelled in progress count too, once; otherwise users could avoid their limit by cancelling.
   select array_agg(l.id) filter (where l.status = 'cancelled' and l."leaseExpiresAt" is not null) into v_cancelled
   from (
     select q.id, q.status, q."leaseExpiresAt" from public.photo_generation_queue as q
@@ -4210,11 +4210,11 @@ $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent, requests}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, requests
--- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
--- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
--- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes.
+-- `released` (ready again at once, with its old tag); attemptSpent (default true) is false if no request counted; requests
+-- (default 0) is how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
+-- new status and error code. `result` is `settled`, or `lease_lost` if another claim holds the job or it is final; then the
+-- worker leaves the job alone. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then
+-- batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan
@@ -4243,20 +4243,21 @@ $$;
 
 -- 62_storage_refusal.sql
 
--- What is remembered of a Storage that did not keep an image which had been paid for. Refusals: PT400 (a parameter).
+-- Storage did not keep an image that had been paid for: all workers know, and pay for nothing until it keeps a probe. Refusals: PT400 (a
+-- parameter).
 
--- How long no probe is tried after Storage took one and then refused an image all the same, p_relapses times in a row: a probe
--- proves little then, and each costs what is paid for after it. Two minutes, doubled up to an hour.
+-- How long to wait for the next probe after Storage kept a probe and then refused an image all the same, p_relapses times in a row. Such a
+-- probe proves little, and the image that is paid for after it is lost. Two minutes, doubled each time, up to an hour.
 create or replace function generation.relapse_wait(p_relapses integer) returns interval
 language sql immutable set search_path = ''
 as $$ select least(interval '1 minute' * 2 ^ least(p_relapses, 10), interval '1 hour') $$;
 
--- Tells all workers whether Storage keeps images. p_kept false: it did not keep one that was paid for; p_facts are its
--- {bytes, mimeType, problem}, and from the next claim on every run gets them as `storageRefused` and pays for nothing
--- before Storage has taken a probe as large. p_kept true: it took that probe; p_facts are what the claim gave. A
--- refusal reported meanwhile is another one and stays. One that comes within two hours of a probe is a relapse: `waitUntil` says
--- when the next probe is due; resume_generation makes it due now. None is where `inTime` is false: the run's time was up first.
--- Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
+-- Reports whether Storage keeps images. p_kept false: it did not keep an image that was paid for; p_facts are the image's
+-- {bytes, mimeType, problem, inTime}. From the next claim on, every run gets them as `storageRefused` and pays for nothing
+-- until Storage has kept a probe of that size. p_kept true: it kept that probe; p_facts are what the claim gave. If another
+-- refusal has been reported meanwhile, that one stays. A refusal within two hours of a probe is a relapse: `waitUntil` says when
+-- the next probe is due; resume_generation makes it due now. A refusal is no relapse if `inTime` is false, because the run's time ended
+-- first. Returns {storageRefused}: what is remembered now, or null. Errors: PT400. Locks: the row of limits.
 -- Safe to repeat: the same refusal is remembered once, and what has been cleared stays so.
 create or replace function public.report_storage(p_kept boolean, p_facts jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -4273,7 +4274,7 @@ begin
   if p_kept then
     update generation.limits as l set "storageRefused" = null, "storageProvedAt" = v_now where l."storageRefused" = p_facts;
   else
-    -- Of several refusals at once the first counts: the others were on their way already.
+    -- Only the first of several simultaneous refusals counts as a relapse.
     update generation.limits as l
     set "storageRelapses" = case when l."storageProvedAt" between v_now - interval '2 hours' and v_now
       and p_facts ->> 'inTime' is distinct from 'false' then l."storageRelapses" + 1 else 0 end
@@ -4302,8 +4303,8 @@ as $$
   where k ->> 'warning' is not null
 $$;
 
--- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
--- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
+-- Times that lie further in the future than possible, in words: [{about, subject, words}], one for each column; counts up to 1000 rows.
+-- The next run corrects them, except for a wait without a beginning, which a person or an earlier version has set.
 create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -4384,7 +4385,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
+    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- leaseExpiresAt stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -4419,11 +4420,11 @@ begin
 end
 $$;
 
--- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
--- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
--- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see next_turns), those that wait
--- for a sweep when that is over. Returns {retried}.
+-- Retries up to p_limit failed jobs, of one batch or of all, with all their attempts; only the images still missing are
+-- made. A job whose folder is being swept waits until that is over: its next claim must not adopt an object that the
+-- sweep removes. Jobs whose missing images were all refused are not retried unless p_including_refused. Cancelled
+-- batches stay cancelled. Each job gets another turn (see next_turns), after the sweep if it waits for one.
+-- Returns {retried}.
 -- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
@@ -4447,7 +4448,7 @@ begin
     order by q.id limit p_limit
     for no key update of q
   ) as f;
-  -- A batch may have been cancelled while we waited for its jobs; from now on it waits for us.
+  -- A batch may have been cancelled while this waited for its jobs. Now that they are locked, none can be.
   select array_agg(q.id) into v_ids from public.photo_generation_queue as q
   join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
   where q.id = any (v_ids);
@@ -4675,20 +4676,20 @@ $$;
 
 -- 72_access_findings.sql
 
--- Whether the database's rights are those of 80_access.sql: what a restore, another migration or a click in the dashboard has
--- opened or closed since. Nothing here is refused but callers.
+-- Whether the database's rights are those of 80_access.sql. A restore, another migration or a click in the dashboard can have opened or
+-- closed something. Refuses callers only.
 
--- Our tables: `open` are those whose rows their users may read.
+-- The queue's tables; `open` says that users may read their own rows.
 create or replace function generation.own_tables() returns table (id oid, name text, open boolean, secured boolean)
 language sql stable set search_path = ''
 as $$
   select c.oid, format('%s.%s', n.nspname, c.relname), n.nspname = 'public', c.relrowsecurity
   from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-  where c.relkind in ('r', 'p') and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (
-    'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos'))
+  where c.relkind in ('r', 'p')
+    and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (select t.name from generation.table_callers() as t))
 $$;
 
--- What the roles of the API may do beside what they should, and what they should and may not: {object, problem}.
+-- What the roles of the API may do but should not, or should do but may not: {object, problem}.
 create or replace function generation.deviating_grants() returns table (object text, problem text)
 language sql stable set search_path = ''
 as $$
@@ -4722,7 +4723,7 @@ as $$
   group by x.object, x.role, x.may
 $$;
 
--- What is wrong with row-level security and its policies: {object, problem, ours}; `ours` is false of what the app has made.
+-- What is wrong with row-level security and its policies: {object, problem, ours}; `ours` is false for a policy that is the app's.
 create or replace function generation.deviating_policies() returns table (object text, problem text, ours boolean)
 language sql stable set search_path = ''
 as $$
@@ -4758,7 +4759,7 @@ as $$
 $$;
 
 -- Every difference between the rights in this database and what they should be: {findings: [{object, problem, ours}]}. What is
--- `ours` is put right by running install.sql again. Safe to repeat: reads only.
+-- `ours` is corrected by running install.sql again. Safe to repeat: reads only.
 create or replace function public.generation_access_findings() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -4776,16 +4777,16 @@ $$;
 
 -- 73_stats.sql
 
--- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
+-- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and SQL sessions.
 --
--- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
--- by minutes, ten minutes and hours (79_counts.sql). No plan is worth compiling.
+-- Nothing here reads all ended rows. Jobs that have not ended are counted through the partial indexes. What ended within a day comes from
+-- counters (79_counts.sql), but for the last minutes. JIT compilation would take longer than any of these queries.
 
 -- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
--- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
--- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
--- older than the bound before; the last has none. An image is due while it is neither made nor given up: only a job that was claimed
--- before can have other images, and only if its batch has any.
+-- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. A job is due if it is ready
+-- or its retryAt has come. `ages` counts the jobs of each status by the time since the order: those up to each bound and above the one
+-- before; the last bound, null, has all that are older. An image of a due job counts unless it is made or given up. Only jobs that were
+-- claimed before can have such images, and only if their batch has any, so the others are not looked up.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
 as $$
@@ -4846,10 +4847,11 @@ begin
 end
 $$;
 
--- What the windows and series of flow_stats are added up from: counters, and what none of them can tell, counted now. A row counts for
--- the windows `first` to `last`, of 1: five minutes, 2: an hour, 3: a day. The day is divided into hours, those without a counter
--- into ten minutes each, and these into minutes. A counter of more than a minute cannot be used if a window begins within it, and none
--- if it has a marked minute. What a window has of the minute in which it begins is counted for this window alone.
+-- The parts that flow_stats adds up: counters, and spans without one, which are counted from the tables. A part belongs to the windows
+-- `first` to `last`, where 1 is five minutes, 2 an hour, 3 a day. The day is divided into hours; an hour whose counter cannot be used is
+-- divided into ten minutes, and these into minutes. No counter with a marked minute is used, and none of more than a minute if a window
+-- begins within it. The minute in which a window begins belongs to the longer windows; the part of it that is in this window is counted for
+-- this window alone.
 create or replace function generation.parts_of_day(p_now timestamptz)
 returns table (first integer, last integer, is_counter boolean, counts generation.counts)
 language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
@@ -4880,7 +4882,7 @@ begin
   ), used as materialized (
     select c.at, c.until, c.level, c.is_counted, 4 - width_bucket(c.at, v_bounds) as first
     from cells as c where (c.is_counted or c.level = 3) and width_bucket(c.at, v_bounds) > 0
-  ), gaps as (  -- each minute of the last hour, and elsewhere those that follow each other within an hour
+  ), gaps as (  -- minutes without a counter: in the last hour each by itself, before that those of an hour that follow each other
     select u.first, min(u.at) as at, max(u.until) as until
     from (
       select m.*, m.at - row_number() over (order by m.at) * interval '1 minute' as island from used as m where not m.is_counted
@@ -5013,9 +5015,18 @@ begin
 end
 $$;
 
--- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to fix. Idle runs are kept only where that is news (record_idle_run);
--- one died that has passed its deadline without an end.
+-- A run: {id, startedAt, finishedAt, stopReason, problem}, where `problem` is what a person has to fix.
+create or replace function generation.run_in_short(p_run generation.runs) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return jsonb_build_object('id', p_run.id, 'startedAt', p_run."startedAt", 'finishedAt', p_run."finishedAt",
+    'stopReason', p_run.summary ->> 'stopReason', 'problem', p_run.summary ->> 'problem');
+end
+$$;
+
+-- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: as run_in_short}. Of idle runs only some have a row
+-- (record_idle_run). A run has died if its deadline has passed and it has not ended.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -5025,13 +5036,12 @@ as $$
     'diedLastHour', (select count(*) from generation.runs as r
       where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
     'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
-    'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
+    'lastFinished', (
+      select generation.run_in_short(r) from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
 $$;
 
--- Why nothing may start, of generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null while something may.
--- Gates that started nothing today hold nobody up, unless none did: that of a model nobody uses any more stays open.
+-- Why nothing may start, from generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null if something may. Gates that started
+-- something today are considered, or all gates if none did: the gate of a model that is no longer used stays open.
 create or replace function generation.held_by(p_gate jsonb) returns text
 language sql immutable set search_path = ''
 as $$
@@ -5071,14 +5081,12 @@ begin
     'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
         'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
     'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
+    'lastRun', (select generation.run_in_short(r) from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
 end
 $$;
 
--- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
--- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
+-- The queue in numbers, as queue_stats returns them. First counts minutes that are over, at most two hours of them, so that this takes no
+-- longer with more photos a day. Safe to repeat: changes nothing but counters.
 create or replace function public.generation_queue_stats() returns jsonb
 language plpgsql security definer set search_path = '' set timezone = 'UTC'
 as $$
@@ -5470,9 +5478,9 @@ as $$
   where c.jobs_before < p_limit
 $$;
 
--- Removes batches with their jobs and what is known of images that failed; the photos' rows stay. A batch goes as a
--- whole or not at all, so that its counters always equal its rows: one of which somebody holds a job, or which has been
--- taken up again, is left for the next time. Returns how many jobs and batches have gone.
+-- Removes batches with their jobs and failed images; the photos' rows stay. A batch is removed as a whole or not at all, so
+-- that its counters always equal its rows: it is left for the next time if one of its jobs is locked, or has been
+-- retried. Returns how many jobs and batches were removed.
 create or replace function generation.prune_batches(p_batch_ids text[], p_before timestamptz, out jobs integer, out batches integer)
 language plpgsql set search_path = ''
 as $$
@@ -5485,7 +5493,7 @@ begin
     where q."batchId" = any (p_batch_ids) order by q.id for update skip locked
   ) as l;
   perform 1 from public.photo_generation_batches as b where b.id = any (p_batch_ids) order by b.id for update;
-  -- A look after the locks: nothing can come to these batches any more.
+  -- Checked after the locks: from now on no job can be added to these batches.
   select array_agg(b.id) into v_batches from public.photo_generation_batches as b
   where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
@@ -5498,7 +5506,7 @@ begin
 end
 $$;
 
--- Runs that ended, or died, before p_before; the last run stays, for whoever asks when there was one.
+-- Removes runs that ended, or died, before p_before. The last run stays, because the numbers show when it was.
 create or replace function generation.prune_runs(p_before timestamptz, p_limit integer) returns integer
 language plpgsql set search_path = ''
 as $$
@@ -5516,7 +5524,7 @@ begin
 end
 $$;
 
--- Idempotency keys from before p_before whose batch has gone: a key is good for longer than its order can be seen.
+-- Removes idempotency keys from before p_before whose batch has been removed, so a key is valid for longer than its order exists.
 create or replace function generation.prune_keys(p_before timestamptz, p_limit integer) returns integer
 language plpgsql set search_path = ''
 as $$
@@ -5579,8 +5587,8 @@ $$;
 -- Erasure removes a user's rows from every table at once. Only the Storage API can empty the user's folder, so the sweep does that;
 -- generation.erasures has the folder until it is empty. Refusals: PT400 (a parameter).
 
--- Takes a user's jobs (locked, as their batches are) out of the counters of batches that hold other users' jobs too, as
--- only direct inserts can make them, and hands those that were the user's own over to one of the others.
+-- Subtracts a user's jobs from the counters of batches that other users have jobs in too, which only direct inserts can make. A batch
+-- that belonged to the user then belongs to one of the others. The caller has locked the jobs and their batches.
 create or replace function generation.leave_shared_batches(p_user_id text, p_jobs bigint[]) returns void
 language plpgsql set search_path = ''
 as $$
@@ -5638,7 +5646,7 @@ begin
   if coalesce(p_user_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
-  -- Orders under way of this user are waited for, later ones find the erasure.
+  -- Waits for this user's orders in progress; later ones find the erasure and are refused.
   perform pg_advisory_xact_lock(generation.lock_class('user'), hashtext(p_user_id));
   if generation.is_folder(v_folder) then
     insert into generation.erasures ("userFolder", "requestedAt") values (v_folder, generation.clock()) on conflict do nothing;
@@ -5668,8 +5676,8 @@ begin
 end
 $$;
 
--- Up to p_limit folders in the bucket of generated photos to be emptied: {folders}, those first that nobody has looked into,
--- or the longest ago. Errors: PT400. Safe to repeat: emptying an empty folder does nothing.
+-- Up to p_limit folders in the bucket of generated photos to be emptied: {folders}. Those that no sweep has looked into come first, then
+-- those that were looked into longest ago. Errors: PT400. Safe to repeat: emptying an empty folder does nothing.
 create or replace function public.generation_erasures_to_sweep(p_limit integer default 10) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -5696,9 +5704,9 @@ begin
 end
 $$;
 
--- Tells what became of a user's folder; p_empty, whether nothing lay in it at the end. An erasure is done, and the last trace
--- of the user with it, once two sweeps in a row have found the folder empty ten minutes or more after the request:
--- a run lives for 270 s at most, so by then nothing can be on its way to it. Returns {done}.
+-- Records what a sweep found in a user's folder; p_empty says that it was empty at the end. An erasure is done, and the last row about
+-- the user is removed, once two sweeps in a row have found the folder empty at least ten minutes after the request. A
+-- run lasts 270 s at most, so by then nothing is being uploaded to it any more. Returns {done}.
 -- Errors: PT400. Safe to repeat: what is done stays done, and only generation_erasures_to_sweep begins another look.
 create or replace function public.settle_generation_erasure(p_user_folder text, p_empty boolean) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -5824,7 +5832,7 @@ begin
 end
 $$;
 
--- Adds up the counters of the minutes of ten minutes or an hour.
+-- The counters of ten minutes or an hour, added up from those of its minutes.
 create or replace function generation.add_up_minutes(p_at timestamptz, p_seconds integer) returns generation.counts
 language plpgsql stable set search_path = '' set jit = off
 as $$
@@ -5857,8 +5865,8 @@ begin
 end
 $$;
 
--- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing where there is
--- nothing to do, nor in a transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
+-- Counts up to p_limit minutes of the last day that are over and not counted yet. Writes nothing if there is none, if another session is
+-- counting, or in a transaction that cannot write or has a snapshot or transaction id from before this call. Locks: the row of
 -- generation.counting, which is skipped if somebody holds it.
 create or replace function generation.roll_counts(p_limit integer) returns void
 language plpgsql set search_path = ''
@@ -5944,8 +5952,8 @@ end
 $$;
 
 -- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits. A minute
--- that is older than what roll_counts counts (25 hours, and one more for calls in progress) is marked only if it is counted. One that
--- is not needs no mark, even if the clock goes back: it is counted after its change.
+-- that is older than what roll_counts counts (25 hours, and one more for calls in progress) is marked only if it has a counter. Without
+-- one it needs no mark, even if the clock goes back: it would be counted after its change.
 create or replace function generation.mark_minute(p_time timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
@@ -6004,8 +6012,8 @@ begin
 end
 $$;
 
--- What is written in time needs no mark, and its writer must not wait for one: the conditions keep the triggers from being called at all.
--- They ask the server's clock instead of generation.moment(), because who inserts a row may not call that.
+-- A row that is written in time needs no mark, and its writer must not pay for one, so the triggers' conditions leave such rows out. They
+-- use the server's clock instead of generation.moment(), because a role that inserts rows may not call that.
 drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
 create trigger photo_generation_photos_mark after update or delete on public.photo_generation_photos
 for each row execute function generation.mark_image();
@@ -6026,7 +6034,7 @@ drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
 
--- Of jobs only what the counters count: their end, and what it says.
+-- A change of a job matters only if it changes what the counters count: when the job ended, how, and how long that took.
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
@@ -6044,7 +6052,7 @@ drop trigger if exists photo_generation_queue_mark_all on public.photo_generatio
 create trigger photo_generation_queue_mark_all after truncate on public.photo_generation_queue
 for each statement execute function generation.mark_all();
 
--- The row that says what may be counted, if a restore of rows has lost it.
+-- A restore of rows can have lost the row that says which minutes may be counted.
 insert into generation.counting default values on conflict do nothing;
 
 -- 80_access.sql
@@ -6056,8 +6064,8 @@ revoke all on schema generation from public, anon, authenticated, service_role;
 revoke all on all tables in schema generation from public, anon, authenticated, service_role;
 revoke all on all functions in schema generation from public, anon, authenticated, service_role;
 
--- As 15_callers.sql says. An inserted row takes its id from the sequence without a right to it; who could set one back would stop
--- every insert.
+-- Grants what 15_callers.sql lists. No role needs a right to a sequence to insert rows, and a role that could reset one could stop every
+-- insert.
 do $$
 declare
   v_table record;
@@ -6084,9 +6092,8 @@ begin
 end
 $$;
 
--- Row-level security: everyone sees their own rows, and only the functions write. The condition is
--- `auth.jwt() ->> 'sub'` spelled out, so that it also stands where there is no schema auth; the sub-select
--- makes PostgreSQL read the token once per query instead of once per row.
+-- Row-level security: users see their own rows, and only the functions write. The condition is `auth.jwt() ->> 'sub'` spelled
+-- out, so that it also works without a schema auth. The subselect lets PostgreSQL read the token once per query instead of once per row.
 alter table public.photo_generation_batches enable row level security;
 alter table public.photo_generation_queue enable row level security;
 alter table public.photo_generation_photos enable row level security;
@@ -6122,13 +6129,13 @@ using ((select nullif(current_setting('request.jwt.claims', true), '')::jsonb ->
 
 -- 85_realtime.sql
 
--- Realtime: what changes in a batch, its jobs and its photos is told to whoever subscribes and may read the row: row-level
--- security decides for each subscriber. Each change of a row of these tables becomes one message of the write-ahead
--- log for Realtime to look at, subscribers or not; to leave a table out, afterwards:
+-- Realtime sends changes of batches, jobs and photos to subscribers who may read the row, as row-level security decides. It reads each
+-- change of a published table from the write-ahead log, even without subscribers. To leave a table out, run afterwards:
 -- alter publication supabase_realtime drop table public.photo_generation_queue;
--- Row-level security does not reach deleted rows: Realtime tells every subscriber their ids. What is published is a setting of
--- the whole publication, so where it has tables of the app too, it is left as it is; where it has only ours, it publishes
--- inserts and updates. Without the publication, which every Supabase project has, there is nothing to do.
+--
+-- Row-level security does not apply to deleted rows: Realtime would send their ids to every subscriber. Which changes are published is a
+-- setting of the whole publication. If it has only the queue's tables, it is set to publish inserts and updates; if it has tables of the
+-- app too, it is left as it is. Without the publication, which every Supabase project has, there is nothing to do.
 do $$
 declare
   v_table text;
@@ -6136,7 +6143,7 @@ begin
   if not exists (select from pg_catalog.pg_publication as p where p.pubname = 'supabase_realtime' and not p.puballtables) then
     return;
   end if;
-  foreach v_table in array array['photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos'] loop
+  for v_table in select distinct c.name from generation.table_callers() as c loop
     if not exists (
       select from pg_catalog.pg_publication_tables as t
       where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = v_table
@@ -6148,8 +6155,8 @@ begin
     select from pg_catalog.pg_publication as p
     where p.pubname = 'supabase_realtime' and (p.pubdelete or p.pubtruncate) and not exists (
       select from pg_catalog.pg_publication_tables as t
-      where t.pubname = p.pubname and (t.schemaname <> 'public' or t.tablename not in (
-        'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos')))
+      where t.pubname = p.pubname
+        and (t.schemaname <> 'public' or t.tablename not in (select c.name from generation.table_callers() as c)))
   ) then
     alter publication supabase_realtime set (publish = 'insert, update');
     raise notice 'supabase_realtime publishes inserts and updates: ids of deleted rows would reach every subscriber.';
@@ -6165,8 +6172,8 @@ $$;
 -- The private bucket for generated photos, and everyone's right to read their own. Without Supabase Storage
 -- (a plain PostgreSQL) there is nothing to do.
 --
--- A bucket of that name that is there already is repaired: it is made private, and takes every type and size of image that
--- the models make; what else it allows stays. Without the right to change it, this fails and says what to set.
+-- An existing bucket of that name is repaired: it becomes private and accepts every type and size of image that the models make; whatever
+-- else it accepts stays. Without the right to change it, this fails and says what to set.
 do $$
 declare
   v_types constant text[] := array['image/png', 'image/jpeg', 'image/webp'];
@@ -6181,7 +6188,7 @@ begin
   values ('generated-photos', 'generated-photos', false, v_bytes, v_types)
   on conflict (id) do nothing;
   begin
-    -- No list of types, an empty one, or a star allows all of them; no limit any size.
+    -- A missing or empty list of types, or a star, allows all types; a missing limit allows any size.
     update storage.buckets as b
     set public = false, file_size_limit = case when b.file_size_limit < v_bytes then v_bytes else b.file_size_limit end,
       allowed_mime_types = case

@@ -1,5 +1,5 @@
--- A restore of rows without their sequences leaves the sequences behind the ids, and every insert would fail on the primary
--- key. They go on after the highest id.
+-- A restore of rows without their sequences leaves the sequences behind the highest ids, so every insert would fail on the primary
+-- key. This sets them to the highest id.
 do $$
 declare
   v_table text;
@@ -13,8 +13,8 @@ begin
 end
 $$;
 
--- What is ordered until migrate_old_queue.sql has copied the older worker's jobs: it gets ids after theirs, and its photos may come
--- from any public host, if theirs did.
+-- Between the installation and migrate_old_queue.sql's copying of the older worker's jobs, new jobs get ids after those jobs', and photos
+-- may come from any public host if those jobs' photos did.
 do $$
 begin
   if to_regclass('public.photo_generation_queue_old') is not null and to_regclass('public.photo_generation_queue_old_ids') is null then

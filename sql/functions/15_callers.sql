@@ -12,9 +12,9 @@ begin
 end
 $$;
 
--- Whether the caller acts for themselves only. Every role is a user that the API has set and that may not become the service
--- role; of the roles that log in by themselves, only those that belong to anon or authenticated. So the service role is none,
--- nor is a superuser, a SQL session of the owner, or a job of pg_cron.
+-- Whether the caller is a user, who may act only for themselves. A role that the API has set is a user unless it may become the service
+-- role. A role that has logged in by itself is a user only if it belongs to anon or authenticated. So the service role, a superuser, a
+-- SQL session of the owner, and a job of pg_cron are not users.
 create or replace function generation.caller_is_user() returns boolean
 language plpgsql stable set search_path = ''
 as $$
@@ -26,7 +26,7 @@ begin
 end
 $$;
 
--- Refuses with 42501, as missing rights are refused; PostgREST makes it 401 for anon and 403 for the others.
+-- Refuses with 42501, the code for missing rights, which PostgREST turns into 401 for anon and 403 for others.
 create or replace function generation.refuse_caller(p_message text, p_hint text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -35,7 +35,7 @@ begin
 end
 $$;
 
--- The guard of what only the service role and SQL sessions may call.
+-- The guard of functions that only the service role and SQL sessions may call.
 create or replace function generation.require_service() returns void
 language plpgsql stable set search_path = ''
 as $$
@@ -47,7 +47,7 @@ begin
 end
 $$;
 
--- The guard of what signed-in users may call too, for themselves; the function then asks caller_is_user.
+-- The guard of functions that signed-in users may call too, for themselves; such a function then calls caller_is_user.
 create or replace function generation.require_user() returns void
 language plpgsql stable set search_path = ''
 as $$
@@ -106,7 +106,7 @@ as $$
   ('take_start_slots(uuid, text, integer, double precision, jsonb)', false)
 $$;
 
--- Those that are there.
+-- The functions of function_callers that exist.
 create or replace function generation.api_functions() returns table (id oid, name text, for_users boolean)
 language sql stable set search_path = ''
 as $$

@@ -1,7 +1,7 @@
 -- The states of jobs that several functions ask for, the images that a job lacks, and the counters of batches.
 
--- Each of these states is defined once, here; the predicate of the index that finds such jobs (photo_generation_queue_ready, …) is the
--- same, which a test compares.
+-- Each of these states is defined once, here. The index that finds such jobs (photo_generation_queue_ready, …) has the same predicate; a
+-- test compares them.
 
 -- Jobs that a claim may hand out now.
 create or replace view generation.ready_jobs with (security_invoker = true) as
@@ -38,9 +38,9 @@ begin
 end
 $$;
 
--- Adds to the counters of batches and closes those whose jobs have all ended. p_changes is an array of
--- {batchId, jobsDone, jobsFailed, imagesFailed}, several for one batch allowed, negative when a failed
--- job is taken up again. Locks the batches in the order of their ids.
+-- Adds to the counters of batches, and closes the batches whose jobs have all ended. p_changes is an array of
+-- {batchId, jobsDone, jobsFailed, imagesFailed}; a batch may occur several times, and the numbers are negative when a failed job is
+-- retried. Locks the batches in the order of their ids.
 create or replace function generation.roll_up(p_changes jsonb) returns void
 language plpgsql set search_path = ''
 as $$

@@ -2,9 +2,9 @@
 -- advance by the images ordered, so that users take turns, image by image, however much one of them orders. generation.flows has the
 -- latest tags of each user.
 
--- The virtual time of a priority in start-time fair queueing (Goyal, Vin, Cheng 1996): the tag at the
--- head of what is ready, and of the jobs p_also_ready; with nothing ready, the highest tag ever given, so that nobody is held to
--- what they got while the queue was otherwise idle. Never before a job that was handed out past others: see pass_over.
+-- The virtual time of a priority: the lowest tag of the ready jobs and of the jobs p_also_ready. If no job is ready, it is the highest tag
+-- ever given, so that a user who was served while nobody else ordered is not behind others later. It is never lower than what pass_over
+-- has stored.
 create or replace function generation.virtual_time(p_priority smallint, p_also_ready bigint[] default null) returns bigint
 language plpgsql stable set search_path = ''
 as $$
@@ -23,10 +23,10 @@ begin
 end
 $$;
 
--- Keeps the virtual time of the priorities of the jobs p_ids, which were handed out while others were passed over (a run has enough
--- jobs of their users): without this, what is ordered meanwhile would stand where the jobs passed over do, in the past. It advances by
--- the images handed out at most, so that a job far ahead (its user cancelled what was before it) puts nobody behind all that
--- was passed over. It never goes back, or each newcomer would stand before those who came shortly before.
+-- Stores the virtual time after the jobs p_ids were handed out and others with lower tags were not, because the run has enough jobs of
+-- their users. Without this the virtual time would stay at the lowest of those tags, and a new order would get such a low tag too, before
+-- orders that came earlier. The virtual time advances by no more than the images handed out, so that one job with a very high tag (its user
+-- cancelled the jobs before it) does not put new orders behind all the jobs that were passed over. It never goes back.
 -- Locks the rows of these priorities until the end of the transaction.
 create or replace function generation.pass_over(p_ids bigint[]) returns void
 language plpgsql set search_path = ''
@@ -40,9 +40,9 @@ begin
 end
 $$;
 
--- Reserves p_images units of the user's turn and returns where they begin: the k-th job of n images
--- stands at that plus k × n. Counts them for the day, and locks the user's tag row until the end of the transaction. A
--- transaction that began before midnight may come after one of the new day, and then counts for the new one.
+-- Reserves p_images tags for the user and returns where they begin: the k-th job of n images has that plus k × n as its tag. Counts the
+-- images for the day, and locks the user's tag row until the end of the transaction. A transaction that began before midnight counts
+-- for the new day if another one has already counted for that.
 create or replace function generation.reserve_tags(p_user_id text, p_priority smallint, p_images integer)
 returns bigint
 language sql set search_path = ''
@@ -58,11 +58,11 @@ as $$
   returning "lastTag" - p_images
 $$;
 
--- Where the jobs p_ids stand once they are ready again: {id, userId, priority, tag, cost}. What comes back of a user stands in a line
--- of its own, which begins at the virtual time and advances by the images that are still missing; a job never stands before
--- where it stood. So what comes back does not wait for the user's own backlog, and together with it takes two turns for each
--- of another user's at most. `cost` is what a turn costs of the user's share: the missing images, nothing for a job
--- that waited for a quota. The jobs p_also_ready count as ready. Reads only.
+-- The tags of the jobs p_ids once they are ready again: {id, userId, priority, tag, cost}. A user's retries have a line of their own: their
+-- tags begin at the virtual time and advance by the images that are still missing, and no job gets a lower tag than it had. So
+-- retries do not wait for the user's own backlog, and a user with both takes at most two turns for each turn of another
+-- user. `cost` is what a turn costs of the user's share: the missing images, or nothing for a job that waited for a quota. The
+-- jobs p_also_ready count as ready. Reads only.
 create or replace function generation.next_turns(p_ids bigint[], p_also_ready bigint[] default null)
 returns table (id bigint, "userId" text, priority smallint, tag bigint, cost bigint)
 language plpgsql stable rows 10 set search_path = ''
@@ -87,8 +87,8 @@ begin
 end
 $$;
 
--- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. Turns cost as many images of the user's share: the user's
--- later orders stand that much further back, and behind what came back. The caller has locked the users' tag rows.
+-- Gives the jobs p_ids their next turns (see next_turns): {id, tag}. The user's later orders get tags that are higher by what the turns
+-- cost, and higher than the tags of these jobs. The caller has locked the users' tag rows.
 create or replace function generation.take_turns(p_ids bigint[]) returns table (id bigint, tag bigint)
 language plpgsql rows 10 set search_path = ''
 as $$

@@ -6,8 +6,8 @@ create or replace function generation.end_warning_days() returns integer
 language sql immutable set search_path = ''
 as $$ select 60 $$;
 
--- The models that workers changed over to after p_model, in order; empty while Google has it. A cycle, which only a
--- person can have written, counts as none: then a run asks p_model itself, and says what is wrong.
+-- The models that have replaced p_model, in order; empty while Google has it. A cycle, which only a person can have written, counts as
+-- none: then a run asks p_model itself, and reports what is wrong.
 create or replace function generation.successors(p_model text) returns text[]
 language plpgsql stable set search_path = ''
 as $$
@@ -27,7 +27,7 @@ begin
 end
 $$;
 
--- Whether p_model is p_next or one of the models that were changed over to after it, cycles or not.
+-- Whether p_model is p_next or one of the models that have replaced it, even if they form a cycle.
 create or replace function generation.leads_back(p_next text, p_model text) returns boolean
 language sql stable set search_path = ''
 as $$
@@ -50,8 +50,8 @@ begin
 end
 $$;
 
--- The model that is expected to take p_model's place on p_today: along the successors, remembered before announced, past those
--- that are gone or whose announced end has come. Null where none is known.
+-- The model that is expected to have replaced p_model by p_today: follows the remembered successors, or else the announced ones, and skips
+-- models that are gone or whose announced end has come. Null where none is known.
 create or replace function generation.expected_successor(p_model text, p_today date) returns text
 language plpgsql stable set search_path = ''
 as $$
@@ -74,7 +74,7 @@ begin
 end
 $$;
 
--- Both prices in words, for whoever has to learn that images cost something else from now on.
+-- Both prices in words, for the person who has to know that images now cost something else.
 create or replace function generation.price_note(p_before text, p_after text) returns text
 language sql stable set search_path = ''
 as $$
@@ -139,10 +139,10 @@ begin
 end
 $$;
 
--- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once: p_successor, where the
--- operator named one, else the one that is remembered, else the announced one. Returns {model, successor, reason, note}: the model to
--- go on with, which may be a successor's own successor, and both prices in words; or successor null and why: `no_successor`,
--- or `cycle` where the successors lead back to p_model. Then nothing is remembered.
+-- Remembers that Google has answered 404 for a model, so that later runs ask its successor at once. That is p_successor if the operator
+-- named one, else the remembered one, else the announced one. Returns {model, successor, reason, note}: the model to use now, which
+-- may be a successor's own successor, and both prices in words. If there is none, successor is null, reason is `no_successor`,
+-- or `cycle` if the successors lead back to p_model, and nothing is remembered.
 -- Errors: PT400. Locks: the model's row. Safe to repeat: the second time it is remembered already.
 create or replace function public.retire_generation_model(p_model text, p_successor text default null) returns jsonb
 language plpgsql security definer set search_path = ''
@@ -170,9 +170,9 @@ end
 $$;
 
 -- Corrects what is known of a model; p_facts may have dollars (an image of 1K, null: unknown), announcedEnd, announcedSuccessor (null:
--- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. A model that
--- workers have changed over from gets the new successor at once. Returns as generation_models. Errors: PT400. Locks: the
--- model's row. Safe to repeat: the same facts are written again.
+-- none), source, and available: true, which forgets that Google answered 404 for it. What is not named stays. If the model has already been
+-- replaced, the new successor takes effect at once. Returns the same as generation_models. Errors: PT400. Locks: the model's row.
+-- Safe to repeat: the same facts are written again.
 create or replace function public.set_generation_model(p_model text, p_facts jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$

@@ -1,8 +1,8 @@
--- Runs: one row in generation.runs per invocation that claimed something. Its first claim makes the row, claims and questions to the
--- gate show that the run is alive, and its end releases what it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
+-- Runs: one row in generation.runs per invocation that claimed something. The first claim inserts the row, every later call shows that the
+-- run is alive, and its end releases the jobs that it still holds. Refusals: PT400 (a parameter), PT409 (`run_finished`).
 
--- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, null before its first claim.
--- PT409 if the run has been finished: a late claim must not take jobs that nobody will work on.
+-- Locks a run, so that a repeated claim waits for the first one and finds its jobs. Returns the run's row, or null before its first claim.
+-- PT409 if the run has ended: a late claim must not take jobs that nobody will work on.
 create or replace function generation.lock_run(p_run_id uuid) returns generation.runs
 language plpgsql set search_path = ''
 as $$
@@ -37,9 +37,9 @@ begin
 end
 $$;
 
--- The runs that count as running, and until when each does without another sign of it: until its deadline, or 90 s after it last claimed,
--- asked the gate, recorded an image or settled a job (a call to Gemini takes a minute at most by default). So a run that died does not
--- hold its place for longer. A run that is silent for longer continues, beside the run that has taken its place.
+-- The runs that count towards maxRuns, and until when each counts: until its deadline, but no longer than 90 s after it last claimed, asked
+-- the gate, recorded an image or settled a job (by default a call to Gemini takes a minute at most). So a run that has died does not
+-- hold its place for longer. A run that lives but was silent for longer continues beside the run that has taken its place.
 create or replace function generation.runs_at_once(p_now timestamptz) returns table (id uuid, until timestamptz)
 language plpgsql stable set search_path = ''
 as $$
@@ -50,10 +50,10 @@ begin
 end
 $$;
 
--- A run that finds nothing to do leaves no row, with two exceptions: the first run of all, and the first after a run that ended with a
--- problem, once the problem is over. It is over when no job is ready or in progress that could meet it again, nor a waiting job, if
--- Storage did not keep an image or the run went on in spite of its problem. The row has an id of its own, because a repeated claim would
--- find the run finished. A run that claimed before leaves its own row when it ends. Reads only heads of indexes.
+-- Writes a row for a run that found nothing to do, in two cases only: it is the first run of all, or the first after a run that ended with
+-- a problem, and the problem is over. It is over when no job is ready or in progress that could meet it again; nor may any job be waiting
+-- if Storage did not keep an image, or if the run continued in spite of its problem. The row gets a new id, because with the run's own
+-- id a repeated claim would find the run finished. A run that has claimed leaves its own row when it ends. Reads only heads of indexes.
 create or replace function generation.record_idle_run(p_run_id uuid, p_worker_id text, p_reason text) returns void
 language plpgsql set search_path = ''
 as $$
@@ -80,9 +80,9 @@ end
 $$;
 
 -- Ends a run: releases what its claims still hold, gives up its place at the gate, writes its row, and refuses its later claims.
--- Workers call it even if the answer of a claim was lost, because only this finds what that claim took. p_spent_jobs has the id of a held
--- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has images that another
--- model made than the requested one; they count for that model from now on. Returns {released}.
+-- Workers call it even if the answer of a claim was lost, because only this finds the jobs of that claim. p_spent_jobs has the id of a held
+-- job once for each request that was sent; the other jobs get their attempt back. `answeredBy` in the summary has the images that another
+-- model made than the requested one; they count for that model (see count_answers). Returns {released}.
 -- Errors: PT400. Locks: the run, gates by name, jobs by id, batches by id, then the run's place. Safe to repeat: the first summary stands.
 create or replace function public.finish_generation_run(
   p_run_id uuid, p_worker_id text, p_summary jsonb, p_spent_jobs jsonb default '[]'

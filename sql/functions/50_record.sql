@@ -1,4 +1,4 @@
--- Workers record images, one at a time. Until the job is final the first record of an image counts, whoever holds the lease.
+-- Workers record images, one at a time. Until the job is final, the first record of an image counts, even if another run holds the job.
 -- Refusals: PT400 (an index or a path that the job does not have).
 
 -- Locks the job for a record, so that a photo and a refusal of the same image cannot both be written.
@@ -30,9 +30,9 @@ $$;
 
 -- Records a stored image. p_photo is {storagePath, mimeType, width, height, bytes, model, promptTokens,
 -- outputTokens, generationMs}. Returns {result, storagePath}: `recorded`; `already_recorded` with the path
--- that counts (one's own, when the first answer was lost); `job_final` when the job has ended meanwhile, or its id
--- belongs to a job of another batch than the path names, and the image is not wanted any more. An image that had been given
--- up and was made after all counts as made.
+-- that counts (the caller's own if its first answer was lost); `job_final` if the image is no longer wanted, because the job has
+-- ended, or its id belongs to a job of another batch than the path names. An image that had been given up, and was made
+-- after all, counts as made.
 -- Errors: PT400. Locks: the job, then its batch.
 -- Safe to repeat: one row per image, and only the call that inserts it counts it; the same path comes back.
 create or replace function public.record_generated_photo(p_job_id bigint, p_image_index integer, p_photo jsonb)
@@ -85,9 +85,9 @@ begin
 end
 $$;
 
--- Records that an image will never be made; it is not asked for again. p_code is machine-readable, p_message
--- readable by the person who ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a
--- photo, which then stands) or `job_final`, also when the job is of another batch than p_batch_id. Errors: PT400.
+-- Records that an image will never be made; it is not requested again. p_code is for programs, p_message for the person who
+-- ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a photo, which then stays) or
+-- `job_final`, also if the job belongs to another batch than p_batch_id. Errors: PT400.
 -- Locks: the job, then its batch.
 -- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(

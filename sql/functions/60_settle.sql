@@ -1,7 +1,7 @@
--- Jobs end, or wait for another attempt. Each result names the claim it belongs to (the fence); a job that another claim holds by now, or
--- none, is left alone. Refusals: PT400 (a malformed result).
+-- Jobs end, or wait for another attempt. Each result names the claim that it belongs to (the fence); if that claim no longer holds the job,
+-- the job is not changed. Refusals: PT400 (a malformed result).
 
--- Reads the results of a settle into rows; the shape is told at settle_generation_jobs. PT400 for an unknown outcome.
+-- Turns the results of a settle into rows; settle_generation_jobs describes them. PT400 for an unknown outcome.
 create or replace function generation.read_results(p_results jsonb)
 returns table (
   job_id bigint, fence text, outcome text, code text, message text, retry_seconds double precision,
@@ -29,7 +29,7 @@ begin
 end
 $$;
 
--- Decides what becomes of each locked job: the new status, its code and message. Nothing is written.
+-- Decides the new status of each locked job, its code and message. Writes nothing.
 --   every image made or given up       → completed, with a note if some were given up; failed if all were
 --   rate_limited, or any other result but `released` that spends no attempt, at the maximum age → failed
 --   retry, released with attempts used up → failed; `completed` with images missing is a retry
@@ -101,7 +101,7 @@ begin
 end
 $$;
 
--- Writes the verdicts and rolls the batches up; returns [{jobId, fence, runId, status, code}] of the jobs that were still ours.
+-- Writes what judge_results decides, and updates the batches. Returns [{jobId, fence, runId, status, code}] of the jobs still held.
 create or replace function generation.apply_results(p_results jsonb) returns jsonb
 language plpgsql set search_path = ''
 as $$
@@ -113,7 +113,7 @@ declare
   v_sent bigint[];
   v_cancelled bigint[];
 begin
-  -- Requests for a job that was cancelled in progress count as well, once: otherwise users could hide them by cancelling in time.
+  -- Requests for a job that was cancelled in progress count too, once; otherwise users could avoid their limit by cancelling.
   select array_agg(l.id) filter (where l.status = 'cancelled' and l."leaseExpiresAt" is not null) into v_cancelled
   from (
     select q.id, q.status, q."leaseExpiresAt" from public.photo_generation_queue as q
@@ -159,11 +159,11 @@ $$;
 
 -- Settles several jobs of a run. p_results is an array of {jobId, fence, outcome, code, message,
 -- retryInSeconds, untilDailyReset, attemptSpent, requests}; outcome is `completed`, `failed`, `retry`, `rate_limited` or
--- `released` (ready again at once, in its place), attemptSpent (default true) false when no request counted, requests
--- (default 0) how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
--- new status and error code, and result `settled` or `lease_lost`: then the job is somebody else's, or final, and the worker
--- touches nothing more. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then batches
--- by id. Safe to repeat: the second time the lease is lost and nothing changes.
+-- `released` (ready again at once, with its old tag); attemptSpent (default true) is false if no request counted; requests
+-- (default 0) is how many were sent to Gemini for the job. Returns {results: [{jobId, result, status, code}]} with the job's
+-- new status and error code. `result` is `settled`, or `lease_lost` if another claim holds the job or it is final; then the
+-- worker leaves the job alone. Errors: PT400. Locks: jobs by id, then their users' tag rows if requests were sent, then
+-- batches by id. Safe to repeat: the second time the lease is lost and nothing changes.
 create or replace function public.settle_generation_jobs(p_results jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 set plan_cache_mode = force_generic_plan

@@ -9,8 +9,8 @@ as $$
   where k ->> 'warning' is not null
 $$;
 
--- What lies further ahead than it can, in words: [{about, subject, words}], one for each column; up to 1000 rows are counted. The
--- next run moves it, but for a wait that has no beginning: that one a person has set, or an installation before this one.
+-- Times that lie further in the future than possible, in words: [{about, subject, words}], one for each column; counts up to 1000 rows.
+-- The next run corrects them, except for a wait without a beginning, which a person or an earlier version has set.
 create or replace function generation.times_ahead(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$

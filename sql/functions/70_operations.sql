@@ -35,7 +35,7 @@ begin
   where q."batchId" = p_batch_id order by q.id for no key update;
   update public.photo_generation_queue as q
   set status = 'cancelled', "completedAt" = generation.clock(), "retryAt" = null, "waitingSince" = null,
-    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- the end of the lease stays: see users_near_daily_limit
+    "lockedBy" = null, "runId" = null, "claimId" = null, "lockedAt" = null  -- leaseExpiresAt stays: see users_near_daily_limit
   where q."batchId" = p_batch_id and q.status in ('pending', 'processing', 'rate_limited');
   get diagnostics v_cancelled = row_count;
   update public.photo_generation_batches as b
@@ -70,11 +70,11 @@ begin
 end
 $$;
 
--- Takes up to p_limit failed jobs up again, of one batch or of all, with all their attempts; only the images
--- still missing are made. A job whose folder is being swept right now waits until that is over: what the sweep
--- removes must not be adopted meanwhile. Jobs whose every missing image was refused are left alone unless
--- p_including_refused. Cancelled batches stay cancelled. They get another turn each (see next_turns), those that wait
--- for a sweep when that is over. Returns {retried}.
+-- Retries up to p_limit failed jobs, of one batch or of all, with all their attempts; only the images still missing are
+-- made. A job whose folder is being swept waits until that is over: its next claim must not adopt an object that the
+-- sweep removes. Jobs whose missing images were all refused are not retried unless p_including_refused. Cancelled
+-- batches stay cancelled. Each job gets another turn (see next_turns), after the sweep if it waits for one.
+-- Returns {retried}.
 -- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
@@ -98,7 +98,7 @@ begin
     order by q.id limit p_limit
     for no key update of q
   ) as f;
-  -- A batch may have been cancelled while we waited for its jobs; from now on it waits for us.
+  -- A batch may have been cancelled while this waited for its jobs. Now that they are locked, none can be.
   select array_agg(q.id) into v_ids from public.photo_generation_queue as q
   join public.photo_generation_batches as b on b.id = q."batchId" and b.status <> 'cancelled'
   where q.id = any (v_ids);

@@ -1,17 +1,17 @@
--- Whether the database's rights are those of 80_access.sql: what a restore, another migration or a click in the dashboard has
--- opened or closed since. Nothing here is refused but callers.
+-- Whether the database's rights are those of 80_access.sql. A restore, another migration or a click in the dashboard can have opened or
+-- closed something. Refuses callers only.
 
--- Our tables: `open` are those whose rows their users may read.
+-- The queue's tables; `open` says that users may read their own rows.
 create or replace function generation.own_tables() returns table (id oid, name text, open boolean, secured boolean)
 language sql stable set search_path = ''
 as $$
   select c.oid, format('%s.%s', n.nspname, c.relname), n.nspname = 'public', c.relrowsecurity
   from pg_catalog.pg_class as c join pg_catalog.pg_namespace as n on n.oid = c.relnamespace
-  where c.relkind in ('r', 'p') and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (
-    'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos'))
+  where c.relkind in ('r', 'p')
+    and (n.nspname = 'generation' or n.nspname = 'public' and c.relname in (select t.name from generation.table_callers() as t))
 $$;
 
--- What the roles of the API may do beside what they should, and what they should and may not: {object, problem}.
+-- What the roles of the API may do but should not, or should do but may not: {object, problem}.
 create or replace function generation.deviating_grants() returns table (object text, problem text)
 language sql stable set search_path = ''
 as $$
@@ -45,7 +45,7 @@ as $$
   group by x.object, x.role, x.may
 $$;
 
--- What is wrong with row-level security and its policies: {object, problem, ours}; `ours` is false of what the app has made.
+-- What is wrong with row-level security and its policies: {object, problem, ours}; `ours` is false for a policy that is the app's.
 create or replace function generation.deviating_policies() returns table (object text, problem text, ours boolean)
 language sql stable set search_path = ''
 as $$
@@ -81,7 +81,7 @@ as $$
 $$;
 
 -- Every difference between the rights in this database and what they should be: {findings: [{object, problem, ours}]}. What is
--- `ours` is put right by running install.sql again. Safe to repeat: reads only.
+-- `ours` is corrected by running install.sql again. Safe to repeat: reads only.
 create or replace function public.generation_access_findings() returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$

@@ -1,13 +1,13 @@
--- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and whoever watches in SQL.
+-- The queue in numbers: one answer for `python -m worker status`, GET /status, GET /metrics and SQL sessions.
 --
--- Nothing here reads all finished rows. What has not ended is counted through the partial indexes, what has ended within a day
--- by minutes, ten minutes and hours (79_counts.sql). No plan is worth compiling.
+-- Nothing here reads all ended rows. Jobs that have not ended are counted through the partial indexes. What ended within a day comes from
+-- counters (79_counts.sql), but for the last minutes. JIT compilation would take longer than any of these queries.
 
 -- Jobs that have not ended: {ready, waiting, rateLimited, processing, stale, oldestReadySeconds, due: {jobs, images, oldestSeconds},
--- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. Due is what is ready
--- or whose retryAt has come; ages are times since the order. `ages` has for each status one count per bound: not older than that, and
--- older than the bound before; the last has none. An image is due while it is neither made nor given up: only a job that was claimed
--- before can have other images, and only if its batch has any.
+-- nextRetryAt, nextTrySeconds: {waiting, rateLimited}, ages: {upToSeconds, pending, rateLimited, processing}}. A job is due if it is ready
+-- or its retryAt has come. `ages` counts the jobs of each status by the time since the order: those up to each bound and above the one
+-- before; the last bound, null, has all that are older. An image of a due job counts unless it is made or given up. Only jobs that were
+-- claimed before can have such images, and only if their batch has any, so the others are not looked up.
 create or replace function generation.depth_stats(p_now timestamptz) returns jsonb
 language plpgsql stable set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
 as $$
@@ -68,10 +68,11 @@ begin
 end
 $$;
 
--- What the windows and series of flow_stats are added up from: counters, and what none of them can tell, counted now. A row counts for
--- the windows `first` to `last`, of 1: five minutes, 2: an hour, 3: a day. The day is divided into hours, those without a counter
--- into ten minutes each, and these into minutes. A counter of more than a minute cannot be used if a window begins within it, and none
--- if it has a marked minute. What a window has of the minute in which it begins is counted for this window alone.
+-- The parts that flow_stats adds up: counters, and spans without one, which are counted from the tables. A part belongs to the windows
+-- `first` to `last`, where 1 is five minutes, 2 an hour, 3 a day. The day is divided into hours; an hour whose counter cannot be used is
+-- divided into ten minutes, and these into minutes. No counter with a marked minute is used, and none of more than a minute if a window
+-- begins within it. The minute in which a window begins belongs to the longer windows; the part of it that is in this window is counted for
+-- this window alone.
 create or replace function generation.parts_of_day(p_now timestamptz)
 returns table (first integer, last integer, is_counter boolean, counts generation.counts)
 language plpgsql stable rows 100 set search_path = '' set plan_cache_mode = force_generic_plan set jit = off
@@ -102,7 +103,7 @@ begin
   ), used as materialized (
     select c.at, c.until, c.level, c.is_counted, 4 - width_bucket(c.at, v_bounds) as first
     from cells as c where (c.is_counted or c.level = 3) and width_bucket(c.at, v_bounds) > 0
-  ), gaps as (  -- each minute of the last hour, and elsewhere those that follow each other within an hour
+  ), gaps as (  -- minutes without a counter: in the last hour each by itself, before that those of an hour that follow each other
     select u.first, min(u.at) as at, max(u.until) as until
     from (
       select m.*, m.at - row_number() over (order by m.at) * interval '1 minute' as island from used as m where not m.is_counted
@@ -235,9 +236,18 @@ begin
 end
 $$;
 
--- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: {id, startedAt, finishedAt, stopReason,
--- problem}}, where `problem` is what a person has to fix. Idle runs are kept only where that is news (record_idle_run);
--- one died that has passed its deadline without an end.
+-- A run: {id, startedAt, finishedAt, stopReason, problem}, where `problem` is what a person has to fix.
+create or replace function generation.run_in_short(p_run generation.runs) returns jsonb
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return jsonb_build_object('id', p_run.id, 'startedAt', p_run."startedAt", 'finishedAt', p_run."finishedAt",
+    'stopReason', p_run.summary ->> 'stopReason', 'problem', p_run.summary ->> 'problem');
+end
+$$;
+
+-- Runs: {active, lastHour, diedLastHour, secondsSinceLast, lastFinished: as run_in_short}. Of idle runs only some have a row
+-- (record_idle_run). A run has died if its deadline has passed and it has not ended.
 create or replace function generation.run_stats(p_now timestamptz) returns jsonb
 language sql stable set search_path = ''
 as $$
@@ -247,13 +257,12 @@ as $$
     'diedLastHour', (select count(*) from generation.runs as r
       where r."finishedAt" is null and r."endsBy" <= p_now and r."endsBy" > p_now - interval '1 hour'),
     'secondsSinceLast', (select round(extract(epoch from p_now - max(r."startedAt")), 3) from generation.runs as r),
-    'lastFinished', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
+    'lastFinished', (
+      select generation.run_in_short(r) from generation.runs as r where r."finishedAt" is not null order by r."startedAt" desc limit 1))
 $$;
 
--- Why nothing may start, of generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null while something may.
--- Gates that started nothing today hold nobody up, unless none did: that of a model nobody uses any more stays open.
+-- Why nothing may start, from generation_gate's answer: `paused`, `daily_cap` or `rate_limited`; null if something may. Gates that started
+-- something today are considered, or all gates if none did: the gate of a model that is no longer used stays open.
 create or replace function generation.held_by(p_gate jsonb) returns text
 language sql immutable set search_path = ''
 as $$
@@ -293,14 +302,12 @@ begin
     'models', (select coalesce(jsonb_agg(jsonb_build_object('model', k -> 'model', 'dollars', k -> 'dollars',
         'announcedEnd', k -> 'announcedEnd', 'endsInDays', k -> 'endsInDays')), '[]') from jsonb_array_elements(v_models) as k),
     'warnings', generation.warnings(v_models) || generation.times_ahead(v_now),
-    'lastRun', (select jsonb_build_object('id', r.id, 'startedAt', r."startedAt", 'finishedAt', r."finishedAt",
-        'stopReason', r.summary ->> 'stopReason', 'problem', r.summary ->> 'problem')
-      from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
+    'lastRun', (select generation.run_in_short(r) from generation.runs as r order by r."startedAt" desc limit 1)) || v_flow;
 end
 $$;
 
--- The queue in numbers: queue_stats. First it counts minutes that are over, two hours of them at most, so that the numbers do not
--- take longer with the photos of the day. Safe to repeat: changes nothing but counters.
+-- The queue in numbers, as queue_stats returns them. First counts minutes that are over, at most two hours of them, so that this takes no
+-- longer with more photos a day. Safe to repeat: changes nothing but counters.
 create or replace function public.generation_queue_stats() returns jsonb
 language plpgsql security definer set search_path = '' set timezone = 'UTC'
 as $$

@@ -19,9 +19,9 @@ as $$
   where c.jobs_before < p_limit
 $$;
 
--- Removes batches with their jobs and what is known of images that failed; the photos' rows stay. A batch goes as a
--- whole or not at all, so that its counters always equal its rows: one of which somebody holds a job, or which has been
--- taken up again, is left for the next time. Returns how many jobs and batches have gone.
+-- Removes batches with their jobs and failed images; the photos' rows stay. A batch is removed as a whole or not at all, so
+-- that its counters always equal its rows: it is left for the next time if one of its jobs is locked, or has been
+-- retried. Returns how many jobs and batches were removed.
 create or replace function generation.prune_batches(p_batch_ids text[], p_before timestamptz, out jobs integer, out batches integer)
 language plpgsql set search_path = ''
 as $$
@@ -34,7 +34,7 @@ begin
     where q."batchId" = any (p_batch_ids) order by q.id for update skip locked
   ) as l;
   perform 1 from public.photo_generation_batches as b where b.id = any (p_batch_ids) order by b.id for update;
-  -- A look after the locks: nothing can come to these batches any more.
+  -- Checked after the locks: from now on no job can be added to these batches.
   select array_agg(b.id) into v_batches from public.photo_generation_batches as b
   where b.id = any (p_batch_ids) and b."completedAt" < p_before and not exists (
     select from public.photo_generation_queue as q
@@ -47,7 +47,7 @@ begin
 end
 $$;
 
--- Runs that ended, or died, before p_before; the last run stays, for whoever asks when there was one.
+-- Removes runs that ended, or died, before p_before. The last run stays, because the numbers show when it was.
 create or replace function generation.prune_runs(p_before timestamptz, p_limit integer) returns integer
 language plpgsql set search_path = ''
 as $$
@@ -65,7 +65,7 @@ begin
 end
 $$;
 
--- Idempotency keys from before p_before whose batch has gone: a key is good for longer than its order can be seen.
+-- Removes idempotency keys from before p_before whose batch has been removed, so a key is valid for longer than its order exists.
 create or replace function generation.prune_keys(p_before timestamptz, p_limit integer) returns integer
 language plpgsql set search_path = ''
 as $$

@@ -1,8 +1,8 @@
 -- Erasure removes a user's rows from every table at once. Only the Storage API can empty the user's folder, so the sweep does that;
 -- generation.erasures has the folder until it is empty. Refusals: PT400 (a parameter).
 
--- Takes a user's jobs (locked, as their batches are) out of the counters of batches that hold other users' jobs too, as
--- only direct inserts can make them, and hands those that were the user's own over to one of the others.
+-- Subtracts a user's jobs from the counters of batches that other users have jobs in too, which only direct inserts can make. A batch
+-- that belonged to the user then belongs to one of the others. The caller has locked the jobs and their batches.
 create or replace function generation.leave_shared_batches(p_user_id text, p_jobs bigint[]) returns void
 language plpgsql set search_path = ''
 as $$
@@ -60,7 +60,7 @@ begin
   if coalesce(p_user_id, '') = '' then
     perform generation.refuse('400', 'missing', 'p_user_id is missing', 'Name the user to be erased.');
   end if;
-  -- Orders under way of this user are waited for, later ones find the erasure.
+  -- Waits for this user's orders in progress; later ones find the erasure and are refused.
   perform pg_advisory_xact_lock(generation.lock_class('user'), hashtext(p_user_id));
   if generation.is_folder(v_folder) then
     insert into generation.erasures ("userFolder", "requestedAt") values (v_folder, generation.clock()) on conflict do nothing;
@@ -90,8 +90,8 @@ begin
 end
 $$;
 
--- Up to p_limit folders in the bucket of generated photos to be emptied: {folders}, those first that nobody has looked into,
--- or the longest ago. Errors: PT400. Safe to repeat: emptying an empty folder does nothing.
+-- Up to p_limit folders in the bucket of generated photos to be emptied: {folders}. Those that no sweep has looked into come first, then
+-- those that were looked into longest ago. Errors: PT400. Safe to repeat: emptying an empty folder does nothing.
 create or replace function public.generation_erasures_to_sweep(p_limit integer default 10) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
@@ -118,9 +118,9 @@ begin
 end
 $$;
 
--- Tells what became of a user's folder; p_empty, whether nothing lay in it at the end. An erasure is done, and the last trace
--- of the user with it, once two sweeps in a row have found the folder empty ten minutes or more after the request:
--- a run lives for 270 s at most, so by then nothing can be on its way to it. Returns {done}.
+-- Records what a sweep found in a user's folder; p_empty says that it was empty at the end. An erasure is done, and the last row about
+-- the user is removed, once two sweeps in a row have found the folder empty at least ten minutes after the request. A
+-- run lasts 270 s at most, so by then nothing is being uploaded to it any more. Returns {done}.
 -- Errors: PT400. Safe to repeat: what is done stays done, and only generation_erasures_to_sweep begins another look.
 create or replace function public.settle_generation_erasure(p_user_folder text, p_empty boolean) returns jsonb
 language plpgsql security definer set search_path = ''

@@ -94,7 +94,7 @@ begin
 end
 $$;
 
--- Adds up the counters of the minutes of ten minutes or an hour.
+-- The counters of ten minutes or an hour, added up from those of its minutes.
 create or replace function generation.add_up_minutes(p_at timestamptz, p_seconds integer) returns generation.counts
 language plpgsql stable set search_path = '' set jit = off
 as $$
@@ -127,8 +127,8 @@ begin
 end
 $$;
 
--- Counts up to p_limit minutes of the last day that are over and not counted yet, if nobody else is at it. It does nothing where there is
--- nothing to do, nor in a transaction that cannot write, or whose snapshot or transaction id is from before this call. Locks: the row of
+-- Counts up to p_limit minutes of the last day that are over and not counted yet. Writes nothing if there is none, if another session is
+-- counting, or in a transaction that cannot write or has a snapshot or transaction id from before this call. Locks: the row of
 -- generation.counting, which is skipped if somebody holds it.
 create or replace function generation.roll_counts(p_limit integer) returns void
 language plpgsql set search_path = ''
@@ -214,8 +214,8 @@ end
 $$;
 
 -- Marks the minute of a time. A transaction marks a minute once; two transactions may both mark it, so that neither waits. A minute
--- that is older than what roll_counts counts (25 hours, and one more for calls in progress) is marked only if it is counted. One that
--- is not needs no mark, even if the clock goes back: it is counted after its change.
+-- that is older than what roll_counts counts (25 hours, and one more for calls in progress) is marked only if it has a counter. Without
+-- one it needs no mark, even if the clock goes back: it would be counted after its change.
 create or replace function generation.mark_minute(p_time timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
@@ -274,8 +274,8 @@ begin
 end
 $$;
 
--- What is written in time needs no mark, and its writer must not wait for one: the conditions keep the triggers from being called at all.
--- They ask the server's clock instead of generation.moment(), because who inserts a row may not call that.
+-- A row that is written in time needs no mark, and its writer must not pay for one, so the triggers' conditions leave such rows out. They
+-- use the server's clock instead of generation.moment(), because a role that inserts rows may not call that.
 drop trigger if exists photo_generation_photos_mark on public.photo_generation_photos;
 create trigger photo_generation_photos_mark after update or delete on public.photo_generation_photos
 for each row execute function generation.mark_image();
@@ -296,7 +296,7 @@ drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
 
--- Of jobs only what the counters count: their end, and what it says.
+-- A change of a job matters only if it changes what the counters count: when the job ended, how, and how long that took.
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
@@ -314,5 +314,5 @@ drop trigger if exists photo_generation_queue_mark_all on public.photo_generatio
 create trigger photo_generation_queue_mark_all after truncate on public.photo_generation_queue
 for each statement execute function generation.mark_all();
 
--- The row that says what may be counted, if a restore of rows has lost it.
+-- A restore of rows can have lost the row that says which minutes may be counted.
 insert into generation.counting default values on conflict do nothing;

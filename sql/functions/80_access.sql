@@ -5,8 +5,8 @@ revoke all on schema generation from public, anon, authenticated, service_role;
 revoke all on all tables in schema generation from public, anon, authenticated, service_role;
 revoke all on all functions in schema generation from public, anon, authenticated, service_role;
 
--- As 15_callers.sql says. An inserted row takes its id from the sequence without a right to it; who could set one back would stop
--- every insert.
+-- Grants what 15_callers.sql lists. No role needs a right to a sequence to insert rows, and a role that could reset one could stop every
+-- insert.
 do $$
 declare
   v_table record;
@@ -33,9 +33,8 @@ begin
 end
 $$;
 
--- Row-level security: everyone sees their own rows, and only the functions write. The condition is
--- `auth.jwt() ->> 'sub'` spelled out, so that it also stands where there is no schema auth; the sub-select
--- makes PostgreSQL read the token once per query instead of once per row.
+-- Row-level security: users see their own rows, and only the functions write. The condition is `auth.jwt() ->> 'sub'` spelled
+-- out, so that it also works without a schema auth. The subselect lets PostgreSQL read the token once per query instead of once per row.
 alter table public.photo_generation_batches enable row level security;
 alter table public.photo_generation_queue enable row level security;
 alter table public.photo_generation_photos enable row level security;

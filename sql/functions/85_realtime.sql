@@ -1,10 +1,10 @@
--- Realtime: what changes in a batch, its jobs and its photos is told to whoever subscribes and may read the row: row-level
--- security decides for each subscriber. Each change of a row of these tables becomes one message of the write-ahead
--- log for Realtime to look at, subscribers or not; to leave a table out, afterwards:
+-- Realtime sends changes of batches, jobs and photos to subscribers who may read the row, as row-level security decides. It reads each
+-- change of a published table from the write-ahead log, even without subscribers. To leave a table out, run afterwards:
 -- alter publication supabase_realtime drop table public.photo_generation_queue;
--- Row-level security does not reach deleted rows: Realtime tells every subscriber their ids. What is published is a setting of
--- the whole publication, so where it has tables of the app too, it is left as it is; where it has only ours, it publishes
--- inserts and updates. Without the publication, which every Supabase project has, there is nothing to do.
+--
+-- Row-level security does not apply to deleted rows: Realtime would send their ids to every subscriber. Which changes are published is a
+-- setting of the whole publication. If it has only the queue's tables, it is set to publish inserts and updates; if it has tables of the
+-- app too, it is left as it is. Without the publication, which every Supabase project has, there is nothing to do.
 do $$
 declare
   v_table text;
@@ -12,7 +12,7 @@ begin
   if not exists (select from pg_catalog.pg_publication as p where p.pubname = 'supabase_realtime' and not p.puballtables) then
     return;
   end if;
-  foreach v_table in array array['photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos'] loop
+  for v_table in select distinct c.name from generation.table_callers() as c loop
     if not exists (
       select from pg_catalog.pg_publication_tables as t
       where t.pubname = 'supabase_realtime' and t.schemaname = 'public' and t.tablename = v_table
@@ -24,8 +24,8 @@ begin
     select from pg_catalog.pg_publication as p
     where p.pubname = 'supabase_realtime' and (p.pubdelete or p.pubtruncate) and not exists (
       select from pg_catalog.pg_publication_tables as t
-      where t.pubname = p.pubname and (t.schemaname <> 'public' or t.tablename not in (
-        'photo_generation_batches', 'photo_generation_queue', 'photo_generation_photos')))
+      where t.pubname = p.pubname
+        and (t.schemaname <> 'public' or t.tablename not in (select c.name from generation.table_callers() as c)))
   ) then
     alter publication supabase_realtime set (publish = 'insert, update');
     raise notice 'supabase_realtime publishes inserts and updates: ids of deleted rows would reach every subscriber.';

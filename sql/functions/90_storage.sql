@@ -1,8 +1,8 @@
 -- The private bucket for generated photos, and everyone's right to read their own. Without Supabase Storage
 -- (a plain PostgreSQL) there is nothing to do.
 --
--- A bucket of that name that is there already is repaired: it is made private, and takes every type and size of image that
--- the models make; what else it allows stays. Without the right to change it, this fails and says what to set.
+-- An existing bucket of that name is repaired: it becomes private and accepts every type and size of image that the models make; whatever
+-- else it accepts stays. Without the right to change it, this fails and says what to set.
 do $$
 declare
   v_types constant text[] := array['image/png', 'image/jpeg', 'image/webp'];
@@ -17,7 +17,7 @@ begin
   values ('generated-photos', 'generated-photos', false, v_bytes, v_types)
   on conflict (id) do nothing;
   begin
-    -- No list of types, an empty one, or a star allows all of them; no limit any size.
+    -- A missing or empty list of types, or a star, allows all types; a missing limit allows any size.
     update storage.buckets as b
     set public = false, file_size_limit = case when b.file_size_limit < v_bytes then v_bytes else b.file_size_limit end,
       allowed_mime_types = case
