@@ -25,7 +25,7 @@ from worker.photos.address import is_url
 from worker.photos.download import PhotoDownload
 from worker.photos.fetch import ORIGINAL_BYTES, PhotoFetcher
 from worker.photos.memory import PHOTO_BYTES, PhotoMemory, RunPhotos
-from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
+from worker.photos.prepare import PhotoPreparer
 from worker.run.context import SHUTDOWN_SECONDS, RunContext, Services
 from worker.run.request import Action, RunRequest
 from worker.run.run import run
@@ -58,10 +58,8 @@ class Worker:
         self.uniform: Uniform = random.SystemRandom().uniform
         self.stopping = asyncio.Event()
         self._web = web or PhotoDownload(contact=settings.photo_contact)
-        self._preparer = PhotoPreparer(
-            settings.photo_max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic
-        )
-        self._originals = FairBudget(ORIGINAL_BYTES)
+        self._preparer = PhotoPreparer(settings.photo_max_edge, time.monotonic)
+        self._originals = FairBudget(ORIGINAL_BYTES, monotonic=time.monotonic)
         self._memory = PhotoMemory(PHOTO_BYTES, time.monotonic)
         self._services = Services(
             queue=self.queue,
@@ -189,9 +187,8 @@ class Worker:
 
     def _fetcher(self, buckets: Sequence[str], hosts: Sequence[str]) -> PhotoFetcher:
         most = self.settings.photo_max_bytes
-        return PhotoFetcher(
-            self.store, self._web, self._preparer, self._originals, buckets, hosts, max_bytes=most
-        )
+        sources = (self.store, self._web, self._preparer, self._originals, buckets, hosts)
+        return PhotoFetcher(*sources, max_bytes=most, monotonic=time.monotonic)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,10 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from tests.support.photo_files import PHOTOS, SAMPLES
-from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput
 from worker.jobs import Photo
 from worker.photos.kinds import kind_of
-from worker.photos.prepare import DECODERS, LARGE_PHOTOS, MAX_PREPARED_BYTES, PhotoPreparer
+from worker.photos.prepare import MAX_PREPARED_BYTES, PhotoPreparer
 
 EDGE = 2048
 LARGE = {"large.jpg", "long.png", "progressive.jpg", "see-through-and-large.png"}
@@ -36,7 +35,7 @@ def edge(request: pytest.FixtureRequest) -> int | None:
 @pytest.fixture(scope="module")
 def prepare(edge: int | None) -> Iterator[Prepare]:
     """Prepares photos one after the other, as a worker does."""
-    preparer = PhotoPreparer(edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic)
+    preparer = PhotoPreparer(edge, time.monotonic)
     with asyncio.Runner() as runner:
         yield lambda data: runner.run(preparer.prepare(data, "user", "me.jpg"))
         runner.run(preparer.close())

@@ -15,15 +15,14 @@ import pytest
 
 from tests.support.clone import descendants
 from tests.support.photo_files import endless, endless_and_large, marked, saved
-from worker.common.fair_budget import FairBudget
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
-from worker.photos.prepare import DECODERS, LARGE_PHOTOS, PhotoPreparer
+from worker.photos.prepare import PhotoPreparer
 
 
 def preparer_of(max_edge: int | None = 2048) -> PhotoPreparer:
     """As the worker builds it."""
-    return PhotoPreparer(max_edge, FairBudget(DECODERS), FairBudget(LARGE_PHOTOS), time.monotonic)
+    return PhotoPreparer(max_edge, time.monotonic)
 
 
 @pytest.fixture
@@ -146,18 +145,17 @@ async def test_a_photo_is_prepared_while_the_largest_ones_of_other_users_are_dec
 async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a user's large photo another user's comes first, although it was asked for later."""
     monkeypatch.setattr("worker.photos.prepare.ORDINARY_BYTES", 0)
-    large, ready = FairBudget(LARGE_PHOTOS), list[str]()
-    preparer = PhotoPreparer(2048, FairBudget(DECODERS), large, time.monotonic)
+    preparer, ready = preparer_of(), list[str]()
 
     async def prepare(name: str) -> None:
         await preparer.prepare(photo(name), name[0], name)
         ready.append(name)
 
-    async with large.hold("first", 1):
+    async with preparer.large.hold("first", 1):
         tasks = []
         for name in ("a1", "a2", "a3", "b1"):
             tasks.append(asyncio.create_task(prepare(name)))
-            while large.waiting < len(tasks):
+            while preparer.large.waiting < len(tasks):
                 await asyncio.sleep(0.01)
     await asyncio.gather(*tasks)
     assert ready == ["a1", "b1", "a2", "a3"]
@@ -166,8 +164,9 @@ async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatc
 
 async def test_slow_photos_delay_another_users_quick_ones_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns cost seconds: all quick photos of a user come before the next slow one of another."""
-    ready, now, turns = list[str](), 0.0, FairBudget(1)
-    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS), lambda: now)
+    monkeypatch.setattr("worker.photos.prepare.DECODERS", 1)
+    ready, now = list[str](), 0.0
+    preparer = PhotoPreparer(2048, lambda: now)
 
     async def prepared(_preparer: PhotoPreparer, kind: str, data: bytes, _memory: int) -> Photo:
         nonlocal now
@@ -180,11 +179,11 @@ async def test_slow_photos_delay_another_users_quick_ones_once(monkeypatch: pyte
         ready.append(name[:4])
 
     monkeypatch.setattr(PhotoPreparer, "_prepared", prepared)
-    async with turns.hold("first", 1):
+    async with preparer.turns.hold("first", 1):
         tasks = []
         for number in range(12):
             tasks.append(asyncio.create_task(prepare(f"{'slow' if number < 4 else 'fast'}{number}")))
-            while turns.waiting < len(tasks):
+            while preparer.turns.waiting < len(tasks):
                 await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     assert ready[:6] == ["slow"] + 5 * ["fast"]
@@ -192,12 +191,11 @@ async def test_slow_photos_delay_another_users_quick_ones_once(monkeypatch: pyte
 
 async def test_nobody_waits_for_another_users_turn_to_prepare_the_same_content() -> None:
     """A photo that two users have is prepared in the turn of whoever has one first."""
-    turns = FairBudget(DECODERS)
-    preparer = PhotoPreparer(2048, turns, FairBudget(LARGE_PHOTOS), time.monotonic)
+    preparer = preparer_of()
     slow = asyncio.create_task(preparer.prepare(endless(), "attacker", "slow.jpg"))
     await until_decoding()
     behind = asyncio.create_task(preparer.prepare(photo("both"), "attacker", "both.jpg"))
-    while not turns.waiting:
+    while not preparer.turns.waiting:
         await asyncio.sleep(0.01)
     assert (await preparer.prepare(photo("both"), "victim", "both.jpg")).data
     assert not (slow.done() or behind.done())

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from io import BytesIO
@@ -214,7 +215,7 @@ def fetcher_of(
     bucket: PhotoBucket, web: PhotoDownload, *buckets: str, hosts: Sequence[str] = ("*",), **limits: Any
 ) -> PhotoFetcher:
     """Fetches photos and leaves them as they are."""
-    limits = {"max_bytes": MAX_BYTES, **limits}
+    limits = {"max_bytes": MAX_BYTES, "monotonic": time.monotonic, **limits}
     return PhotoFetcher(bucket, web, AsItIs(), FairBudget(ORIGINAL_BYTES), buckets, hosts, **limits)
 
 

@@ -170,3 +170,77 @@ async def test_who_is_cancelled_at_the_moment_of_being_served_gives_it_back(hold
     await first.leave()
     next_one.task.cancel()
     assert await holding(hold("c", 20)) == [True]
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def hold_timed(clock: Clock) -> Hold:
+    """Asks for bytes of a room of 20, in which owners take turns by bytes × seconds."""
+    budget = FairBudget(20, monotonic=clock)
+    return lambda owner, size: Holder(budget.hold(owner, size))
+
+
+async def test_who_holds_long_waits_for_those_who_hold_briefly(hold_timed: Hold, clock: Clock) -> None:
+    """Two owners whose photos take ten seconds are behind a third's whose photos take one, all of them."""
+    slow = [hold_timed(owner, 10) for _ in range(3) for owner in "ab"]
+    quick = [hold_timed("c", 10) for _ in range(5)]
+    assert await holding(slow[0], slow[1], quick[0]) == [True, True, False]
+    clock.seconds += 10
+    await slow[0].leave()
+    for each in quick:
+        assert await holding(each, slow[2]) == [True, False]
+        clock.seconds += 1
+        await each.leave()
+    assert await holding(slow[2]) == [True]
+
+
+async def test_an_owner_who_comes_later_is_no_further_ahead_than_who_had_least(
+    hold_timed: Hold, clock: Clock
+) -> None:
+    """New accounts cannot keep an old one from its turn."""
+    first, second = hold_timed("a", 10), hold_timed("b", 10)
+    await holding(first, second)
+    clock.seconds += 10
+    waiting = hold_timed("a", 10)
+    await second.leave()
+    new = [hold_timed(f"new {number}", 10) for number in range(3)]
+    for each in new:
+        await holding(each)
+        clock.seconds += 10
+        await each.leave()
+    await first.leave()
+    later = hold_timed("newer", 10)
+    assert await holding(waiting, later) == [True, True]
+
+
+async def test_requests_that_are_cancelled_cost_their_owner_nothing(hold_timed: Hold, clock: Clock) -> None:
+    """The end of a run cancels them; the budget of photos' memory lives on."""
+    first, other = hold_timed("a", 10), hold_timed("b", 10)
+    waiting = [hold_timed("victim", 10) for _ in range(8)]
+    await holding(*waiting)
+    clock.seconds += 10
+    for each in waiting:
+        each.task.cancel()
+    await asyncio.gather(*(each.task for each in waiting), return_exceptions=True)
+    behind = [hold_timed("a", 10) for _ in range(2)]
+    next_one = hold_timed("victim", 10)
+    await first.leave()
+    assert await holding(behind[0], next_one, other) == [True, False, True]
+    clock.seconds += 1
+    await other.leave()
+    assert await holding(next_one, behind[1]) == [True, False]

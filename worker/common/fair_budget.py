@@ -29,19 +29,31 @@ class FairBudget:
     ones; requests of the same owner are granted in order. A request that exceeds its owner's half delays only
     that owner. A request larger than `limit` is granted when nothing else is held, one larger than half when
     its owner holds nothing. `price` is what a unit costs an owner: at price 3, a third as many units as at 1.
+
+    With `monotonic`, which returns seconds, owners take turns by what they hold times how long. So an owner
+    whose photos take minutes is behind one whose photos take seconds, and a request that is cancelled at the
+    moment of its grant costs nothing.
     """
 
     def __init__(
-        self, limit: int, *, alone: int | None = None, price: Callable[[str], float] = lambda _owner: 1.0
+        self,
+        limit: int,
+        *,
+        alone: int | None = None,
+        price: Callable[[str], float] = lambda _owner: 1.0,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._limit = limit
         self._share = limit // 2
         self._alone = self._share if alone is None else alone
         self._price = price
+        self._monotonic = monotonic
+        self._charged_at = monotonic() if monotonic else 0.0
         self._closed = False
         self._held: Counter[str] = Counter()
         self._total = 0
         self._waiting: list[_Waiter] = []
+        self._watchers: list[tuple[str, asyncio.Event]] = []
         self._now = self._granted = 0.0
         self._turns: dict[str, float] = {}
 
@@ -59,6 +71,16 @@ class FairBudget:
     def owners_waiting(self) -> set[str]:
         """Whose requests wait to be granted."""
         return {waiter.owner for waiter in self._waiting}
+
+    async def until_others_wait(self, owner: str) -> None:
+        """Wait until another owner, who has not reached their half, has to wait for units."""
+        watcher = (owner, asyncio.Event())
+        self._watchers.append(watcher)
+        self._notify()
+        try:
+            await watcher[1].wait()
+        finally:
+            self._watchers.remove(watcher)
 
     @asynccontextmanager
     async def hold(
@@ -125,6 +147,7 @@ class FairBudget:
 
     def add(self, owner: str, size: int) -> None:
         """Add `size` units to what the owner holds; a negative size releases them."""
+        self._charge_time()
         self._held[owner] += size
         self._total += size
         if not self._held[owner]:
@@ -132,24 +155,51 @@ class FairBudget:
         if size < 0:
             self._serve()
 
-    def charge(self, owner: str, units: float) -> None:
-        """Count units towards the turns of an owner beyond those it was granted, such as the time it took."""
-        self._turns[owner] = self._turns.get(owner, self._now) + units * self._price(owner)
-
     def _enter(self, owner: str) -> None:
         """Give an owner who begins to wait a turn that is not in the past."""
-        waiting = self.owners_waiting
-        self._turns = {
-            name: turn for name, turn in self._turns.items() if turn > self._now or name in waiting
-        }
+        self._charge_time()
+        active = self._owners
+        self._turns = {name: turn for name, turn in self._turns.items() if turn > self._now or name in active}
         self._turns.setdefault(owner, self._now)
 
+    @property
+    def _owners(self) -> set[str]:
+        """Who holds units or waits for some."""
+        return {*self._held, *self.owners_waiting}
+
+    def _charge_time(self) -> None:
+        """Advance the turns of those who hold units by the time since the last call.
+
+        The budget's time is that of the owner who has had least: a new owner is no further ahead.
+        """
+        if self._monotonic is None:
+            return
+        now = self._monotonic()
+        seconds, self._charged_at = now - self._charged_at, now
+        for owner, units in self._held.items():
+            self._turns[owner] += units * seconds * self._price(owner)
+        if owners := self._owners:
+            self._now = max(self._now, min(self._turns[owner] for owner in owners))
+
     def _serve(self) -> None:
+        self._charge_time()
         while not self._closed and (waiter := self._first_that_fits()):
             self._take_turn(waiter.owner, waiter.size())
             self._waiting.remove(waiter)
             waiter.granted()
             waiter.future.set_result(None)
+        self._notify()
+
+    def _notify(self) -> None:
+        """Tell those who watch whether others wait."""
+        below_half = {
+            waiter.owner
+            for waiter in self._waiting
+            if self._fits(self._held[waiter.owner], waiter.size(), self._share)
+        }
+        for owner, others_wait in self._watchers:
+            if below_half - {owner}:
+                others_wait.set()
 
     def _first_that_fits(self) -> _Waiter | None:
         """The first request of the owner whose turn it is, unless it has to wait for free units."""
@@ -168,10 +218,12 @@ class FairBudget:
 
     def _take_turn(self, owner: str, size: int) -> None:
         """Advance the owner's virtual time, in units granted per owner at price 1, and that of the budget."""
+        if self._monotonic:
+            return
         turn = self._turns[owner]
         self._turns[owner] = turn + size * self._price(owner)
         self._granted = max(self._granted, turn)
-        owners = {*self._held, *self.owners_waiting}
+        owners = self._owners
         # The budget's time advances with every grant; otherwise new owners would always come first.
         shared = size / sum(1 / self._price(each) for each in owners) if len(owners) > 1 else 0
         self._now = max(self._now, turn) + shared

@@ -53,6 +53,7 @@ class PhotoFetcher:
         hosts: Collection[str],
         *,
         max_bytes: int,
+        monotonic: Callable[[], float],
         timeout_seconds: float = 20.0,
         max_concurrent: int = 16,
     ) -> None:
@@ -64,8 +65,8 @@ class PhotoFetcher:
         self._hosts = RunHosts(AllowedHosts(hosts))
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
-        self._storage_places = FairBudget(max_concurrent)
-        self._web_places = FairBudget(max_concurrent)
+        self._storage_places = FairBudget(max_concurrent, monotonic=monotonic)
+        self._web_places = FairBudget(max_concurrent, monotonic=monotonic)
 
     async def fetch(self, reference: str, user_folder: str) -> Photo:
         """The photo as it is sent to Gemini; raises BadInput or Transient."""

@@ -1,7 +1,8 @@
 """The source photos that a worker holds in memory; all runs share them, and each photo is held once.
 
-A job reserves memory for its photos before it fetches the first one, and releases it when it ends. Released
-photos stay cached for later jobs while there is memory, until the last run that may use them ends.
+A job reserves memory for its photos before it fetches the first one, and releases it when it ends, or when
+other users have waited for it too long. Released photos stay cached for later jobs while there is memory,
+until the last run that may use them ends.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class PhotoMemory:
     """The photo cache of one worker. `monotonic` returns seconds."""
 
     def __init__(self, max_bytes: int, monotonic: Callable[[], float]) -> None:
-        self._budget = FairBudget(max_bytes)
+        self._budget = FairBudget(max_bytes, monotonic=monotonic)
         self._monotonic = monotonic
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._runs: set[RunPhotos] = set()
@@ -89,6 +90,10 @@ class PhotoMemory:
             self.release(held)
             raise
         return held
+
+    async def until_others_wait(self, user_folder: str) -> None:
+        """Wait until another user has to wait for memory; for `HeldPhotos`."""
+        await self._budget.until_others_wait(user_folder)
 
     def release(self, held: dict[Key, _Entry]) -> None:
         """Release reserved photos; loaded ones stay cached for later jobs."""
@@ -186,7 +191,7 @@ class RunPhotos:
         keys = [(user_folder, reference) for reference in dict.fromkeys(references)]
         held = await self._memory.reserve(keys, self.began)
         try:
-            yield HeldPhotos(self._memory, self._source, held)
+            yield HeldPhotos(self._memory, self._source, user_folder, held)
         finally:
             self._memory.release(held)
 
@@ -198,15 +203,33 @@ class RunPhotos:
 class HeldPhotos:
     """Photos for which a job has reserved memory."""
 
-    def __init__(self, memory: PhotoMemory, source: PhotoSource, held: dict[Key, _Entry]) -> None:
+    def __init__(
+        self, memory: PhotoMemory, source: PhotoSource, user_folder: str, held: dict[Key, _Entry]
+    ) -> None:
         self._memory = memory
         self._source = source
-        self._held = {reference: ((folder, reference), entry) for (folder, reference), entry in held.items()}
+        self._user_folder = user_folder
+        self._held = held
+
+    @asynccontextmanager
+    async def giving_way(self, after_seconds: float) -> AsyncIterator[None]:
+        """Raise TimeoutError in the context when, after these seconds, other users wait for the memory."""
+        async with asyncio.timeout(None) as limit:
+            watch = asyncio.create_task(self._end_when_wanted(limit, after_seconds))
+            try:
+                yield
+            finally:
+                watch.cancel()
+
+    async def _end_when_wanted(self, limit: asyncio.Timeout, after_seconds: float) -> None:
+        await asyncio.sleep(after_seconds)
+        await self._memory.until_others_wait(self._user_folder)
+        limit.reschedule(0.0)
 
     async def fetch(self, reference: str) -> Photo:
         """The photo, fetched unless another job already has it. Raises BadInput, Transient or Misconfigured.
 
         BadInput is cached; other errors are not, so that a retry fetches again.
         """
-        key, entry = self._held[reference]
-        return await self._memory.fetch(key, entry, self._source)
+        key = (self._user_folder, reference)
+        return await self._memory.fetch(key, self._held[key], self._source)

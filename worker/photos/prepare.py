@@ -74,20 +74,14 @@ class PhotoPreparer:
     """Prepares photos, at most DECODERS at a time; one instance per worker and event loop.
 
     `max_edge` is the longest edge in pixels; None keeps the size. `turns` grants decoders to users, `large`
-    grants them the turns of large photos. `monotonic` returns seconds.
+    grants them the turns of large photos, both by the time that their photos have taken. `monotonic` returns
+    seconds.
     """
 
-    def __init__(
-        self,
-        max_edge: int | None,
-        turns: FairBudget,
-        large: FairBudget,
-        monotonic: Callable[[], float],
-    ) -> None:
-        self._monotonic = monotonic
+    def __init__(self, max_edge: int | None, monotonic: Callable[[], float]) -> None:
         self._max_edge = max_edge
-        self._turns = turns
-        self._large = large
+        self.turns = FairBudget(DECODERS, monotonic=monotonic)
+        self.large = FairBudget(LARGE_PHOTOS, monotonic=monotonic)
         self._cache: OrderedDict[str, Photo | _Refusal] = OrderedDict()
         self._cached_bytes = 0
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -123,7 +117,7 @@ class PhotoPreparer:
         try:
             return await self._in_turn(digest, kind, data, user_folder, ORDINARY_BYTES)
         except _IsLarge:
-            async with self._turn(self._large, user_folder):
+            async with self.large.hold(user_folder, 1):
                 return await self._in_turn(digest, kind, data, user_folder, LARGEST_BYTES)
 
     async def _in_turn(
@@ -135,22 +129,12 @@ class PhotoPreparer:
         so nobody waits for another user's turn.
         """
         lock = self._under_way.setdefault(digest, asyncio.Lock())
-        async with self._turn(self._turns, user_folder), lock:
+        async with self.turns.hold(user_folder, 1), lock:
             found = self._cached(digest)
             if found is None:
                 found = await self._prepared(kind, data, memory)
                 self._keep(digest, found)
         return found
-
-    @asynccontextmanager
-    async def _turn(self, turns: FairBudget, user_folder: str) -> AsyncIterator[None]:
-        """Hold a turn, which costs its seconds: a user's slow photos delay another user's quick ones once."""
-        async with turns.hold(user_folder, 1):
-            began = self._monotonic()
-            try:
-                yield
-            finally:
-                turns.charge(user_folder, self._monotonic() - began)
 
     async def _prepared(self, kind: str, data: bytes, memory: int) -> Photo | _Refusal:
         async with self._decoder() as decoder:

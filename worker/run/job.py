@@ -66,8 +66,8 @@ async def _fetch_photos(
 ) -> tuple[Photo, ...]:
     """Wait for memory, which `held` then keeps reserved, and fetch every photo of the job.
 
-    Raises NotStarted at the run's deadline. A job that has held the memory for its fair time by then does not
-    get it again in the next run before others had theirs.
+    Raises NotStarted at the run's deadline, or when the job has held the memory for its fair time and other
+    users wait for it. Such a job comes back in its user's next turn, and behind others for the memory.
     """
     monotonic = context.services.monotonic
     fair_until = math.inf
@@ -76,8 +76,10 @@ async def _fetch_photos(
             async with context.deadlines.generate.timeout():
                 memory = photos.hold(job.photo_references, job.user_folder)
                 reserved = await held.enter_async_context(memory)
-                fair_until = monotonic() + context.deadlines.fair_seconds
-                return await fetch_photos(job.photo_references, reserved)
+                fair_seconds = context.deadlines.fair_seconds
+                fair_until = monotonic() + fair_seconds
+                async with reserved.giving_way(fair_seconds):
+                    return await fetch_photos(job.photo_references, reserved)
     except TimeoutError as late:  # not that of a single photo, which is Transient
         if context.stop.paused:
             raise NotStarted("stopped") from late

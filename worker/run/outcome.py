@@ -22,7 +22,7 @@ _WHY_RELEASED: Mapping[NotStartedReason | Literal["cut"], str] = {
     "budget": "The run ended before this job started; the next run will pick it up.",
     "rate_limited": "The quota was used up before this job started; a later run will pick it up.",
     "stopped": "The run was stopped before this job started; a later run will pick it up.",
-    "photos_not_ready": "The photos were not ready when the run ended; a later run will pick this job up.",
+    "photos_not_ready": "The photos were not ready in time; a later run will pick this job up.",
     "cut": "The run ended during the request to Gemini; the next run will send it again.",
 }
 
