@@ -13,8 +13,6 @@ from worker.photos.hosts import RunHosts
 from worker.run.deadlines import Deadlines
 from worker.run.request import RunRequest
 
-pytest_plugins = ("tests.support.runs",)
-
 
 class Silent(PhotoDownload):
     """Hosts that never answer, and that no timeout ends."""
