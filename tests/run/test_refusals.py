@@ -120,6 +120,22 @@ async def test_an_order_of_the_most_photos_fits_into_one_request(site: Site) -> 
     site.audit(summary)
 
 
+async def test_a_row_with_more_photos_than_a_request_takes_fails_by_their_number(site: Site) -> None:
+    """Only an app can insert such a row; it would need more memory than there is for all orders."""
+    row = {"userId": site.user, "exampleImageUrl": site.photo, "basePrompt": "A portrait"}
+    rows = [row | {"trainingImageUrls": [site.photo] * number} for number in (13, 14)]
+    await site.service.table("photo_generation_queue").insert(rows).execute()
+
+    summary = await site.run()
+
+    jobs = site.rows('select "errorCode", "errorMessage" from photo_generation_queue order by id')
+    assert (summary["completed"], summary["failed"]) == (1, 1)
+    assert jobs[1] == {
+        "errorCode": "too_many_photos",
+        "errorMessage": "The order has 15 photos, and a request to Gemini takes 14.",
+    }
+
+
 async def test_an_order_that_gemini_rejects_fails_and_keeps_its_images(site: Site) -> None:
     """It is not retried."""
     site.gemini.add_rule({"kind": "image"}, prompt="[a]", times=1)

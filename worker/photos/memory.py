@@ -187,7 +187,13 @@ class RunPhotos:
 
     @asynccontextmanager
     async def hold(self, references: Sequence[str], user_folder: str) -> AsyncIterator[HeldPhotos]:
-        """Wait for memory for photos of one user, and hold it while the context is open."""
+        """Wait for memory for photos of one user, and hold it while the context is open.
+
+        Raises BadInput for more photos than an order can have, as a row may that an app inserts by itself.
+        """
+        if len(references) > MOST_PHOTOS:
+            message = f"The order has {len(references)} photos, and a request to Gemini takes {MOST_PHOTOS}."
+            raise BadInput("too_many_photos", message)
         keys = [(user_folder, reference) for reference in dict.fromkeys(references)]
         held = await self._memory.reserve(keys, self.began)
         try:
