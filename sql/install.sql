@@ -4942,16 +4942,19 @@ begin
       select t.kind, t.took, sum(t.n) filter (where t.first = 1) as n1, sum(t.n) filter (where 2 between t.first and t.last) as n2,
         sum(t.n) filter (where t.last = 3) as n3
       from times as t group by t.kind, t.took
-    ), ranked as (
-      select s.kind, s.took, sum(s.n1) over up as rank1, sum(s.n2) over up as rank2, sum(s.n3) over up as rank3,
-        sum(s.n1) over kinds as of1, sum(s.n2) over kinds as of2, sum(s.n3) over kinds as of3
+    ), ranked as (  -- how many percent of the window's took that long at most
+      select s.kind, s.took, sum(s.n1) over up * 100 / sum(s.n1) over kinds as percent1,
+        sum(s.n2) over up * 100 / sum(s.n2) over kinds as percent2, sum(s.n3) over up * 100 / sum(s.n3) over kinds as percent3
       from spread as s window kinds as (partition by s.kind), up as (partition by s.kind order by s.took)
-    ), quantiles as (
-      select w.i, r.kind, min(r.took) filter (where w.rank * 100 >= w.of * 50) as p50,
-        min(r.took) filter (where w.rank * 100 >= w.of * 95) as p95, min(r.took) filter (where w.rank * 100 >= w.of * 99) as p99
-      from ranked as r
-      cross join lateral (values (1, r.rank1, r.of1), (2, r.rank2, r.of2), (3, r.rank3, r.of3)) as w (i, rank, of)
-      group by w.i, r.kind
+    ), quantiles as (  -- of each window the 50th, the 95th and the 99th percentile
+      select r.kind, array[
+        array[min(r.took) filter (where r.percent1 >= 50), min(r.took) filter (where r.percent1 >= 95),
+          min(r.took) filter (where r.percent1 >= 99)],
+        array[min(r.took) filter (where r.percent2 >= 50), min(r.took) filter (where r.percent2 >= 95),
+          min(r.took) filter (where r.percent2 >= 99)],
+        array[min(r.took) filter (where r.percent3 >= 50), min(r.took) filter (where r.percent3 >= 95),
+          min(r.took) filter (where r.percent3 >= 99)]] as times
+      from ranked as r group by r.kind
     ), codes as (
       select p.first, p.last, 'failed' as kind, f.key as code, f.value::integer as n
       from parts as p cross join lateral jsonb_each_text(p.failures) as f
@@ -4988,10 +4991,10 @@ begin
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
           'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
           'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
-          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
-            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
-          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
-            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'jobSeconds', coalesce((select jsonb_build_object('p50', q.times[w.i][1] / 10::float8, 'p95', q.times[w.i][2] / 10::float8,
+            'p99', q.times[w.i][3] / 10::float8) from quantiles as q where q.kind = 'job'), v_none),
+          'imageMs', coalesce((select jsonb_build_object('p50', q.times[w.i][1], 'p95', q.times[w.i][2], 'p99', q.times[w.i][3])
+            from quantiles as q where q.kind = 'image'), v_none),
           'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
           'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
         ) order by w.i)
@@ -5741,10 +5744,10 @@ $$;
 -- that are over (roll_counts), one caller at a time, and flow_stats counts what is left.
 --
 -- A counted minute misses no row:
--- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than a minute past
+-- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than ten seconds past
 --   when it is written (the triggers below). flow_stats counts marked minutes from the tables, and roll_counts counts them again.
--- * Any other row is written within a minute of its time. A minute after the end of a minute, roll_counts notes its own transaction
---   id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
+-- * Any other row is written within ten seconds of its time. Ten seconds after the end of a minute, roll_counts notes its own
+--   transaction id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
 
 -- What ended in each of the spans from p_since until before p_until, counted from the tables: the place of the span in the arrays, and a
 -- row of generation.counts. Times taken are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from
@@ -5873,7 +5876,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := least(generation.clock(), generation.moment());
-  v_over constant timestamptz := date_bin('1 minute', v_now - interval '1 minute', 'epoch');
+  v_over constant timestamptz := date_bin('1 minute', v_now - interval '10 seconds', 'epoch');
   v_first constant timestamptz := date_bin('1 hour', v_now - interval '1 day', 'epoch');
   v_counting generation.counting;
 begin
@@ -5980,7 +5983,7 @@ begin
   if tg_op <> 'INSERT' then
     perform generation.mark_minute(old."createdAt");
   end if;
-  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '1 minute' then
+  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '10 seconds' then
     perform generation.mark_minute(new."createdAt");
   end if;
   return null;
@@ -5995,7 +5998,7 @@ begin
   if tg_op <> 'INSERT' then
     perform generation.mark_minute(old."completedAt");
   end if;
-  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '1 minute' then
+  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '10 seconds' then
     perform generation.mark_minute(new."completedAt");
   end if;
   return null;
@@ -6019,7 +6022,7 @@ create trigger photo_generation_photos_mark after update or delete on public.pho
 for each row execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_new on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_new after insert on public.photo_generation_photos
-for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
+for each row when (new."createdAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
 for each statement execute function generation.mark_all();
@@ -6029,7 +6032,7 @@ create trigger failed_images_mark after update or delete on generation.failed_im
 for each row execute function generation.mark_image();
 drop trigger if exists failed_images_mark_new on generation.failed_images;
 create trigger failed_images_mark_new after insert on generation.failed_images
-for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
+for each row when (new."createdAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_image();
 drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
@@ -6038,13 +6041,13 @@ for each statement execute function generation.mark_all();
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
-  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '1 minute')
+  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '10 seconds')
   and (old."completedAt", old."createdAt", old.status, old."errorCode")
   is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
 execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
-for each row when (new."completedAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_job();
+for each row when (new."completedAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
 for each row when (old."completedAt" is not null) execute function generation.mark_job();

@@ -163,16 +163,19 @@ begin
       select t.kind, t.took, sum(t.n) filter (where t.first = 1) as n1, sum(t.n) filter (where 2 between t.first and t.last) as n2,
         sum(t.n) filter (where t.last = 3) as n3
       from times as t group by t.kind, t.took
-    ), ranked as (
-      select s.kind, s.took, sum(s.n1) over up as rank1, sum(s.n2) over up as rank2, sum(s.n3) over up as rank3,
-        sum(s.n1) over kinds as of1, sum(s.n2) over kinds as of2, sum(s.n3) over kinds as of3
+    ), ranked as (  -- how many percent of the window's took that long at most
+      select s.kind, s.took, sum(s.n1) over up * 100 / sum(s.n1) over kinds as percent1,
+        sum(s.n2) over up * 100 / sum(s.n2) over kinds as percent2, sum(s.n3) over up * 100 / sum(s.n3) over kinds as percent3
       from spread as s window kinds as (partition by s.kind), up as (partition by s.kind order by s.took)
-    ), quantiles as (
-      select w.i, r.kind, min(r.took) filter (where w.rank * 100 >= w.of * 50) as p50,
-        min(r.took) filter (where w.rank * 100 >= w.of * 95) as p95, min(r.took) filter (where w.rank * 100 >= w.of * 99) as p99
-      from ranked as r
-      cross join lateral (values (1, r.rank1, r.of1), (2, r.rank2, r.of2), (3, r.rank3, r.of3)) as w (i, rank, of)
-      group by w.i, r.kind
+    ), quantiles as (  -- of each window the 50th, the 95th and the 99th percentile
+      select r.kind, array[
+        array[min(r.took) filter (where r.percent1 >= 50), min(r.took) filter (where r.percent1 >= 95),
+          min(r.took) filter (where r.percent1 >= 99)],
+        array[min(r.took) filter (where r.percent2 >= 50), min(r.took) filter (where r.percent2 >= 95),
+          min(r.took) filter (where r.percent2 >= 99)],
+        array[min(r.took) filter (where r.percent3 >= 50), min(r.took) filter (where r.percent3 >= 95),
+          min(r.took) filter (where r.percent3 >= 99)]] as times
+      from ranked as r group by r.kind
     ), codes as (
       select p.first, p.last, 'failed' as kind, f.key as code, f.value::integer as n
       from parts as p cross join lateral jsonb_each_text(p.failures) as f
@@ -209,10 +212,10 @@ begin
         select jsonb_agg(jsonb_build_object('name', w.name, 'seconds', w.seconds,
           'jobs', jsonb_build_object('completed', n.completed, 'failed', n.failed, 'cancelled', n.cancelled),
           'images', jsonb_build_object('completed', n.made, 'refused', n.refused),
-          'jobSeconds', coalesce((select jsonb_build_object('p50', q.p50 / 10::float8, 'p95', q.p95 / 10::float8, 'p99', q.p99 / 10::float8)
-            from quantiles as q where q.i = w.i and q.kind = 'job'), v_none),
-          'imageMs', coalesce((select jsonb_build_object('p50', q.p50, 'p95', q.p95, 'p99', q.p99)
-            from quantiles as q where q.i = w.i and q.kind = 'image'), v_none),
+          'jobSeconds', coalesce((select jsonb_build_object('p50', q.times[w.i][1] / 10::float8, 'p95', q.times[w.i][2] / 10::float8,
+            'p99', q.times[w.i][3] / 10::float8) from quantiles as q where q.kind = 'job'), v_none),
+          'imageMs', coalesce((select jsonb_build_object('p50', q.times[w.i][1], 'p95', q.times[w.i][2], 'p99', q.times[w.i][3])
+            from quantiles as q where q.kind = 'image'), v_none),
           'failuresByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'failed'),
           'refusalsByCode', (select coalesce(jsonb_object_agg(t.code, t.n), '{}') from totals as t where t.i = w.i and t.kind = 'refused')
         ) order by w.i)

@@ -3,10 +3,10 @@
 -- that are over (roll_counts), one caller at a time, and flow_stats counts what is left.
 --
 -- A counted minute misses no row:
--- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than a minute past
+-- * A row that is changed or removed marks its minute in the same transaction, and so does a row whose time is more than ten seconds past
 --   when it is written (the triggers below). flow_stats counts marked minutes from the tables, and roll_counts counts them again.
--- * Any other row is written within a minute of its time. A minute after the end of a minute, roll_counts notes its own transaction
---   id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
+-- * Any other row is written within ten seconds of its time. Ten seconds after the end of a minute, roll_counts notes its own
+--   transaction id; whoever wrote such a row has a lower one. The minute is counted when all transactions with lower ids have ended.
 
 -- What ended in each of the spans from p_since until before p_until, counted from the tables: the place of the span in the arrays, and a
 -- row of generation.counts. Times taken are rounded to one percent: to steps that are two percent at most, 1 below 100, then 2, from
@@ -135,7 +135,7 @@ language plpgsql set search_path = ''
 as $$
 declare
   v_now constant timestamptz := least(generation.clock(), generation.moment());
-  v_over constant timestamptz := date_bin('1 minute', v_now - interval '1 minute', 'epoch');
+  v_over constant timestamptz := date_bin('1 minute', v_now - interval '10 seconds', 'epoch');
   v_first constant timestamptz := date_bin('1 hour', v_now - interval '1 day', 'epoch');
   v_counting generation.counting;
 begin
@@ -242,7 +242,7 @@ begin
   if tg_op <> 'INSERT' then
     perform generation.mark_minute(old."createdAt");
   end if;
-  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '1 minute' then
+  if tg_op <> 'DELETE' and new."createdAt" < generation.moment() - interval '10 seconds' then
     perform generation.mark_minute(new."createdAt");
   end if;
   return null;
@@ -257,7 +257,7 @@ begin
   if tg_op <> 'INSERT' then
     perform generation.mark_minute(old."completedAt");
   end if;
-  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '1 minute' then
+  if tg_op <> 'DELETE' and new."completedAt" < generation.moment() - interval '10 seconds' then
     perform generation.mark_minute(new."completedAt");
   end if;
   return null;
@@ -281,7 +281,7 @@ create trigger photo_generation_photos_mark after update or delete on public.pho
 for each row execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_new on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_new after insert on public.photo_generation_photos
-for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
+for each row when (new."createdAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_image();
 drop trigger if exists photo_generation_photos_mark_all on public.photo_generation_photos;
 create trigger photo_generation_photos_mark_all after truncate on public.photo_generation_photos
 for each statement execute function generation.mark_all();
@@ -291,7 +291,7 @@ create trigger failed_images_mark after update or delete on generation.failed_im
 for each row execute function generation.mark_image();
 drop trigger if exists failed_images_mark_new on generation.failed_images;
 create trigger failed_images_mark_new after insert on generation.failed_images
-for each row when (new."createdAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_image();
+for each row when (new."createdAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_image();
 drop trigger if exists failed_images_mark_all on generation.failed_images;
 create trigger failed_images_mark_all after truncate on generation.failed_images
 for each statement execute function generation.mark_all();
@@ -300,13 +300,13 @@ for each statement execute function generation.mark_all();
 drop trigger if exists photo_generation_queue_mark on public.photo_generation_queue;
 create trigger photo_generation_queue_mark after update on public.photo_generation_queue
 for each row when (
-  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '1 minute')
+  (old."completedAt" is not null or new."completedAt" < clock_timestamp() - interval '10 seconds')
   and (old."completedAt", old."createdAt", old.status, old."errorCode")
   is distinct from (new."completedAt", new."createdAt", new.status, new."errorCode"))
 execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_new on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_new after insert on public.photo_generation_queue
-for each row when (new."completedAt" < clock_timestamp() - interval '1 minute') execute function generation.mark_job();
+for each row when (new."completedAt" < clock_timestamp() - interval '10 seconds') execute function generation.mark_job();
 drop trigger if exists photo_generation_queue_mark_old on public.photo_generation_queue;
 create trigger photo_generation_queue_mark_old after delete on public.photo_generation_queue
 for each row when (old."completedAt" is not null) execute function generation.mark_job();
