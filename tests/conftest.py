@@ -31,7 +31,7 @@ from tests.support.installation import Installation, User, connect
 from tests.support.logging_fixtures import restored_logging
 from tests.support.queue_fixtures import another, as_installed, clock, queue
 from tests.support.queue_sql import NO_LIMITS
-from tests.support.runs import site
+from tests.support.runs import no_backoff, site
 from tests.support.served import orders_target, queue_target, served_orders, served_queue, target
 from tests.support.tokens import signer
 
@@ -46,6 +46,7 @@ __all__ = [
     "earlier",
     "everybody",
     "installed",
+    "no_backoff",
     "orders_target",
     "postgres",
     "queue",

@@ -112,6 +112,7 @@ async def test_a_misconfigured_tick_prints_its_summary_and_exits_with_1(cli: Com
     assert (site.job(job)["status"], site.job(job)["attempts"]) == ("pending", 0)
 
 
+@pytest.mark.usefixtures("no_backoff")
 async def test_every_command_reports_an_unreachable_supabase_and_exits_with_1(cli: CommandLine) -> None:
     """It says so in words and names the next step."""
     for command in (["tick"], ["status"], ["enqueue", "-"]):

@@ -106,6 +106,7 @@ async def test_check_reports_each_invalid_setting_as_its_own_finding(cli: Comman
     assert shown.code == 2 and shown.out.count("failed   settings") == 3
 
 
+@pytest.mark.usefixtures("no_backoff")
 async def test_check_skips_what_an_unreachable_supabase_hides(cli: CommandLine, site: Site) -> None:
     """It still checks Gemini."""
     found = await look(site, SUPABASE_URL="http://127.0.0.1:9")

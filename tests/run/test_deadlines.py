@@ -153,6 +153,7 @@ async def test_stopped_worker_starts_nothing(site: Site) -> None:
     assert site.job(job)["attempts"] == 0
 
 
+@pytest.mark.usefixtures("no_backoff")
 async def test_supabase_unreachable_at_start(site: Site) -> None:
     """A run that cannot reach Supabase raises, so that the caller gets 503; nothing changes."""
     (job,) = await site.order("a")

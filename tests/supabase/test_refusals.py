@@ -140,6 +140,7 @@ async def test_a_run_outlasts_a_token_from_the_future(site: Site, proxy: FaultPr
     assert site.job(job)["status"] == "completed"
 
 
+@pytest.mark.usefixtures("no_backoff")
 async def test_a_token_from_the_future_that_stays_is_an_outage(site: Site, proxy: FaultProxy) -> None:
     """The key is right, so nobody is told to change it; the next run tries again."""
     proxy.inject(FUTURE, ANY, times=100)

@@ -248,6 +248,12 @@ class Site:
 
 
 @pytest.fixture
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries of a call to Supabase follow each other at once: the waits between them are not the subject."""
+    monkeypatch.setattr("backoff.full_jitter", lambda _seconds: 0.0)
+
+
+@pytest.fixture
 async def site(
     stack: Stack,
     simulator: Simulator,
