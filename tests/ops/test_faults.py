@@ -89,6 +89,7 @@ async def one_of_each(site: Site) -> str:
     return str(site.job(jobs[0])["batchId"])
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize(
     ("function", "fault"),
     [

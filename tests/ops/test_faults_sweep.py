@@ -60,6 +60,7 @@ async def erased_user(site: Site) -> None:
     await put(site, "gone/b/1/0-a")
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize(
     ("name", "fault"),
     [

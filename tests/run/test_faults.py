@@ -108,6 +108,7 @@ async def complete(site: Site, worker: Worker) -> None:
     assert {job["status"] for job in jobs} == {"completed"}, jobs
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize(("name", "fault"), MATRIX)
 async def test_one_fault_at_one_call_loses_no_image_and_pays_for_none_twice(
     site: Site, name: str, fault: str

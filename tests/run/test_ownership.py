@@ -125,6 +125,7 @@ async def test_an_object_that_disappears_during_recovery_is_made_again(site: Sit
     site.audit(summary)
 
 
+@pytest.mark.usefixtures("no_backoff")
 async def test_complete_job_is_settled(site: Site) -> None:
     """A job whose worker died between the last record and the settle is settled without a call."""
     (job,) = await site.order("a", images=2)

@@ -54,6 +54,7 @@ def probes(site: Site) -> int:
     return len(site.rows("select from storage.objects where starts_with(name, %s)", f"{FOLDER}/"))
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize("name", REFUSALS)
 async def test_an_image_that_storage_refuses_is_paid_for_once(site: Site, name: str) -> None:
     """However many runs come while Storage refuses, an order of two images is paid for once."""

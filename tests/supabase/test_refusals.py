@@ -130,6 +130,7 @@ async def place(orders: Function, token: str) -> httpx.Response:
         return await client.post(orders.url, json=order, headers={"Authorization": f"Bearer {token}"})
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize("fault", [FUTURE, OLD_FUTURE])
 async def test_a_run_outlasts_a_token_from_the_future(site: Site, proxy: FaultProxy, fault: Fault) -> None:
     """If Supabase's clock is behind for a moment, the call is repeated."""

@@ -163,6 +163,7 @@ async def test_a_photo_that_is_too_large_is_refused_before_its_bytes_come(
     assert (type(error), error.code) == (BadInput, "photo_too_large")
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize(
     ("call", "name"),
     [(call, name) for call in ("upload", "bucket") for name in OURS | NOT_STORAGES]
@@ -206,6 +207,7 @@ async def test_a_missing_bucket_is_the_projects_trouble(wire: Wire, store: Photo
     assert "uploads" in error.message and "generation.photo_buckets" in error.message
 
 
+@pytest.mark.usefixtures("no_backoff")
 @pytest.mark.parametrize("call", ["download", "upload", "bucket"])
 @pytest.mark.parametrize("name", PASSING)
 async def test_an_outage_of_storage_is_worth_another_try(
