@@ -10,7 +10,7 @@ import pytest
 
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
-from local.stack.folder import Folder, free_port
+from local.stack.folder import Folder
 from local.stack.stack import Stack
 from tests.support.installation import User
 from tests.support.runs import KEY, SOURCES, Site, fresh_order, picture, process_environment
@@ -140,7 +140,7 @@ async def test_a_key_that_gemini_refuses_is_500_and_spends_nothing(site: Site, q
 
 async def test_a_run_without_supabase_is_503(environment: dict[str, str], tmp_path: Path) -> None:
     """The scheduler may call again."""
-    nowhere = {"SUPABASE_URL": f"http://127.0.0.1:{free_port()}"}
+    nowhere = {"SUPABASE_URL": "http://127.0.0.1:9"}
     with Function("process_generation_queue", Folder(tmp_path), environment | nowhere) as function:
         answer = await post(function)
 

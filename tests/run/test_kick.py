@@ -12,7 +12,6 @@ import pytest
 
 from local.demo.function import Function
 from local.simulator.gemini import Simulator
-from local.stack.folder import free_port
 from local.stack.stack import Stack
 from tests.support.clocked import Clocked, clocked
 from tests.support.clone import wait_for
@@ -86,7 +85,7 @@ def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simul
             ("url", f"{site.function.url}/elsewhere", "generation_worker_url is not the address"),
             ("url", orders.url, "401, not_signed_in"),
             ("url", orders.url, "generate_images answered, which takes orders"),
-            ("url", f"http://127.0.0.1:{free_port()}", "Nothing listens at the address"),
+            ("url", "http://127.0.0.1:9", "Nothing listens at the address"),
             ("url", f"http://127.0.0.1:{silent}", "ended in the middle of the call"),
         ):
             site.store(f"generation_worker_{name}", value)
