@@ -2622,8 +2622,8 @@ $$;
 --             does one with a user whom it did not name when it last asked.
 --   weight    A run counts as much as its users: each is one, shared by the runs in which that user waits. All runs together count as
 --             many as they are. Each answer tells the run in how many runs its users wait, by which it divides its starts between them.
---   turn      While others wait, a turn is the run's weight times five starts, or times those of a fifth of the horizon if these are fewer;
---             one at least. So a run that counts more need not come more often, which it cannot while it uses the starts it has.
+--   turn      While others wait, a turn is the run's weight times the starts of a fifth of the horizon, one at least and five at most. So a
+--             run that counts more need not come more often, which it cannot while it uses the starts it has.
 --   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
 --             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
@@ -2638,8 +2638,7 @@ create or replace function generation.turn_starts(p_gate generation.gates, p_wei
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return greatest(round(p_weight
-    * least(greatest(round(generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5)), 1);
+  return least(greatest(round(p_weight * generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate)), 1), 5);
 end
 $$;
 

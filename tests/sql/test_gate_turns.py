@@ -30,6 +30,7 @@ class Asker(GateRun):
         super().__init__(queue, 1e6, model, alone=False)
         self.users = list(users) or [str(self.id)]
         self.questions = self.started = 0
+        self.runs_of_users: dict[str, int] = {}
         self.ask_at = 0.0
         self.first_at: float | None = None
 
@@ -39,6 +40,7 @@ class Asker(GateRun):
             "take_start_slots", p_run_id=self.id, p_model=self.model, p_slots=slots, p_users=self.users
         )
         given = [float(start) for start in answer["slots"]]
+        self.runs_of_users = answer["runsOfUsers"]
         self.questions += 1
         self.started += len(given)
         if given and self.first_at is None:
@@ -135,7 +137,7 @@ def test_room_is_given_at_once_also_while_others_wait(queue: Queue, moment: Mome
 
 
 def test_users_share_the_starts_and_not_runs(queue: Queue, moment: Moment) -> None:
-    """A user in one of three runs gets half as much as one who is in all of them, at least."""
+    """The run of a user in one of three runs can give that user nearly half of all starts."""
     allow(queue, 60)
     runs = [Asker(queue, "many") for _ in range(3)]
     work(moment, runs, 30)
@@ -145,8 +147,21 @@ def test_users_share_the_starts_and_not_runs(queue: Queue, moment: Moment) -> No
     work(moment, runs, 150, 30)
     got = {run.id: run.started - starts[run.id] for run in runs}
     assert sum(got.values()) >= 0.95 * 120
-    # The run itself serves its users in turn: half of it is theirs.
-    assert got[runs[2].id] / 2 >= sum(got.values()) / 4
+    assert runs[2].runs_of_users == {"many": 3, "few": 1}
+    assert got[runs[2].id] * 3 / 4 >= 0.45 * sum(got.values())
+
+
+@pytest.mark.parametrize(("rate", "turns"), [(60, [1, 2, 4, 5]), (600, [1, 5, 5, 5])])
+def test_a_turn_is_five_starts_at_most(queue: Queue, moment: Moment, rate: int, turns: list[int]) -> None:
+    """However much a run counts; or it would have more starts than places, and others would wait for long."""
+    allow(queue, rate)
+    row = queue.one(
+        """select array_agg(generation.turn_starts(g, w.weight) order by w.weight) as turns
+        from generation.gates as g, unnest(array[0.01, 1, 2, 30]::float[]) as w (weight)
+        where g.model = %s""",
+        [MODEL],
+    )
+    assert row["turns"] == turns
 
 
 def test_the_next_question_is_never_far(queue: Queue, moment: Moment) -> None:
