@@ -2680,12 +2680,14 @@ language plpgsql stable set search_path = ''
 as $$
 declare
   v_absent_before constant timestamptz := generation.absent_before(p_gate, p_now);
+  v_fifth constant double precision := generation.horizon_seconds(p_gate) / 5 / generation.even_seconds(p_gate);
 begin
+  -- `starts` are turn_starts, which would take most of the time if it were called for each of many runs.
   select coalesce(sum(least(t.images, s.starts)), 0),
     coalesce(sum(least(t.images, greatest(round((p_turn.tag - t.tag) * t.weight / s.starts), 1) * s.starts))
       filter (where t.tag < p_turn.tag or (t.tag = p_turn.tag and (t."turnAt" < p_turn."turnAt") is not false)), 0)
   into turns, before
-  from generation.gate_turns as t cross join lateral (select generation.turn_starts(p_gate, t.weight) as starts) as s
+  from generation.gate_turns as t cross join lateral (select least(greatest(round(t.weight * v_fifth), 1), 5) as starts) as s
   where t.model = p_turn.model and t."runId" <> p_turn."runId" and t."turnAt" > v_absent_before;
 end
 $$;
