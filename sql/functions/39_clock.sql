@@ -80,15 +80,22 @@ language plpgsql immutable set search_path = ''
 as $$
 declare
   v_window constant interval := make_interval(secs => p_gate."windowSeconds");
-  v_farthest constant timestamptz := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
+  v_last constant timestamptz := p_gate."startTimes"[cardinality(p_gate."startTimes")];
+  v_farthest timestamptz;
 begin
+  -- Nearly always no time is ahead.
+  if coalesce(greatest(p_gate."limitedAt", p_gate."learnedAt", p_gate."probedAt") <= p_now, true)
+    and coalesce(greatest(p_gate."blockedUntil", p_gate."probeAt", v_last) <= p_now + least(v_window, interval '1 hour'), true) then
+    return p_gate;
+  end if;
+  v_farthest := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
   if p_gate."limitedAt" > p_now then
     p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
     p_gate."limitedAt" := p_now;
   end if;
   p_gate."blockedUntil" := generation.not_after(
     p_gate."blockedUntil", p_now + generation.most_ahead('generation.gates', 'blockedUntil'));
-  if generation.last_start(p_gate) > v_farthest then
+  if v_last > v_farthest then
     p_gate."startTimes" := array(select least(t.at, v_farthest) from unnest(p_gate."startTimes") with ordinality as t (at, place)
       order by t.place);
     p_gate := generation.add_starts(p_gate, '{}', p_now);

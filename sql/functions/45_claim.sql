@@ -104,7 +104,7 @@ language plpgsql stable set search_path = ''
 as $$
 begin
   return (
-    select jsonb_agg(to_jsonb(j))
+    select jsonb_agg(j)
     from (
       select q.id, q."batchId", q."userId", generation.user_folder(q."userId") as "userFolder", q.attempts, q."maxAttempts",
         q.crashes, q."exampleImageUrl", q."exampleImagePrompt", q."trainingImageUrls", q."basePrompt", q."aspectRatio",
