@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.support.gate_model import CALIFORNIA, GRACE, WINDOW, Gate
 from tests.support.gate_sql import Moment, allow, gate, most_in_a_window
 from tests.support.job_model import FINAL, Result
+from tests.support.queue_invariants import check_invariants
 from tests.support.queue_model import QueueModel, RunState
 from tests.support.queue_rows import check_rows
 from tests.support.queue_sql import NOON, Queue, Run
@@ -131,6 +132,10 @@ class Machine(RuleBasedStateMachine):
         """One thing happens."""
         self.reached[step.name] += 1
         getattr(self, step.name)(**step.arguments)
+
+    def teardown(self) -> None:
+        """At the end the rows fulfill the invariants of every queue; the model implies most of them."""
+        check_invariants(self.queue.connection)
 
     def begin(self) -> None:
         """A worker begins a run."""
