@@ -81,7 +81,7 @@ def serving(target: str, env: dict[str, str]) -> Iterator[str]:
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while True:
                 try:
                     httpx.options(f"http://127.0.0.1:{port}/", timeout=5)
@@ -94,7 +94,7 @@ def serving(target: str, env: dict[str, str]) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @contextmanager
@@ -180,7 +180,7 @@ def test_curl_examples_on_make_up(program: Callable[[str, str], str], tmp_path: 
         started = descendants(process.pid)
         run_all({"PATH": os.environ["PATH"], **variables}, tmp_path)
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=90)
     wait_until_gone(started)
 
 

@@ -53,4 +53,4 @@ def test_both_functions_run_side_by_side(tmp_path: Path) -> None:
         assert (orders.status_code, orders.json()["error"]["code"]) == (401, "not_signed_in")
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)

@@ -52,7 +52,7 @@ async def test_locally_against_a_project(checkout: Checkout, site: Site) -> None
     ) as started:
         await site.until_row("select from photo_generation_queue where id = %s and status = 'completed'", job)
         started.send_signal(signal.SIGINT)
-        assert await asyncio.to_thread(started.wait, 12) == 0
+        assert await asyncio.to_thread(started.wait, 60) == 0
 
 
 def _default_signals() -> None:

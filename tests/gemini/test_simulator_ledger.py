@@ -190,4 +190,4 @@ def test_it_runs_as_a_process() -> None:
         url = json.loads(process.stdout.readline())["url"]
         assert httpx.get(f"{url}/_sim/ledger").json()["summary"]["calls"] == 0
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

@@ -143,7 +143,7 @@ def test_a_stopped_demo_leaves_no_process_and_no_traceback(
         started = descendants(process.pid)
         assert len(started) >= 4
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
         assert (process.returncode, err) == (status, "")
     wait_until_gone(started, 30)
 

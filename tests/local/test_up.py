@@ -85,7 +85,7 @@ def test_every_command_that_up_prints_works(clone: Clone) -> None:
         assert curl(commands["Work"], variables)["completed"] == 1
         started += descendants(process.pid)
         process.terminate()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=90)
         assert (process.returncode, err) == (130, "")
     wait_until_gone(started)
     assert clone.trap.sprung == 0

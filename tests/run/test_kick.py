@@ -72,7 +72,7 @@ def silent_port() -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 def test_watch_tells_what_is_wrong(site: Clocked, stack: Stack, simulator: Simulator) -> None:

@@ -97,7 +97,7 @@ class PgNet:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._listening.wait(20)
+        assert self._listening.wait(60)
         return self
 
     def __exit__(
