@@ -28,6 +28,7 @@ from tests.support.photo_files import (
     marked,
     profile,
     saved,
+    scan_by_scan,
     sideways,
 )
 from worker.photos.decode import MAX_PIXELS, Limits, Prepared, Source, Unusable
@@ -49,6 +50,22 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "AVIF": lambda: saved(marked(), "AVIF"),
     "HEIF": (SAMPLES / "rgb-8.heif").read_bytes,
 }
+
+
+# The memory counted for the JPEG on stdin, and how much more than before the process needs at its height.
+PEAK = """
+import re, sys
+from pathlib import Path
+from worker.photos.decode import Limits, Source
+
+def height():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+source = Source("JPEG", sys.stdin.buffer.read(), Limits(256, 5_000_000), 448 * 1024 * 1024)
+before = height()
+source.prepare()
+print(source.memory, height() - before)
+"""
 
 
 @cache
@@ -157,6 +174,24 @@ def test_more_pixels_than_fit_into_memory_are_refused_before_they_are_decoded(
         prepared(data())
     assert caught.value.code == "photo_too_large"
     assert MAX_PIXELS == 100_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's account of the process's memory")
+def test_a_jpeg_of_several_scans_takes_no_more_memory_than_was_counted() -> None:
+    """Its decoder keeps the coefficients of all of them, whether it is progressive or not."""
+    data = scan_by_scan(2400)
+    command = [sys.executable, "-c", PEAK]
+    done = subprocess.run(command, input=data, capture_output=True, check=True, timeout=60)
+    counted, peak = map(int, done.stdout.split())
+    assert 2400 * 2400 * 8 < peak < counted
+
+
+def test_the_previews_of_a_jpeg_do_not_count_as_its_scans() -> None:
+    photo = saved(marked((2000, 2000)), "JPEG")
+    preview = saved(Image.new("L", (160, 120)), "JPEG")
+    segment = b"\xff\xe2" + (len(preview) + 2).to_bytes(2, "big") + preview
+    sources = [Source("JPEG", data, USUAL, MEMORY) for data in (photo, photo[:2] + segment + photo[2:])]
+    assert sources[0].memory == sources[1].memory
 
 
 def test_a_photo_has_at_most_the_bytes_that_fit_into_a_request() -> None:

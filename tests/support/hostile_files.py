@@ -34,6 +34,12 @@ def png_of(width: int, height: int) -> bytes:
     return PNG[:8] + header + chunk(b"IDAT", NOTHING) + chunk(b"IEND", b"")
 
 
+def with_texts(number: int) -> bytes:
+    """A PNG with so many compressed texts of a megabyte."""
+    texts = (chunk(b"zTXt", b"%d\0\0" % at + zlib.compress(bytes(1_000_000))) for at in range(number))
+    return PNG[:33] + b"".join(texts) + PNG[33:]
+
+
 def jpeg_of(width: int, height: int) -> bytes:
     """A JPEG whose frame header announces a size."""
     at = JPEG.index(b"\xff\xc0")
@@ -103,10 +109,8 @@ FILES: dict[str, tuple[bytes, str | None]] = {
     "jpeg-and-zip.jpg": (JPEG + archive(), None),
     "jpeg-and-page.jpg": (JPEG + PAGE, None),
     "page-in-a-comment.jpg": (encoded("JPEG", comment=PAGE), None),
-    "text-bomb.png": (
-        PNG[:33] + chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(1_000_000))) + PNG[33:],
-        None,
-    ),
+    "text.png": (with_texts(4), None),
+    "text-bomb.png": (with_texts(60), "photo_too_large"),
     "exif-bomb.jpg": (with_exif(6_000_000), None),
     "named.exe": (WEBP, None),
 }

@@ -165,6 +165,18 @@ def endless_and_large() -> bytes:
     return header + scan * 60_000 + data[-2:]
 
 
+def scan_by_scan(side: int) -> bytes:
+    """A baseline JPEG of four inks, each in a scan of its own, as some scanners write it."""
+    grey = saved(Image.new("L", (side, side), 100), "JPEG")
+    frame, scan = grey.index(b"\xff\xc0"), grey.index(b"\xff\xda")
+    inks = range(1, 5)
+    header = struct.pack(">2sHBHHB", b"\xff\xc0", 20, 8, side, side, 4)
+    header += b"".join(bytes([ink, 0x11, 0]) for ink in inks)
+    rest = frame + 2 + int.from_bytes(grey[frame + 2 : frame + 4], "big")
+    scans = (grey[scan : scan + 5] + bytes([ink]) + grey[scan + 6 : -2] for ink in inks)
+    return grey[:frame] + header + grey[rest:scan] + b"".join(scans) + grey[-2:]
+
+
 TOP_LEFT, TOP_RIGHT, MIDDLE, BOTTOM = (0.1, 0.1), (0.9, 0.1), (0.5, 0.6), (0.5, 0.95)
 LEFT, RIGHT = (0.2, 0.5), (0.8, 0.5)
 CORNERS = {TOP_LEFT: RED, TOP_RIGHT: GREEN, MIDDLE: BLUE}

@@ -43,7 +43,9 @@ _BYTES_PER_DEEP_PIXEL = 14
 """Memory that decoding takes, measured with Pillow 13 and pi-heif 1.4; the second for a HEIF of
 10 or 12 bits."""
 _WORKING_BYTES = 40_000_000
-"""Memory for bands, encoded bytes and libraries."""
+"""Memory for bands, encoded bytes, libraries and texts."""
+_TEXT_CHARACTERS = 4 * 1024 * 1024
+"""The longest texts in a PNG, all together. Pillow keeps them, a character in up to four bytes."""
 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SUBFILE_TYPE, _PREVIEW = 254, 1
@@ -114,7 +116,7 @@ class Source:
         image.draft(None, (math.ceil(width * least), math.ceil(height * least)))
         self._image = image
         with _readable():  # the tags of a TIFF may have any type
-            self.memory = _memory(kind, image, (width, height), limits.edge)
+            self.memory = _memory(kind, data, image, (width, height), limits.edge)
             is_preview = _tag(image, _SUBFILE_TYPE) & _PREVIEW
         if is_preview:
             raise Unusable("photo_not_an_image", f"is a camera's raw file; {SUPPORTED}")
@@ -182,19 +184,23 @@ def _load_library(kind: str) -> None:
         from PIL import AvifImagePlugin
 
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    elif kind == "PNG":
+        from PIL import PngImagePlugin
+
+        PngImagePlugin.MAX_TEXT_MEMORY = _TEXT_CHARACTERS
     elif kind in ("TIFF", "WEBP"):
         import_module("PIL.TiffImagePlugin" if kind == "TIFF" else "PIL.WebPImagePlugin")
 
 
-def _memory(kind: str, image: Image.Image, size: tuple[int, int], max_edge: int) -> int:
+def _memory(kind: str, data: bytes, image: Image.Image, size: tuple[int, int], max_edge: int) -> int:
     """Bytes for decoding and what is kept of it, or for the copies of the result if those are more."""
     width, height = size
     pixels = width * height
     decoded = image.size[0] * image.size[1]
     kept = 4 * decoded / _factor(image.size, max_edge) ** 2
     if kind == "JPEG":
-        # A progressive JPEG keeps the coefficients of the whole photo while it is decoded.
-        coefficients = 2 * pixels * _samples(image) if image.info.get("progressive") else 0
+        # The coefficients of the whole photo are kept while several scans are decoded.
+        coefficients = 2 * pixels * _samples(image) if _has_several_scans(data, image) else 0
         decoding = 4 * decoded + coefficients
     else:
         deep = kind == "HEIF" and image.info.get("bit_depth", 8) > 8
@@ -217,6 +223,12 @@ def _tile_pixels(image: Image.Image) -> int:
 def _tag(image: Image.Image, number: int) -> int:
     """A number in a TIFF's tags; 0 without it, and for other kinds."""
     return int(getattr(image, "tag_v2", {}).get(number, 0))
+
+
+def _has_several_scans(data: bytes, image: Image.Image) -> bool:
+    """Whether a JPEG is progressive, or its first scan does not have all of its components."""
+    components = len(getattr(image, "layer", ()))
+    return "progressive" in image.info or strip.first_scan_components(data) < components
 
 
 def _samples(image: Image.Image) -> float:
@@ -384,6 +396,8 @@ def _readable() -> Iterator[None]:
     except UnidentifiedImageError as exc:
         raise Unusable("photo_damaged", "is damaged: its header cannot be read") from exc
     except Exception as exc:
+        if "MAX_TEXT_" in str(exc):  # Pillow's limits for the texts of a PNG
+            raise Unusable("photo_too_large", "has too much text in its metadata: save it without") from exc
         ends = isinstance(exc, EOFError) or any(word in str(exc).lower() for word in ("truncat", "end of"))
         reason = "it ends early" if ends else "it cannot be decoded"
         raise Unusable("photo_damaged", f"is damaged: {reason}") from exc

@@ -22,7 +22,7 @@ _JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD} - {0xC8}
 """Frames, tables of codes and quantization, arithmetic coding, scans, restart intervals."""
 _ADOBE, _ADOBE_BYTES = b"Adobe", 12
 _JPEG_ADOBE = 0xEE
-_JPEG_END, _JPEG_SCAN = 0xD9, 0xDA
+_JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
 _JPEG_IN_SCAN = {0x00, *range(0xD0, 0xD8)}
 
 
@@ -34,6 +34,18 @@ def without_metadata(kind: str, data: bytes) -> bytes:
         return _PNG_SIGNATURE + b"".join(_png_chunks(data))
     chunks = b"".join(_webp_chunks(data))
     return b"RIFF" + (len(chunks) + 4).to_bytes(4, "little") + b"WEBP" + chunks
+
+
+def first_scan_components(data: bytes) -> int:
+    """How many components the first scan of a JPEG has. Raises ValueError if there is no scan.
+
+    If the frame has more, further scans follow, and decoders keep the coefficients of all of them.
+    """
+    at = _jpeg_marker(data, 2)
+    while data[at + 1] != _JPEG_SCAN:
+        alone = data[at + 1] in (_JPEG_START, _JPEG_END)
+        at = _jpeg_marker(data, at + 2 + (0 if alone else int.from_bytes(data[at + 2 : at + 4], "big")))
+    return data[at + 4]
 
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:
