@@ -4816,15 +4816,16 @@ begin
         min(q."createdAt"), null, count(*) filter (where q."leaseExpiresAt" <= p_now)
       from generation.held_jobs as q group by 1, 3
     ), parted as materialized (
-      select array(
-        select b.id from public.photo_generation_batches as b
-        where b.status = 'generating' and b."imagesDone" + b."imagesFailed" > 0) as batches
+      select b.id from public.photo_generation_batches as b
+      where b.status = 'generating' and b."imagesDone" + b."imagesFailed" > 0
     ), begun as materialized (
-      select q.id, q."batchId" from parted as b cross join generation.ready_jobs as q
-      where b.batches <> '{}' and q.claims > 0 and q."batchId" = any (b.batches)
-      union all
-      select q.id, q."batchId" from parted as b cross join generation.waiting_jobs as q
-      where b.batches <> '{}' and q.claims > 0 and q."retryAt" <= p_now and q."batchId" = any (b.batches)
+      select j.id, j."batchId"
+      from (
+        select q.id, q."batchId" from generation.ready_jobs as q where q.claims > 0
+        union all
+        select q.id, q."batchId" from generation.waiting_jobs as q where q.claims > 0 and q."retryAt" <= p_now
+        offset 0
+      ) as j join parted as b on b.id = j."batchId"
     ), aged as (
       select b.age, coalesce(sum(g.n) filter (where g.state in ('ready', 'pending')), 0) as pending,
         coalesce(sum(g.n) filter (where g.state = 'rate_limited'), 0) as rate_limited,
