@@ -203,6 +203,13 @@ def test_a_photo_has_at_most_the_bytes_that_fit_into_a_request() -> None:
     assert (best.width, found[0.6].width, found[0.05].width) == (512, 512, 128)
 
 
+def test_off_encodes_again_a_file_of_more_bytes_than_fit_into_a_request() -> None:
+    """Its pixels stay as many."""
+    noise = saved(Image.effect_noise((512, 512), 100), "PNG")
+    made = prepared(noise, Limits(None, len(noise) - 1))
+    assert (len(made.data) < len(noise), made.mime_type, made.width) == (True, "image/jpeg", 512)
+
+
 def animation_of_one_frame() -> bytes:
     """A WebP that says it is animated, with its first frame alone."""
     data = animated("WEBP")

@@ -14,6 +14,7 @@ from tests.support.photo_host import (
     ADDRESS,
     HOST,
     OTHER_HOST,
+    URL,
     Answer,
     Authority,
     World,
@@ -24,7 +25,8 @@ from tests.support.photo_host import (
 from worker.app import Worker
 from worker.errors import BadInput, Transient
 from worker.photos import dns, download
-from worker.photos.address import is_public
+from worker.photos.address import is_public, parse_photo_url
+from worker.photos.hosts import AllowedHosts, RunHosts
 from worker.settings import InvalidSettings, Settings
 
 JPEG = photo()
@@ -34,13 +36,31 @@ LATER = "Wed, 21 Oct 2026 07:29:30 GMT"
 ASCTIME = "Wed Oct 21 07:28:00 2026"
 
 
-async def test_silent_ipv6_addresses_do_not_hide_a_working_ipv4(authority: Authority) -> None:
+async def test_silent_ipv6_addresses_do_not_hide_a_working_ipv4(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Five addresses that never answer cost a fraction of a second; no connection is left open."""
+    monkeypatch.setattr(download, "_CONNECT_SECONDS", 3600.0)
     async with running(authority, network={"silent": DEAD}) as world:
         world.names.table[HOST] = [[*DEAD, ADDRESS]]
         assert (await world.fetch()).data == JPEG
     assert world.network.dialled == [DEAD[0], ADDRESS]
     assert world.network.given_up == [DEAD[0]]
+
+
+async def test_a_photo_in_small_tls_records_is_fetched(authority: Authority) -> None:
+    """Some hosts send as much as fits into a packet; each record has 22 bytes of its own."""
+    data = JPEG.ljust(1_700_000, b"\0")
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data))
+        for start in range(0, len(data), 512):
+            writer.write(data[start : start + 512])
+        await writer.drain()
+
+    async with running(authority, answer) as world:
+        hosts = RunHosts(AllowedHosts("*"))
+        assert await world.web.get(parse_photo_url(URL), "user", hosts, len(data)) == data
 
 
 async def test_an_address_that_refuses_is_followed_at_once(authority: Authority) -> None:

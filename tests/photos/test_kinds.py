@@ -52,6 +52,22 @@ def test_webp_size_of_an_animation_reads_only_its_first_chunk() -> None:
 
 
 @pytest.mark.parametrize(
+    ("brands", "kind"),
+    [
+        (("avif", "mif1"), "AVIF"),
+        (("mif1", "avif", "miaf"), "AVIF"),
+        (("mif1", "heic"), "HEIF"),
+        (("heic", "mif1"), "HEIF"),
+    ],
+)
+def test_a_general_brand_leaves_the_kind_to_the_others(brands: tuple[str, ...], kind: str) -> None:
+    """Several encoders of AVIF name `mif1` first, which HEIC has too."""
+    major, *compatible = (brand.encode() for brand in brands)
+    box = b"ftyp" + major + bytes(4) + b"".join([major, *compatible])
+    assert kind_of((len(box) + 4).to_bytes(4, "big") + box) == kind
+
+
+@pytest.mark.parametrize(
     ("data", "told"),
     [
         (b"%PDF-1.7\n", "is a PDF; use JPEG"),

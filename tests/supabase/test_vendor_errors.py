@@ -49,6 +49,14 @@ def test_each_database_error_has_one_meaning(code: str | int | None, expected: t
         raise error
 
 
+@pytest.mark.parametrize(("code", "status"), [("22P02", 400), ("22003", 400), ("23514", 500)])
+def test_data_that_the_database_cannot_take_are_the_callers_mistake(code: str, status: int) -> None:
+    """400 says that another call with other data works, 500 that the operator has to look."""
+    error = call_error(code, "said", None, None, "f")
+    assert isinstance(error, QueueRefused)
+    assert error.status == status
+
+
 def test_a_refusal_keeps_what_the_database_said() -> None:
     """Status, reason, message and hint of a PTnnn reach the caller."""
     refused = call_error("PT409", "already used", "idempotency_key_reused", "use a new key", "f")

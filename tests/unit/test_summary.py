@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +42,17 @@ def test_every_failure_is_counted_and_few_are_named(codes: list[str | None]) -> 
     told = summary.as_json(0)
     assert sum(told["failuresByCode"].values()) == told["failed"] == len(codes)
     assert len(told["failuresByCode"]) <= 11
+    if len(set(codes)) <= 10:
+        assert told["failuresByCode"] == Counter(code or "unknown" for code in codes)
     assert set(told["failuresByCode"]) <= {*(code or "unknown" for code in codes), "other_codes"}
+
+
+def test_what_stops_the_run_is_the_problem_that_is_shown() -> None:
+    """One that concerns some orders only is shown while nothing else is."""
+    summary = Summary("r", "w", "m", order_problem="the bucket does not exist")
+    assert summary.as_json(0)["problem"] == "the bucket does not exist"
+    summary.stop.abort("misconfigured", "the key is wrong")
+    assert summary.as_json(0)["problem"] == "the key is wrong"
 
 
 def test_what_the_end_of_time_cut_is_told_apart() -> None:

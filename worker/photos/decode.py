@@ -146,7 +146,7 @@ class Source:
         Nor are they kept with another color profile than sRGB's: a profile may contain any text. And not if
         they would show another picture, as of a file that follows its format only by half.
         """
-        if self._kind not in strip.KINDS or image.mode == "CMYK" or getattr(image, "n_frames", 1) > 1:
+        if self._kind not in strip.KINDS or image.mode == "CMYK":
             return None
         if _has_other_colors(image.mode, image.info.get("icc_profile")):
             return None

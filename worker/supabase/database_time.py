@@ -38,6 +38,6 @@ def http_date(text: str | None) -> str | None:
     )
 
 
-def is_before(moment: str | None, later: str | None) -> bool:
-    """Whether one database time is before another; False if either is unknown."""
-    return bool(moment and later) and datetime.fromisoformat(str(moment)) < datetime.fromisoformat(str(later))
+def is_before(moment: str, later: str) -> bool:
+    """Whether one database time is before another."""
+    return datetime.fromisoformat(moment) < datetime.fromisoformat(later)

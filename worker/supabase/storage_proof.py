@@ -50,12 +50,13 @@ class StorageProof:
         self._checked = False
         self._unreported: Mapping[str, Any] | None = None
 
-    async def require(self, refused: Mapping[str, Any] | None, now: str | None, deadline: Deadline) -> None:
+    async def require(self, refused: Mapping[str, Any] | None, now: str, deadline: Deadline) -> None:
         """Return if an image can be stored; `refused` and `now` are the last refusal and the claim's time.
 
         Raises Misconfigured and QueueUnavailable; then no request may be sent.
         """
-        _refuse_before_its_time(refused, now)
+        if refused:
+            _refuse_before_its_time(refused, now)
         refused = refused or self._unreported
         if refused or not self._checked:
             await self._store.check(deadline.within(CALL_SECONDS))
@@ -111,12 +112,12 @@ class StorageProof:
         return True
 
 
-def _refuse_before_its_time(refused: Mapping[str, Any] | None, now: str | None) -> None:
-    until = (refused or {}).get("waitUntil")
-    if refused and is_before(now, until):
+def _refuse_before_its_time(refused: Mapping[str, Any], now: str) -> None:
+    until = refused.get("waitUntil")  # gone once an operator has resumed
+    if until and is_before(now, until):
         raise Misconfigured(
             "storage_relapsed",
-            f"Storage accepted a probe but then refused an image: {refused.get('problem')}; the next probe "
+            f"Storage accepted a probe but then refused an image: {refused['problem']}; the next probe "
             f"is at {until}; to probe now, run python -m worker gate resume",
         )
 
