@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 
 import pytest
@@ -110,3 +111,21 @@ async def test_photos_that_take_too_long_together_fail_their_job_and_name_the_sl
         row["errorMessage"],
     )
     assert (site.job(few)["status"], summary["completed"]) == ("completed", 1)
+
+
+async def test_a_bucket_that_does_not_exist_is_reported_once(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The operator gets one alert for a run, however many orders name it; other orders are made."""
+    caplog.set_level(logging.INFO, logger="worker")
+    site.rows("insert into generation.photo_buckets values ('elsewhere') returning bucket")
+    jobs = await site.order("a", "b", "c", photo=f"elsewhere/{site.user}/me.png")
+    (mine,) = await site.order("mine")
+
+    summary = await site.run()
+
+    site.rows("delete from generation.photo_buckets where bucket = 'elsewhere' returning bucket")
+    assert caplog.messages.count("misconfigured") == 1
+    assert "elsewhere does not exist" in summary["problem"]
+    assert {(site.job(job)["status"], site.job(job)["attempts"]) for job in jobs} == {("pending", 0)}
+    assert site.job(mine)["status"] == "completed"
