@@ -2289,7 +2289,7 @@ end
 $$;
 
 -- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
--- is what is past. Starts are given a sixth of a window ahead; and a 429 takes three more; a window more does no harm.
+-- is what is past. Starts are given a sixth of a window ahead; and a 429 takes one more; a window more does no harm.
 create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
@@ -2303,7 +2303,7 @@ begin
     and coalesce(greatest(p_gate."blockedUntil", p_gate."probeAt", v_last) <= p_now + least(v_window, interval '1 hour'), true) then
     return p_gate;
   end if;
-  v_farthest := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
+  v_farthest := p_now + v_window + make_interval(secs => generation.even_seconds(p_gate));
   if p_gate."limitedAt" > p_now then
     p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
     p_gate."limitedAt" := p_now;
@@ -2500,12 +2500,13 @@ begin
 end
 $$;
 
--- From when on starts may come at once. For a window after a 429 they may not.
+-- From when on starts may come at once. For a window after a 429 and its block they may not.
 create or replace function generation.room_at(p_gate generation.gates) returns timestamptz
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds"));
+  return greatest(p_gate."roomAt",
+    greatest(p_gate."limitedAt", p_gate."blockedUntil") + make_interval(secs => p_gate."windowSeconds"));
 end
 $$;
 
@@ -3146,8 +3147,8 @@ $$;
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first takes the place of the next three starts,
---                         that of a probe of one; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first takes the place of the next start, a second
+--                         within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
@@ -3184,7 +3185,6 @@ declare
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
   v_until timestamptz;
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
-  v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
@@ -3202,8 +3202,7 @@ begin
     p_gate."provenStarts" := least(v_limit, p_gate.rate);
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
-    return generation.add_starts(p_gate, array(
-      select greatest(generation.last_start(p_gate) + v_even, p_now) + i * v_even from generate_series(0, v_missed - 1) as i), p_now);
+    return generation.add_starts(p_gate, array[greatest(generation.last_start(p_gate) + v_even, p_now)], p_now);
   elsif p_facts ->> 'period' = 'unknown' then
     p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
     p_gate."learnedFrom" := 'decrease';

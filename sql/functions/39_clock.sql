@@ -74,7 +74,7 @@ end
 $$;
 
 -- A gate with no time that lies further ahead than it can: a block that began in the future is moved with its beginning, and so
--- is what is past. Starts are given a sixth of a window ahead; and a 429 takes three more; a window more does no harm.
+-- is what is past. Starts are given a sixth of a window ahead; and a 429 takes one more; a window more does no harm.
 create or replace function generation.gate_in_time(p_gate generation.gates, p_now timestamptz) returns generation.gates
 language plpgsql immutable set search_path = ''
 as $$
@@ -88,7 +88,7 @@ begin
     and coalesce(greatest(p_gate."blockedUntil", p_gate."probeAt", v_last) <= p_now + least(v_window, interval '1 hour'), true) then
     return p_gate;
   end if;
-  v_farthest := p_now + v_window + make_interval(secs => 3 * generation.even_seconds(p_gate));
+  v_farthest := p_now + v_window + make_interval(secs => generation.even_seconds(p_gate));
   if p_gate."limitedAt" > p_now then
     p_gate."blockedUntil" := p_now + (p_gate."blockedUntil" - p_gate."limitedAt");
     p_gate."limitedAt" := p_now;

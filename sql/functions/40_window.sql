@@ -96,12 +96,13 @@ begin
 end
 $$;
 
--- From when on starts may come at once. For a window after a 429 they may not.
+-- From when on starts may come at once. For a window after a 429 and its block they may not.
 create or replace function generation.room_at(p_gate generation.gates) returns timestamptz
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return greatest(p_gate."roomAt", p_gate."limitedAt" + make_interval(secs => p_gate."windowSeconds"));
+  return greatest(p_gate."roomAt",
+    greatest(p_gate."limitedAt", p_gate."blockedUntil") + make_interval(secs => p_gate."windowSeconds"));
 end
 $$;
 

@@ -5,8 +5,8 @@
 -- the epoch of the start under which the call was made. A 429 of an older epoch is old news and changes nothing.
 --   day                   blocked until the quota's reset at midnight Pacific
 --   minute, a new limit   the rate becomes that limit, blocked as long as Gemini says
---   minute, known limit   (or one above the operator's rate) the first takes the place of the next three starts,
---                         that of a probe of one; a second within the window blocks
+--   minute, known limit   (or one above the operator's rate) the first takes the place of the next start, a second
+--                         within the window blocks
 --   unknown               the rate falls to 70 %, blocked 2, 4, 8 … s with jitter, at most a window
 -- Returns {epoch, rate, blockedForSeconds}. Errors: PT400. Locks: the gate.
 -- Not repeated by the worker: without an epoch that has moved, a second telling counts as a second 429, which
@@ -43,7 +43,6 @@ declare
   v_wait double precision := coalesce((p_facts ->> 'retryAfterSeconds')::double precision, p_gate."windowSeconds");
   v_until timestamptz;
   v_next_probe timestamptz := p_now + make_interval(secs => 60 * p_gate."windowSeconds");
-  v_missed integer := case when p_gate."probedAt" is null then 3 else 1 end;
   v_even constant interval := make_interval(secs => generation.even_seconds(p_gate));
   v_recent boolean := p_gate."limitedAt" > p_now - make_interval(secs => p_gate."windowSeconds");
 begin
@@ -61,8 +60,7 @@ begin
     p_gate."provenStarts" := least(v_limit, p_gate.rate);
     p_gate."probeAt" := v_next_probe;
   elsif p_facts ->> 'period' = 'minute' and not coalesce(v_recent, false) then
-    return generation.add_starts(p_gate, array(
-      select greatest(generation.last_start(p_gate) + v_even, p_now) + i * v_even from generate_series(0, v_missed - 1) as i), p_now);
+    return generation.add_starts(p_gate, array[greatest(generation.last_start(p_gate) + v_even, p_now)], p_now);
   elsif p_facts ->> 'period' = 'unknown' then
     p_gate."learnedRate" := greatest(generation.gate_rate(p_gate) * 0.7, 1);
     p_gate."learnedFrom" := 'decrease';

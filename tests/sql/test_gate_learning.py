@@ -46,14 +46,12 @@ def test_starts_ahead_of_the_end_of_a_block(queue: Queue, moment: Moment) -> Non
     assert all(9 <= start <= 10 for start in starts)
 
 
-def test_a_429_at_the_known_rate_delays_the_next_start_by_three_intervals(
-    queue: Queue, moment: Moment
-) -> None:
+def test_a_429_at_the_known_rate_takes_the_place_of_a_start(queue: Queue, moment: Moment) -> None:
     """A second one soon after blocks."""
     epoch = GateRun(queue).take(1)["epoch"]
     first = limited(queue, "minute", epoch, limit=60, retryAfterSeconds=40)
     assert first == {"epoch": epoch, "rate": 60, "blockedForSeconds": 0}
-    assert GateRun(queue).starts(1) == pytest.approx([4 * INTERVAL], abs=1e-5)
+    assert GateRun(queue).starts(1) == pytest.approx([2 * INTERVAL], abs=1e-5)
     moment.advance(59)
     second = limited(queue, "minute", epoch, limit=60, retryAfterSeconds=40)
     assert second == {"epoch": epoch + 1, "rate": 60, "blockedForSeconds": 40}
@@ -67,7 +65,7 @@ def test_a_lone_429_neither_blocks_nor_lowers_the_rate(
     for _ in range(3):
         answer = limited(queue, "minute", retryAfterSeconds=40, limit=limit)
         assert (answer["rate"], answer["blockedForSeconds"]) == (60, 0)
-        assert GateRun(queue).starts(1) == pytest.approx([3 * INTERVAL], abs=1e-5)
+        assert GateRun(queue).starts(1) == pytest.approx([INTERVAL], abs=1e-5)
         moment.advance(61)
 
 

@@ -94,7 +94,7 @@ class Gate:
 
     def at_once(self, at: datetime) -> int:
         """Below how many counted starts the next one comes at once."""
-        if self.limited_at > at - timedelta(seconds=WINDOW):
+        if max(self.limited_at, self.blocked_until or LONG_AGO) > at - timedelta(seconds=WINDOW):
             return 1
         proven = min(ceil(self.allowed / 2), max(ceil(self.proven / 2), 5))
         return min(floor(self.allowed), self.burst or proven)
@@ -289,9 +289,9 @@ class Gate:
         """Takes a 429 in; within which times the gate is now blocked, None if that is not changed."""
         recent = self.limited_at > now - timedelta(seconds=WINDOW)
         self.limited_at = now
-        missed, next_probe = 3, now + timedelta(seconds=60 * WINDOW)
+        next_probe = now + timedelta(seconds=60 * WINDOW)
         if self.probed_at:
-            missed, self.probed_at, self.probe_at = 1, None, next_probe
+            self.probed_at, self.probe_at = None, next_probe
         least = most = facts.retry_seconds or WINDOW
         if facts.period == "day":
             least = most = (next_daily_reset(now) - now).total_seconds()
@@ -299,8 +299,7 @@ class Gate:
             self.learned, self.stated, self.learned_at = Decimal(facts.limit), True, now
             self.probe_at, self.proven = next_probe, min(facts.limit, self.rate)
         elif facts.period == "minute" and not recent:
-            first = max(self.last + self.even, now)
-            self.keep([first + place * self.even for place in range(missed)], now)
+            self.keep([max(self.last + self.even, now)], now)
             return None
         elif facts.period == "unknown":
             # Doubles become numeric with 15 digits.

@@ -255,6 +255,21 @@ async def test_a_429_is_told_under_its_own_epoch(ticker: Ticker) -> None:
     assert [told["p_epoch"] for told in gate.reported] == [1, 1]
 
 
+async def test_nothing_starts_while_a_429_is_reported(ticker: Ticker) -> None:
+    """What the gate makes of it may void the slots that the run has."""
+    gate = HandGate(starts(0, 0))
+    limiter = Limiter(gate, ticker)
+    epoch = await limiter.acquire(ticker.never)
+    gate.limit = None
+    report = asyncio.create_task(limiter.report(FACTS, epoch))
+    await settled()
+    (image,) = waiting(limiter, 1, ticker)
+    await settled()
+    assert (len(gate.reported), done([image])) == (1, ["waits"])
+    report.cancel()
+    assert await asyncio.wait_for(image, 30) == 1
+
+
 async def test_a_429_that_cannot_be_told_keeps_this_run_quiet(ticker: Ticker) -> None:
     """Without the database the run waits by itself for as long as Gemini said, or a while."""
     gate = HandGate(starts(0, 0))

@@ -61,6 +61,7 @@ class RateLimiter:
         self._monotonic = monotonic
         self._grace, self.horizon = 0.0, math.inf
         self._wake = Deadline(-math.inf, monotonic)
+        self._reports = 0
         self._has_newcomer = False
         self._announced: set[str] = set()  # the users whom the gate knows
         self._runs_of_users: Mapping[str, int] = {}
@@ -104,12 +105,16 @@ class RateLimiter:
             "limit": facts.limit,
         }
         params = {"p_model": model, "p_facts": reported, "p_epoch": epoch}
+        self._reports += 1
         try:
             answer = await self._database.rpc("report_rate_limit", params, self._deadlines.save, tries=1)
         except GenerationError as lost:
             self.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
             log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
             return
+        finally:
+            self._reports -= 1
+            self.look_again()
         if model != self._model:
             return
         self.block(answer["blockedForSeconds"])
@@ -142,6 +147,9 @@ class RateLimiter:
                 break
             if due > now:
                 self._wake.move(due)
+                await self._stop.sleep(self._wake)
+            elif self._reports:
+                self._wake.move(latest.at)
                 await self._stop.sleep(self._wake)
             elif start <= now:
                 self._slots.popleft()
