@@ -206,10 +206,10 @@ class Answer:
 
     def time_out(self) -> NoReturn:
         """Raise HostTimedOut."""
-        said = f"the host did not answer within {FIRST_BYTE_SECONDS:g} s"
+        message = f"the host did not answer within {FIRST_BYTE_SECONDS:g} s"
         if self._begun:
-            said = f"the host sent less than {RATE_BYTES // 1024} kB in {RATE_SECONDS:g} s"
-        raise HostTimedOut("photo_host_unavailable", said)
+            message = f"the host sent less than {RATE_BYTES // 1024} kB in {RATE_SECONDS:g} s"
+        raise HostTimedOut("photo_host_unavailable", message)
 
 
 class Head:

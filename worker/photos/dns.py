@@ -75,12 +75,12 @@ class Lookups:
             async with asyncio.timeout(LOOKUP_SECONDS):
                 addresses = await self._found(host, user_folder)
         except TimeoutError as exc:
-            said = f"the host name {host[:80]} could not be resolved within {LOOKUP_SECONDS:g} s"
+            message = f"the host name {host[:80]} could not be resolved within {LOOKUP_SECONDS:g} s"
             if host in self._under_way:
-                raise HostTimedOut("photo_host_unavailable", said) from exc
+                raise HostTimedOut("photo_host_unavailable", message) from exc
             own_fault = self._of_user[user_folder] >= MAX_LOOKUPS_OF_USER
             delayed = Transient if own_fault else PhotoDelayed  # by other lookups
-            raise delayed("photo_host_unavailable", said) from exc
+            raise delayed("photo_host_unavailable", message) from exc
         if not addresses:
             raise BadInput("photo_host_unknown", f"the host {host[:80]} was not found on the public internet")
         return addresses

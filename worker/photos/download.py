@@ -212,10 +212,10 @@ class PhotoDownload:
                 return _redirected(url, headers[b"location"], hosts)
             if response.status != 200:
                 if response.status in _MAY_SAY_EXPIRED and _says_expired(url, await _reason(response)):
-                    said = (
+                    message = (
                         f"{url.shown}: the link has expired ({response.status}); order again with a new one"
                     )
-                    raise BadInput("photo_link_expired", said)
+                    raise BadInput("photo_link_expired", message)
                 _refuse_status(url, response.status, headers)
             refuse_compressed(url.shown, headers.get(b"content-encoding", b"").decode("latin-1"))
             stated = stated_bytes(headers.get(b"content-length", b"").decode("latin-1"))
@@ -324,14 +324,14 @@ def _redirected(url: PhotoUrl, location: bytes, hosts: RunHosts) -> PhotoUrl:
 
 
 def _refuse_status(url: PhotoUrl, status: int, headers: dict[bytes, bytes]) -> NoReturn:
-    said = f"{url.shown}: the host answered {status}"
+    message = f"{url.shown}: the host answered {status}"
     if status >= 500 or status in _RETRYABLE:
-        raise Transient("photo_host_unavailable", said, _retry_after_seconds(headers))
+        raise Transient("photo_host_unavailable", message, _retry_after_seconds(headers))
     if status in (404, 410):
-        raise BadInput("photo_missing", f"{said}: photo not found")
+        raise BadInput("photo_missing", f"{message}: photo not found")
     if status in (401, 403):
-        raise BadInput("photo_forbidden", f"{said}: access denied; the link may have expired")
-    raise BadInput("photo_refused", said)
+        raise BadInput("photo_forbidden", f"{message}: access denied; the link may have expired")
+    raise BadInput("photo_refused", message)
 
 
 def _retry_after_seconds(headers: Mapping[bytes, bytes]) -> float | None:

@@ -47,19 +47,19 @@ class RunHosts:
     def require(self, url: PhotoUrl) -> None:
         """Raise BadInput `photo_host_not_allowed` unless the host is allowed."""
         if url.host not in self._allowed:
-            said = f"{url.shown}: photos from {url.host} are not allowed"
-            raise BadInput("photo_host_not_allowed", said)
+            message = f"{url.shown}: photos from {url.host} are not allowed"
+            raise BadInput("photo_host_not_allowed", message)
 
     def require_answering(self, url: PhotoUrl, user_folder: str) -> None:
         """Raise Transient for a host that timed out for this user, or if too many others did."""
         timed_out = self._timed_out[user_folder]
         if url.host in timed_out:
-            said = "the host timed out earlier in this run"
+            message = "the host timed out earlier in this run"
         elif len(timed_out) >= MAX_TIMED_OUT_HOSTS and url.host not in self._answered[user_folder]:
-            said = f"{len(timed_out)} other hosts of this user timed out in this run"
+            message = f"{len(timed_out)} other hosts of this user timed out in this run"
         else:
             return
-        raise Transient("photo_host_unavailable", f"{url.shown}: {said}")
+        raise Transient("photo_host_unavailable", f"{url.shown}: {message}")
 
     def answered(self, url: PhotoUrl, user_folder: str) -> None:
         """Record that the host answered."""
