@@ -75,8 +75,9 @@ gc.disable()  # nothing that is imported and collected is garbage: looking for s
 
 
 def pytest_collection_finish() -> None:
-    """Collects garbage from now on, but not among what has been imported."""
+    """Collects garbage from now on, rarely, and not among what has been imported."""
     gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
 
 
