@@ -64,7 +64,7 @@ audit: $(PYTHON_PACKAGES) ## ask osv.dev for known vulnerabilities of every lock
 	@$(PY) -m local.audit
 
 clean: ## remove the local stack's data, the demo's photos and all caches; .venv and node_modules stay
-	rm -rf .local demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .local /dev/shm/generation-tests-* demo-output .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(PYTHON_PACKAGES): requirements.txt requirements-dev.txt requirements-photos.txt

@@ -8,7 +8,6 @@ import re
 import shutil
 import ssl
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,18 @@ import httpx
 import psycopg
 import pytest
 from psycopg.rows import DictRow
-from psycopg.types.json import Jsonb
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from local.stack.errors import StackError
-from local.stack.stack import DATA, Stack
+from local.stack.postgres import Postgres
+from local.stack.stack import Stack
 from tests.support.bare import checkout
 from tests.support.callers import callers, everybody, scene
 from tests.support.command_line import cli
 from tests.support.database_fixtures import earlier, installed, postgres, scratch
-from tests.support.installation import Installation, User, connect
+from tests.support.installation import Installation, User, connect, data_folder
 from tests.support.logging_fixtures import restored_logging
 from tests.support.queue_fixtures import another, as_installed, clock, queue
-from tests.support.queue_sql import NO_LIMITS
 from tests.support.runs import no_backoff, site
 from tests.support.served import orders_target, queue_target, served_orders, served_queue, target
 from tests.support.tokens import signer
@@ -125,32 +123,15 @@ ssl.SSLContext.load_verify_locations = _load_needed_authorities  # type: ignore[
 @pytest.fixture(scope="session")
 def installation() -> Iterator[Installation]:
     """The one stack of the session, in a folder that goes with it."""
-    DATA.mkdir(exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="tests-", dir=DATA))
-    try:
-        with Stack(folder, durable=False) as started:
-            connection = connect(started.db_url)
-            # Tests other than the gate's are about something else: they start at any rate.
-            for model in (
-                "gemini-2.5-flash-image",
-                "gemini-3.1-flash-image",
-                "gemini-nano-banana-2.1",
-                "gemini-3-pro-image",
-                "model",
-            ):
-                connection.execute("select set_generation_rate(%s, 100000, 1000)", [model])
-            # They order and make as many images as they like, of photos from wherever they are.
-            # Announced ends come nearer every day: only tests about them have any.
-            connection.execute('update generation.models set "announcedEnd" = null')
-            connection.execute("select set_generation_limits(%s)", [Jsonb({"maxRuns": 1000, **NO_LIMITS})])
-            connection.execute("select add_generation_photo_host('*')")
-            made = Installation(started, connection)
-            yield made
-            made.close()
-    except StackError as error:
-        raise pytest.fail.Exception(str(error), pytrace=False) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with data_folder() as folder:
+        postgres = Postgres(folder, durable=False, settings=("max_wal_size=128MB",))
+        try:
+            with Stack(folder, postgres=postgres) as started:
+                made = Installation(started, connect(started.db_url))
+                yield made
+                made.close()
+        except StackError as error:
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
 
 @pytest.fixture(scope="session")

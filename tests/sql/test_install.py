@@ -1,10 +1,7 @@
 """Installing: twice is once, PostgreSQL 15 and 16 will do, illegal states cannot be stored, indexes serve."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,7 +10,7 @@ import pytest
 from local.stack.postgres import DEBIAN, Postgres
 from local.stack.stack import Stack, project_sql
 from local.stack.supabase import ROLES
-from tests.support.installation import connect
+from tests.support.installation import connect, data_folder
 from tests.support.queue_invariants import check_invariants
 from tests.support.queue_sql import Connection, Queue
 
@@ -124,13 +121,9 @@ def test_twice_is_once(as_installed: None, db: Connection, stack: Stack) -> None
 @contextmanager
 def plain_postgres(version: int) -> Iterator[Postgres]:
     """A PostgreSQL with Supabase's roles and nothing else of it."""
-    folder = Path(tempfile.mkdtemp(prefix="plain-"))
-    try:
-        with Postgres(folder, version, durable=False) as postgres:
-            postgres.psql(ROLES)
-            yield postgres
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with data_folder() as folder, Postgres(folder, version, durable=False) as postgres:
+        postgres.psql(ROLES)
+        yield postgres
 
 
 def live_through(version: int) -> None:

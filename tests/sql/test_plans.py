@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from local.stack.postgres import Postgres
 from tests.support.databases import database
-from tests.support.installation import connect
+from tests.support.installation import connect, data_folder
 from tests.support.queue_sql import Queue, order, result_of
 
 # As many jobs ready, ended and waiting for their time, and as many users, runs and refused images;
@@ -61,10 +59,7 @@ CLAIM_INDEXES = {
 @pytest.fixture(scope="module", params=[pytest.param(16, marks=pytest.mark.slow), 18])
 def server(request: pytest.FixtureRequest) -> Iterator[Postgres]:
     """A PostgreSQL that plans an SQL function at each call, and one that keeps its plan."""
-    with (
-        tempfile.TemporaryDirectory(prefix="plans-") as folder,
-        Postgres(Path(folder), request.param, durable=False) as postgres,
-    ):
+    with data_folder() as folder, Postgres(folder, request.param, durable=False) as postgres:
         yield postgres
 
 

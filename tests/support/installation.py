@@ -1,14 +1,29 @@
 """What tests use of the one stack of their session: a connection, the tables as installed, users."""
 
 import contextlib
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import Jsonb
 from supabase import AsyncClient
 
-from local.stack.stack import Stack
+from local.stack.stack import DATA, Stack
+from tests.support.queue_sql import NO_LIMITS
+
+MEMORY = Path("/dev/shm")  # Linux's file system in memory
+ROOM = 4 << 30  # bytes; four stacks take less than a quarter of it
+MODELS = (
+    "gemini-2.5-flash-image",
+    "gemini-3.1-flash-image",
+    "gemini-nano-banana-2.1",
+    "gemini-3-pro-image",
+    "model",
+)
 
 
 class User(NamedTuple):
@@ -16,6 +31,21 @@ class User(NamedTuple):
 
     id: str
     client: AsyncClient
+
+
+@contextlib.contextmanager
+def data_folder() -> Iterator[Path]:
+    """A folder for a server's data, removed at the end; in memory if there is room.
+
+    On a disk a server would spend half of its time on creating the files of tables and databases.
+    """
+    DATA.mkdir(exist_ok=True)
+    in_memory = MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM
+    folder = Path(tempfile.mkdtemp(prefix="generation-tests-", dir=MEMORY if in_memory else DATA))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Rows:
@@ -62,6 +92,18 @@ def connect(db_url: str) -> psycopg.Connection[DictRow]:
     return psycopg.connect(db_url, autocommit=True, row_factory=dict_row, prepare_threshold=None)
 
 
+def prepare(connection: psycopg.Connection[DictRow]) -> None:
+    """Opens what tests of other things would wait for or be refused by: rates, limits, hosts, announced ends.
+
+    Announced ends come nearer every day: only tests about them have any.
+    """
+    for model in MODELS:
+        connection.execute("select set_generation_rate(%s, 100000, 1000)", [model])
+    connection.execute('update generation.models set "announcedEnd" = null')
+    connection.execute("select set_generation_limits(%s)", [Jsonb({"maxRuns": 1000, **NO_LIMITS})])
+    connection.execute("select add_generation_photo_host('*')")
+
+
 class Installation:
     """A started stack, what its tables held before any test, and a connection that tests use in turn."""
 
@@ -71,6 +113,7 @@ class Installation:
         set session authorization default; reset all"""
 
     def __init__(self, stack: Stack, connection: psycopg.Connection[DictRow]) -> None:
+        prepare(connection)
         self.stack, self.rows, self._connection = stack, Rows(connection), connection
 
     @contextlib.contextmanager
