@@ -40,7 +40,7 @@ async def run(context: RunContext) -> dict[str, Any]:
             await settle_until(context, lambda: not context.jobs, context.deadlines.settle)
         finally:
             context.jobs.abandon()  # a failed or cancelled run releases its jobs too
-            await finish(context)
+            await finish_run(context)
         summary = sum_up(context)
         log.event("run_finished", **{k: v for k, v in summary.items() if k not in ("runId", "images")})
         return summary
@@ -100,7 +100,7 @@ async def settle_until(context: RunContext, satisfied: Callable[[], bool], deadl
         await context.jobs.wait_for_change(deadline)
 
 
-async def finish(context: RunContext) -> None:
+async def finish_run(context: RunContext) -> None:
     """Finish the run in the database, unless it claimed nothing. Releases its remaining jobs, including those
     of a claim whose answer was lost."""
     if context.photos is not None:
