@@ -10,8 +10,6 @@ from tests.support.proxy import Proxy
 from tests.support.runs import Site, fresh_order
 from worker.errors import QueueUnavailable
 
-pytest_plugins = ("tests.support.runs",)
-
 
 @pytest.mark.parametrize(("key", "calls"), [("key-1", 2), (None, 1)])
 async def test_an_order_whose_answer_is_lost_is_enqueued_once(
