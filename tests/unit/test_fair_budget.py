@@ -141,6 +141,30 @@ async def test_an_owner_at_a_higher_price_gets_fewer_units() -> None:
     assert [order[:count].count("dear") for count in (4, 8, 12)] == [1, 2, 3]
 
 
+async def test_the_price_that_is_known_with_the_result_counts() -> None:
+    """The gate's answer says in how many runs a user waits, whose first image waits for that answer."""
+    prices, order = {"dear": 1.0}, list[str]()
+    budget = FairBudget(100, price=lambda owner: prices.get(owner, 1.0))
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        asked.set()
+        await answer.wait()
+        prices["dear"] = 3.0
+
+    async def take(owner: str) -> None:
+        async with budget.hold_after(owner, 1, first):
+            order.append(owner)
+
+    takers = [asyncio.create_task(take("dear")) for _ in range(3)]
+    await asked.wait()
+    takers += [asyncio.create_task(take("cheap")) for _ in range(3)]
+    await asyncio.sleep(0)
+    answer.set()
+    await asyncio.gather(*takers)
+    assert order == ["dear", "cheap", "cheap", "cheap", "dear", "dear"]
+
+
 async def test_more_than_the_limit_is_held_alone(hold: Hold) -> None:
     small, large = hold("a", 1), hold("b", 50)
     assert await holding(small, large) == [True, False]

@@ -238,7 +238,7 @@ async def test_a_change_of_model_drops_the_old_gates_starts_and_block(ticker: Ti
 
 async def test_one_question_asks_for_no_more_than_the_database_gives(ticker: Ticker) -> None:
     """However many images wait."""
-    gate = HandGate(starts(0), starts(*[0] * MOST_SLOTS), starts(0))
+    gate = HandGate(starts(0), starts(*[0] * MOST_SLOTS, grace=60), starts(0))
     gate.open.clear()
     images = waiting(Limiter(gate, ticker), MOST_SLOTS + 2, ticker)
     await settled()

@@ -106,7 +106,7 @@ class FairBudget:
     async def hold_after(self, owner: str, size: int, first: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
         """Hold `size` units, wait for `first`, and yield its result.
 
-        Nobody else is granted anything between the grant and the result.
+        Nobody else is granted anything between the grant and the result. The owner's price is that after it.
         """
         closed = False
 
@@ -122,7 +122,9 @@ class FairBudget:
 
         try:
             async with self.hold(owner, size, close):
+                price = self._price(owner)
                 result = await first()
+                self._turns[owner] = self._turns.get(owner, self._now) + size * (self._price(owner) - price)
                 reopen()
                 yield result
         finally:
