@@ -149,7 +149,7 @@ class Ledger:
             most = max(most, level)
         return most
 
-    def wait(self, condition: Callable[[Ledger], object], timeout_seconds: float = 10.0) -> bool:
+    def wait(self, condition: Callable[[Ledger], object], timeout_seconds: float = 60.0) -> bool:
         """Block until `condition(ledger)` is true after some change; False after `timeout_seconds`."""
         with self._changed:
             return self._changed.wait_for(lambda: bool(condition(self)), timeout_seconds)

@@ -113,7 +113,7 @@ async def test_a_client_that_gives_up_is_noticed(
     """A hanging call ends in the client's timeout; it is `cut`, and paid for if the image was made."""
     gemini.add_rule({"kind": "hang", "images": made})
     with pytest.raises(httpx.ReadTimeout):
-        await generate(client=sdk(wire, gemini.url, timeout_seconds=0.3))
+        await generate(client=sdk(wire, gemini.url, timeout_seconds=0.8))
     await settled(gemini, lambda ledger: ledger.outcomes() == {"cut": 1})
     assert (gemini.paid(), gemini.ledger.paid_and_cut()) == (paid, paid)
 
@@ -136,8 +136,8 @@ async def test_a_slow_drip_outlives_the_sdks_timeout(
     gemini: Simulator, generate: Generate, wire: httpx.AsyncClient
 ) -> None:
     """An answer in small pieces arrives whole though it takes longer than the timeout, which is per read."""
-    gemini.add_rule({"kind": "drip", "seconds": 1.0})
-    assert images(await generate(client=sdk(wire, gemini.url, timeout_seconds=0.6)))
+    gemini.add_rule({"kind": "drip", "seconds": 2.4})
+    assert images(await generate(client=sdk(wire, gemini.url, timeout_seconds=1.5)))
 
 
 async def test_rules_are_taken_in_order_and_used_up(gemini: Simulator, generate: Generate) -> None:

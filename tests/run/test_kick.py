@@ -43,7 +43,7 @@ def test_a_run_under_way_takes_what_comes(site: Clocked) -> None:
     """An order during a run starts no other run, and the active run makes its photo."""
     site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[first]")
     first = site.order("first")
-    assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1, 60)
+    assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1)
     forget_kicks(site.db)
     second = site.order("second")
     site.gemini.release()
@@ -98,7 +98,7 @@ def test_a_call_behind_a_long_run_is_no_trouble(site: Clocked) -> None:
     """While pg_net waits for one run, the next calls wait in its queue and are shown as in progress."""
     site.gemini.add_rule({"kind": "image", "hold": True}, prompt="[held]")
     job = site.order("held")
-    assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1, 60)
+    assert site.gemini.ledger.wait(lambda ledger: ledger.outcomes().get("open") == 1)
     site.db.execute("select generation.call_worker('/', 'tick')")
     site.db.execute('update generation.worker_calls set "calledAt" = "calledAt" - interval \'300 seconds\'')
     assert [call.partition(": ")[2] for call in site.calls()] == ["under way", "under way"]
