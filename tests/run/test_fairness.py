@@ -219,18 +219,21 @@ async def test_a_small_order_is_made_in_turns_with_a_large_one(
 ) -> None:
     """At a slow gate, users take turns at its starts, whoever's images came first."""
     monkeypatch.setattr("worker.run.run.CLAIM_PAUSE_SECONDS", 0.05)
-    site.rows("select set_generation_rate(%s, 30, 1, 6, 0.1)", MODEL)
+    site.rows("select set_generation_rate(%s, 15, 1, 6, 0.1)", MODEL)
     photo = await site.upload("large.png", picture(), user="large")
-    await site.order("large 1", "large 2", "large 3", images=10, photo=photo, userId="large")
+    await site.order("large 1", "large 2", images=8, photo=photo, userId="large")
     running = asyncio.create_task(site.worker().run(RunRequest()))
     await site.until(lambda ledger: ledger.calls)
 
-    await site.order("small", images=2)
-    assert (await running)["completed"] == 4
+    (small,) = await site.order("small", images=2)
+    await site.until_row("select from photo_generation_queue where id = %s and status = 'processing'", small)
+    before = len(site.calls())
+    assert (await running)["completed"] == 3
 
     calls = [call.prompt_start for call in site.calls()]
     last = max(place for place, prompt in enumerate(calls) if "[small]" in prompt)
-    assert last < len(calls) // 3, calls
+    # In turns both are among the next four; a busy machine may have their photo later than their place.
+    assert last - before <= 6, calls
 
 
 @pytest.mark.parametrize(("horizon", "pause"), [(1, 0.2), (10, 2), (600, 2), (math.inf, 2)])
