@@ -15,11 +15,13 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 _PNG_NUMBERS = {b"gAMA": 4, b"cHRM": 32, b"sRGB": 1, b"sBIT": 4, b"cICP": 4}
 """How many bytes the numbers of a chunk have at most; what is longer has something added to them."""
-_WEBP_PIXELS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH"}
+_WEBP_IMAGES = {b"VP8 ", b"VP8L"}
+_WEBP_PIXELS = {*_WEBP_IMAGES, b"VP8X", b"ALPH"}
 _WEBP_METADATA = 0x2C
 """The flags of VP8X for a color profile, EXIF and XMP."""
 _JPEG_PIXELS = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDD} - {0xC8}
 """Frames, tables of codes and quantization, arithmetic coding, scans, restart intervals."""
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _ADOBE, _ADOBE_BYTES = b"Adobe", 12
 _JPEG_ADOBE = 0xEE
 _JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
@@ -27,13 +29,22 @@ _JPEG_IN_SCAN = {0x00, *range(0xD0, 0xD8)}
 
 
 def without_metadata(kind: str, data: bytes) -> bytes:
-    """The file without metadata; `kind` is one of KINDS. Raises ValueError for a file that is malformed."""
-    if kind == "JPEG":
-        return b"\xff\xd8" + b"".join(_jpeg_parts(data)) + b"\xff\xd9"
+    """The file without metadata; `kind` is one of KINDS.
+
+    Raises ValueError for a file that is malformed, and for an animation that has no image beside its frames.
+    """
     if kind == "PNG":
         return _PNG_SIGNATURE + b"".join(_png_chunks(data))
-    chunks = b"".join(_webp_chunks(data))
-    return b"RIFF" + (len(chunks) + 4).to_bytes(4, "little") + b"WEBP" + chunks
+    if kind == "JPEG":
+        parts = list(_jpeg_parts(data))
+        if not _JPEG_FRAMES & {part[1] for part in parts} or parts[-1][1] != _JPEG_SCAN:
+            raise ValueError("the JPEG has no picture before its first end")
+        return b"\xff\xd8" + b"".join(parts) + b"\xff\xd9"
+    chunks = list(_webp_chunks(data))
+    if not _WEBP_IMAGES & {chunk[:4] for chunk in chunks}:
+        raise ValueError("the WebP has no image beside its frames")
+    content = b"WEBP" + b"".join(chunks)
+    return b"RIFF" + len(content).to_bytes(4, "little") + content
 
 
 def first_scan_components(data: bytes) -> int:
