@@ -12,12 +12,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.clone import descendants
 from tests.support.photo_files import endless, endless_and_large, marked, saved
 from worker.errors import BadInput, Transient
 from worker.jobs import Photo
-from worker.photos.prepare import PhotoPreparer
+from worker.photos.decoder_process import DecoderProcess
+from worker.photos.prepare import (
+    CPU_SECONDS,
+    LARGEST_BYTES,
+    MAX_PREPARED_BYTES,
+    ORDINARY_BYTES,
+    PhotoPreparer,
+)
 
 
 def preparer_of(max_edge: int | None = 2048) -> PhotoPreparer:
@@ -110,6 +118,20 @@ async def test_a_photo_that_is_not_prepared_in_time_is_worth_another_try(
         await preparer.prepare(endless(), "user", "slow.jpg")
     assert caught.value.code == "photo_not_prepared"
     assert decoders() == set()
+
+
+async def test_a_webp_of_nearly_the_most_pixels_and_bytes_is_opened() -> None:
+    """Its library reserves eight bytes a pixel and copies the file twice before it tells the size."""
+    image = saved(Image.new("RGB", (5200, 4800)), "WEBP", method=0, quality=0)
+    data = image[12:] + b"more" + (29_000_000).to_bytes(4, "little") + bytes(29_000_000)
+    photo = b"RIFF" + (len(data) + 4).to_bytes(4, "little") + b"WEBP" + data
+    request = {
+        "kind": "WEBP", "size": len(photo), "max_edge": 2048, "max_bytes": MAX_PREPARED_BYTES,
+        "memory": ORDINARY_BYTES, "max_memory": LARGEST_BYTES, "cpu_seconds": CPU_SECONDS,
+    }  # fmt: skip
+    decoder = await DecoderProcess.start()
+    assert "larger" in await decoder.ask(request, photo)
+    await decoder.kill()
 
 
 async def test_a_user_has_half_of_the_decoders(preparer: PhotoPreparer) -> None:

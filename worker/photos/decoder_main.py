@@ -24,8 +24,6 @@ from worker.photos.decode import Limits, Prepared, Source, Unusable
 NICENESS = 5
 _MEMORY_RESERVE = 128 * 1024 * 1024
 """Address space beyond what a photo needs: stacks, and libraries that are loaded late."""
-_OPENING_BYTES = 100_000_000
-"""Memory for reading a header, for which some formats already reserve the pixels."""
 
 
 def main() -> None:
@@ -49,7 +47,7 @@ def _answer(request: dict[str, Any], data: bytes, answers: BinaryIO) -> None:
     began = _cpu_seconds()
     used = _address_space()
     try:
-        _limit_memory(used, _OPENING_BYTES)
+        _limit_memory(used, request["memory"])  # some formats reserve the pixels to read a header
         limits = Limits(request["max_edge"], request["max_bytes"])
         source = Source(request["kind"], data, limits, request["max_memory"])
         del data
