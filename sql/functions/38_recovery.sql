@@ -83,7 +83,7 @@ end
 $$;
 
 -- Makes up to p_limit waiting jobs ready whose time has come, each with its next turn. While an order of a user locks the user's tag row,
--- that user's jobs wait for the next claim.
+-- that user's jobs wait for the next claim, and those of other users come instead.
 create or replace function generation.promote_due_jobs(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -91,24 +91,21 @@ declare
   v_due bigint[];
 begin
   select array_agg(d.id) into v_due from (
-    select q.id from generation.waiting_jobs as q where q."retryAt" <= generation.clock()
+    select q.id from generation.waiting_jobs as q
+    cross join lateral (
+      select from (
+        select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority for no key update skip locked
+      ) as unlocked
+      union all
+      select where not exists (select from generation.flows as f where f."userId" = q."userId" and f.priority = q.priority)
+    ) as tags
+    where q."retryAt" <= generation.clock()
     order by q."retryAt" limit p_limit
-    for update skip locked
+    for update of q skip locked
   ) as d;
   if v_due is null then
     return;
   end if;
-  v_due := array(
-    with due as materialized (
-      select q.id, q."userId", q.priority from public.photo_generation_queue as q where q.id = any (v_due)
-    ), locked as (
-      select d.id from due as d join generation.flows as f on f."userId" = d."userId" and f.priority = d.priority
-      for no key update of f skip locked
-    )
-    select l.id from locked as l
-    union all
-    select d.id from due as d
-    where not exists (select from generation.flows as f where f."userId" = d."userId" and f.priority = d.priority));
   update public.photo_generation_queue as q
   set status = 'pending', "retryAt" = null, "waitingSince" = null, "startTag" = t.tag
   from generation.take_turns(v_due) as t

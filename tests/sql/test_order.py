@@ -272,3 +272,21 @@ def test_a_user_who_is_ordering_gets_retries_later(
         app.enqueue("ordering")
         assert [job["id"] for job in queue.run().claim()] == [theirs["id"]]
     assert [job["id"] for job in queue.run().claim()] == [mine["id"]]
+
+
+def test_due_jobs_of_users_who_are_ordering_leave_their_place_to_others(
+    queue: Queue, clock: Clock, another: Callable[[], Queue]
+) -> None:
+    """However many they are: a claim makes a limited number of due jobs ready, and does not count these."""
+    for user, jobs in (("ordering", 2), ("other", 1)):
+        queue.enqueue(user, examples=jobs)
+        for job in queue.run().claim():
+            queue.settle(job, "retry", retryInSeconds=5)
+        clock.advance(1)
+    clock.advance(5)
+    app = another()
+    with app.connection.transaction(force_rollback=True):
+        app.enqueue("ordering")
+        queue.connection.execute("select generation.promote_due_jobs(2)")
+    ready = queue.connection.execute('select "userId" from generation.ready_jobs').fetchall()
+    assert [row["userId"] for row in ready] == ["other"]
