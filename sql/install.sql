@@ -2631,7 +2631,7 @@ $$;
 --             run that counts more need not come more often, which it cannot while it uses the starts it has.
 --   time      Each answer tells the run when its turn can have come: when those before it have been given what they wait for. Starts are
 --             given half a horizon ahead while others wait. A run that comes at its time gets its turn even if others have come first
---             meanwhile, up to a whole horizon ahead. If its time is far, it asks once in between.
+--             meanwhile, up to a whole horizon ahead. If its time is far, it asks every 80 s until then.
 --   absence   A run that has not come half a horizon after its time no longer counts, until it asks again. What it leaves is given to
 --             whoever asks. A run that has ended, or has not asked for 90 s, is forgotten.
 --   no line   While nobody else waits, a run gets whatever the gate can give, a horizon ahead. A start whose time has come goes to
@@ -2656,14 +2656,13 @@ begin
 end
 $$;
 
--- In how many seconds a run has to ask again: at its turn, but after a window and a third or 80 s at most, since the rate may have
--- changed meanwhile and a run that is silent for 90 s counts as dead.
-create or replace function generation.ask_again_seconds(p_turn generation.gate_turns, p_gate generation.gates)
-returns double precision
+-- In how many seconds a run has to ask again: at its turn, but after 80 s at most, since the rate may have changed meanwhile and a run
+-- that is silent for 90 s counts as dead.
+create or replace function generation.ask_again_seconds(p_turn generation.gate_turns) returns double precision
 language plpgsql immutable set search_path = ''
 as $$
 begin
-  return ceil(least(extract(epoch from p_turn."turnAt" - p_turn."heardAt"), p_gate."windowSeconds" * 4 / 3, 80) * 1000) / 1000;
+  return ceil(least(extract(epoch from p_turn."turnAt" - p_turn."heardAt"), 80) * 1000) / 1000;
 end
 $$;
 
@@ -3131,7 +3130,7 @@ begin
     'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
       else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end,
-    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate), 'runsOfUsers', v_line.runs_of_users);
+    'askAgainInSeconds', generation.ask_again_seconds(v_turn), 'runsOfUsers', v_line.runs_of_users);
 end
 $$;
 

@@ -326,6 +326,6 @@ begin
     'reason', case when cardinality(v_starts) = 0 then coalesce(v_closed ->> 'reason', 'rate_limited') end,
     'nextInSeconds', case when v_closed ->> 'reason' in ('paused', 'daily_cap') then (v_closed ->> 'seconds')::numeric
       else round(extract(epoch from generation.next_start(v_gate, v_now) - v_now)::numeric, 3) end,
-    'askAgainInSeconds', generation.ask_again_seconds(v_turn, v_gate), 'runsOfUsers', v_line.runs_of_users);
+    'askAgainInSeconds', generation.ask_again_seconds(v_turn), 'runsOfUsers', v_line.runs_of_users);
 end
 $$;

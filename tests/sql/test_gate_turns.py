@@ -164,9 +164,10 @@ def test_a_turn_is_five_starts_at_most(queue: Queue, moment: Moment, rate: int, 
     assert row["turns"] == turns
 
 
-def test_the_next_question_is_never_far(queue: Queue, moment: Moment) -> None:
-    """However long the line is, a run learns within 80 s that the rate has been raised."""
-    allow(queue, 1)
+@pytest.mark.parametrize("window", [6.0, 60.0])
+def test_the_next_question_is_never_far(queue: Queue, moment: Moment, window: float) -> None:
+    """In a long line, a run learns within 80 s that the rate has been raised, and does not ask sooner."""
+    allow(queue, 1, p_window_seconds=window)
     runs = [Asker(queue) for _ in range(20)]
     told = [run.take(10)["askAgainInSeconds"] for run in runs]
     assert max(told) == 80
