@@ -201,12 +201,13 @@ async def test_a_timer_that_has_called_no_longer_runs() -> None:
 
 async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request may take any time, and each answer restarts the idle time."""
-    async with serving(monkeypatch) as (reader, writer):
-        for path in (f"/10/{3 * SHORT}", *["/10/0"] * 6, f"/10/{2 * SHORT}"):
+    idle = 0.5
+    async with serving(monkeypatch, idle) as (reader, writer):
+        for path in (f"/10/{2 * idle}", *["/10/0"] * 3, f"/10/{1.5 * idle}"):
             writer.write(get(path))
             head = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in head
             assert await reader.readexactly(10) == b"x" * 10
-            await asyncio.sleep(SHORT / 2)
-        await asyncio.sleep(SHORT)
+            await asyncio.sleep(idle / 2)
+        await asyncio.sleep(idle)
         assert await reader.read() == b""
