@@ -29,8 +29,8 @@ FOUND = """
 COUNT = """
     select count(*) as n from pg_proc as p join pg_language as l on l.oid = p.prolang
     where l.lanname = 'plpgsql' and p.pronamespace in ('public'::regnamespace, 'generation'::regnamespace)"""
-# A literal or a count that is assigned to another type; `volatile` where it is meant: what locks or refuses; a
-# row that a function returns beside something else.
+# A literal or a count that is assigned to another type; `volatile` where it is meant: what locks or refuses;
+# a row that a function returns beside something else.
 MEANT = (
     "target type is different type than source type",
     "routine is marked as VOLATILE",
