@@ -11,6 +11,7 @@ import pytest
 
 from local.install_sql import SQL
 from local.stack.postgres import Postgres
+from tests.support.installation import data_folder
 
 ROOT = SQL.parent
 SCHEMAS = "'{pg_catalog,information_schema,pg_toast}'::regnamespace[]"
@@ -19,9 +20,9 @@ COMMANDS = re.findall(r"^(psql .*?)(?:  +#.*)?$", (ROOT / "README.md").read_text
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def plain() -> Iterator[Postgres]:
     """A PostgreSQL without Supabase's roles."""
-    with Postgres(tmp_path_factory.mktemp("plain"), durable=False) as postgres:
+    with data_folder() as folder, Postgres(folder, durable=False) as postgres:
         yield postgres
 
 
