@@ -16,7 +16,7 @@ from local.stack.stack import DATA, Stack
 from tests.support.queue_sql import NO_LIMITS
 
 MEMORY = Path("/dev/shm")  # Linux's file system in memory
-ROOM = 4 << 30  # bytes; four stacks take less than a quarter of it
+ROOM = 2 << 30  # bytes; four stacks take less than half of it
 MODELS = (
     "gemini-2.5-flash-image",
     "gemini-3.1-flash-image",
