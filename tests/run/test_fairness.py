@@ -94,6 +94,25 @@ async def test_jobs_that_wait_for_photos_take_no_place(site: Site, silent: Silen
     assert max(ended(site, job) for job in mine) < min(ended(site, job) for job in attacking)
 
 
+async def test_jobs_of_many_users_that_wait_for_photos_keep_nobody_from_being_claimed(
+    site: Site, silent: SilentHosts
+) -> None:
+    """With one place, and a job of each of four users that waits for silent hosts."""
+    attacking = [job for user in "abcd" for job in await attack(site, 1, f"attacker-{user}")]
+    running = asyncio.create_task(site.worker(silent.web, JOBS_AT_A_TIME="1").run(RunRequest()))
+    held = "select from photo_generation_queue where id = %s and status = 'processing'"
+    for job in attacking:
+        await site.until_row(held, job)
+
+    (mine,) = await site.order("late")
+    await completed(site, mine)
+
+    rows = [site.job(job) for job in attacking]
+    assert {(row["status"], row["attempts"]) for row in rows} == {("processing", 1)}
+    silent.time_is_up.set()
+    assert (await running)["completed"] == 1
+
+
 async def test_a_user_has_few_jobs_that_wait_for_photos_in_a_run(site: Site, silent: SilentHosts) -> None:
     """Half as many as there are places, and what the same claim brought; the others stay in the queue."""
     attacking = await attack(site, 12)

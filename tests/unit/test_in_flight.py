@@ -11,7 +11,7 @@ import pytest
 from tests.support.builders import a_job
 from worker.common.deadline import Deadline
 from worker.jobs import Job
-from worker.run.in_flight import MOST_WAITING, JobsInFlight
+from worker.run.in_flight import MANY_WAITING, MOST_JOBS, JobsInFlight
 from worker.run.outcome import JobEnd, JobOutcome
 
 PLACES, IMAGES = 4, 6
@@ -70,8 +70,21 @@ async def test_a_job_that_waits_takes_none(jobs: JobsInFlight) -> None:
     """Its images do not precede those of other users either; but the number of such jobs is limited."""
     await start(jobs, 3, "user", waiting=True)
     assert (jobs.free_places(), jobs.unsent_images()) == (PLACES, 0)
-    await start(jobs, MOST_WAITING * PLACES, "user", waiting=True)
-    assert jobs.free_places() == PLACES - 3
+    await start(jobs, MOST_JOBS * PLACES - 5, "user", waiting=True)
+    assert (jobs.free_places(), jobs.claimable_jobs()) == (2, 1)
+    await start(jobs, 2, "user", waiting=True)
+    assert jobs.free_places() == 0
+
+
+@pytest.mark.usefixtures("_no_patience")
+async def test_many_jobs_that_wait_keep_no_user_without_one_from_being_claimed(jobs: JobsInFlight) -> None:
+    """The places stay free for these, but a claim takes few jobs."""
+    await start(jobs, 1, "one", waiting=True)
+    await start(jobs, MANY_WAITING * PLACES - 2, "many", waiting=True)
+    assert (jobs.claimable_jobs(), jobs.users_at_limit()) == (PLACES, ["many"])
+    await start(jobs, PLACES, "next", waiting=True)
+    assert (jobs.free_places(), jobs.claimable_jobs()) == (PLACES, PLACES // 4)
+    assert jobs.users_at_limit() == ["many", "next", "one"]
 
 
 @pytest.mark.usefixtures("_no_patience")

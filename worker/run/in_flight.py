@@ -16,8 +16,12 @@ from worker.run.outcome import JobEnd
 PATIENCE_SECONDS = 1.0
 """How long a job keeps its place while it waits for photos or memory."""
 
-MOST_WAITING = 3
-"""Limit of waiting jobs without a place, as a multiple of the run's places."""
+MANY_WAITING = 3
+"""From so many waiting jobs on, as a multiple of the run's places, it claims few at a time, and none of a
+user who has one that waits. So it takes many users to reach MOST_JOBS."""
+
+MOST_JOBS = 10
+"""Limit of all jobs of a run, as a multiple of its places; it bounds their memory."""
 
 
 class JobsInFlight:
@@ -25,9 +29,10 @@ class JobsInFlight:
 
     `places` is how many jobs a run processes concurrently. A job that waits for its photos, or for its user's
     share of memory, gives up its place after PATIENCE_SECONDS, so that other users' jobs can be claimed. A
-    user with half as many such jobs as there are places gets no more until one of them continues or ends, and
-    neither does a user with more than `most_unsent` unsent images, half of the `images` that a run makes
-    concurrently: these do not count, so that the run claims jobs of other users meanwhile.
+    user with half as many such jobs as there are places gets no more until one of them continues or ends;
+    once many jobs wait, neither does a user with any. A user with more than `most_unsent` unsent images, half
+    of the `images` that a run makes concurrently, gets no more either: these do not count, so that the run
+    claims jobs of other users meanwhile.
 
     `requests` counts the requests sent for each job that is not settled, by job id.
     """
@@ -99,13 +104,18 @@ class JobsInFlight:
 
     def free_places(self) -> int:
         """How many more jobs the run could process."""
-        waiting = min(len(self.waiting_jobs()), MOST_WAITING * self.places)
-        return self.places - len(self._jobs) + waiting
+        free = self.places - len(self._jobs) + len(self.waiting_jobs())
+        return min(free, MOST_JOBS * self.places - len(self._jobs))
+
+    def claimable_jobs(self) -> int:
+        """How many jobs a claim should take: as many as there are free places, unless many jobs wait."""
+        return min(self.free_places(), max(self.places // 4, 1)) if self._many_wait() else self.free_places()
 
     def users_at_limit(self) -> Sequence[str]:
         """The users of whom no more jobs should be claimed now: enough of their jobs or images wait."""
         waiting = Counter(job.user_id for job in self.waiting_jobs())
-        crowded = {user for user, jobs in waiting.items() if 2 * jobs >= self.places}
+        most = 1 if self._many_wait() else self.places / 2
+        crowded = {user for user, jobs in waiting.items() if jobs >= most}
         return sorted(
             crowded | {user for user, images in self._unsent().items() if images > self.most_unsent}
         )
@@ -121,6 +131,9 @@ class JobsInFlight:
             if not self._waits_long(job):
                 unsent[job.user_id] += max(len(job.missing) - self.requests[job.id], 0)
         return unsent
+
+    def _many_wait(self) -> bool:
+        return len(self.waiting_jobs()) >= MANY_WAITING * self.places
 
     def _waits_long(self, job: Job) -> bool:
         since = min(self._waits.get(job.id, ()), default=math.inf)

@@ -148,7 +148,7 @@ def may_claim(context: RunContext) -> bool:
 
 
 async def _claim(context: RunContext) -> Claim:
-    jobs = min(context.jobs.free_places(), context.max_jobs - context.summary.claimed)
+    jobs = min(context.jobs.claimable_jobs(), context.max_jobs - context.summary.claimed)
     skipped = context.jobs.users_at_limit()
     images = max(CLAIM_ROUNDS * context.settings.images_at_a_time - context.jobs.unsent_images(), 1)
     context.claim_unanswered = True
