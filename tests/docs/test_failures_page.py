@@ -24,7 +24,7 @@ PROOFS = {
         "run/test_quotas.py::test_a_bill_that_nobody_pays_stops_the_run_and_teaches_nothing",
         "run/test_failures.py::test_a_misconfigured_run_stops_and_gives_its_jobs_back_unspent",
     ],
-    "Storage does not keep an image": [
+    "Storage does not accept an image": [
         "run/test_storage.py::test_an_image_that_storage_refuses_is_paid_for_once",
         "run/test_storage.py::test_a_probe_that_proves_nothing_is_believed_ever_less",
     ],
@@ -72,7 +72,7 @@ PROOFS = {
         "photos/test_slow_hosts.py::test_a_lookup_for_which_others_leave_no_room_is_delayed_and_not_failed",
         "unit/test_outcome.py::test_a_photo_that_other_users_delayed_spends_nothing",
     ],
-    "all photos of a job take more than 60 s": [
+    "the photos of a job together take more than 60 s": [
         "run/test_photos.py::test_photos_that_take_too_long_together_fail_their_job_and_name_the_slowest"
     ],
     "a job's photos are not ready": [
@@ -82,7 +82,7 @@ PROOFS = {
     "Gemini cannot process a photo": [
         "run/test_refusals.py::test_a_photo_that_gemini_cannot_process_fails_the_job_at_the_second_try"
     ],
-    "a quota still used up": [
+    "the job is 72 h old": [
         "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_used_up_quota",
         "sql/test_gate_claim.py::test_a_job_at_its_maximum_age_fails_at_a_retry_that_spends_no_attempt",
     ],
