@@ -114,7 +114,7 @@ async def test_a_misconfigured_tick_prints_its_summary_and_exits_with_1(cli: Com
 
 @pytest.mark.usefixtures("no_backoff")
 async def test_every_command_reports_an_unreachable_supabase_and_exits_with_1(cli: CommandLine) -> None:
-    """It says so in words and names the next step."""
+    """The message names the next step."""
     for command in (["tick"], ["status"], ["enqueue", "-"]):
         done = await cli.call(*command, stdin=b"{}", env=NOBODY)
         said = done.complained(1)
@@ -147,7 +147,7 @@ async def test_only_who_calls_gemini_needs_its_key(cli: CommandLine, arguments: 
 
 
 async def test_a_dotenv_file_is_read_literally_after_exported_variables(cli: CommandLine, site: Site) -> None:
-    """It is read from the working directory; exported variables take precedence."""
+    """`.env` is read from the working directory; exported variables take precedence."""
     exported = {"SUPABASE_SERVICE_ROLE_KEY": None, "GEMINI_API_KEY": None, "GOOGLE_GEMINI_BASE_URL": None}
     lines = [
         "\ufeffSUPABASE_URL=https://nowhere.example",

@@ -105,13 +105,13 @@ async def test_drain_exits_with_1_and_the_problem_if_misconfigured(cli: CommandL
 
 @pytest.mark.slow
 async def test_drain_gives_up_on_an_unreachable_supabase_with_1(cli: CommandLine) -> None:
-    """It first tries a few times."""
+    """`drain` first tries a few times."""
     done = await cli.call("drain", "--patience", "0.1", env=NOBODY)
     assert (done.code, done.json["stopReason"], done.json["runs"]) == (1, "queue_lost", FAILURES)
 
 
 async def test_signal_ends_it_gracefully(cli: CommandLine, site: Site) -> None:
-    """It keeps what can still finish, releases the rest, and exits with 0 within 10 s."""
+    """`drain` keeps what can still finish, releases the rest, and exits with 0 within 10 s."""
     (job,) = await site.order("one", images=3)
     site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
     async with cli.start("drain", env={"IMAGES_AT_A_TIME": "1"}) as program:
@@ -126,7 +126,7 @@ async def test_signal_ends_it_gracefully(cli: CommandLine, site: Site) -> None:
 
 
 async def test_a_signal_ends_a_drains_wait_for_the_next_due_job(cli: CommandLine, site: Site) -> None:
-    """It does not wait for the job."""
+    """`drain` does not wait until the job is due."""
     await site.order("one")
     site.db.execute("""update photo_generation_queue set "retryAt" = generation.clock() + interval '100 s'""")
     async with cli.start("drain") as program:

@@ -18,7 +18,7 @@ OLD = """
 
 @pytest.mark.parametrize("arguments", USAGE_ERROR)
 def test_invalid_arguments_remove_nothing(arguments: str) -> None:
-    """They are refused first."""
+    """The arguments are checked before anything is removed."""
     with pytest.raises(SystemExit) as ended:
         main(arguments.split())
     assert ended.value.code == 2

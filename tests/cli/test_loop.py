@@ -27,7 +27,7 @@ LONG = {"MAX_IDLE_SECONDS": "3600"}
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_signal_in_the_middle_of_a_job(cli: CommandLine, site: Site, number: signal.Signals) -> None:
-    """It keeps what can still finish, releases the rest, and exits with 0."""
+    """`run` keeps what can still finish, releases the rest, and exits with 0."""
     (job,) = await site.order("one", images=3)
     site.gemini.add_rule({"kind": "image", "hold": True, "latency_seconds": 0.0}, times=1)
     async with cli.start("run", env={"IMAGES_AT_A_TIME": "1", **LONG}) as program:
@@ -110,7 +110,7 @@ async def test_second_signal_ends_at_once(cli: CommandLine, site: Site) -> None:
 
 
 async def test_a_signal_ends_an_idle_loop_at_once(cli: CommandLine) -> None:
-    """It does not finish its sleep."""
+    """`run` does not finish its sleep."""
     async with cli.start("run", env=LONG) as program:
         await program.logged("run_finished", stopReason="queue_empty")
         program.process.terminate()

@@ -23,7 +23,7 @@ OLD_PYTHON = (
 
 
 async def test_show_lists_a_batchs_jobs_errors_and_photos(cli: CommandLine, site: Site) -> None:
-    """It shows the path of each photo."""
+    """`show` prints the path of each photo."""
     site.gemini.add_rule({"kind": "finish", "reason": "IMAGE_SAFETY"}, prompt="[bad]", times=2)
     good, bad = await site.order("good", "bad", images=2)
     await site.run()
@@ -43,7 +43,7 @@ async def test_show_lists_a_batchs_jobs_errors_and_photos(cli: CommandLine, site
 
 
 async def test_show_with_a_number_shows_only_that_job(cli: CommandLine, site: Site) -> None:
-    """Even while it waits; its missing images are listed."""
+    """A waiting job is shown too, with its missing images."""
     first, second = await site.order("a", "b", images=1)
     shown = (await cli.call("show", str(second))).out
     assert f"job {second}: ready" in shown and f"job {first}" not in shown
@@ -113,7 +113,7 @@ async def test_only_an_unused_gate_can_be_removed(cli: CommandLine, site: Site) 
 
 
 async def test_erase_reports_an_unknown_user_id(cli: CommandLine, site: Site) -> None:
-    """It was probably mistyped; nothing is recorded."""
+    """The id was probably mistyped, so nothing is recorded."""
     await site.order("a")
     await site.worker().run(RunRequest())
     done = await cli.call("erase", "nobody-here", "--yes")

@@ -231,7 +231,7 @@ def test_arguments_that_cannot_be_used(cloud: StandInCloud, arguments: list[str]
 
 
 def test_bootstrap_without_gcloud_says_where_to_get_it(cloud: StandInCloud) -> None:
-    """It stops before it does anything."""
+    """The script stops before it changes anything."""
     programs = cloud.folder / "bin"
     (programs / "gcloud").unlink()
     (programs / "dirname").symlink_to("/usr/bin/dirname")

@@ -60,7 +60,7 @@ async def test_every_route_of_the_description_is_served(built: Checkout, site: S
 
 
 async def test_the_jobs_own_command_makes_the_ordered_photos(built_job: Checkout, site: Site) -> None:
-    """It is the command of its Procfile."""
+    """The test runs the command of the job's Procfile."""
     (job,) = await site.order("one")
     kind, _, command = (built_job.folder / "Procfile").read_text().strip().partition(": ")
     assert kind == "web"

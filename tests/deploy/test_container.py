@@ -47,19 +47,19 @@ def older(built: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout
 
 @pytest.fixture(params=["built", "older"], ids=["our servers", "the buildpack's servers"])
 def container(request: pytest.FixtureRequest) -> Checkout:
-    """The contents of the image."""
+    """A checkout with the packages of the image."""
     made: Checkout = request.getfixturevalue(request.param)
     return made
 
 
 async def call(url: str) -> httpx.Response:
-    """An invocation."""
+    """Invoke the function."""
     async with httpx.AsyncClient(timeout=60, trust_env=False) as http:
         return await http.post(url, headers={"X-Worker-Secret": SECRET})
 
 
-async def test_it_answers_on_its_port(container: Checkout, site: Site) -> None:
-    """It serves the function on $PORT, does a run, shows its page, and refuses callers without the secret."""
+async def test_the_container_serves_the_function_on_its_port(container: Checkout, site: Site) -> None:
+    """It does a run, shows the dashboard's page, and refuses callers without the secret."""
     (job,) = await site.order("one")
     with served(container, site) as (_, url):
         summary = (await call(url)).json()
@@ -70,8 +70,8 @@ async def test_it_answers_on_its_port(container: Checkout, site: Site) -> None:
     assert site.job(job)["status"] == "completed"
 
 
-async def test_told_to_end_amid_a_run(container: Checkout, site: Site) -> None:
-    """After SIGTERM during a long run, the answer leaves in time, and no unsent request spends an attempt.
+async def test_sigterm_ends_a_run_in_time(container: Checkout, site: Site) -> None:
+    """The response leaves before Cloud Run's SIGKILL, and no unsent request spends an attempt.
 
     gunicorn itself would wait for thirty seconds.
     """

@@ -83,7 +83,7 @@ def test_the_table_finds_unknown_commands_flags_and_values(argv: list[str], tmp_
 
 @pytest.mark.system
 def test_gclouds_parser_finds_the_same_mistakes(tmp_path: Path) -> None:
-    """It accepts a correct command."""
+    """gcloud's parser also accepts a correct command."""
     mistakes = {tuple(argv): tmp_path for argv in MISTAKES}
     assert len(complaints(mistakes, tmp_path)) == len(MISTAKES)
     assert complaints({("run", "deploy", "a", "--image=b", "--region=c"): tmp_path}, tmp_path) == []

@@ -101,7 +101,7 @@ def test_one_file_serves_both(verb: str, file: str) -> None:
 
 
 def test_the_scheduler_waits_for_the_longest_run_and_sweep() -> None:
-    """It also never calls twice at once."""
+    """The scheduler also never makes two calls at once."""
     script = next(step.script for step in build().steps if step.id == "generation-worker")
     assert "--timeout=240 " in script
     run, sweep = job("scheduler.yaml"), job("scheduler-sweep.yaml")

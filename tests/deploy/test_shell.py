@@ -42,6 +42,6 @@ def test_blocks_of_the_page() -> None:
 
 
 def test_shellcheck_finds_a_missing_quote() -> None:
-    """So that no finding means something."""
+    """This proves that shellcheck works, so that an empty result means something."""
     assert "SC2086" in check("--shell=bash", "-", text="echo $1\n")
     assert {"deploy/bootstrap.sh", "deploy/gcloud.sh", "local/install.sh", ".ci/run"} <= set(FILES)

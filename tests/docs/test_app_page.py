@@ -183,7 +183,7 @@ def test_the_bucket_for_source_photos_takes_what_the_worker_prepares(db: Connect
 
 
 def test_a_webhook_tells_each_end_once(db: Connection, queue: Queue) -> None:
-    """It is called only at the end of a batch, with what a receiver needs to look it up."""
+    """The webhook is called only at the end of a batch, with the ids and counts that a receiver needs."""
     db.execute("drop schema if exists net cascade; drop schema if exists vault cascade")
     install(db)
     try:

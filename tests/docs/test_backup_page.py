@@ -159,7 +159,7 @@ def test_each_way_restores_every_row(postgres: Postgres, source: Database, tmp_p
 def test_a_restore_over_other_orders_changes_nothing(
     postgres: Postgres, source: Database, tmp_path: Path
 ) -> None:
-    """It fails at the first order with the id of another; caps, prices and migrations stay as well."""
+    """The restore fails at the first id that differs; caps, prices and migrations stay as well."""
     with database(postgres, TODAY) as new:
         Queue(new.connection).enqueue("user-4")
         before = every_row(new.connection)

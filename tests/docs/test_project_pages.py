@@ -37,7 +37,7 @@ def test_the_license_is_the_one_that_the_package_names() -> None:
 
 
 def test_the_changelog_has_the_version_that_runs() -> None:
-    """So that a user can look up the version of HTTP or the command line."""
+    """A user can look up the version that HTTP or the command line shows."""
     versions = [heading for heading in headings((ROOT / "CHANGELOG.md").read_text()) if heading[0].isdigit()]
     assert versions[0].split()[0] == __version__
 

@@ -44,7 +44,7 @@ def test_a_cut_image_is_asked_for_again(kind: str) -> None:
 
 
 def test_an_image_without_a_type_is_an_image() -> None:
-    """It has been paid for, and its bytes say what it is."""
+    """The image has been paid for, and its bytes show its type."""
     assert read_answer(answer(image("PNG"), None), "model", 1).mime_type == "image/png"
 
 

@@ -36,8 +36,8 @@ ECHOES: list[Script] = [
 
 
 @pytest.mark.filterwarnings("ignore:.*is not a valid FinishReason")
-async def test_no_error_tells_key_or_prompt(raw_google: Wire, adapter: Gemini) -> None:
-    """Even a server that sends everything back gets nothing into an error, its traceback or its causes."""
+async def test_no_error_contains_key_or_prompt(raw_google: Wire, adapter: Gemini) -> None:
+    """Even if a server echoes the whole request, no error, traceback or cause contains them."""
     for script in ECHOES:
         raw_google.answer = script
         error = await failure(adapter)

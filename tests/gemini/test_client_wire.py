@@ -103,7 +103,7 @@ async def test_the_sdk_follows_no_continuation(raw_google: Wire, adapter: Gemini
 async def test_an_image_counts_whatever_the_finish_reason(
     raw_google: Wire, adapter: Gemini, reason: str
 ) -> None:
-    """It has been paid for."""
+    """The image has been paid for."""
     raw_google.answer = reply("200 OK", answer({"text": "here it is"}, part(9), finishReason=reason))
     assert (await adapter.generate(REQUEST, 5)).width == 9
 

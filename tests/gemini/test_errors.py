@@ -121,7 +121,7 @@ def test_a_photo_that_gemini_cannot_process_is_worth_another_try() -> None:
 
 
 def test_a_country_that_gemini_does_not_serve_is_misconfigured() -> None:
-    """It is not the order's fault: nothing works until the operator acts."""
+    """The order is not the cause: every request fails until the operator acts."""
     text = "Image generation is not available in your country"
     decoded = {"error": {"code": 400, "status": "FAILED_PRECONDITION", "message": text}}
     found = rejection(400, decoded, None, "m")
@@ -152,7 +152,7 @@ def test_only_google_retires_a_model() -> None:
     ],
 )
 def test_the_servers_delay_is_a_lower_bound(decoded: Json, header: str | None, seconds: float | None) -> None:
-    """Both `RetryInfo` and Retry-After count; the longer one wins."""
+    """`RetryInfo` and Retry-After both count; the longer one wins."""
     found = rejection(503, decoded, header, "m")
     assert isinstance(found, Transient)
     assert found.retry_after_seconds == seconds

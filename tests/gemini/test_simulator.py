@@ -95,7 +95,7 @@ async def test_a_broken_photo_or_ratio_is_an_invalid_argument(generate: Generate
 async def test_photos_that_gemini_does_not_take_are_refused(
     gemini: Simulator, generate: Generate, kind: str, data: bytes, said: str
 ) -> None:
-    """Also behind a good one; nothing is made, and nothing is paid for."""
+    """One bad photo among good ones is enough; no image is made, and none is billed."""
     with pytest.raises(errors.ClientError, match=said) as caught:
         await generate(photos=(data,), mime_type=kind)
     assert (caught.value.code, caught.value.status, gemini.paid()) == (400, "INVALID_ARGUMENT", 0)

@@ -140,7 +140,7 @@ def test_each_row_of_the_page(guarded: Function, path: str, method: str) -> None
 
 @pytest.mark.parametrize("name", CLOCK)
 async def test_a_stolen_clocks_credential(guarded: Function, site: Site, name: str) -> None:
-    """It starts runs and sees ids and numbers; it reads nothing of a customer, cancels and stops nothing."""
+    """The credential starts runs and shows ids and numbers; it reads no customer's data and cannot cancel."""
     headers = CLOCK[name]
     (done,) = await site.order("made", basePrompt=PROMPT)
     assert ask(guarded, "POST", "/", headers).json()["completed"] == 1
@@ -171,7 +171,7 @@ async def test_a_stolen_clocks_credential(guarded: Function, site: Site, name: s
 
 
 async def test_a_stolen_operators_secret(guarded: Function, site: Site) -> None:
-    """It sees and cancels what customers ordered; it starts nothing, reads no prompt and no source photo."""
+    """The secret shows and cancels orders; it starts nothing, and reads no prompt and no source photo."""
     (headers,) = OPERATOR.values()
     (job,) = await site.order("waiting", basePrompt=PROMPT)
     batch = site.job(job)["batchId"]

@@ -131,7 +131,7 @@ def test_what_is_no_http(target: Target, name: str) -> None:
     "header", ["X-A", "Authorization", "X-Worker-Secret", "Cookie", "Origin", "Idempotency-Key"]
 )
 def test_a_header_of_50_000_characters_breaks_nothing(target: Target, header: str) -> None:
-    """It is no valid credential, key or page."""
+    """Such a header is no valid credential, key or origin."""
     lines = [
         "POST / HTTP/1.1",
         "Host: localhost",
@@ -143,7 +143,7 @@ def test_a_header_of_50_000_characters_breaks_nothing(target: Target, header: st
 
 
 def test_five_thousand_headers_are_handled_like_five(target: Target) -> None:
-    """They are read or refused."""
+    """The headers are read, or the request is refused."""
     reply = exchange(
         target.url,
         target.head("POST / HTTP/1.1", "Content-Length: 1", *[f"X-{i}: 1" for i in range(5000)]),

@@ -28,8 +28,8 @@ SHORT = 0.3
 
 
 @pytest.mark.slow
-def test_two_hundred_that_send_no_head(queue_target: Target) -> None:
-    """Each is closed 10 s after it opened, or after its last answer; other callers are served."""
+def test_two_hundred_connections_without_a_head_are_closed(queue_target: Target) -> None:
+    """Each is closed 10 s after it opened, or after its last response; other callers are served."""
     with ExitStack() as stack:
         opened = time.monotonic()
         waiting: list[tuple[str, Line]] = []
@@ -97,13 +97,13 @@ async def serving(
 
 
 def get(path: str) -> bytes:
-    """A request."""
+    """An HTTP request for the path."""
     return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
 @pytest.mark.slow
-async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is not read does not hold the connection, whether one large or many small ones."""
+async def test_a_caller_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response that is not read does not hold the connection, whether one large or many small ones."""
     for asked in (get("/20000000/0"), get("/50000/0") * 400):
         async with serving(monkeypatch) as (reader, writer):
             writer.write(asked)
@@ -115,7 +115,7 @@ async def test_whoever_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch)
             assert reader.at_eof() or reader.exception()
 
 
-async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_beyond_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """They get 503, or are closed if there are far too many; connections in use are served."""
     pages = Pages()
     async with serving(monkeypatch, 60, pages) as (reader, writer), AsyncExitStack() as opened:
@@ -141,7 +141,7 @@ async def test_connections_beyond_the_most_are_turned_away(monkeypatch: pytest.M
 
 
 async def gives_way_to_a_request(waiting: asyncio.StreamReader, address: tuple[str, int]) -> None:
-    """A request on one connection more is answered, and the one that waits is closed for it."""
+    """Check that a request on an additional connection is answered, and the waiting connection is closed."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(get("/10/0"))
     assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
@@ -151,7 +151,7 @@ async def gives_way_to_a_request(waiting: asyncio.StreamReader, address: tuple[s
 
 
 async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that opens all connections keeps nobody out: the longest idle one is closed."""
+    """A caller that opens all connections locks nobody out: the one that was idle longest is closed."""
     async with serving(monkeypatch, seconds=60) as (oldest, writer):
         address = writer.get_extra_info("peername")
         _, second = await asyncio.open_connection(*address)
@@ -160,7 +160,7 @@ async def test_idle_connections_give_way_to_requests(monkeypatch: pytest.MonkeyP
 
 
 async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither does whoever begins as many requests and sends the rest of none."""
+    """A caller that begins many requests and never sends their bodies locks nobody out either."""
     begun = b"POST /10/held HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
     pages = Pages()
     async with serving(monkeypatch, 60, pages) as (oldest, writer):
@@ -174,8 +174,8 @@ async def test_slow_bodies_give_way_to_requests(monkeypatch: pytest.MonkeyPatch)
         second.close()
 
 
-async def test_whoever_still_reads_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that asks for nothing gives way, and not an older one whose answer is not read yet."""
+async def test_a_caller_that_still_reads_is_not_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle connection is closed rather than an older one whose response is still being read."""
     async with serving(monkeypatch, seconds=60) as (reader, writer):
         writer.write(get("/20000000/0"))
         await reader.readuntil(b"\r\n\r\n")
@@ -199,8 +199,8 @@ async def test_a_timer_that_has_called_no_longer_runs() -> None:
     assert not timer.runs
 
 
-async def test_work_and_kept_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request may take any time, and each answer restarts the idle time."""
+async def test_long_requests_and_reused_connections_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request may take any time, and each response restarts the idle time."""
     idle = 0.5
     async with serving(monkeypatch, idle) as (reader, writer):
         for path in (f"/10/{2 * idle}", *["/10/0"] * 3, f"/10/{1.5 * idle}"):

@@ -215,7 +215,7 @@ async def test_preflight_is_answered_without_a_token() -> None:
 
 
 async def test_only_named_origins_may_read_answers() -> None:
-    """They are echoed, and `Vary` is set for caches."""
+    """The response repeats an allowed origin, and sets `Vary` for caches."""
     async with client(Queue(), (PAGE, "http://localhost:3000")) as http:
         for origin, allowed in ((PAGE, PAGE), ("https://evil.example", None), (f"{PAGE}.evil.example", None)):
             preflight = await http.options("/", headers={"Origin": origin})

@@ -166,8 +166,8 @@ async def test_unexpected_failure_is_logged_with_its_traceback(caplog: pytest.Lo
     assert record.exc_info and str(record.exc_info[1]) == "the reason"
 
 
-async def test_summary_that_is_no_json_is_an_error_of_ours() -> None:
-    """Even the rendering of an answer happens inside the boundary."""
+async def test_a_summary_that_is_no_json_is_an_internal_error() -> None:
+    """The error handling covers the rendering of the response too."""
     async with client(Bench({"stopReason": "budget", "rate": float("nan")})) as http:
         check_error(await http.post("/"), 500, "internal")
 
@@ -186,7 +186,7 @@ async def test_health_is_open_and_tells_nothing(path: str) -> None:
 
 
 def test_version_is_the_projects() -> None:
-    """It is the version in pyproject.toml."""
+    """`worker.__version__` is the version in pyproject.toml."""
     assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
 
 

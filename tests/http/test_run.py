@@ -90,7 +90,7 @@ async def test_a_dry_run_shows_the_next_jobs_and_claims_none(site: Site, queue: 
 
 
 async def test_max_jobs_limits_the_jobs_of_a_run(site: Site, queue: Function) -> None:
-    """It is in the body of the request."""
+    """The request's body has the limit."""
     await site.order(*"abcdefghijkl")
 
     first = (await post(queue, {"maxJobs": 10})).json()
@@ -184,7 +184,7 @@ async def test_from_order_to_photo(
 
 
 async def test_an_order_without_a_token_is_refused(site: Site, orders: Function) -> None:
-    """It leaves nothing behind."""
+    """The refused order leaves no rows."""
     order = fresh_order(("a",), 1, site.photo)
 
     answers = [

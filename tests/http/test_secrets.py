@@ -155,7 +155,7 @@ async def written(command: str, environment: dict[str, str]) -> tuple[int | None
 async def test_supabase_quotes_the_request_to_the_command_line(
     watched: Watched, command: str, status: str, shape: str
 ) -> None:
-    """Nor do they reach what a command writes, on stdout or stderr."""
+    """No secret reaches the stdout or stderr of a command."""
     async with listening() as wire:
         wire.answer = quoting(status, shape)
         code, told = await written(command, watched.environment | {"SUPABASE_URL": wire.url})

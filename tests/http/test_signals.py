@@ -153,7 +153,7 @@ async def test_signal_without_a_handler_only_stops() -> None:
 
 @pytest.mark.usefixtures("handlers")
 async def test_ignored_signal_stays_ignored() -> None:
-    """As with nohup, or a shell's background job."""
+    """nohup and a shell's background job set a signal to ignored."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signals.chain(lambda: None)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

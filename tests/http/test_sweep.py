@@ -45,7 +45,7 @@ async def test_a_get_request_removes_nothing() -> None:
     "body", [{"maxJobs": 0}, {"maxJobs": 1001}, {"maxJobs": True}, {"maxJobs": "all"}, {"dryRun": True}, []]
 )
 async def test_a_malformed_body_removes_nothing(body: Any) -> None:
-    """It is refused first."""
+    """The body is validated before the sweep starts."""
     worker = Bench()
     async with client(worker) as http:
         check_error(await http.post("/sweep", json=body), 400, "invalid_request")

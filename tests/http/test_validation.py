@@ -138,7 +138,7 @@ def test_what_jsonb_cannot_hold_is_refused_here(text: str) -> None:
 
 @pytest.mark.parametrize("body", [b'{"a": 1, "a": 1}', b'{"a": [{"b": 1, "c": 2, "\\u0062": 3}]}'])
 def test_a_name_that_occurs_twice_is_refused(body: bytes) -> None:
-    """It is unclear which of the two values was meant; this applies at any depth."""
+    """At any depth, it would be unclear which of the two values was meant."""
     with pytest.raises(RequestRefused, match="occurs twice"):
         parse_object(body, JSON)
 

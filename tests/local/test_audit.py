@@ -36,7 +36,7 @@ def answers(known: Mapping[Pin, list[str]]) -> Script:
 
 
 async def test_an_audit_without_findings_asks_for_every_package_and_exits_with_0() -> None:
-    """It sends the name and version of each."""
+    """The audit sends the name and version of each package."""
     code, out, _, asked = await audit(answers({}))
     assert code == 0
     assert out == f"{len(pins())} locked packages, 0 with a known vulnerability\n"
@@ -48,7 +48,7 @@ async def test_an_audit_without_findings_asks_for_every_package_and_exits_with_0
 
 
 async def test_a_known_vulnerability_exits_with_1_and_is_named() -> None:
-    """It names the package and where to read about it."""
+    """The audit names the package and a page about the vulnerability."""
     pin = next(pin for pin in pins() if pin[0] == "pillow")
     code, out, _, _ = await audit(answers({pin: ["GHSA-xxxx", "PYSEC-1"]}))
     assert code == 1
@@ -69,7 +69,7 @@ async def test_a_known_vulnerability_exits_with_1_and_is_named() -> None:
     ids=["unreachable", "down", "a page", "too few answers", "no answers", "nothing", "something else"],
 )
 async def test_an_audit_that_cannot_ask_exits_with_2(answer: Script) -> None:
-    """Or gets no complete answer; a message says so."""
+    """An incomplete answer counts as none; a message says so."""
     code, out, log, _ = await audit(answer)
     assert (code, out) == (2, "")
     assert log.startswith("NOT AUDITED: ")

@@ -67,7 +67,7 @@ def test_a_peer_that_is_not_installed_is_named(
 def test_an_error_inside_an_installed_peer_is_not_hidden(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is installed, but a module of it is not there: that is no reason to leave it out."""
+    """A peer that is installed, but lacks one of its own modules, is not skipped."""
     (tmp_path / "pgqueuer.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     for name in [name for name in sys.modules if name.partition(".")[0] == "pgqueuer"]:

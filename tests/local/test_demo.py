@@ -137,7 +137,7 @@ def test_a_killed_function_completes_its_batch_after_the_lease(clone: Clone) -> 
 def test_a_stopped_demo_leaves_no_process_and_no_traceback(
     clone: Clone, number: signal.Signals, status: int
 ) -> None:
-    """It is stopped or killed during a run."""
+    """The demo is stopped or killed during a run."""
     with clone.running("demo", "--fast") as process:
         read_until(process, " run  ended by")
         started = descendants(process.pid)

@@ -76,7 +76,7 @@ def books(**tables: list[Row]) -> Evidence:
 
 
 def test_a_demo_that_kept_its_promises_has_no_findings() -> None:
-    """Neither has one in which a dead worker's image was made again."""
+    """A demo in which a dead worker's image was made again has no findings either."""
     assert broken(GOOD) == []
     lost = call(3, 0.1, 0.4, png("green"), outcome="cut")
     again = replace(GOOD, ledger=[lost, *(GOOD.ledger or ())], deaths=1)
@@ -111,7 +111,7 @@ def test_each_broken_promise_is_named(evidence: Evidence, said: str) -> None:
     "extra", [lambda: call(3, 3.0, 4.0, png("green")), lambda: call(3, 3.0, 4.0, outcome="429")]
 )
 def test_a_second_request_for_a_stored_image_is_noticed(extra: Callable[[], Call], deaths: int) -> None:
-    """Even if it was not paid for, or came after a crash."""
+    """The request is reported even if it was not billed, or came after a crash."""
     evidence = replace(GOOD, ledger=[*(GOOD.ledger or ()), extra()], deaths=deaths)
     assert "call 3 asked for an image of job 1 that was there already" in broken(evidence)
 

@@ -82,7 +82,7 @@ async def test_a_revoked_function_runs_only_for_the_secret_key(
 async def test_a_jsonb_argument_keeps_its_json_type(
     functions: None, anyone: AsyncClient, value: object, kind: str
 ) -> None:
-    """It does not arrive as a string that contains JSON."""
+    """The argument does not arrive as a string that contains JSON."""
     assert (await anyone.rpc("stack_kind", {"p_value": value}).execute()).data == kind
 
 
@@ -233,7 +233,7 @@ def test_one_at_a_time(stack: Stack) -> None:
 
 @pytest.mark.slow
 def test_a_taken_port_is_replaced_by_another(tmp_path: Path) -> None:
-    """It is the port that the folder remembers."""
+    """The folder remembers the new port."""
     with Postgres(tmp_path / "one", durable=False) as one:
         (tmp_path / "two").mkdir()
         (tmp_path / "two" / "kept.json").write_text(f'{{"postgres18_port": "{one.port}"}}')
@@ -264,7 +264,7 @@ def test_postgresql_runs_as_nobody_where_nobody_may_not_read(tmp_path: Path) -> 
 
 
 def test_the_demos_photographs_are_installed() -> None:
-    """They are real image files."""
+    """The files are valid images."""
     sizes = {}
     for name, path in photographs().items():
         with Image.open(path) as image:
@@ -273,7 +273,7 @@ def test_the_demos_photographs_are_installed() -> None:
 
 
 def test_a_failed_start_says_why_and_leaves_the_folder_unlocked(tmp_path: Path) -> None:
-    """It quotes the server and says what to do."""
+    """The error quotes the server's log and says what to do."""
     postgres = Postgres(tmp_path, durable=False)
     postgres.data.mkdir()
     (postgres.data / "PG_VERSION").write_text("9.6\n")

@@ -69,7 +69,7 @@ def changed(db: psycopg.Connection[DictRow], change: str, back: str) -> Iterator
 
 
 async def test_check_finds_nothing_in_a_complete_installation(cli: CommandLine, site: Site) -> None:
-    """It names the price, and costs nothing."""
+    """`check` names the price of an image, and costs nothing itself."""
     secrets = {"WORKER_SECRET": "a-secret-of-sixteen", "OPERATOR_SECRET": "another-one-of-more"}
     found = await look(site, **secrets)
     assert set(states(found)) == {"ok"}
@@ -108,7 +108,7 @@ async def test_check_reports_each_invalid_setting_as_its_own_finding(cli: Comman
 
 @pytest.mark.usefixtures("no_backoff")
 async def test_check_skips_what_an_unreachable_supabase_hides(cli: CommandLine, site: Site) -> None:
-    """It still checks Gemini."""
+    """`check` still checks Gemini."""
     found = await look(site, SUPABASE_URL="http://127.0.0.1:9")
     assert states(found)[:7] == ["ok", "failed", *["skipped"] * 4, "ok"]
     assert found["gate"].state == "skipped"
@@ -130,7 +130,7 @@ async def test_supabase_refuses_the_key(site: Site, key: str) -> None:
 async def test_a_database_without_our_schema_is_a_failure_that_names_the_sql(
     site: Site, db: psycopg.Connection[DictRow]
 ) -> None:
-    """It is told from a database that cannot be reached."""
+    """A missing schema is not reported as an unreachable database."""
     there, away = "generation_schema_version()", "schema_version_elsewhere()"
     rename = "alter function public.{} rename to {}"
     with changed(db, rename.format(there, away[:-2]), rename.format(away, there[:-2])):
@@ -152,7 +152,7 @@ async def test_a_missing_function_is_named(site: Site, db: psycopg.Connection[Di
 async def test_an_older_schema_is_reported_with_both_versions(
     site: Site, db: psycopg.Connection[DictRow]
 ) -> None:
-    """And that the SQL has to be installed."""
+    """The finding also says that the SQL has to be installed."""
     with changed(db, OLDER, BACK):
         found = await look(site)
     said = f"the database is at {SCHEMA_VERSION - 1}, this worker needs {SCHEMA_VERSION}"

@@ -47,7 +47,7 @@ OWN_POLICY = "create policy team on photo_generation_photos for select to authen
 
 
 async def test_an_installation_has_no_deviation(site: Site) -> None:
-    """As installed, everything is as it should be."""
+    """The check finds no deviation right after the installation."""
     assert (await access_finding(site.worker().queue, 10)).state == "ok"
 
 
@@ -65,7 +65,7 @@ async def test_what_was_opened_or_closed_is_told_and_install_puts_it_right(site:
 
 
 async def test_an_apps_own_policy_is_a_warning(site: Site) -> None:
-    """It may be intended, so the check does not fail."""
+    """The policy may be intended, so the check does not fail."""
     site.db.execute(OWN_POLICY)
     try:
         found = await access_finding(site.worker().queue, 10)

@@ -220,7 +220,7 @@ async def test_an_answer_that_does_not_come(google: responses.RequestsMock) -> N
 
 
 async def test_check_without_google_credentials_says_how_to_sign_in(cli: CommandLine) -> None:
-    """It shows no traceback."""
+    """The command shows no traceback."""
     env = {"NO_GCE_CHECK": "true", "HOME": str(cli.folder), "GOOGLE_APPLICATION_CREDENTIALS": None}
     done = await cli.call("check", "--json", "--project", "my-photos", "--region", "us-central1", env=env)
     assert (done.code, done.json["ok"]) == (1, False)
@@ -254,7 +254,7 @@ def test_numbers_are_those_of_the_files() -> None:
 
 
 def test_values_are_not_shown() -> None:
-    """Even the representation of what was read has no value in it."""
+    """Even the `repr` of the deployed service contains no value."""
     from worker.ops.cloud_run import Deployed
 
     seen = Deployed(NAME, 1, 1, 1, "1", "1Gi", True, "", (), {"GEMINI_API_KEY": "canary"}, frozenset())

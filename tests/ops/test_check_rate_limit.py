@@ -23,7 +23,7 @@ ELSEWHERE = DAY | {"model": "another"}
 
 @pytest.mark.parametrize("gates", [[], [OPEN], [MINUTE], [OPEN, ELSEWHERE]])
 def test_an_open_or_missing_gate_is_no_finding(gates: list[dict[str, object]]) -> None:
-    """Neither is a block of minutes, or another model's gate."""
+    """A block of minutes and another model's gate are no findings either."""
     found = gate_finding(GATE | {"gates": gates}, {MODEL})
     assert (found.state, found.fix) == ("ok", None)
 

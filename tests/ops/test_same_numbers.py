@@ -216,7 +216,7 @@ def test_a_sparkline_grows_with_its_values() -> None:
 
 
 async def test_watch_repeats_the_numbers_until_it_is_stopped(cli: CommandLine, db: object) -> None:
-    """It ends cleanly."""
+    """SIGTERM ends `status --watch` with exit code 0, after a complete line."""
     async with cli.start("status", "--watch", "--json", "--every-seconds", "0.1") as program:
         assert program.process.stdout is not None
         told = [json.loads(await program.process.stdout.readline()) for _ in range(2)]

@@ -64,7 +64,7 @@ async def call(site: Site, **settings: str) -> dict[str, Any]:
 async def test_a_backlog_over_the_threshold_starts_one_execution(
     site: Site, google: responses.RequestsMock, latest: int | None
 ) -> None:
-    """It has the number of tasks that is set."""
+    """The execution has the configured number of tasks."""
     await site.order("one", "two", "three", "four")
     answer_job(google, {"name": "execution-1", "completionStatus": latest} if latest else None)
     answer_start(google)

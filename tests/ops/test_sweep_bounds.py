@@ -13,7 +13,7 @@ from worker.supabase.folders import Folders, Page
 
 
 async def test_a_sweep_checks_at_most_the_given_number_of_folders(site: Site) -> None:
-    """It says that there are more."""
+    """The answer says that more folders are left."""
     jobs = [await failed(site) for _ in range(3)]
     for job in jobs:
         await put(site, f"{job.folder}/{named(0, b'a')}")
@@ -25,7 +25,7 @@ async def test_a_sweep_checks_at_most_the_given_number_of_folders(site: Site) ->
 
 
 async def test_a_sweep_without_answers_ends_in_time(site: Site) -> None:
-    """It calls no job swept."""
+    """The sweep counts no job as swept."""
     job = await failed(site)
     async with Proxy(site.stack.url) as proxy:
         proxy.gate("/object/list/")

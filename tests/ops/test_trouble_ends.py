@@ -144,7 +144,7 @@ def test_a_run_that_worked_leaves_one_row(queue: Queue) -> None:
 
 
 def test_the_row_of_an_idle_run_hinders_nobody(queue: Queue, clock: Clock) -> None:
-    """It takes no place among the runs at once, and a repeated claim is answered like the first."""
+    """The row does not count as a concurrent run, and a repeated claim gets the same answer as the first."""
     run = queue.run()
     assert run.answer() == run.answer() == {"jobs": [], "reason": "queue_empty", "nextAttemptInSeconds": None}
     stats = queue.call("generation_queue_stats")

@@ -143,7 +143,7 @@ def test_only_a_canonical_address_without_a_zone_is_public(ip: str) -> None:
     assert not is_public(ip)
 
 
-def test_signed_urls_stay_untold() -> None:
+def test_signed_urls_are_not_shown() -> None:
     """Neither `repr` nor `shown` nor a message contains query, fragment, user or password."""
     parsed = parse_photo_url("https://example.com/a/b/photo.jpg?token=SECRET#SECRET")
     assert parsed.shown == "example.com/…/photo.jpg"

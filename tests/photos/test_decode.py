@@ -251,7 +251,7 @@ def test_drawings_are_sent_as_png_and_photographs_as_jpeg() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_off_keeps_the_pixels_bytes_and_drops_the_metadata(kind: str) -> None:
-    """And sRGB's color profile, since it may contain any text, and means nothing else than none."""
+    """sRGB's color profile is dropped too: a profile may contain any text, and sRGB is the default."""
     options = (
         {"comment": SECRET.encode()} if kind == "JPEG" else {"xmp": SECRET.encode()} if kind == "WEBP" else {}
     )
@@ -338,7 +338,7 @@ def test_a_larger_photo_gets_nine_tenths_of_the_edge_or_more(
 @pytest.mark.parametrize("edge", [512, 1000, None])
 @pytest.mark.parametrize("name", ["iphone.heic", "stereo.mpo", "moving.webp", "pages.tif"])
 def test_a_file_of_several_images_is_its_first_at_any_size(name: str, edge: int | None) -> None:
-    """Also where the image has to become a little smaller."""
+    """The first image is used even if it has to be scaled down slightly."""
     make, (width, height), _ = PHOTOS[name]
     made = prepared(make(), Limits(edge, 5_000_000))
     scale = min((edge or width) / width, 1)

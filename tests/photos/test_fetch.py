@@ -102,7 +102,7 @@ async def test_a_reference_that_can_never_be_a_photo_is_bad_input(reference: str
 
 
 async def test_a_large_photo_is_read_with_memory_for_the_largest() -> None:
-    """It is requested twice, since reserving the largest size for every photo would allow only a few."""
+    """The photo is requested twice: reserving the largest size for every photo would allow only a few."""
     bucket = Bucket(large=PNG + bytes(USUAL_BYTES))
     photo = await fetcher(bucket).fetch(f"uploads/{USER}/large", USER)
     assert len(photo.data) == len(PNG) + USUAL_BYTES

@@ -321,7 +321,7 @@ async def test_a_refusal_that_never_ends_is_still_a_refusal(
 
 
 async def test_every_refusal_names_the_photo(world: World) -> None:
-    """So that the customer knows which of many photos is meant."""
+    """The customer learns which of many photos is meant."""
     world.names.table[HOST] = [["10.0.0.1"]]
     assert (await world.failure()).message.startswith(
         f"{HOST}/…/me.jpg: the host {HOST} was not found on the public internet"

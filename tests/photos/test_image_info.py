@@ -95,7 +95,7 @@ def test_fifty_megapixels_pass() -> None:
     patch=st.binary(max_size=8),
 )
 def test_a_damaged_image_raises_nothing_but_value_error(kind: str, cut: int, at: int, patch: bytes) -> None:
-    """Or it can still be read."""
+    """A damaged image either raises ValueError or can still be read."""
     data = SAMPLES[kind][:cut]
     try:
         info = inspect(data[:at] + patch + data[at + len(patch) :])

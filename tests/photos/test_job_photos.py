@@ -55,7 +55,7 @@ async def test_the_photos_come_in_the_order_of_the_job() -> None:
 
 
 async def test_a_photo_that_is_both_example_and_training_photo_takes_its_time_once() -> None:
-    """It is decoded once."""
+    """The photo is decoded once."""
     most = float(PHOTOS_CPU_SECONDS)
     assert await fetched("a", "a", a=most) == [b"a", b"a"]
 

@@ -220,7 +220,7 @@ async def test_all_attacks_at_once() -> None:
 async def test_a_host_that_is_slow_is_not_waited_for_again(
     hasty: World, monkeypatch: pytest.MonkeyPatch, answer: Answer, said: str
 ) -> None:
-    """Neither the first byte nor the rest is waited for long, and within a run only once by each user."""
+    """The worker waits only briefly for each part of a response, and in a run only once for each user."""
     hasty.host.answers["/album/me.jpg"] = answer
     failure = await asyncio.wait_for(hasty.failure(), 15)
     assert (isinstance(failure, Transient), failure.code) == (True, "photo_host_unavailable")
@@ -339,7 +339,7 @@ async def test_a_lookup_counts_until_its_thread_ends(
 async def test_a_lookup_for_which_others_leave_no_room_is_delayed_and_not_failed(
     silence: Silence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was not tried, so it says nothing about the photo. A user's own lookups are the user's own fault."""
+    """The name was not looked up, so the photo is not at fault. A user's own lookups are no excuse."""
     monkeypatch.setattr(dns, "MAX_LOOKUPS", dns.MAX_LOOKUPS_OF_USER)
     lookups = Lookups(resolve)
 

@@ -22,8 +22,8 @@ def chunk(name: bytes, content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("name", "size"), [(b"gAMA", 4), (b"cHRM", 32), (b"sRGB", 1), (b"sBIT", 3), (b"cICP", 4)]
 )
-def test_numbers_of_a_png_stay_and_a_text_in_their_place_goes(name: bytes, size: int) -> None:
-    """How colors are stored is needed to show them; a chunk that is longer has something added to it."""
+def test_a_pngs_color_numbers_stay_and_a_text_in_their_place_goes(name: bytes, size: int) -> None:
+    """The numbers are needed to show the colors; a longer chunk contains something else, and is removed."""
     out = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(out, "PNG")
     data = out.getvalue()

@@ -47,7 +47,7 @@ async def test_hanging_calls_are_cut(site: Site) -> None:
 
 
 async def test_a_photo_cut_by_the_runs_end_spends_no_attempt(site: Site) -> None:
-    """It delays no other job, and its own waits for its user's next turn."""
+    """The photo delays no other job, and its own job waits for its user's next turn."""
     slow = await site.upload("slow.png", picture())
     (a,) = await site.order("a", photo=slow)
     (b,) = await site.order("b")
@@ -66,7 +66,7 @@ async def test_a_photo_cut_by_the_runs_end_spends_no_attempt(site: Site) -> None
 async def test_a_job_whose_photos_had_little_time_keeps_its_place(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It was claimed shortly before the run's end, or waited for others' memory: not the photos' fault."""
+    """The job was claimed late in the run, or waited for others' memory: its photos are not the cause."""
     monkeypatch.setattr(Deadlines, "fair_seconds", 60.0)
     (a,) = await site.order("a", photo=await site.upload("slow.png", picture()))
     async with Proxy(site.stack.url) as proxy:
@@ -100,7 +100,7 @@ async def test_nothing_starts_that_cannot_finish(site: Site) -> None:
 
 
 async def test_a_stopped_run_ends_in_seconds(site: Site) -> None:
-    """It keeps what ends in time, cancels the rest, and gives the other jobs back."""
+    """The run keeps images that end in time, cancels the rest, and releases the other jobs."""
     site.gemini.add_rule(HELD, prompt="[kept]")
     site.gemini.add_rule({"kind": "hang"}, prompt="[cut]")
     kept, cut, unstarted = await site.order("kept", "cut", "unstarted")
@@ -261,7 +261,7 @@ async def test_claim_lost_for_good(site: Site) -> None:
 
 
 async def test_a_cancelled_run_ends(site: Site) -> None:
-    """Even if it is cancelled while it finishes."""
+    """The run ends even if it is cancelled while it finishes."""
     await site.order("a")
     async with Proxy(site.stack.url) as proxy:
         gate = proxy.gate("/rpc/finish_generation_run")

@@ -77,7 +77,7 @@ async def test_a_retry_that_finds_no_slot_leaves_the_failure_of_the_first_reques
 
 
 async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) -> None:
-    """It ends after CALL_TIMEOUT_SECONDS."""
+    """The request is cut after CALL_TIMEOUT_SECONDS."""
     site.gemini.add_rule({"kind": "hang"}, times=2)
     (job,) = await site.order("a")
 
@@ -90,7 +90,7 @@ async def test_a_request_without_an_answer_is_a_transient_failure(site: Site) ->
 
 
 async def test_a_job_fails_after_its_last_attempt_with_the_last_reason(site: Site) -> None:
-    """It kept failing."""
+    """Each attempt of the job fails."""
     site.gemini.add_rule({"kind": "error", "code": 503}, prompt="[a]", times=None)
     a, b = await site.order("a", "b", maxAttempts=2)
 

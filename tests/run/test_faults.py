@@ -143,7 +143,7 @@ async def test_a_run_ends_in_time_if_one_calls_answers_are_always_lost(site: Sit
 
 @pytest.mark.parametrize("name", [quick(name) for name in DEADLINES])
 async def test_a_trickling_answer_is_cut_at_the_runs_deadline(site: Site, name: str) -> None:
-    """It never pauses for long, so only the deadline ends it."""
+    """The answer never pauses for long, so only the deadline ends it."""
     await _for_good(site, CALLS[name], faults.trickle)
 
 

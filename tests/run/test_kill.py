@@ -51,7 +51,7 @@ async def kill_while_generating(site: Site, queue: Function, calls: int) -> None
 
 
 async def test_the_next_invocation_completes_a_killed_ones_batch(site: Site, queue: Function) -> None:
-    """It makes only the images that were not recorded."""
+    """The next invocation makes only the images that were not recorded."""
     site.gemini.add_rule(HELD, prompt="[held]", times=2)
     held, done = await site.order("held", "done", images=2)
     invocation = asyncio.create_task(call(queue))
@@ -76,7 +76,7 @@ async def test_the_next_invocation_completes_a_killed_ones_batch(site: Site, que
 
 
 async def test_an_image_stored_by_a_killed_worker_is_adopted(site: Site, queue: Function) -> None:
-    """It is not paid for again."""
+    """The image is not paid for again."""
     await site.order("a")
     with site.db.transaction():
         site.db.execute("lock table photo_generation_photos in share mode")

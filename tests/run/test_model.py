@@ -11,7 +11,7 @@ SUCCEED = 'update generation.models set "announcedSuccessor" = %s where model = 
 
 
 async def test_a_run_switches_from_a_retired_default_model(site: Site) -> None:
-    """It releases its jobs unspent, continues with the successor, and says so."""
+    """The run releases its jobs unspent, continues with the successor, and reports the switch."""
     site.gemini.configure(retired=[MODEL])
     jobs = await site.order(*"abcdef", images=2)
 
@@ -218,7 +218,7 @@ async def test_a_named_fallback_that_is_gone_is_not_returned_to(site: Site) -> N
 
 
 async def test_a_named_fallback_replaces_the_default_model(site: Site) -> None:
-    """It is used instead of the announced successor."""
+    """The named model is used instead of the announced successor."""
     site.gemini.configure(retired=[MODEL])
     await site.order("a")
 

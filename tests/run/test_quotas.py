@@ -78,7 +78,7 @@ async def test_a_429_per_day_postpones_the_job_until_midnight_in_california(site
 
 
 async def test_a_quota_of_zero_is_misconfigured(site: Site) -> None:
-    """It never resets: the run releases its jobs unspent."""
+    """A quota of zero never resets, so the run releases its jobs unspent."""
     site.gemini.configure(quotas={"*": 0})
     jobs = await site.order("a", "b", images=2)
 

@@ -76,7 +76,7 @@ async def test_a_refusal_is_final_beside_a_temporary_failure(site: Site) -> None
 
 
 async def test_an_order_that_can_never_work_fails_at_once_and_names_the_photo(site: Site) -> None:
-    """It is not retried."""
+    """The job is not retried."""
     orders = {
         "missing": (f"training-photos/{site.user}/gone.png", "photo_missing"),
         "text": (await site.upload("note.png", b"this is no photo"), "photo_not_an_image"),
@@ -137,7 +137,7 @@ async def test_a_row_with_more_photos_than_a_request_takes_fails_by_their_number
 
 
 async def test_an_order_that_gemini_rejects_fails_and_keeps_its_images(site: Site) -> None:
-    """It is not retried."""
+    """The job is not retried."""
     site.gemini.add_rule({"kind": "image"}, prompt="[a]", times=1)
     site.gemini.add_rule({"kind": "error", "code": 400}, prompt="[a]", times=1)
     a, b = await site.order("a", "b", images=2)

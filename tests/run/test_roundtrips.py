@@ -81,7 +81,7 @@ async def test_numbers_asked_for_at_once_are_one_query(site: Site) -> None:
 async def test_a_run_with_a_user_at_the_limit_does_not_claim_at_each_jobs_end(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It claims when that user may have more, or after a pause."""
+    """The run claims when that user may have more jobs, or after a pause."""
     monkeypatch.setattr("worker.run.run.claim_pause_seconds", lambda horizon: 60)
     site.rows("select set_generation_rate(%s, 60, 1, 6, 0.1)", MODEL)
     await site.order(*"abcdefgh")

@@ -33,7 +33,7 @@ def without_the_claim(site: Site) -> Iterator[None]:
 
 
 async def test_an_older_database_makes_the_run_misconfigured(site: Site) -> None:
-    """It claims nothing, and names both versions and the SQL to run; after that it works."""
+    """The run claims nothing, and names both versions and the SQL to run; after that SQL it works."""
     await site.order("a")
     with at(site, -1):
         summary = await site.run()
@@ -49,8 +49,8 @@ async def test_a_newer_database_is_worked_with(site: Site) -> None:
         assert (await site.run())["completed"] == 1
 
 
-async def test_an_older_claim_is_told_by_its_version_too(site: Site) -> None:
-    """Not that a function is missing, which says nothing of what to do, but both versions."""
+async def test_an_older_claim_function_is_reported_with_both_versions(site: Site) -> None:
+    """The message does not say that a function is missing, which would not help."""
     await site.order("a")
     with at(site, -1), without_the_claim(site):
         summary = await site.run()

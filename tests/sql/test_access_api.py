@@ -79,7 +79,7 @@ def test_asking_for_somebody_elses_rows(callers: Callers, table: str) -> None:
 @pytest.mark.parametrize("table", OPEN)
 @pytest.mark.parametrize("whose", ["owner", "stranger"])
 def test_users_cannot_write_any_table(queue: Queue, callers: Callers, table: str, whose: str) -> None:
-    """Neither their own rows nor others'."""
+    """Users can write neither their own rows nor those of others."""
     user_id = getattr(callers, f"{whose}_id")
     before = contents(queue)
     mine = f"{path_of(table)}?userId=eq.{user_id}"
@@ -96,7 +96,7 @@ def test_users_cannot_write_any_table(queue: Queue, callers: Callers, table: str
 @pytest.mark.usefixtures("scene")
 @pytest.mark.parametrize("table", OPEN)
 def test_the_service_role_writes_what_servers_of_an_app_write(callers: Callers, table: str) -> None:
-    """It inserts jobs and removes rows of photos; everything else that is written goes through functions."""
+    """The service role can insert jobs and delete rows of photos; functions do all other writes."""
     may, service = TABLES[table].service_may, callers.service
     row = row_for(table, callers.owner_id)
     assert service.ask("POST", path_of(table), row, **SHOWN) == (OK if "INSERT" in may else FORBIDDEN)

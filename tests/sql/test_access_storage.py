@@ -127,7 +127,7 @@ def test_ids_that_a_path_cannot_carry(callers: Callers, objects: Any, signer: Si
 
 
 def test_only_the_service_role_can_see_or_change_the_private_bucket(callers: Callers, objects: Any) -> None:
-    """Nor can others empty or remove it."""
+    """No other role can empty or remove the bucket either."""
     stored(callers, callers.owner_id)
     path, before = f"/storage/v1/bucket/{BUCKET}", objects()
     for caller in (callers.anon, callers.owner):

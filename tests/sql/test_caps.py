@@ -149,7 +149,7 @@ def test_an_invalid_rate_burst_window_or_grace_is_refused_by_name(
 
 
 def test_a_new_rate_voids_older_starts_and_forgets_what_was_learned(queue: Queue, moment: Moment) -> None:
-    """It applies from the next start."""
+    """The new rate applies from the next start."""
     epoch = GateRun(queue).take(100)["epoch"]
     limited(queue, "minute", limit=5, retryAfterSeconds=500)
     allow(queue, 30, 2)

@@ -98,7 +98,7 @@ def test_repeated_claim_at_once(queue: Queue, another: Callable[[], Queue]) -> N
 def test_two_claims_at_once_get_different_jobs_without_waiting(
     queue: Queue, another: Callable[[], Queue]
 ) -> None:
-    """Neither blocks the other."""
+    """Neither claim blocks the other."""
     queue.enqueue(examples=8)
     other = another()
     # The first claim of a run waits its turn: it takes a place among the runs at once.
@@ -115,7 +115,7 @@ def test_two_claims_at_once_get_different_jobs_without_waiting(
 def test_a_claim_is_busy_if_another_is_taking_every_ready_job(
     queue: Queue, another: Callable[[], Queue]
 ) -> None:
-    """It is not told to wait for itself."""
+    """The claim is not told to wait for itself."""
     queue.enqueue(examples=3)
     other = another()
     ours, theirs = queue.run(), other.run()
@@ -183,7 +183,7 @@ def test_a_claim_that_gets_no_lock_in_time_answers_busy(queue: Queue, another: C
 
 
 def test_a_repeated_job_names_only_its_missing_images(queue: Queue, clock: Clock) -> None:
-    """And that it was claimed before."""
+    """A repeated job also says that it was claimed before."""
     job = queue.claimed(images=4)
     assert (job["missing"], job["claimedBefore"]) == ([0, 1, 2, 3], False)
     queue.record(job, 2)

@@ -78,7 +78,7 @@ def test_no_trace_is_left(queue: Queue, clock: Clock) -> None:
 
 
 def test_erasing_a_user_changes_nothing_of_any_other(queue: Queue, clock: Clock) -> None:
-    """Not even if the other id starts with the same letters."""
+    """Other users keep everything, even if their id starts with the same letters."""
     for other in (f"{GONER}0", "a"):
         lived(queue, other)
 
@@ -112,7 +112,7 @@ def test_a_worker_at_work_learns_it(queue: Queue) -> None:
 
 
 def test_a_second_erasure_finds_nothing(queue: Queue, clock: Clock) -> None:
-    """It does not delay the end of the first one."""
+    """A second erasure does not delay the end of the first one."""
     lived(queue, GONER)
     erase(queue)
     asked = queue.one("select * from generation.erasures")

@@ -9,7 +9,7 @@ from tests.support.queue_sql import Clock, Queue, refused
 
 
 def test_a_finish_releases_all_jobs_of_its_runs_claims(queue: Queue) -> None:
-    """Even if an answer was lost; other runs' jobs stay."""
+    """The jobs are released even if the answer to a claim was lost; other runs keep their jobs."""
     queue.enqueue(examples=7)
     run, other = queue.run(), queue.run()
     run.claim(2)
@@ -90,7 +90,7 @@ def test_released_jobs_are_anybodys(queue: Queue) -> None:
 
 
 def test_a_finish_releases_only_its_own_runs_claims(queue: Queue) -> None:
-    """Not those of another run of the same worker."""
+    """Another run of the same worker keeps its jobs."""
     queue.enqueue(examples=2)
     run, other = queue.run("w"), queue.run("w")
     run.claim(1)
@@ -101,7 +101,7 @@ def test_a_finish_releases_only_its_own_runs_claims(queue: Queue) -> None:
 
 @pytest.mark.parametrize(("worker", "run_id"), [("a b", uuid4()), (None, uuid4()), ("w", None)])
 def test_a_finish_needs_a_worker_and_a_run(queue: Queue, worker: str | None, run_id: object) -> None:
-    """Both are checked."""
+    """A finish without a worker or without a run is refused."""
     with refused("400", "missing" if worker == "w" else "bad_worker_id"):
         queue.call(
             "finish_generation_run", p_run_id=run_id, p_worker_id=worker, p_summary={}, p_spent_jobs=[]

@@ -17,7 +17,7 @@ def moment(queue: Queue) -> Iterator[Moment]:
 
 
 def test_a_claim_with_more_than_30_seconds_to_wait_gives_nothing(queue: Queue, moment: Moment) -> None:
-    """It says when; with a shorter wait it gives jobs."""
+    """The answer says when jobs can be claimed; with a shorter wait, the claim gives jobs."""
     queue.enqueue()
     limited(queue, "minute", limit=30, retryAfterSeconds=31)
     assert refusal(queue.run().answer()) == ("rate_limited", 31)
@@ -27,7 +27,7 @@ def test_a_claim_with_more_than_30_seconds_to_wait_gives_nothing(queue: Queue, m
 
 
 def test_a_run_above_the_limit_waits_until_one_ends(queue: Queue, moment: Moment) -> None:
-    """Or until the deadline of one passes."""
+    """A run above the limit also gets jobs once the deadline of another run has passed."""
     queue.enqueue(examples=20)
     runs = [queue.run() for _ in range(3)]
     for run in runs:
@@ -128,7 +128,7 @@ def test_claim_fits_the_block_and_the_cap(queue: Queue, moment: Moment) -> None:
 
 
 def test_a_job_at_its_maximum_age_fails_at_a_used_up_quota(queue: Queue, moment: Moment) -> None:
-    """It has a readable reason, and its batch ends."""
+    """The job has a readable error message, and its batch ends."""
     caps(queue, maxAgeHours=2)
     job = queue.claimed(images=2)
     queue.record(job, 0)

@@ -91,7 +91,7 @@ def test_a_higher_stated_limit_replaces_the_learned_one(queue: Queue, moment: Mo
 def test_a_daily_quota_blocks_until_midnight_in_california(
     queue: Queue, moment: Moment, now: str, reset: str
 ) -> None:
-    """It does so on any day, whatever retry delay the 429 names."""
+    """The block ends at midnight on any day, whatever retry delay the 429 names."""
     moment.set(datetime.fromisoformat(now).replace(tzinfo=UTC))
     until = datetime.fromisoformat(reset).replace(tzinfo=UTC)
     epoch = GateRun(queue).take(1)["epoch"]
@@ -226,7 +226,7 @@ def test_block_grows_only_without_quiet(queue: Queue, moment: Moment) -> None:
 
 
 def test_what_was_learned_is_a_row(queue: Queue, moment: Moment) -> None:
-    """It survives every restart: a new connection and a new run see it."""
+    """A learned rate survives every restart: a new connection and a new run see it."""
     limited(queue, "minute", limit=7, retryAfterSeconds=30)
     row = gate(queue)
     assert (row["learnedRate"], row["learnedFrom"]) == (7, "stated")

@@ -81,7 +81,7 @@ def test_a_crowd_asks_half_a_question_a_start_at_most(moment: Moment, crowd: lis
 def test_a_newcomer_does_not_wait_for_the_whole_line(
     queue: Queue, moment: Moment, crowd: list[Asker]
 ) -> None:
-    """It comes before all who have had a turn, though not before what they were given already."""
+    """A new run comes before all runs that have had a turn, but not before starts that they already have."""
     work(moment, crowd, 30)
     late = Asker(queue, "another")
     late.ask_at = 30
@@ -184,7 +184,7 @@ def test_a_finished_run_is_out_of_the_line(queue: Queue, moment: Moment) -> None
 
 
 def test_a_run_that_names_no_users_has_its_turns(queue: Queue, moment: Moment) -> None:
-    """As workers of before do."""
+    """Older workers name no users; their runs get turns too."""
     allow(queue, 60)
     assert GateRun(queue).starts(1) == [0]
 

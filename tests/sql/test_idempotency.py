@@ -16,7 +16,7 @@ from tests.support.queue_sql import Queue, blocked, order, refused
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 201])
 def test_an_idempotency_key_has_1_to_200_characters(queue: Queue, key: str) -> None:
-    """Any other is refused."""
+    """A key of any other length is refused."""
     with refused("400", "too_long" if len(key) > 1 else "empty", "idempotency key"):
         queue.call("enqueue_generation_batch", p_request=order(), p_idempotency_key=key)
 
@@ -96,7 +96,7 @@ def test_each_purpose_has_a_class_of_advisory_locks(queue: Queue) -> None:
 
 
 def test_every_advisory_lock_names_its_purpose() -> None:
-    """Also in the files that are optional: the class is a constant, so no id can leave it."""
+    """The class of each lock is a constant, also in optional files, so no id can change it."""
     calls = [
         call
         for path in (*migrations(), *functions(), *(SQL / "schedule").glob("*.sql"))

@@ -157,7 +157,7 @@ def live_through(version: int) -> None:
 
 
 def test_the_sql_works_on_a_plain_postgresql_16() -> None:
-    """It installs twice without Storage, and a job lives its whole life."""
+    """The SQL installs twice without Storage, and a job can be ordered, claimed and completed."""
     live_through(16)
 
 

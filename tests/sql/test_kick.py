@@ -68,7 +68,7 @@ def test_the_request_goes_out_with_the_commit(db: Connection, another: Callable[
 
 
 def test_a_rolled_back_order_sends_none(db: Connection) -> None:
-    """It causes no call, and does not suppress a later one."""
+    """A rolled-back order causes no call, and does not suppress a later one."""
     with db.transaction(force_rollback=True):
         order(db)
         assert len(requests(db)) == 1

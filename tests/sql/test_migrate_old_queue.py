@@ -78,7 +78,7 @@ def test_the_report_changes_nothing(migration: Migration) -> None:
 
 
 def test_the_schema_is_a_fresh_one_with_the_apps_columns(migration: Migration, fresh: Schema) -> None:
-    """It has everything of a fresh installation, plus the old table and the app's own columns."""
+    """The schema is that of a fresh installation, plus the old table and the app's own columns."""
     schema = catalog.schema(migration.made.connection)
     assert {part: schema.get(part) for part in fresh} == fresh
     more = {name for _, name in schema.keys() - fresh.keys() if "photo_generation_queue_old" not in name}
@@ -256,7 +256,7 @@ def test_orders_between_the_steps_are_taken_and_made(scratch: Database) -> None:
 
 
 def test_an_old_worker_that_was_left_on_takes_nothing(scratch: Database) -> None:
-    """Both at once would pay for the same images: the new table refuses the old worker's claim."""
+    """The new table refuses the old worker's claim; two workers would pay for the same images."""
     scratch.connection.execute(PLAIN.sql.encode())
     scratch.migrate()
     with pytest.raises(psycopg.errors.CheckViolation):

@@ -56,7 +56,7 @@ def test_busy_past_is_forgiven(queue: Queue) -> None:
 
 @pytest.mark.parametrize("outcome", ["retry", "rate_limited"])
 def test_a_postponed_job_is_given_out_when_it_is_due(queue: Queue, clock: Clock, outcome: str) -> None:
-    """Not before; the answer says when that is."""
+    """The job is not given out earlier, and the answer says when it is due."""
     job = queue.claimed()
     queue.settle(job, outcome, retryInSeconds=90)
     clock.advance(60)

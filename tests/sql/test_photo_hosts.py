@@ -133,7 +133,7 @@ def test_a_stack_on_ones_own_machine_adds_nothing(queue: Queue, host: str | None
 
 
 def test_hosts_are_added_and_removed(queue: Queue) -> None:
-    """Both can be repeated, and return the list and whether anything changed."""
+    """Adding and removing can be repeated; both return the list and whether it changed."""
     allow(queue)
     assert queue.call("generation_photo_hosts") == {"hosts": []}
     add = {"hosts": ["photos.example.com"], "added": True}

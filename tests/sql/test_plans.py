@@ -205,7 +205,7 @@ def test_a_record_and_a_settle(grown: Queue) -> None:
 
 
 def test_a_finish_reads_only_the_held_jobs(grown: Queue) -> None:
-    """It finds there what its run holds."""
+    """A finish finds its run's jobs in the index of held jobs."""
     run = grown.run()
     run.claim(10)
     with Reads(grown) as reads:

@@ -19,7 +19,7 @@ def members(connection: Connection) -> list[tuple[str, str]]:
 
 
 def test_the_stack_publishes_the_three_tables(db: Connection) -> None:
-    """As in a Supabase project with an existing publication: exactly these tables of schema public."""
+    """Exactly these tables of schema public are published, as in a Supabase project with a publication."""
     assert members(db) == [("public", name) for name in OURS]
 
 

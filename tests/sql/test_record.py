@@ -17,7 +17,7 @@ def photos(queue: Queue) -> list[tuple[int, str]]:
 
 
 def test_first_writer_wins(queue: Queue) -> None:
-    """The first record of an image counts; whoever comes second learns its path."""
+    """The first record of an image counts; a second writer gets the path of the first."""
     job = queue.claimed(images=2)
     first = queue.record(job, 0, "a")
     assert first["result"] == "recorded"
@@ -29,7 +29,7 @@ def test_first_writer_wins(queue: Queue) -> None:
 
 
 def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
-    """A photo's row has its owner, size, model, tokens and time; what is unknown is null."""
+    """A photo's row has its owner, size, model, tokens and time; an unknown value is null."""
     job = queue.claimed(images=2)
     queue.record(
         job, 0, width=832, height=1248, bytes=99, promptTokens=7, outputTokens=1290, generationMs=5100
@@ -45,7 +45,7 @@ def test_all_that_is_known_is_stored(queue: Queue, clock: Clock) -> None:
 
 @pytest.mark.parametrize("index", [-1, 2, None])
 def test_an_image_index_that_the_job_does_not_have_is_refused(queue: Queue, index: int | None) -> None:
-    """Both as made and as failed."""
+    """The index is refused for a made image and for a failed one."""
     job = queue.claimed(images=2)
     with refused("400", "out_of_range", "image index"):
         queue.call("record_generated_photo", p_job_id=job["id"], p_image_index=index, p_photo={})
@@ -68,7 +68,7 @@ def test_a_photo_must_be_in_its_jobs_folder(queue: Queue, path: str | None) -> N
 
 @pytest.mark.parametrize("end", ["completed", "failed", "cancelled"])
 def test_nothing_is_recorded_for_an_ended_job(queue: Queue, end: str) -> None:
-    """What was recorded before is still confirmed."""
+    """Records from before the end are still confirmed."""
     job = queue.claimed(images=2)
     first = queue.record(job, 0)
     if end == "cancelled":
@@ -86,14 +86,14 @@ def test_nothing_is_recorded_for_an_ended_job(queue: Queue, end: str) -> None:
 
 
 def test_a_job_that_no_longer_exists_wants_no_images(queue: Queue) -> None:
-    """The worker removes the image."""
+    """The answer is `job_final`, so the worker removes the image."""
     nowhere = {"id": 10**12, "userFolder": "u", "batchId": "b"}
     assert queue.record(nowhere, 0)["result"] == "job_final"
     assert queue.refuse(nowhere, 0) == "job_final"
 
 
 def test_an_image_given_up_and_then_made_counts_as_made(queue: Queue) -> None:
-    """An image that was given up and then made counts as made."""
+    """The batch's counters move the image from failed to made."""
     job = queue.claimed()
     assert [queue.refuse(job, 0), queue.refuse(job, 0, "recitation")] == ["recorded", "already_recorded"]
     assert queue.counters(job["batchId"]) == (0, 0, 0, 1)
@@ -103,8 +103,8 @@ def test_an_image_given_up_and_then_made_counts_as_made(queue: Queue) -> None:
     check_invariants(queue.connection)
 
 
-def test_given_up_too_late(queue: Queue) -> None:
-    """An image that was made cannot be given up any more."""
+def test_an_image_that_was_made_cannot_be_given_up(queue: Queue) -> None:
+    """The answer says that the image is already recorded; the counters stay."""
     job = queue.claimed()
     queue.record(job, 0)
     assert queue.refuse(job, 0) == "already_recorded"
@@ -113,7 +113,7 @@ def test_given_up_too_late(queue: Queue) -> None:
 
 
 def test_an_image_of_a_worker_without_the_lease_is_kept(queue: Queue, clock: Clock) -> None:
-    """So that it is not paid for again."""
+    """The image is recorded, so it is not paid for again."""
     job = queue.claimed(images=2)
     clock.advance(255)
     (again,) = queue.run().claim()
@@ -126,7 +126,7 @@ def test_an_image_of_a_worker_without_the_lease_is_kept(queue: Queue, clock: Clo
 
 
 def test_an_image_that_arrives_while_its_job_waits_is_recorded(queue: Queue) -> None:
-    """It is not made again."""
+    """The next claim does not list the image as missing."""
     job = queue.claimed(images=2)
     queue.settle(job, "released")
     queue.record(job, 1)
@@ -151,7 +151,7 @@ def give_up(queue: Queue, job: dict[str, Any]) -> Any:
 def test_two_concurrent_records_make_one_row(
     queue: Queue, another: Callable[[], Queue], second: Act, end: str
 ) -> None:
-    """Both get the right answer."""
+    """The first record counts if it is committed; otherwise the second one does."""
     job = queue.claimed()
     watcher = another()
     queue.connection.execute("begin")
@@ -164,7 +164,7 @@ def test_two_concurrent_records_make_one_row(
 
 
 def test_record_waits_for_cancel(queue: Queue, another: Callable[[], Queue]) -> None:
-    """An image recorded while its batch is being cancelled is not wanted."""
+    """If its batch is being cancelled, an image is answered with `job_final`."""
     job = queue.claimed()
     watcher = another()
     queue.connection.execute("begin")
@@ -175,8 +175,8 @@ def test_record_waits_for_cancel(queue: Queue, another: Callable[[], Queue]) -> 
     check_invariants(queue.connection)
 
 
-def test_unique_in_the_table(queue: Queue) -> None:
-    """The table itself allows each image of a job only once."""
+def test_the_table_allows_each_image_of_a_job_once(queue: Queue) -> None:
+    """A unique constraint enforces this, also outside the functions."""
     job = queue.claimed()
     queue.record(job, 0)
     copy = """insert into photo_generation_photos ("jobId", "batchId", "userId", "imageIndex", "storagePath",

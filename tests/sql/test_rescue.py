@@ -28,7 +28,7 @@ def test_an_expired_lease_of_a_single_job_counts_as_its_crash(queue: Queue, cloc
 
 
 def test_a_jobs_third_crash_alone_fails_it(queue: Queue, clock: Clock) -> None:
-    """It has its own reason, and the batch is updated."""
+    """The job has its own error code, and its batch is updated."""
     job = queue.claimed(images=3)
     queue.record(job, 0)
     queue.refuse(job, 1)
@@ -98,7 +98,7 @@ def test_suspect_waits_for_an_empty_run(queue: Queue, clock: Clock) -> None:
 
 
 def test_a_crash_among_several_jobs_makes_all_suspects(queue: Queue, clock: Clock) -> None:
-    """It counts for none of them, even one with two crashes."""
+    """A crash among several jobs counts for none of them, even for one with two crashes."""
     queue.enqueue(examples=2)
     queue.connection.execute("update photo_generation_queue set crashes = 2")
     ids = crash(queue, clock)

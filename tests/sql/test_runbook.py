@@ -83,7 +83,7 @@ def test_the_runbooks_queries_give_right_answers(queue: Queue, stack: Stack) -> 
 def test_a_job_released_by_the_runbooks_update_is_claimed_next(
     queue: Queue, stack: Stack, max_attempts: int
 ) -> None:
-    """Even if its attempts are used up; the counters stay right."""
+    """The job is claimed even if its attempts are used up; the counters stay correct."""
     job = queue.claimed(images=2, maxAttempts=max_attempts)
     queue.record(job, 0)
     stack.psql(RELEASE)

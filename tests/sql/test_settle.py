@@ -80,7 +80,7 @@ def test_a_job_settled_as_completed_without_all_its_images_is_retried(queue: Que
 
 @pytest.mark.parametrize(("made", "status"), [(4, "completed"), (3, "partial"), (0, "failed")])
 def test_a_batch_ends_with_its_last_job(queue: Queue, clock: Clock, made: int, status: str) -> None:
-    """As completed, partial (an image is missing), or failed."""
+    """The batch ends as completed, partial (an image is missing) or failed."""
     batch_id = queue.enqueue(examples=4)["batchId"]
     jobs = queue.run().claim()
     for number, job in enumerate(jobs):
@@ -96,7 +96,7 @@ def test_a_batch_ends_with_its_last_job(queue: Queue, clock: Clock, made: int, s
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_a_result_without_the_claims_fence_changes_nothing(queue: Queue, outcome: str) -> None:
-    """Not even for another job of the same worker."""
+    """The fence of another job of the same worker is refused too."""
     job = queue.claimed()
     before = queue.job(job["id"]), queue.batch(job["batchId"])
     for fence in ("", "worker", job["fence"][:-1], job["fence"] + "0", None):
@@ -107,7 +107,7 @@ def test_a_result_without_the_claims_fence_changes_nothing(queue: Queue, outcome
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_a_repeated_settle_changes_nothing(queue: Queue, outcome: str) -> None:
-    """It has lost its lease, even if the job was claimed again."""
+    """The repeated settle gets `lease_lost`, even if the job was claimed again."""
     job = queue.claimed(images=2)
     queue.settle(job, outcome)
     for _ in range(2):

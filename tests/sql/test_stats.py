@@ -204,7 +204,7 @@ def test_series_of_times(queue: Queue, rows: Rows) -> None:
 
 @pytest.mark.parametrize("zone", ["America/Los_Angeles", "Asia/Kathmandu"])
 def test_the_numbers_do_not_depend_on_the_sessions_time_zone(queue: Queue, clock: Clock, zone: str) -> None:
-    """Not even when its clocks are set back within the day."""
+    """The numbers stay the same even in a time zone that leaves daylight saving time on that day."""
     clock.advance((datetime(2026, 11, 1, 12, tzinfo=UTC) - NOON).total_seconds())
     queue.complete(queue.claimed())
     queue.connection.execute("set timezone = 'UTC'")

@@ -15,7 +15,7 @@ from worker.errors import QueueUnavailable
 async def test_an_order_whose_answer_is_lost_is_enqueued_once(
     site: Site, key: str | None, calls: int
 ) -> None:
-    """It is sent again with an idempotency key only: without one its photos would be paid for twice."""
+    """Only an order with an idempotency key is sent again: without one, photos would be paid for twice."""
     order = {"userId": site.user, **fresh_order(("a",), 1, site.photo)}
     async with Proxy(site.stack.url) as proxy:
         proxy.lose_answer("/rpc/enqueue_generation_batch")

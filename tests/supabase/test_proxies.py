@@ -48,7 +48,7 @@ async def ask_gemini() -> None:
 
 
 async def test_supabase_and_gemini_take_the_proxy_alike(proxy: ForwardProxy) -> None:
-    """Both connections ask the proxy for a tunnel."""
+    """Both clients ask the proxy for a tunnel."""
     with pytest.raises(QueueUnavailable):
         await ask_supabase()
     with pytest.raises(Transient):

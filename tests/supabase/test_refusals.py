@@ -188,7 +188,7 @@ async def _error(call: Any) -> GenerationError:
 
 @pytest.mark.parametrize("name", [*PROJECT, *REST_ONLY])
 async def test_check_names_each_refusal_and_its_fix(site: Site, proxy: FaultProxy, name: str) -> None:
-    """It calls none an outage."""
+    """`check` reports no refusal as an outage."""
     refused = (PROJECT | REST_ONLY)[name]
     proxy.inject(refused.fault, ANY if name in PROJECT else "POST /rest/.*", times=100)
     findings = {finding.name: finding for finding in await check(site.worker(SUPABASE_URL=proxy.url))}

@@ -347,7 +347,7 @@ async def test_a_photos_name_hides_no_other_problem(site: Site) -> None:
 
 
 async def test_an_order_from_a_missing_bucket_holds_up_nobody_else(site: Site) -> None:
-    """It waits unspent, the run continues and names the bucket to create; then the order completes."""
+    """The job spends no attempt, the run names the bucket to create, and then the order completes."""
     site.rows("insert into generation.photo_buckets values ('no-such-bucket') returning bucket")
     (waits,) = await site.order("a", photo=f"no-such-bucket/{site.user}/me.png")
     (goes_on,) = await site.order("b")

@@ -38,7 +38,7 @@ def test_the_dashboard_of_an_empty_queue_says_what_to_do(window: Window, shop: S
 
 
 def test_the_dashboard_shows_new_orders_and_photos_without_a_reload(window: Window, shop: Shop) -> None:
-    """And the waiting jobs."""
+    """The number of waiting jobs is updated too."""
     shop.order("a", "b")
     shop.run()
     page = enter(window, shop)

@@ -109,7 +109,7 @@ def release(page: Page, held: Route) -> None:
 
 
 def test_a_closed_batch_stays_closed(window: Window, shop: Shop) -> None:
-    """Even if the page was just loading it again."""
+    """The batch stays closed even if the page was just loading it again."""
     (batch,) = fail(shop, "a")
     page = enter(window, shop)
     retry_opened(page, batch)

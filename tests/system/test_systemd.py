@@ -70,7 +70,7 @@ def analyze(program: Program, *arguments: str) -> subprocess.CompletedProcess[st
 @pytest.mark.system
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_accepts_the_units(program: Program, tmp_path: Path, name: str) -> None:
-    """It knows every key and value, and finds every program and unit."""
+    """systemd knows every key and value, and finds every program and unit."""
     done = analyze(program, "verify", "--recursive-errors=no", str(installed(tmp_path, name)))
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -99,7 +99,7 @@ def test_it_is_closed_tight(program: Program, tmp_path: Path, name: str) -> None
 
 
 def test_both_services_are_closed_alike() -> None:
-    """Both have the same protections and read the same settings."""
+    """Both services have the same sandbox and read the same settings."""
     first, second = (unit(name)["Service"] for name in SERVICES)
     own = {"Type", "ExecStart", "Restart", "RestartSec", "RestartPreventExitStatus", "TimeoutStartSec"}
     assert {key: first[key] for key in first.keys() - own} == {

@@ -21,7 +21,7 @@ def test_a_bucket_may_allow_types_by_a_star(allowed: str, refusal: str | None) -
 
 @pytest.mark.parametrize("kind", PIXELS)
 def test_a_probe_has_the_type_and_size_of_the_refused_image(kind: str) -> None:
-    """It is a valid image of one pixel, for anyone who finds a probe that was left behind."""
+    """The probe is a valid image of one pixel, in case it is left behind and somebody opens it."""
     probe = probe_image({"bytes": 5000, "mimeType": kind})
     assert (len(probe.data), probe.mime_type) == (5000, kind)
     with Image.open(BytesIO(probe.data)) as image:

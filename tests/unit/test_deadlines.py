@@ -109,7 +109,7 @@ def test_a_shutdown_never_gives_more_time() -> None:
 
 
 def test_a_deadline_within_another_is_never_later() -> None:
-    """Also when the other is moved nearer."""
+    """This also holds when the outer deadline is brought forward."""
     clock = Clock()
     run = Deadlines(240, 20, clock)
     soon, late = run.save.within(10), run.save.within(500)
@@ -141,7 +141,7 @@ def test_reporting_an_image_that_was_not_stored_leaves_time_to_settle_its_job() 
 
 
 def test_the_last_call_has_half_of_what_is_left() -> None:
-    """Even a late run tells the database that it has ended."""
+    """Even a run that is late has time to tell the database that it has ended."""
     clock = Clock()
     run = Deadlines(240, 20, clock)
     assert run.finish.at == run.answer.at

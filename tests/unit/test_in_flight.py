@@ -57,7 +57,7 @@ async def start(jobs: JobsInFlight, count: int, user_id: str, waiting: bool) -> 
 
 
 async def test_a_job_takes_a_place(jobs: JobsInFlight) -> None:
-    """And its images count as unsent until their requests have been sent."""
+    """The job's images count as unsent until their requests have been sent."""
     await start(jobs, 1, "user", waiting=False)
     assert jobs.free_places() == PLACES - 1
     before = jobs.unsent_images()
@@ -119,7 +119,7 @@ async def test_a_short_wait_takes_the_place(jobs: JobsInFlight) -> None:
 
 
 async def test_a_sent_request_wakes_the_run(jobs: JobsInFlight) -> None:
-    """It may be time for another claim."""
+    """After a sent request the run may claim more jobs."""
     waiter = asyncio.create_task(jobs.wait_for_change(later()))
     await asyncio.sleep(0)
     jobs.count_requests(1)

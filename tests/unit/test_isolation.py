@@ -76,13 +76,13 @@ def spied(start: str) -> tuple[list[str], int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
 @pytest.mark.parametrize("start", STARTS)
 def test_a_child_reads_neither_memory_nor_environment_of_the_worker(start: str) -> None:
-    """And the worker still reads what Linux says about itself, and starts processes."""
+    """The worker itself can still read its entries in /proc, and start processes."""
     assert spied(STARTS[start]) == ([], 3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
 def test_a_decoder_has_no_network() -> None:
-    """It cannot ask the metadata server of a cloud for the worker's account, nor send a photo anywhere."""
+    """A decoder can neither ask a cloud's metadata server for a token nor send a photo anywhere."""
     if subprocess.run([*UNPRIVILEGED, "unshare", "-Un", "true"], check=False, capture_output=True).returncode:
         pytest.skip("this kernel gives an unprivileged process no namespace of its own")
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -162,7 +162,7 @@ async def test_a_start_is_void_after_its_grace(ticker: Ticker) -> None:
 
 
 async def test_a_new_epoch_voids_older_starts(ticker: Ticker) -> None:
-    """Even for images that already wait for them."""
+    """Starts that were given to waiting images are void too."""
     gate = HandGate(starts(0, 0.05, 0.05), starts(0, epoch=2))
     limiter = Limiter(gate, ticker)
     assert await limiter.acquire(ticker.never)

@@ -50,7 +50,7 @@ async def test_why_there_was_none(ticker: Ticker, reason: str, seconds: float | 
 
 
 async def test_a_gate_with_a_near_start_is_asked_again_after_a_pause(ticker: Ticker) -> None:
-    """Not continuously."""
+    """The worker does not repeat the request without a pause."""
     gate = HandGate(none("rate_limited", 0), none("rate_limited", 0), starts(0))
     limiter = Limiter(gate, ticker)
     began = ticker()
@@ -106,7 +106,7 @@ async def test_asks_at_once_for_another_user(ticker: Ticker) -> None:
 
 
 async def test_an_image_does_not_wait_for_its_turn_when_its_job_has_ended(ticker: Ticker) -> None:
-    """It learns that it starts nothing as soon as the job's end is known."""
+    """The image's wait ends as soon as the job's end is known."""
     limiter = Limiter(HandGate(none("rate_limited", 5, again=3000)), ticker)
     ended, never = asyncio.Event(), ticker.never
 

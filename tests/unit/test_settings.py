@@ -171,7 +171,7 @@ def test_development_is_told_and_never_guessed(hosted: dict[str, str]) -> None:
 
 
 def test_secrets_do_not_show() -> None:
-    """Neither the settings nor their problems ever contain a key."""
+    """Neither the settings nor their error messages contain a key."""
     assert "canary" not in repr(read())
     assert "canary" not in str(Secret("canary"))
     assert "canary" not in problems(MAX_JOBS="0")

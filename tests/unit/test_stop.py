@@ -28,7 +28,7 @@ def test_the_gravest_reason_stands(first: StopReason, second: StopReason, stands
 
 
 def test_a_problem_is_kept_when_a_reason_without_one_follows() -> None:
-    """And one that comes later for the same reason is still told."""
+    """A problem that comes later for the same reason is reported too."""
     stop = Stop()
     stop.end("queue_lost")
     stop.end("queue_lost", "Storage keeps nothing")
