@@ -15,7 +15,7 @@ from bench.quotas.first_photos import IDLE_RATE, USERS, Fairness, fairness, idle
 from bench.quotas.peers import Peer, peers
 from bench.quotas.rates import UNKNOWN_FACTOR, USER, Known, Learned, known, learned
 
-PURPOSE = "how well the quota is used, against other ways; about five minutes"
+PURPOSE = "how much of a quota is used, compared with other queues; about five minutes"
 WINDOW_SECONDS, BRIEF_WINDOW_SECONDS = 6.0, 3.5
 WATCHED = {"unknown": 4, "halved": 4, "doubled": 3, "told": 3}
 BRIEFLY_WATCHED = {"unknown": 3, "halved": 3, "doubled": 2, "told": 0}
@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Add the part's options."""
     parser.add_argument("--window", type=above(0), metavar="SECONDS", help="the quota's window (default: 6)")
     parser.add_argument("--brief", action="store_true", help="fewer and shorter windows; about 90 s")
-    parser.add_argument("--only", choices=PARTS, help="this part alone")
+    parser.add_argument("--only", choices=PARTS, help="measure only this part")
     parser.set_defaults(measure=measure)
 
 

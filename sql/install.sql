@@ -3388,7 +3388,7 @@ declare
 begin
   perform generation.require_service();
   if p_model is null then
-    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the model that Google does not have any more.');
+    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the name of the model that Google has shut down.');
   end if;
   select * into v_row from generation.models as m where m.model = p_model for no key update;
   v_next := coalesce(nullif(p_successor, p_model), v_row.successor, v_row."announcedSuccessor");
@@ -4022,7 +4022,7 @@ $$;
 -- ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a photo, which then stays) or
 -- `job_final`, also if the job belongs to another batch than p_batch_id. Errors: PT400.
 -- Locks: the job, then its batch.
--- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
+-- Safe to repeat: an image that is given up is no longer missing, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(
   p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
 ) returns jsonb
@@ -4401,7 +4401,7 @@ $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
 -- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id.
--- Safe to repeat: what is released has no lock, and whoever claims it since has a younger one.
+-- Safe to repeat: a released job has no lock, and a worker that claims it later has a newer lock.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -4428,7 +4428,7 @@ $$;
 -- sweep removes. Jobs whose missing images were all refused are not retried unless p_including_refused. Cancelled
 -- batches stay cancelled. Each job gets another turn (see next_turns), after the sweep if it waits for one.
 -- Returns {retried}.
--- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
+-- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: a retried job is no longer failed.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
 ) returns jsonb
@@ -4565,7 +4565,7 @@ begin
 end
 $$;
 
--- Removes the gate of a model that nobody uses any more, with what it learned and what was set. One that gave out a start
+-- Removes the gate of a model that is no longer used, with its learned rate and its settings. One that gave out a start
 -- within a day is in use. Returns the gates that are left, as generation_gate does, with {removed}: false if there was none.
 -- Errors: PT409 `gate_in_use`. Locks: the gate. Safe to repeat: the second time there is none.
 create or replace function public.remove_generation_gate(p_model text) returns jsonb
@@ -5250,8 +5250,8 @@ $$;
 
 -- 75_reading.sql
 
--- What apps and the worker read: a batch, the version of the schema, the jobs that a claim would give. Refusals: PT400 (a parameter), PT404
--- (`no_such_batch`, also for somebody else's batch). Only get_generation_batch is open to signed-in users, for their own batches.
+-- Functions that only read: a batch, the version of the schema, the jobs that a claim would give. Errors: PT400 (a parameter), PT404
+-- (`no_such_batch`, also for another user's batch). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of the schema: the highest migration that has run.
 create or replace function generation.schema_version() returns integer
@@ -5262,7 +5262,7 @@ begin
 end
 $$;
 
--- The version of the schema, which `check` compares with what the worker needs, and what else it looks at.
+-- The version of the schema, and everything else that `python -m worker check` compares with the worker's needs.
 -- Returns {version, functions: names, functionsMissing, photoBuckets, photoHosts, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
@@ -5304,8 +5304,8 @@ begin
 end
 $$;
 
--- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
--- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
+-- The jobs that a new run's claim would take, with their places: rescue_expired_leases, promote_due_jobs and
+-- lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
 language sql stable rows 10 set search_path = ''
 as $$
@@ -5345,8 +5345,8 @@ as $$
 $$;
 
 -- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
--- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up. Names also the jobs that a
--- claim would put off for their user's requests of the day (put_off_users).
+-- attempts, images}], reason, nextAttemptInSeconds}. `images` counts those that are neither made nor given up. The list includes jobs that a
+-- claim would postpone because of their user's requests of the day (put_off_users).
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
 language plpgsql stable security definer set search_path = ''
@@ -5373,7 +5373,7 @@ $$;
 -- functions return the folders to look into, and record which have been swept. Refusals: PT400 (a parameter).
 --
 -- A sweep removes no object that is still needed. It handles only jobs that ended at least ten minutes ago. A run lasts 270 s at most
--- and an ended job is not claimed, so nothing is uploaded to the job's folder any more. An ended job takes no record, so the list of
+-- and an ended job is not claimed, so nothing more is uploaded to the job's folder. An ended job takes no record, so the list of
 -- recorded photos stays true while the job is final. A job that is retried during a sweep waits until `sweepUntil`; otherwise its next
 -- claim could adopt an object that is being removed.
 
@@ -5713,7 +5713,7 @@ $$;
 
 -- Records what a sweep found in a user's folder; p_empty says that it was empty at the end. An erasure is done, and the last row about
 -- the user is removed, once two sweeps in a row have found the folder empty at least ten minutes after the request. A
--- run lasts 270 s at most, so by then nothing is being uploaded to it any more. Returns {done}.
+-- run lasts 270 s at most, so by then no upload to it is in progress. Returns {done}.
 -- Errors: PT400. Safe to repeat: what is done stays done, and only generation_erasures_to_sweep begins another look.
 create or replace function public.settle_generation_erasure(p_user_folder text, p_empty boolean) returns jsonb
 language plpgsql security definer set search_path = ''

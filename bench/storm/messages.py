@@ -11,8 +11,8 @@ ENDED = re.compile(rb'"outcome": ?"(?:completed|failed)"')
 FUNCTIONS = {
     b"claim_generation_jobs": "claiming",
     b"take_start_slots": "taking slots",
-    b"report_rate_limit": "telling a 429",
-    b"report_storage": "telling a refusal of Storage",
+    b"report_rate_limit": "reporting a 429",
+    b"report_storage": "reporting a refusal of Storage",
     b"record_generated_photo": "recording",
     b"record_failed_image": "giving up",
     b"finish_generation_run": "finishing",
@@ -20,7 +20,7 @@ FUNCTIONS = {
 
 
 def phase_of(request: bytes) -> str:
-    """What the worker that sends this request is doing; a settle of ended jobs updates their batches."""
+    """What the sender of this request is doing; settling ended jobs also updates their batches."""
     line = REQUEST_LINE.match(request)
     method, path = (line[1], line[2]) if line else (b"", b"")
     if path.startswith(b"rest/v1/rpc/settle_generation_jobs"):

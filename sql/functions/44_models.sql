@@ -153,7 +153,7 @@ declare
 begin
   perform generation.require_service();
   if p_model is null then
-    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the model that Google does not have any more.');
+    perform generation.refuse('400', 'bad_model', 'p_model names no model', 'Send the name of the model that Google has shut down.');
   end if;
   select * into v_row from generation.models as m where m.model = p_model for no key update;
   v_next := coalesce(nullif(p_successor, p_model), v_row.successor, v_row."announcedSuccessor");

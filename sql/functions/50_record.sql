@@ -89,7 +89,7 @@ $$;
 -- ordered. Returns {result}: `recorded`, `already_recorded` (as failed, or as a photo, which then stays) or
 -- `job_final`, also if the job belongs to another batch than p_batch_id. Errors: PT400.
 -- Locks: the job, then its batch.
--- Safe to repeat: an image that is given up is not missing any more, so it is neither inserted nor counted again.
+-- Safe to repeat: an image that is given up is no longer missing, so it is neither inserted nor counted again.
 create or replace function public.record_failed_image(
   p_job_id bigint, p_image_index integer, p_code text, p_message text, p_batch_id text default null
 ) returns jsonb

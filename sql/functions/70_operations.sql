@@ -48,7 +48,7 @@ $$;
 
 -- Makes jobs ready whose lock is older than p_older_than_seconds, as the runbook's update does. Their workers
 -- are fenced off; the attempt stays spent. Returns {released}. Locks: jobs by id.
--- Safe to repeat: what is released has no lock, and whoever claims it since has a younger one.
+-- Safe to repeat: a released job has no lock, and a worker that claims it later has a newer lock.
 create or replace function public.release_stale_generation_jobs(p_older_than_seconds numeric default 300)
 returns jsonb
 language plpgsql security definer set search_path = ''
@@ -75,7 +75,7 @@ $$;
 -- sweep removes. Jobs whose missing images were all refused are not retried unless p_including_refused. Cancelled
 -- batches stay cancelled. Each job gets another turn (see next_turns), after the sweep if it waits for one.
 -- Returns {retried}.
--- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: what is pending is not failed any more.
+-- Errors: PT404. Locks: jobs by id, then their users' tag rows, then batches by id. Safe to repeat: a retried job is no longer failed.
 create or replace function public.retry_failed_generation_jobs(
   p_batch_id text default null, p_including_refused boolean default false, p_limit integer default 1000
 ) returns jsonb

@@ -75,7 +75,7 @@ begin
 end
 $$;
 
--- Removes the gate of a model that nobody uses any more, with what it learned and what was set. One that gave out a start
+-- Removes the gate of a model that is no longer used, with its learned rate and its settings. One that gave out a start
 -- within a day is in use. Returns the gates that are left, as generation_gate does, with {removed}: false if there was none.
 -- Errors: PT409 `gate_in_use`. Locks: the gate. Safe to repeat: the second time there is none.
 create or replace function public.remove_generation_gate(p_model text) returns jsonb

@@ -1,5 +1,5 @@
--- What apps and the worker read: a batch, the version of the schema, the jobs that a claim would give. Refusals: PT400 (a parameter), PT404
--- (`no_such_batch`, also for somebody else's batch). Only get_generation_batch is open to signed-in users, for their own batches.
+-- Functions that only read: a batch, the version of the schema, the jobs that a claim would give. Errors: PT400 (a parameter), PT404
+-- (`no_such_batch`, also for another user's batch). Only get_generation_batch is open to signed-in users, for their own batches.
 
 -- The version of the schema: the highest migration that has run.
 create or replace function generation.schema_version() returns integer
@@ -10,7 +10,7 @@ begin
 end
 $$;
 
--- The version of the schema, which `check` compares with what the worker needs, and what else it looks at.
+-- The version of the schema, and everything else that `python -m worker check` compares with the worker's needs.
 -- Returns {version, functions: names, functionsMissing, photoBuckets, photoHosts, storageRefused: see report_storage}.
 -- Safe to repeat: reads only.
 create or replace function public.generation_schema_version() returns jsonb
@@ -52,8 +52,8 @@ begin
 end
 $$;
 
--- What the claim of a new run would find ready and take, and in which place: rescue_expired_leases,
--- promote_due_jobs and lock_ready_jobs as one query that changes nothing.
+-- The jobs that a new run's claim would take, with their places: rescue_expired_leases, promote_due_jobs and
+-- lock_ready_jobs as one query that changes nothing.
 create or replace function generation.next_jobs(p_limit integer) returns table (id bigint, place bigint)
 language sql stable rows 10 set search_path = ''
 as $$
@@ -93,8 +93,8 @@ as $$
 $$;
 
 -- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
--- attempts, images}], reason, nextAttemptInSeconds}. An image counts as long as it is not made or given up. Names also the jobs that a
--- claim would put off for their user's requests of the day (put_off_users).
+-- attempts, images}], reason, nextAttemptInSeconds}. `images` counts those that are neither made nor given up. The list includes jobs that a
+-- claim would postpone because of their user's requests of the day (put_off_users).
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
 language plpgsql stable security definer set search_path = ''

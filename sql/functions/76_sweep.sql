@@ -2,7 +2,7 @@
 -- functions return the folders to look into, and record which have been swept. Refusals: PT400 (a parameter).
 --
 -- A sweep removes no object that is still needed. It handles only jobs that ended at least ten minutes ago. A run lasts 270 s at most
--- and an ended job is not claimed, so nothing is uploaded to the job's folder any more. An ended job takes no record, so the list of
+-- and an ended job is not claimed, so nothing more is uploaded to the job's folder. An ended job takes no record, so the list of
 -- recorded photos stays true while the job is final. A job that is retried during a sweep waits until `sweepUntil`; otherwise its next
 -- claim could adopt an object that is being removed.
 

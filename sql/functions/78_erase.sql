@@ -120,7 +120,7 @@ $$;
 
 -- Records what a sweep found in a user's folder; p_empty says that it was empty at the end. An erasure is done, and the last row about
 -- the user is removed, once two sweeps in a row have found the folder empty at least ten minutes after the request. A
--- run lasts 270 s at most, so by then nothing is being uploaded to it any more. Returns {done}.
+-- run lasts 270 s at most, so by then no upload to it is in progress. Returns {done}.
 -- Errors: PT400. Safe to repeat: what is done stays done, and only generation_erasures_to_sweep begins another look.
 create or replace function public.settle_generation_erasure(p_user_folder text, p_empty boolean) returns jsonb
 language plpgsql security definer set search_path = ''

@@ -233,7 +233,7 @@ begin
 end
 $$;
 
--- Whether the worker answers: the latest call that is not under way any more decides, unless a newer one is.
+-- Whether the worker answers: the latest call that has ended decides, unless a newer one is in progress.
 create or replace function pg_temp.worker_verdict(out verdict text, out fix text)
 language plpgsql set search_path = ''
 as $$

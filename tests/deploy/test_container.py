@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 KILLED_AFTER_SECONDS = 10.0
 OLDER = ("gunicorn==23.0.0", "uvicorn==0.33.0", "uvicorn-worker==0.3.0")
-"""The servers that the buildpack pins where a function does not (buildpacks, functions_framework_compat)."""
+"""The buildpack installs these if requirements.txt has no server (buildpacks, functions_framework_compat)."""
 
 
 @pytest.fixture(scope="session")
@@ -87,4 +87,4 @@ async def test_sigterm_ends_a_run_in_time(container: Checkout, site: Site) -> No
         assert (answer.status_code, answer.json()["stopReason"]) == (200, "shutdown")
         assert await asyncio.to_thread(process.wait, KILLED_AFTER_SECONDS) == 0
     assert (site.job(waiting)["status"], site.job(waiting)["attempts"]) == ("pending", 0)
-    assert len(site.calls()) == 1, "nothing was asked for after that"
+    assert len(site.calls()) == 1, "a request was sent after SIGTERM"

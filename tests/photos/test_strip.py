@@ -1,4 +1,4 @@
-"""What is left of a file whose pixels stay as they are."""
+"""Which metadata is removed from a file whose pixels are not encoded again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users whose photos take long, in the network or in a decoder, delay other users' photos only briefly."""
+"""A user whose photos take long to download or decode delays other users' photos only briefly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Silent(PhotoDownload):
 async def test_memory_for_photos_that_do_not_come_is_given_to_others(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two accounts could hold all of it for whole runs, for 72 hours, and spend nothing."""
+    """Otherwise two accounts could hold all memory for photos, run after run, at no cost to them."""
     monkeypatch.setattr(Deadlines, "fair_seconds", 0.5)
     for account in ("one", "two"):
         hosts = [f"https://{number}.{account}.example/me.jpg" for number in range(14)]

@@ -1,4 +1,4 @@
-"""The gate's pace: no window ever has more starts than the rate, and hardly any has fewer."""
+"""The gate's pace: no window has more starts than the rate, and few windows have fewer."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -28,7 +28,7 @@ ASKS = st.lists(st.tuples(st.integers(0, 40 * MICRO), st.integers(1, 50)), min_s
 
 
 def proven(queue: Queue, rate: int, model: str) -> None:
-    """A gate of this rate, with half of it at once, at which a whole span of starts has passed."""
+    """Create a gate whose rate a full window of starts has confirmed, so half of it may start at once."""
     allow(queue, rate, 0, model)
     queue.connection.execute(
         'update generation.gates set "provenStarts" = %s where model = %s', [rate, model]
@@ -52,7 +52,7 @@ def moment(queue: Queue) -> Iterator[Moment]:
 )
 @example(rate=7, burst=1, window=60.0, share=1 / 60, asks=[(10_000_007, 9)] * 25)
 @example(rate=3, burst=30, window=6.0, share=1 / 60, asks=[(500_333, 50)] * 25)
-def test_never_more_than_the_rate(
+def test_no_window_has_more_starts_than_the_rate(
     queue: Queue,
     moment: Moment,
     rate: int,
@@ -61,7 +61,7 @@ def test_never_more_than_the_rate(
     share: float,
     asks: list[tuple[int, int]],
 ) -> None:
-    """No window has more starts than the rate, however late within the grace each start is."""
+    """No window exceeds the rate, however late within the grace each start is."""
     model, began = f"m{uuid4().hex}", moment.now
     proven(queue, rate, model)
     allow(queue, rate, burst, model, p_window_seconds=window, p_grace_seconds=window * share)
@@ -81,7 +81,7 @@ def test_never_more_than_the_rate(
 @settings(BOUNDED, max_examples=10)
 @given(rate=st.integers(1, 200), late=st.floats(0, 0.2), takers=st.integers(1, 4))
 @example(rate=60, late=0.2, takers=3)
-def test_hardly_fewer_than_the_rate(
+def test_runs_get_nearly_the_whole_rate(
     queue: Queue, moment: Moment, rate: int, late: float, takers: int
 ) -> None:
     """Runs that ask when they are told to, or a little late, get at least 97 % of the rate."""
@@ -114,7 +114,7 @@ def test_a_small_order_starts_at_once_in_an_idle_queue(queue: Queue, moment: Mom
 def test_half_of_the_rate_starts_at_once_after_quiet(
     queue: Queue, moment: Moment, rate: int, asks: list[tuple[int, int]]
 ) -> None:
-    """Once a rate has been seen to pass, an order of half of it starts at once whenever a span was quiet."""
+    """Once a rate is confirmed, half of it can start at once after a window without starts."""
     model = f"m{uuid4().hex}"
     proven(queue, rate, model)
     run = GateRun(queue, 1e6, model)
@@ -127,7 +127,7 @@ def test_half_of_the_rate_starts_at_once_after_quiet(
 
 @BOUNDED
 @given(rate=st.integers(1, 300), asks=ASKS)
-def test_nobody_waits_for_longer_than_two_even_intervals(
+def test_no_run_waits_longer_than_two_even_intervals(
     queue: Queue, moment: Moment, rate: int, asks: list[tuple[int, int]]
 ) -> None:
     """However starts were requested, the next can come at most two even intervals after the last one."""
@@ -142,8 +142,8 @@ def test_nobody_waits_for_longer_than_two_even_intervals(
         last -= microseconds / MICRO
 
 
-def test_a_rate_that_is_too_high_is_met_step_by_step(queue: Queue, moment: Moment) -> None:
-    """No more than half of what has passed comes at once, so that few requests meet a quota that is lower."""
+def test_an_unconfirmed_rate_is_approached_step_by_step(queue: Queue, moment: Moment) -> None:
+    """At most half of the starts that passed come at once, so few requests fail if the quota is lower."""
     allow(queue, 240, 0)
     assert GateRun(queue).starts().count(0) == 5
     moment.advance(61)
@@ -157,7 +157,7 @@ def test_a_rate_that_is_too_high_is_met_step_by_step(queue: Queue, moment: Momen
 
 
 def test_after_a_429_starts_are_even_for_a_window(queue: Queue, moment: Moment) -> None:
-    """A 429 says that there is no room: for a window nothing but the first start comes at once."""
+    """A 429 means that the quota is used up: for a window, only the first start comes at once."""
     allow(queue, 60, 30)
     limited(queue, "minute", limit=60, retryAfterSeconds=5)
     assert GateRun(queue).starts(2) == pytest.approx([61 / 60, 122 / 60], abs=1e-5)
@@ -166,7 +166,7 @@ def test_after_a_429_starts_are_even_for_a_window(queue: Queue, moment: Moment) 
 
 
 def test_after_a_block_starts_are_even_for_a_window(queue: Queue, moment: Moment) -> None:
-    """The quota that a 429 leaves is not used up at once when its block ends."""
+    """When a block ends, the quota that is left is not used up at once."""
     allow(queue, 60, 30)
     limited(queue, "minute", limit=50, retryAfterSeconds=50)
     moment.advance(61)
@@ -211,7 +211,9 @@ def test_starts_end_with_the_run(queue: Queue, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize(("within", "wanted"), [(-1, 0), (0, 1), (3, 3), (3600, 10)])
-def test_starts_within_what_is_asked(queue: Queue, moment: Moment, within: float, wanted: int) -> None:
+def test_starts_are_within_the_time_that_the_run_asks_for(
+    queue: Queue, moment: Moment, within: float, wanted: int
+) -> None:
     """No start is later than the run can use it, or than the horizon; none is lost."""
     allow(queue, 60)
     run = GateRun(queue)
@@ -222,8 +224,8 @@ def test_starts_within_what_is_asked(queue: Queue, moment: Moment, within: float
     assert answer["reason"] == (None if wanted else "rate_limited")
 
 
-def test_one_start_at_least_a_window(queue: Queue, moment: Moment) -> None:
-    """The slowest rate gives a start a window, and says when the next is due."""
+def test_every_window_has_at_least_one_start(queue: Queue, moment: Moment) -> None:
+    """At the slowest rate a window has one start, and the answer says when the next is due."""
     allow(queue, 1)
     assert GateRun(queue).starts() == [0]
     answer = GateRun(queue).take()
@@ -232,8 +234,10 @@ def test_one_start_at_least_a_window(queue: Queue, moment: Moment) -> None:
     assert GateRun(queue).starts() == [0]
 
 
-def test_two_takers_at_once(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
-    """Two runs that take at the same time get different starts: the second waits for the first."""
+def test_concurrent_runs_get_different_starts(
+    queue: Queue, another: Callable[[], Queue], moment: Moment
+) -> None:
+    """The second run waits for the first."""
     allow(queue, 60)
     first, second = GateRun(queue), GateRun(queue)
     watcher = another()
@@ -248,8 +252,10 @@ def test_two_takers_at_once(queue: Queue, another: Callable[[], Queue], moment: 
     assert together == pytest.approx([i * 61 / 60 for i in range(5)], abs=1e-5)
 
 
-def test_two_takers_of_a_new_gate(queue: Queue, another: Callable[[], Queue], moment: Moment) -> None:
-    """Two runs that make a model's gate at the same time make one gate."""
+def test_concurrent_runs_create_one_gate_for_a_new_model(
+    queue: Queue, another: Callable[[], Queue], moment: Moment
+) -> None:
+    """The second run waits for the first, and uses its gate."""
     first, second = (GateRun(queue, model="newer") for _ in range(2))
     watcher = another()
     queue.connection.execute("begin")
@@ -262,7 +268,7 @@ def test_two_takers_of_a_new_gate(queue: Queue, another: Callable[[], Queue], mo
 
 @BOUNDED
 @given(rate=st.integers(1, 2000), burst=st.integers(1, 50))
-def test_a_crash_costs_a_horizon(queue: Queue, moment: Moment, rate: int, burst: int) -> None:
+def test_a_lost_answer_costs_at_most_a_horizon(queue: Queue, moment: Moment, rate: int, burst: int) -> None:
     """However many starts a lost answer had, the next is no later than a horizon and an interval."""
     model = f"m{uuid4().hex}"
     allow(queue, rate, burst, model)
@@ -281,8 +287,8 @@ def test_quiet_time_is_not_saved_up(queue: Queue, moment: Moment) -> None:
 
 
 @pytest.mark.parametrize("slots", [None, 0, 1001])
-def test_wrong_number_of_slots(queue: Queue, slots: int | None) -> None:
-    """The requested number of starts is checked."""
+def test_a_wrong_number_of_slots_is_refused(queue: Queue, slots: int | None) -> None:
+    """`p_slots` must be 1 to 1000."""
     run = GateRun(queue)
     with refused("400", "out_of_range", "p_slots"):
         queue.call("take_start_slots", p_run_id=run.id, p_model=MODEL, p_slots=slots)
@@ -290,14 +296,14 @@ def test_wrong_number_of_slots(queue: Queue, slots: int | None) -> None:
 
 @pytest.mark.parametrize("model", [None, "", "a b", "-x", "x" * 201])
 def test_a_gate_needs_a_model_name(queue: Queue, model: str | None) -> None:
-    """Anything else is refused."""
+    """A missing or malformed name is refused."""
     with refused("400", "bad_model", "p_model"):
         queue.call("take_start_slots", p_run_id=GateRun(queue).id, p_model=model, p_slots=1)
     with refused("400", "bad_model", "p_model"):
         queue.call("report_rate_limit", p_model=model, p_facts={"period": "day"}, p_epoch=None)
 
 
-def test_finished_or_unknown_run(queue: Queue) -> None:
+def test_a_finished_or_unknown_run_gets_no_start(queue: Queue) -> None:
     """A run that has been finished, or never claimed anything, gets no start and uses none up."""
     run = GateRun(queue)
     queue.call("finish_generation_run", p_run_id=run.id, p_worker_id="w", p_summary={})

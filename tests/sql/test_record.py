@@ -1,4 +1,4 @@
-"""Record: until the job has ended, the first writer of an image wins, with or without the lease."""
+"""Recording images: until the job ends, the first record of an image counts, with or without the lease."""
 
 from collections.abc import Callable
 from typing import Any
@@ -137,12 +137,12 @@ Act = Callable[[Queue, dict[str, Any]], Any]
 
 
 def make(queue: Queue, job: dict[str, Any]) -> Any:
-    """Records image 0 as made, under another name."""
+    """Record image 0 as made, under another name."""
     return queue.record(job, 0, "second")["result"]
 
 
 def give_up(queue: Queue, job: dict[str, Any]) -> Any:
-    """Records image 0 as given up."""
+    """Record image 0 as given up."""
     return queue.refuse(job, 0)
 
 

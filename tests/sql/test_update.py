@@ -232,7 +232,7 @@ def test_a_newer_database_is_not_taken_back(installed: Database) -> None:
 
 
 def test_functions_of_an_earlier_version_go(installed: Database, fresh: Schema) -> None:
-    """Other parameters, another result, or no use any more: nothing of it stays. The app's functions do."""
+    """Functions that the new version changed or no longer has are removed; the app's functions stay."""
     installed.connection.execute("""
         drop function generation.virtual_time;
         create function generation.virtual_time(p_priority smallint) returns text

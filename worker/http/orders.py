@@ -24,17 +24,17 @@ MAX_KEY_LENGTH = 200
 PREFLIGHT_SECONDS = 3600
 ALLOWED_HEADERS = "authorization, content-type, idempotency-key, apikey, x-client-info"
 
-# The shape of a JWT: three parts, the first a JSON object ("ey" is base64 of '{"').
-# A bearer that begins with "sb_" must not pass: Supabase's gateway would replace it with the role of our own
-# `apikey`, and its sender would act as that role.
+# The shape of a JWT: three parts, the first a JSON object (base64 of '{"' begins with "ey").
+# A bearer token that begins with "sb_" must be refused: Supabase's gateway would use the role of this
+# function's own `apikey` instead, and the caller would act as that role.
 TOKEN = re.compile(r"ey[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 MAX_TOKEN_LENGTH = 8192
-"""Supabase's tokens have about 1 000. A gateway's error for an overlong header would look like an outage."""
+"""Supabase's tokens have about 1 000 characters. A gateway's error for a longer one looks like an outage."""
 BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
 
 
 class Enqueuer(Protocol):
-    """Enqueues an order as the user whom the token names."""
+    """Enqueues an order for the user whom the token names."""
 
     async def enqueue(
         self, request: Mapping[str, Any], idempotency_key: str | None, access_token: str

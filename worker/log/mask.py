@@ -1,6 +1,6 @@
 """Masks secrets in log records: those of this process, and every text that looks like a token or key.
 
-Our own code logs no secrets. This is for texts of libraries, such as an exception that quotes a response.
+The worker itself logs no secrets. The mask is for libraries' texts, such as errors that quote a response.
 """
 
 from __future__ import annotations

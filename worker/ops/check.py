@@ -1,4 +1,4 @@
-"""Checks everything that a run needs, without cost and without changes. Each finding says how to fix it."""
+"""Checks everything that a run needs, at no cost and without changes. Each finding says how to fix it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Parts(Protocol):
 
 
 def settings_findings(invalid: InvalidSettings) -> list[Finding]:
-    """One finding for each problem of the settings."""
+    """One finding for each problem in the settings."""
     fix = "set it in the environment or in .env; see docs/settings.md"
     return [Finding("settings", "failed", problem, fix) for problem in invalid.problems]
 
@@ -47,7 +47,7 @@ def settings_findings(invalid: InvalidSettings) -> list[Finding]:
 async def check(
     worker: Parts, service: Resource | None = None, credentials: Credentials | None = None
 ) -> list[Finding]:
-    """All findings, in the order in which to fix them; those about the deployed service if one is given."""
+    """All findings, in the order in which to fix them. If `service` is given, it is checked too."""
     settings = worker.settings
     supabase = await _supabase(worker)
     there = any(finding.name == "database" and finding.state == "ok" for finding in supabase)
@@ -83,7 +83,7 @@ async def _ask_stats(queue: Queue) -> dict[str, Any] | None:
 async def _deployed(
     gate: dict[str, Any] | None, service: Resource, credentials: Credentials | None
 ) -> list[Finding]:
-    """Findings about the service on Cloud Run, its settings and the gate; one if it cannot be read."""
+    """Findings about the service on Cloud Run, or one that says why it cannot be read."""
     try:
         deployed = await read_service(service, credentials)
     except CloudRunUnreadable as exc:
