@@ -5345,8 +5345,8 @@ as $$
 $$;
 
 -- What a new run's claim would hand out now, in order, without taking it: {jobs: [{id, batchId, status, priority,
--- attempts, images}], reason, nextAttemptInSeconds}. `images` counts those that are neither made nor given up. The list includes jobs that a
--- claim would postpone because of their user's requests of the day (put_off_users).
+-- attempts, images}], reason, nextAttemptInSeconds}. `images` counts those that are neither made nor given up. The list includes
+-- jobs that a claim would postpone because of their user's requests of the day (put_off_users).
 -- Errors: PT400. Safe to repeat: reads only.
 create or replace function public.peek_generation_jobs(p_max_jobs integer default 10) returns jsonb
 language plpgsql stable security definer set search_path = ''
