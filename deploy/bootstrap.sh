@@ -52,7 +52,7 @@ create_account() { # name, what for
 
 create_accounts() {
   accounts=$(look_with iam.googleapis.com iam service-accounts list --project="$project" --format='value(email)')
-  create_account generation-worker 'Generation worker: works the queue off'
+  create_account generation-worker 'Generation worker: processes the queue'
   create_account generate-images 'Generation worker: takes orders'
   create_account generation-clock 'Generation worker: Cloud Scheduler calls as this one'
   create_account generation-build 'Generation worker: deploys'

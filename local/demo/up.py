@@ -105,7 +105,7 @@ async def _upload(stack: Stack, user_id: str, token: str, photos: Mapping[str, b
 
 
 def _serve(functions: Sequence[Function]) -> None:
-    """Starts again what has died, as Cloud Run would; never returns."""
+    """Restarts a function whose process has died, as Cloud Run would; never returns."""
     while True:
         for function in functions:
             if not function.is_running:
@@ -160,22 +160,22 @@ class Guide:
         key = f"-H 'apikey: {self.stack.publishable_key}'"
         order = quote(json.dumps(ORDER.body(f"training-photos/{self.user_id}")))
         yield (
-            "Order, as the app does for whoever is signed in:",
+            "Order photos, as the app does for the signed-in user:",
             f"curl -s {self.orders.url} {bearer} {JSON} -d {order}",
         )
         yield (
-            "Look what is next in line, without taking it:",
+            "List the next jobs, without claiming them:",
             f"curl -s {worker} {secret} {JSON} -d '{{\"dryRun\": true}}'",
         )
-        yield "Work the queue off, as Cloud Scheduler does:", f"curl -s -X POST {worker} {secret}"
-        yield "See whether it is alive:", f"curl -s {worker}/healthz"
+        yield "Process the queue, as Cloud Scheduler does:", f"curl -s -X POST {worker} {secret}"
+        yield "Check whether the worker answers:", f"curl -s {worker}/healthz"
         yield (
             "Read the queue as the customer, who sees only their own rows:",
             f"curl -s '{supabase}/rest/v1/photo_generation_queue?{SELECT}' {key} {bearer}",
         )
-        yield "Ask the simulator what it was asked:", f"curl -s {self.simulator.url}/_sim/ledger"
+        yield "Show which requests the Gemini simulator got:", f"curl -s {self.simulator.url}/_sim/ledger"
         yield (
-            "Get another token, when an hour has passed:",
+            "Get a new token after an hour:",
             f"curl -s '{supabase}/auth/v1/token?grant_type=password' {key} {JSON} "
             f"-d {quote(json.dumps(dict(self.login)))}",
         )

@@ -1,4 +1,4 @@
-"""A worker whose secrets are canaries."""
+"""A fixture: a worker whose secrets are marked texts that a test can search for."""
 
 from tests.support.canaries import watched
 

@@ -24,8 +24,8 @@ def without_signature(whole: str) -> str:
     return whole.rpartition(".")[0] + REMOVED_SIGNATURE
 
 
-async def test_token_that_iam_has_checked() -> None:
-    """Audience, account and time suffice where IAM has looked at the signature; no certificate is fetched."""
+async def test_a_token_that_iam_has_checked_is_accepted() -> None:
+    """Its audience, account and time are checked; no certificate is fetched."""
     await behind_iam().admit(bearer(without_signature(token())), "203.0.113.7", Caller.CLOCK)
 
 
@@ -53,14 +53,14 @@ async def test_a_token_checked_by_iam_still_needs_the_right_claims(
 
 
 @pytest.mark.parametrize("head", ["", "a", "a.b", "..", "a.W10", "a.bnVsbA", "a.e30", "a.eyJleHAiOiJuYW4ifQ"])
-async def test_rubbish_without_a_signature(head: str) -> None:
-    """A text that is no token is refused as such."""
+async def test_a_malformed_token_without_a_signature_is_refused(head: str) -> None:
+    """The refusal is `invalid_token`, as for other invalid tokens."""
     refused = await refusal(behind_iam(), bearer(head + REMOVED_SIGNATURE))
     assert (refused.status, refused.code) == (401, "invalid_token")
 
 
 async def test_signatures_are_still_checked() -> None:
-    """A token that has a signature is checked by it: whoever forges one gains nothing from the setting."""
+    """A token that has a signature must have a valid one, so the setting does not help a forger."""
     refused = await refusal(behind_iam(), bearer(token().rpartition(".")[0] + ".c2lnbmF0dXJl"))
     assert refused.status in (401, 503)
 
@@ -72,7 +72,7 @@ BASE = {"SUPABASE_URL": "https://p.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": "k
     ("value", "behind"), [("", False), ("worker", False), ("cloud-run", True), ("Cloud-Run", True)]
 )
 def test_the_worker_checks_tokens_unless_cloud_run_is_named(value: str, behind: bool) -> None:
-    """Cloud Run may be named only on Cloud Run."""
+    """`OIDC_CHECKED_BY=cloud-run` is accepted only on Cloud Run."""
     env = BASE | {"OIDC_CHECKED_BY": value, "K_SERVICE": "generation-worker"}
     assert Settings.from_env(env, "w").oidc_behind_iam is behind
 
@@ -91,7 +91,7 @@ def test_an_unknown_token_checker_is_refused() -> None:
 
 
 async def test_a_stranger_whom_iam_let_in_cannot_add_the_clocks_token() -> None:
-    """IAM has checked X-Serverless-Authorization; the forged token in Authorization it has only passed on."""
+    """IAM has checked X-Serverless-Authorization, and only forwarded the forged token in Authorization."""
     forged = without_signature(token())
     own = without_signature(token(email="stranger@example.com"))
     headers = Headers({"X-Serverless-Authorization": f"Bearer {own}", "Authorization": f"Bearer {forged}"})

@@ -36,7 +36,7 @@ texts = st.builds(lambda parts: ".".join(parts), st.lists(st.text(max_size=20), 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Google's answer with its certificates."""
+    """The response with Google's certificates."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Published:
 
 
 def fetch(_url: str, **_options: object) -> Published:
-    """Google's endpoint."""
+    """Answers like Google's endpoint for certificates."""
     return Published()
 
 
@@ -58,7 +58,7 @@ def encoded(part: bytes) -> str:
 
 
 def is_good(verifier: GoogleTokens, token: str) -> bool:
-    """Whether a token is taken; anything raised but the two errors fails the test."""
+    """Whether the verifier accepts a token; any error except these two fails the test."""
     try:
         verifier.verify(token)
     except (InvalidToken, CertificatesUnreachable):
@@ -79,7 +79,7 @@ def signed(head: dict[str, Any], payload: bytes) -> str:
 @example(f"e30.{encoded(DEEP.encode())}.e30")
 @example(f"e30.{encoded(bytes([255, 254]))}.e30")
 def test_a_text_that_is_no_token_is_refused(text: str) -> None:
-    """Whatever it ends with."""
+    """The text is refused with and without the signature that IAM leaves."""
     for token in (text, text + REMOVED_SIGNATURE):
         assert not is_good(TRUSTING, token)
         assert not is_good(CHECKING, token)
@@ -92,8 +92,8 @@ def test_a_text_that_is_no_token_is_refused(text: str) -> None:
 @example(GOOD | {"exp": "9999999999"}, {})
 @example(GOOD | {"aud": [AUDIENCE]}, {})
 @example(GOOD | {"email": [ACCOUNT]}, {})
-def test_any_claims_behind_iam(payload: object, head: dict[str, Any]) -> None:
-    """Whatever a token claims, it is taken only if issuer, audience, account and time are right."""
+def test_only_the_right_claims_are_accepted_behind_iam(payload: object, head: dict[str, Any]) -> None:
+    """A token is accepted only if issuer, audience, account and time are right."""
     token = f"{encoded(json.dumps(head).encode())}.{encoded(json.dumps(payload).encode())}{REMOVED_SIGNATURE}"
     assert not is_good(CHECKING, token)
     if is_good(TRUSTING, token):

@@ -64,16 +64,16 @@ def test_every_command_that_up_prints_works(clone: Clone) -> None:
         worker = int(read_until(process, "process_generation_queue").split("(pid ")[1].rstrip(")"))
         variables, commands = read_guide(process)
         started = descendants(process.pid)
-        assert curl(commands["See"], variables)["ok"] is True
+        assert curl(commands["Check"], variables)["ok"] is True
         overview = 'curl -s $WORKER_URL/overview -H "X-Operator-Secret: $OPERATOR_SECRET"'
         assert curl(overview, variables)["batches"] == []
-        assert curl(commands["Order,"], variables)["jobsEnqueued"] == 1
-        assert [job["images"] for job in curl(commands["Look"], variables)["jobs"]] == [2]
-        assert curl(commands["Work"], variables)["images"]["made"] == 2
+        assert curl(commands["Order"], variables)["jobsEnqueued"] == 1
+        assert [job["images"] for job in curl(commands["List"], variables)["jobs"]] == [2]
+        assert curl(commands["Process"], variables)["images"]["made"] == 2
         assert [job["status"] for job in curl(commands["Read"], variables)] == ["completed"]
-        assert curl(commands["Ask"], variables)["summary"]["paid"] == 2
+        assert curl(commands["Show"], variables)["summary"]["paid"] == 2
         variables["ACCESS_TOKEN"] = curl(commands["Get"], variables)["access_token"]
-        assert curl(commands["Order,"], variables)["success"] is True
+        assert curl(commands["Order"], variables)["success"] is True
         status = subprocess.run(
             shlex.split(commands["Use"]), cwd=clone.folder, capture_output=True, text=True, check=True
         )
@@ -82,7 +82,7 @@ def test_every_command_that_up_prints_works(clone: Clone) -> None:
         assert subprocess.run(count, capture_output=True, text=True, check=True).stdout.strip() == "2"
         os.kill(worker, signal.SIGKILL)
         assert "pid" in read_until(process, "process_generation_queue had died")
-        assert curl(commands["Work"], variables)["completed"] == 1
+        assert curl(commands["Process"], variables)["completed"] == 1
         started += descendants(process.pid)
         process.terminate()
         _, err = process.communicate(timeout=90)

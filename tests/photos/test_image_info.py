@@ -34,7 +34,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("kind", MIME_TYPES)
 def test_type_and_size_are_those_of_the_bytes(kind: str) -> None:
-    """For every format that an encoder writes."""
+    """This holds for every format that an encoder writes."""
     assert inspect(SAMPLES[kind]) == ImageInfo(MIME_TYPES[kind], 64, 48)
 
 
