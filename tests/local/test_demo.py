@@ -1,4 +1,4 @@
-"""`make demo` shows what it promises, survives kill -9 of the function, and touches nothing but loopback."""
+"""`make demo` shows what it promises, survives kill -9 of the function, and connects only to loopback."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_page(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def demo(clone: Clone) -> tuple[int, str, str]:
-    """One demo among hostile variables and a hostile `.env`: exit status, stdout, stderr."""
+    """The exit status, stdout and stderr of a demo with hostile variables and a hostile `.env`."""
     return clone.run("demo", "--fast")
 
 
@@ -92,7 +92,7 @@ def test_the_demo_shows_every_path_and_totals_its_runs(clone: Clone, demo: tuple
 
 @pytest.mark.slow
 def test_the_demo_pays_exactly_once_for_each_image(demo: tuple[int, str, str]) -> None:
-    """By the simulator's ledger."""
+    """The simulator's ledger shows this."""
     assert "24 images paid for, 24 kept, none asked for again once stored" in demo[1]
 
 

@@ -1,4 +1,4 @@
-"""A photo host on loopback with real TLS, for the tests: its certificate, its answers, and the way to it."""
+"""A photo host on loopback with real TLS: its certificate, its responses, and how a client connects to it."""
 
 import asyncio
 import datetime
