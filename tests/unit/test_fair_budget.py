@@ -268,3 +268,110 @@ async def test_requests_that_are_cancelled_cost_their_owner_nothing(hold_timed: 
     clock.seconds += 1
     await other.leave()
     assert await holding(next_one, behind[1]) == [True, False]
+
+
+async def test_an_owner_who_holds_a_unit_saves_up_no_turns() -> None:
+    """Others were granted a hundred meanwhile; from then on they take turns."""
+    budget, order = FairBudget(10), list[str]()
+
+    async def take(owner: str) -> None:
+        async with budget.hold(owner, 1):
+            order.append(owner)
+            await asyncio.sleep(0)
+
+    async with budget.hold("a", 1):
+        for _ in range(100):
+            await take("b")
+        async with budget.hold("first", 5), budget.hold("second", 4):
+            order.clear()
+            takers = [asyncio.create_task(take(owner)) for owner in "ab" for _ in range(10)]
+            await holding()
+        await asyncio.gather(*takers)
+    assert 4 <= order[:10].count("a") <= 6
+
+
+async def test_who_holds_little_for_long_does_not_hold_up_who_held_much_while_nobody_wanted_it(
+    hold_timed: Hold, clock: Clock
+) -> None:
+    """What was free is not held against an owner when others come."""
+    little, much = hold_timed("a", 1), hold_timed("b", 10)
+    assert await holding(little, much) == [True, True]
+    clock.seconds += 1000
+    others = [hold_timed(owner, 9) for _ in range(4) for owner in "cd"]
+    next_one = hold_timed("b", 10)
+    await holding()
+    clock.seconds += 1
+    await much.leave()
+    served = 0
+    while not next_one.holds:
+        held = [each for each in others if each.holds and not each.task.done()]
+        clock.seconds += 10
+        for each in held:
+            await each.leave()
+            served += 1
+        await holding()
+        assert served <= 6
+
+
+async def test_new_owners_who_come_all_the_time_leave_an_old_one_its_turn(
+    hold_timed: Hold, clock: Clock
+) -> None:
+    """However many accounts somebody makes."""
+    first, second = hold_timed("old", 10), hold_timed("0", 10)
+    await holding(first, second)
+    clock.seconds += 10
+    waiting, present = hold_timed("old", 10), [second]
+    new = [hold_timed("1", 10), hold_timed("2", 10)]
+    await first.leave()
+    for number in range(3, 100):
+        await holding(waiting)
+        if waiting.holds:
+            break
+        clock.seconds += 1
+        present += new
+        new = [hold_timed(f"{number}a", 10), hold_timed(f"{number}b", 10)]
+        for each in [each for each in present if each.holds and not each.task.done()]:
+            await each.leave()
+    assert waiting.holds
+
+
+async def test_one_who_watches_is_told_at_a_time_and_none_who_has_had_less(clock: Clock) -> None:
+    """The owner who has held most gives way first, and nobody to somebody who has had more."""
+    budget = FairBudget(20, monotonic=clock)
+    much, little = Holder(budget.hold("much", 10)), Holder(budget.hold("little", 1))
+    await holding(much, little)
+    clock.seconds += 10
+    told = {owner: asyncio.create_task(budget.until_others_wait(owner)) for owner in ("much", "little")}
+    waiting = Holder(budget.hold("new", 10))
+    await holding()
+    assert [told[owner].done() for owner in told] == [False, False]
+    clock.seconds += 1
+    budget.add("nobody", 0)
+    other = Holder(budget.hold("other", 10))
+    await holding()
+    assert [told[owner].done() for owner in told] == [True, False]
+    for each in (waiting, other):
+        each.task.cancel()
+    told["little"].cancel()
+
+
+async def test_a_turn_whose_first_step_fails_costs_nothing() -> None:
+    """Images of a job that has ended do not put their owner's other images behind."""
+    budget, order = FairBudget(10, alone=10), list[str]()
+
+    async def fails() -> None:
+        raise LookupError
+
+    async def take(owner: str) -> None:
+        async with budget.hold(owner, 1):
+            order.append(owner)
+
+    for _ in range(20):
+        with pytest.raises(LookupError):
+            async with budget.hold_after("a", 1, fails):
+                raise AssertionError
+    async with budget.hold("first", 5), budget.hold("second", 5):
+        takers = [asyncio.create_task(take(owner)) for owner in "ba" for _ in range(4)]
+        await holding()
+    await asyncio.gather(*takers)
+    assert order[:4].count("a") == 2

@@ -25,14 +25,15 @@ class FairBudget:
 
     `alone` is how much one owner may hold while no other owner holds or waits; half of `limit` by default,
     which leaves the other half for the next owner. Requests are granted in the order of start-time fair
-    queueing by size, as in the job queue, so that one owner's large requests do not delay another's small
-    ones; requests of the same owner are granted in order. A request that exceeds its owner's half delays only
-    that owner. A request larger than `limit` is granted when nothing else is held, one larger than half when
-    its owner holds nothing. `price` is what a unit costs an owner: at price 3, a third as many units as at 1.
+    queueing, as in the job queue, so that one owner's large requests do not delay another's small ones;
+    requests of the same owner are granted in order. A request that exceeds its owner's half delays only that
+    owner. A request larger than `limit` is granted when nothing else is held, one larger than half when its
+    owner holds nothing.
 
-    With `monotonic`, which returns seconds, owners take turns by what they hold times how long. So an owner
-    whose photos take minutes is behind one whose photos take seconds, and a request that is cancelled at the
-    moment of its grant costs nothing.
+    A turn costs an owner the units that are granted, times `price`: at price 3, a third as many units as at
+    1. With `monotonic`, which returns seconds, it costs the units that are held times how long instead: an
+    owner whose photos take minutes is behind one whose photos take seconds, and a request that is cancelled
+    at the moment of its grant costs nothing.
     """
 
     def __init__(
@@ -73,7 +74,11 @@ class FairBudget:
         return {waiter.owner for waiter in self._waiting}
 
     async def until_others_wait(self, owner: str) -> None:
-        """Wait until another owner, who has not reached their half, has to wait for units."""
+        """Wait until another owner has to wait for units although they have had less, and not their half.
+
+        Of several that wait here, the one whose owner has had most is told, then the next if that was not
+        enough.
+        """
         watcher = (owner, asyncio.Event())
         self._watchers.append(watcher)
         self._notify()
@@ -106,7 +111,8 @@ class FairBudget:
     async def hold_after(self, owner: str, size: int, first: Callable[[], Awaitable[T]]) -> AsyncIterator[T]:
         """Hold `size` units, wait for `first`, and yield its result.
 
-        Nobody else is granted anything between the grant and the result. The owner's price is that after it.
+        Nobody else is granted anything between the grant and the result. The owner's price is that after it;
+        if `first` raises, the turn costs nothing. For budgets without `monotonic`.
         """
         closed = False
 
@@ -123,8 +129,12 @@ class FairBudget:
         try:
             async with self.hold(owner, size, close):
                 price = self._price(owner)
-                result = await first()
-                self._turns[owner] = self._turns.get(owner, self._now) + size * (self._price(owner) - price)
+                try:
+                    result = await first()
+                except BaseException:
+                    self._turns[owner] -= size * price
+                    raise
+                self._turns[owner] += size * (self._price(owner) - price)
                 reopen()
                 yield result
         finally:
@@ -162,17 +172,33 @@ class FairBudget:
         self._charge_time()
         active = self._owners
         self._turns = {name: turn for name, turn in self._turns.items() if turn > self._now or name in active}
-        self._turns.setdefault(owner, self._now)
+        if owner not in self.owners_waiting:
+            self._turns[owner] = max(self._turns.get(owner, self._now), self._now)
 
     @property
     def _owners(self) -> set[str]:
         """Who holds units or waits for some."""
         return {*self._held, *self.owners_waiting}
 
-    def _charge_time(self) -> None:
-        """Advance the turns of those who hold units by the time since the last call.
+    @property
+    def _owners_below_half(self) -> set[str]:
+        """Who waits only because others hold units."""
+        return {
+            waiter.owner
+            for waiter in self._waiting
+            if not waiter.future.cancelled()
+            and self._fits(self._held[waiter.owner], waiter.size(), self._share)
+        }
 
-        The budget's time is that of the owner who has had least: a new owner is no further ahead.
+    def _even_share(self, units: float) -> float:
+        """How far these units would advance the turn of each owner who holds or waits, if all had as much."""
+        return units / sum(1 / self._price(owner) for owner in self._owners)
+
+    def _charge_time(self) -> None:
+        """With `monotonic`, charge those who hold units for the time since the last call.
+
+        The budget's time, at which new owners begin, advances evenly while somebody waits, and else with
+        those who hold most: what nobody else wanted is not held against them.
         """
         if self._monotonic is None:
             return
@@ -180,8 +206,10 @@ class FairBudget:
         seconds, self._charged_at = now - self._charged_at, now
         for owner, units in self._held.items():
             self._turns[owner] += units * seconds * self._price(owner)
-        if owners := self._owners:
-            self._now = max(self._now, min(self._turns[owner] for owner in owners))
+        if self._owners_below_half:
+            self._now += self._even_share(self._total * seconds)
+        else:
+            self._now = max([self._now, *(self._turns[owner] for owner in self._held)])
 
     def _serve(self) -> None:
         self._charge_time()
@@ -193,15 +221,13 @@ class FairBudget:
         self._notify()
 
     def _notify(self) -> None:
-        """Tell those who watch whether others wait."""
-        below_half = {
-            waiter.owner
-            for waiter in self._waiting
-            if self._fits(self._held[waiter.owner], waiter.size(), self._share)
-        }
-        for owner, others_wait in self._watchers:
-            if below_half - {owner}:
-                others_wait.set()
+        """Tell the watcher whose owner has had most, if somebody waits who has had less."""
+        if not self._watchers:
+            return
+        owner, others_wait = max(self._watchers, key=lambda watcher: self._turns[watcher[0]])
+        others = self._owners_below_half - {owner}
+        if others and min(self._turns[other] for other in others) < self._turns[owner]:
+            others_wait.set()
 
     def _first_that_fits(self) -> _Waiter | None:
         """The first request of the owner whose turn it is, unless it has to wait for free units."""
@@ -225,9 +251,8 @@ class FairBudget:
         turn = self._turns[owner]
         self._turns[owner] = turn + size * self._price(owner)
         self._granted = max(self._granted, turn)
-        owners = self._owners
         # The budget's time advances with every grant; otherwise new owners would always come first.
-        shared = size / sum(1 / self._price(each) for each in owners) if len(owners) > 1 else 0
+        shared = self._even_share(size) if len(self._owners) > 1 else 0
         self._now = max(self._now, turn) + shared
 
     @staticmethod
