@@ -2319,8 +2319,8 @@ begin
 end
 $$;
 
--- Whether a run, a lease, a wait, a counter or a refusal of Storage lies further ahead than it can: one look at the far end of each index,
--- for which the order is there.
+-- Whether a run, a lease, a wait, a counted minute or a refusal of Storage lies further ahead than it can: one look at the far end of
+-- each index, for which the order is there.
 create or replace function generation.is_ahead(p_now timestamptz) returns boolean
 language plpgsql stable set search_path = ''
 as $$
@@ -2331,15 +2331,15 @@ begin
       where q."leaseExpiresAt" > p_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
       order by q."leaseExpiresAt" desc limit 1),
     (select true from public.photo_generation_queue as q where q."waitingSince" > p_now order by q."waitingSince" desc limit 1),
-    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now order by c.at desc limit 1),
+    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now - interval '70 s' order by c.at desc limit 1),
     (select true from generation.limits as l where (l."storageRefused" ->> 'at')::timestamptz > p_now),
     false);
 end
 $$;
 
--- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
--- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
--- runs, jobs; those locked by others are skipped.
+-- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each, and Storage's refusal; marks minutes that
+-- were counted too early. Runs are moved by what the latest is ahead, so that their order stays. Locks: the row of limits, but only
+-- where Storage refused an image in the future; runs, jobs; those locked by others are skipped.
 create or replace function generation.correct_times(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -2365,10 +2365,10 @@ begin
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
-  -- Minutes that were counted before they have come: marked, they are counted again.
+  -- Minutes that were counted before they were ten seconds over: marked, they are counted again.
   insert into generation.changed_minutes
   select c.at from generation.counts as c
-  where c.seconds = 60 and c.at > v_now and not exists (select from generation.changed_minutes as m where m.at = c.at);
+  where c.seconds = 60 and c.at > v_now - interval '70 s' and not exists (select from generation.changed_minutes as m where m.at = c.at);
   -- The wait for the next probe of Storage (see report_storage).
   update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))
@@ -3059,9 +3059,9 @@ $$;
 -- of the run's own. Returns {slots: [seconds from now, ascending], graceSeconds, horizonSeconds, epoch, reason,
 -- nextInSeconds, askAgainInSeconds, runsOfUsers}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
--- runsOfUsers has in how many runs each of p_users waits: the run divides its starts in inverse proportion to that.
--- The caller counts from the moment it has the answer; a start is
--- void graceSeconds after its time, or when a later answer carries another epoch.
+-- runsOfUsers has in how many runs each of p_users waits (without them {run id: 1}): the run divides its starts in inverse proportion to
+-- that. The caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later answer
+-- carries another epoch.
 -- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(
@@ -3730,7 +3730,7 @@ $$;
 -- locks), `rate_limited`, `daily_cap`, `paused` or `too_many_runs`. It hands out no more jobs than the gate can start within the run and
 -- its horizon (a sixth of the window: 10 s), but one at least, so that jobs which come later take their fair turn in the queue.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if it is new or a wrong clock has set
--- it, jobs, then batches, then tag rows of users whose retries are due; skips rows that others have locked.
+-- it, tag rows of users whose retries are due, jobs, then batches; skips rows that others have locked.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,
@@ -5555,7 +5555,8 @@ $$;
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
 -- would be old enough but wait for a sweep. Also forgets counters that are older than a day or out of date, because where nobody asks
--- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: jobs, those locked by others are skipped, then batches by id.
+-- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: the row of generation.counting, jobs, then batches by id;
+-- skips what others have locked.
 -- Safe to repeat: what has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb
@@ -5915,6 +5916,14 @@ begin
 end
 $$;
 
+-- The windows that have a counter and to which these minutes belong: the minutes, and their ten minutes and hours.
+create or replace function generation.windows_of(p_minutes timestamptz[]) returns table (seconds integer, at timestamptz)
+language sql immutable set search_path = ''
+as $$
+  select distinct l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch')
+  from unnest(p_minutes) as m (at) cross join (values (60), (600), (3600)) as l (seconds)
+$$;
+
 -- Counts up to p_limit minutes that are not counted, the latest first, and the ten minutes and hours that this completes.
 create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
 language plpgsql set search_path = '' set jit = off
@@ -5928,14 +5937,14 @@ begin
   insert into generation.counts
   select (e.counts).*
   from generation.count_ended(v_minutes, array(select m.at + interval '1 minute' from unnest(v_minutes) as m (at))) as e;
+  -- One whose minute had no counter is out of date.
+  delete from generation.counts as c
+  where c.seconds > 60 and (c.seconds, c.at) in (select w.seconds, w.at from generation.windows_of(v_minutes) as w);
   insert into generation.counts
   select s.*
-  from (
-    select distinct l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch') as at
-    from unnest(v_minutes) as m (at) cross join (values (600), (3600)) as l (seconds)
-  ) as w
+  from generation.windows_of(v_minutes) as w
   cross join lateral generation.add_up_minutes(w.at, w.seconds) as s
-  where (
+  where w.seconds > 60 and (
     select count(*) from generation.counts as c
     where c.seconds = 60 and c.at >= w.at and c.at < w.at + make_interval(secs => w.seconds)
   ) = w.seconds / 60;
@@ -5946,15 +5955,16 @@ $$;
 create or replace function generation.forget_counts(p_first timestamptz, p_over timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_changed timestamptz[];
 begin
   with changed as (
     delete from generation.changed_minutes as m where true returning m.at
   )
+  select array_agg(distinct m.at) into v_changed from changed as m;
   delete from generation.counts as c
   where c.at < p_first or c.at > p_over - make_interval(secs => c.seconds)
-    or (c.seconds, c.at) in (
-      select l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch')
-      from changed as m cross join (values (60), (600), (3600)) as l (seconds));
+    or (c.seconds, c.at) in (select w.seconds, w.at from generation.windows_of(v_changed) as w);
 end
 $$;
 

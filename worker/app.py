@@ -187,8 +187,16 @@ class Worker:
 
     def _fetcher(self, buckets: Sequence[str], hosts: Sequence[str]) -> PhotoFetcher:
         most = self.settings.photo_max_bytes
-        sources = (self.store, self._web, self._preparer, self._originals, buckets, hosts)
-        return PhotoFetcher(*sources, max_bytes=most, monotonic=time.monotonic)
+        return PhotoFetcher(
+            self.store,
+            self._web,
+            self._preparer,
+            self._originals,
+            buckets,
+            hosts,
+            max_bytes=most,
+            monotonic=time.monotonic,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,8 +107,8 @@ begin
 end
 $$;
 
--- Whether a run, a lease, a wait, a counter or a refusal of Storage lies further ahead than it can: one look at the far end of each index,
--- for which the order is there.
+-- Whether a run, a lease, a wait, a counted minute or a refusal of Storage lies further ahead than it can: one look at the far end of
+-- each index, for which the order is there.
 create or replace function generation.is_ahead(p_now timestamptz) returns boolean
 language plpgsql stable set search_path = ''
 as $$
@@ -119,15 +119,15 @@ begin
       where q."leaseExpiresAt" > p_now + generation.most_ahead('public.photo_generation_queue', 'leaseExpiresAt')
       order by q."leaseExpiresAt" desc limit 1),
     (select true from public.photo_generation_queue as q where q."waitingSince" > p_now order by q."waitingSince" desc limit 1),
-    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now order by c.at desc limit 1),
+    (select true from generation.counts as c where c.seconds = 60 and c.at > p_now - interval '70 s' order by c.at desc limit 1),
     (select true from generation.limits as l where (l."storageRefused" ->> 'at')::timestamptz > p_now),
     false);
 end
 $$;
 
--- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each. Runs are moved by what the
--- latest is ahead, so that their order stays. Locks: the row of limits, but only where Storage refused an image in the future;
--- runs, jobs; those locked by others are skipped.
+-- Moves runs, leases and waits that a wrong clock has left in the future, up to p_limit of each, and Storage's refusal; marks minutes that
+-- were counted too early. Runs are moved by what the latest is ahead, so that their order stays. Locks: the row of limits, but only
+-- where Storage refused an image in the future; runs, jobs; those locked by others are skipped.
 create or replace function generation.correct_times(p_limit integer) returns void
 language plpgsql set search_path = ''
 as $$
@@ -153,10 +153,10 @@ begin
       "finishedAt" = generation.not_after(r."finishedAt" - (v_latest - v_now), v_now)
     where r.id = any (v_runs);
   end if;
-  -- Minutes that were counted before they have come: marked, they are counted again.
+  -- Minutes that were counted before they were ten seconds over: marked, they are counted again.
   insert into generation.changed_minutes
   select c.at from generation.counts as c
-  where c.seconds = 60 and c.at > v_now and not exists (select from generation.changed_minutes as m where m.at = c.at);
+  where c.seconds = 60 and c.at > v_now - interval '70 s' and not exists (select from generation.changed_minutes as m where m.at = c.at);
   -- The wait for the next probe of Storage (see report_storage).
   update generation.limits as l set "storageRefused" = l."storageRefused" || jsonb_build_object('at', v_now, 'waitUntil',
       v_now + ((l."storageRefused" ->> 'waitUntil')::timestamptz - (l."storageRefused" ->> 'at')::timestamptz))

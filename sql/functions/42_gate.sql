@@ -255,9 +255,9 @@ $$;
 -- of the run's own. Returns {slots: [seconds from now, ascending], graceSeconds, horizonSeconds, epoch, reason,
 -- nextInSeconds, askAgainInSeconds, runsOfUsers}: with no slots, why (`rate_limited`, `daily_cap`, `paused`), and when the gate's next
 -- start is. Before askAgainInSeconds this run will get none, unless the rate rises or others that wait have gone.
--- runsOfUsers has in how many runs each of p_users waits: the run divides its starts in inverse proportion to that.
--- The caller counts from the moment it has the answer; a start is
--- void graceSeconds after its time, or when a later answer carries another epoch.
+-- runsOfUsers has in how many runs each of p_users waits (without them {run id: 1}): the run divides its starts in inverse proportion to
+-- that. The caller counts from the moment it has the answer; a start is void graceSeconds after its time, or when a later answer
+-- carries another epoch.
 -- Errors: PT400, PT409 (`run_finished`). Locks: the gate, the run, then the caps if there are any.
 -- Not repeated by the worker: an answer that is lost costs its slots and nothing else.
 create or replace function public.take_start_slots(

@@ -252,7 +252,7 @@ $$;
 -- locks), `rate_limited`, `daily_cap`, `paused` or `too_many_runs`. It hands out no more jobs than the gate can start within the run and
 -- its horizon (a sixth of the window: 10 s), but one at least, so that jobs which come later take their fair turn in the queue.
 -- Errors: PT400 (a parameter), PT409 (`run_finished`, `schema_too_old`). Locks: the run, the gate if it is new or a wrong clock has set
--- it, jobs, then batches, then tag rows of users whose retries are due; skips rows that others have locked.
+-- it, tag rows of users whose retries are due, jobs, then batches; skips rows that others have locked.
 -- Safe to repeat: the same claim id gets the same jobs again, as far as they are held, and no others.
 create or replace function public.claim_generation_jobs(
   p_run_id uuid, p_worker_id text, p_claim_id uuid, p_max_jobs integer, p_run_seconds numeric, p_model text,

@@ -89,7 +89,8 @@ $$;
 -- At most about p_limit of each kind a call (batches go as a whole). Returns {jobsRemoved, batchesRemoved, runsRemoved,
 -- keysRemoved, more, unswept}: `more` if a limit was reached, `unswept` the number, counted up to p_limit, of jobs that
 -- would be old enough but wait for a sweep. Also forgets counters that are older than a day or out of date, because where nobody asks
--- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: jobs, those locked by others are skipped, then batches by id.
+-- for the numbers nothing else does (roll_counts). Errors: PT400. Locks: the row of generation.counting, jobs, then batches by id;
+-- skips what others have locked.
 -- Safe to repeat: what has gone is not found again.
 create or replace function public.prune_generation_history(p_older_than_days integer default 30, p_limit integer default 1000)
 returns jsonb

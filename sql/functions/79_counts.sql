@@ -170,6 +170,14 @@ begin
 end
 $$;
 
+-- The windows that have a counter and to which these minutes belong: the minutes, and their ten minutes and hours.
+create or replace function generation.windows_of(p_minutes timestamptz[]) returns table (seconds integer, at timestamptz)
+language sql immutable set search_path = ''
+as $$
+  select distinct l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch')
+  from unnest(p_minutes) as m (at) cross join (values (60), (600), (3600)) as l (seconds)
+$$;
+
 -- Counts up to p_limit minutes that are not counted, the latest first, and the ten minutes and hours that this completes.
 create or replace function generation.fill_counts(p_first timestamptz, p_until timestamptz, p_limit integer) returns void
 language plpgsql set search_path = '' set jit = off
@@ -183,14 +191,14 @@ begin
   insert into generation.counts
   select (e.counts).*
   from generation.count_ended(v_minutes, array(select m.at + interval '1 minute' from unnest(v_minutes) as m (at))) as e;
+  -- One whose minute had no counter is out of date.
+  delete from generation.counts as c
+  where c.seconds > 60 and (c.seconds, c.at) in (select w.seconds, w.at from generation.windows_of(v_minutes) as w);
   insert into generation.counts
   select s.*
-  from (
-    select distinct l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch') as at
-    from unnest(v_minutes) as m (at) cross join (values (600), (3600)) as l (seconds)
-  ) as w
+  from generation.windows_of(v_minutes) as w
   cross join lateral generation.add_up_minutes(w.at, w.seconds) as s
-  where (
+  where w.seconds > 60 and (
     select count(*) from generation.counts as c
     where c.seconds = 60 and c.at >= w.at and c.at < w.at + make_interval(secs => w.seconds)
   ) = w.seconds / 60;
@@ -201,15 +209,16 @@ $$;
 create or replace function generation.forget_counts(p_first timestamptz, p_over timestamptz) returns void
 language plpgsql set search_path = ''
 as $$
+declare
+  v_changed timestamptz[];
 begin
   with changed as (
     delete from generation.changed_minutes as m where true returning m.at
   )
+  select array_agg(distinct m.at) into v_changed from changed as m;
   delete from generation.counts as c
   where c.at < p_first or c.at > p_over - make_interval(secs => c.seconds)
-    or (c.seconds, c.at) in (
-      select l.seconds, date_bin(make_interval(secs => l.seconds), m.at, 'epoch')
-      from changed as m cross join (values (60), (600), (3600)) as l (seconds));
+    or (c.seconds, c.at) in (select w.seconds, w.at from generation.windows_of(v_changed) as w);
 end
 $$;
 

@@ -25,6 +25,7 @@ from worker.photos.prepare import (
     MAX_PREPARED_BYTES,
     ORDINARY_BYTES,
     PhotoPreparer,
+    _IsLarge,
 )
 
 
@@ -166,22 +167,30 @@ async def test_a_photo_is_prepared_while_the_largest_ones_of_other_users_are_dec
 
 async def test_users_take_turns_with_large_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a user's large photo another user's comes first, although it was asked for later."""
-    monkeypatch.setattr("worker.photos.prepare.ORDINARY_BYTES", 0)
-    preparer, ready = preparer_of(), list[str]()
+    ready, now = list[str](), 0.0
+    preparer = PhotoPreparer(2048, lambda: now)
+
+    async def prepared(_preparer: PhotoPreparer, kind: str, data: bytes, memory: int) -> Photo:
+        nonlocal now
+        if memory < LARGEST_BYTES:
+            raise _IsLarge
+        now += 10
+        await asyncio.sleep(0)
+        return Photo(data, f"image/{kind}", len(data))
 
     async def prepare(name: str) -> None:
         await preparer.prepare(photo(name), name[0], name)
         ready.append(name)
 
+    monkeypatch.setattr(PhotoPreparer, "_prepared", prepared)
     async with preparer.large.hold("first", 1):
         tasks = []
         for name in ("a1", "a2", "a3", "b1"):
             tasks.append(asyncio.create_task(prepare(name)))
             while preparer.large.waiting < len(tasks):
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.001)
     await asyncio.gather(*tasks)
     assert ready == ["a1", "b1", "a2", "a3"]
-    await preparer.close()
 
 
 async def test_slow_photos_delay_another_users_quick_ones_once(monkeypatch: pytest.MonkeyPatch) -> None:

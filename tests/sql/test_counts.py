@@ -326,6 +326,32 @@ def test_an_hour_that_was_counted_too_early_is_counted_again(queue: Queue, momen
     assert told(queue) == naive(queue.connection, moment.now)
 
 
+def test_any_counter_may_be_deleted(queue: Queue, moment: Moment) -> None:
+    """It is counted again, and so is what its hour said."""
+    Work(queue, moment, Random(4)).end()
+    ended = moment.now
+    moment.advance(2 * 3600)
+    count_all(queue)
+    minutes = "seconds = 60 and at between %s::timestamptz - interval '1 h' and %s"
+    queue.connection.execute(f"delete from generation.counts where {minutes}".encode(), [ended, ended])
+    count_all(queue)
+    assert told(queue) == naive(queue.connection, moment.now)
+
+
+def test_a_minute_that_was_just_counted_is_counted_again_when_the_clock_goes_back_into_it(
+    queue: Queue, moment: Moment
+) -> None:
+    """What ends then is in time, and marks nothing; the next claim does."""
+    moment.advance(74 - moment.now.timestamp() % 60)
+    count_all(queue)
+    moment.advance(-20)
+    queue.connection.execute("select generation.correct_times(1000)")
+    Work(queue, moment, Random(3)).end()
+    moment.advance(120)
+    count_all(queue)
+    assert told(queue) == naive(queue.connection, moment.now)
+
+
 def test_asking_again_within_the_minute_writes_nothing(queue: Queue, moment: Moment) -> None:
     """Many may ask, each every few seconds; a transaction that writes waits for its commit."""
     count_all(queue)

@@ -83,6 +83,7 @@ FILES: dict[str, tuple[bytes, str | None]] = {
     "jpeg-bomb.jpg": (jpeg_of(65_535, 65_535), "photo_too_large"),
     "jpeg-flat.jpg": (jpeg_of(64, 0), "photo_damaged"),
     "webp-bomb.webp": (webp_of(16_000, 16_000), "photo_too_large"),
+    "webp-large.webp": (webp_of(7_000, 5_200), "photo_too_large"),
     "webp-most.webp": (webp_of(1 << 24, 1 << 24), "photo_too_large"),
     "page.jpg": (PAGE, "photo_not_an_image"),
     "drawing.png": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "photo_not_an_image"),

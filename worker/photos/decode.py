@@ -106,6 +106,9 @@ class Source:
             size = webp_size(data) if kind == "WEBP" else None  # Pillow would reserve memory for its pixels
         if size:
             _check_pixels(size)
+            most = (max_memory - _WORKING_BYTES) // _BYTES_PER_PIXEL[kind]
+            if size[0] * size[1] > most:
+                _too_large(*size, most)
         _load_library(kind)
         with _readable():
             image = Image.open(BytesIO(data), formats=(kind,))

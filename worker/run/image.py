@@ -55,8 +55,6 @@ async def make_image(context: RunContext, image: Image) -> ImageOutcome:
             outcome = await _generate_and_save(context, image)
         except NotStarted as exc:
             outcome = ImageOutcome("notStarted", reason=exc.reason)
-        except TimeoutError:  # the run's deadline, during the request
-            outcome = _cut(context, image)
         except GenerationError as error:
             outcome = _failed(context, image, error)
     if outcome.job_final:
@@ -70,6 +68,8 @@ async def _generate_and_save(context: RunContext, image: Image) -> ImageOutcome:
         generated = await _generate(context, image)
     except Refused as refused:
         return await _record_refusal(context, image, refused)
+    except TimeoutError:  # the run's deadline
+        return _cut(context, image)
     image.paid = True
     context.count_answer(image.job, image.request.model, generated)
     return await _save(context, image, generated)

@@ -55,7 +55,7 @@ class ImageOutcome:
 
 
 class NotStarted(Exception):
-    """No request was sent for an image; `reason` says why."""
+    """No request was sent, for an image or for a job whose photos are not ready; `reason` says why."""
 
     def __init__(self, reason: NotStartedReason) -> None:
         super().__init__(reason)
@@ -75,6 +75,9 @@ class JobOutcome:
     rate_limited  the quota is used up: waits until it resets
     released      back to the queue
     abandoned     cancelled or claimed by another worker; this run does not settle it
+
+    `attempt_spent` unless nothing was learned about the job: its quota was used up, only Supabase or other
+    users' lookups failed, or no request was sent that may be billed.
     """
 
     result: JobResult

@@ -32,6 +32,9 @@ MOST_SLOTS = 1000
 LEAST_WAIT_SECONDS = 0.05
 """Shortest wait between two calls to a gate that had no slot."""
 
+REPORT_SECONDS = 5.0
+"""Time for reporting a 429, during which the run starts nothing."""
+
 UNKNOWN_QUOTA_PAUSE_SECONDS = 20.0
 """Pause after a 429 without a retry delay that could not be reported to the gate."""
 
@@ -40,8 +43,8 @@ class RateLimiter:
     """The slots of one run, which makes at most `places` images concurrently.
 
     `refusal` is the gate's reason if its last answer had no slots; `horizon` is how many seconds in advance
-    the gate gives slots. A slot expires `graceSeconds` after its
-    time, and when the gate's epoch increases, as after a 429.
+    the gate gives slots. A slot expires `graceSeconds` after its time, and when the gate's epoch increases,
+    as after a 429.
     """
 
     def __init__(
@@ -63,7 +66,6 @@ class RateLimiter:
         self._wake = Deadline(-math.inf, monotonic)
         self._reports = 0
         self._has_newcomer = False
-        self._announced: set[str] = set()  # the users whom the gate knows
         self._runs_of_users: Mapping[str, int] = {}
         self._places = FairBudget(places, alone=places, price=lambda owner: self._runs_of_users.get(owner, 1))
         self.use(model)
@@ -71,6 +73,7 @@ class RateLimiter:
     def use(self, model: str) -> None:
         """Use the gate of a model, without the slots of the one before."""
         self._model = model
+        self._announced: set[str] = set()  # the users for whom its gate was asked
         self._slots: deque[float] = deque()
         self._epoch = 0  # unknown
         self.refusal: str | None = None
@@ -105,9 +108,10 @@ class RateLimiter:
             "limit": facts.limit,
         }
         params = {"p_model": model, "p_facts": reported, "p_epoch": epoch}
+        within = self._deadlines.save.within(REPORT_SECONDS)
         self._reports += 1
         try:
-            answer = await self._database.rpc("report_rate_limit", params, self._deadlines.save, tries=1)
+            answer = await self._database.rpc("report_rate_limit", params, within, tries=1)
         except GenerationError as lost:
             self.block(facts.retry_after_seconds or UNKNOWN_QUOTA_PAUSE_SECONDS)
             log.event("rate_limit_not_reported", level="warning", code=lost.code, reason=lost.message)
@@ -200,7 +204,7 @@ class RateLimiter:
             self._slots.clear()
         self._grace, self.horizon = answer["graceSeconds"], answer["horizonSeconds"]
         self._epoch, self.refusal = answer["epoch"], answer["reason"]
-        self._runs_of_users = answer["runsOfUsers"]
+        self._runs_of_users = answer.get("runsOfUsers", {})  # a database of the version before has none
         self._slots = deque(sorted([*self._slots, *(received + offset for offset in answer["slots"])]))
         if self._announced >= self._places.owners_waiting:  # else somebody came while the call was pending
             pause = 0 if answer["slots"] else LEAST_WAIT_SECONDS

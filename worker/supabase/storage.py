@@ -126,12 +126,13 @@ class PhotoStore:
         await call_with_retry(attempt, "Storage: remove", within, TRIES)
 
     async def stored(self, job: Job, within: Within) -> dict[int, StoredImage]:
-        """The missing images that earlier claims stored in the job's folder, by index."""
+        """The missing images that earlier claims stored in the job's folder, by index; one for each."""
 
         async def attempt() -> dict[int, StoredImage]:
             found: dict[int, StoredImage] = {}
             for index, path in await self._listed(job):
-                if index in job.missing and (row := await self._describe(path)):
+                wanted = index in job.missing and index not in found
+                if wanted and (row := await self._describe(path)):
                     found[index] = StoredImage(path, row)
             return found
 
