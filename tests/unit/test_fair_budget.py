@@ -375,3 +375,16 @@ async def test_a_turn_whose_first_step_fails_costs_nothing() -> None:
         await holding()
     await asyncio.gather(*takers)
     assert order[:4].count("a") == 2
+
+
+async def test_one_who_watches_and_has_released_everything_is_in_nobodys_way(clock: Clock) -> None:
+    """A job whose photos were all refused holds nothing when it ends."""
+    budget = FairBudget(20, monotonic=clock)
+    gone, much = Holder(budget.hold("gone", 1)), Holder(budget.hold("much", 10))
+    await holding(gone, much)
+    told = asyncio.create_task(budget.until_others_wait("gone"))
+    await gone.leave()
+    clock.seconds += 10
+    assert await holding(Holder(budget.hold("new", 10)), Holder(budget.hold("newer", 10))) == [True, False]
+    assert not told.done()
+    told.cancel()

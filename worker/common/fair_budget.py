@@ -221,10 +221,11 @@ class FairBudget:
         self._notify()
 
     def _notify(self) -> None:
-        """Tell the watcher whose owner has had most, if somebody waits who has had less."""
-        if not self._watchers:
+        """Tell the watcher whose owner has had most and holds some, if somebody waits who has had less."""
+        watchers = [watcher for watcher in self._watchers if watcher[0] in self._held]
+        if not watchers:
             return
-        owner, others_wait = max(self._watchers, key=lambda watcher: self._turns[watcher[0]])
+        owner, others_wait = max(watchers, key=lambda watcher: self._turns[watcher[0]])
         others = self._owners_below_half - {owner}
         if others and min(self._turns[other] for other in others) < self._turns[owner]:
             others_wait.set()
